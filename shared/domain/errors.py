@@ -1,0 +1,84 @@
+"""What can go wrong, and whether trying again can help.
+
+Every error that Switchboard raises on purpose is a leaf of `SwitchboardError`. `permanent` decides what becomes of the
+work at hand: a permanent failure goes to quarantine at once, a transient one is raised so that the platform retries.
+"""
+
+from typing import ClassVar
+
+
+class SwitchboardError(Exception):
+    """The root. `reason` is a short, stable word for logs, metrics and quarantine; it never carries data."""
+
+    permanent: ClassVar[bool] = True
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class MalformedInputError(SwitchboardError):
+    """Bytes from outside do not have the shape they must have."""
+
+
+class TokenRejected(SwitchboardError):  # noqa: N818 - the name of the contract
+    """A validation token is not acceptable; `reason` says which check it failed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"validation token rejected: {reason}", reason=reason)
+
+
+class DecryptionError(SwitchboardError):
+    """Encrypted content cannot be opened. Outside, every cause reads the same."""
+
+    reason_of_class: ClassVar[str] = "undecryptable"
+
+    def __init__(self) -> None:
+        super().__init__("could not be decrypted", reason=self.reason_of_class)
+
+
+class MalformedContentError(DecryptionError):
+    """A field of the encrypted content is missing, not a string, not base64, or of an impossible length."""
+
+    reason_of_class = "encrypted-content-malformed"
+
+
+class WrongKeyError(DecryptionError):
+    """The data key was not encrypted for this certificate."""
+
+    reason_of_class = "data-key-not-for-this-certificate"
+
+
+class SignatureMismatchError(DecryptionError):
+    """The HMAC over the ciphertext does not match: the content was altered."""
+
+    reason_of_class = "data-signature-mismatch"
+
+
+class UnknownCertificateError(DecryptionError):
+    """The certificate id is not one of ours, or names a version that Key Vault does not have."""
+
+    reason_of_class = "unknown-certificate"
+
+
+class SettingsError(SwitchboardError):
+    """App settings are missing or wrong; the message names every one of them."""
+
+    permanent = False  # the next deployment or settings change mends it; what is queued meanwhile must not be lost
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("app settings need attention:\n" + "\n".join(f"  - {p}" for p in problems), reason="settings")
+
+
+class UnavailableError(SwitchboardError):
+    """Something outside (storage, Key Vault, Entra ID, Graph) did not answer or refused for now.
+
+    `retry_after` is in seconds, as the other side asked for, or None.
+    """
+
+    permanent = False
+
+    def __init__(self, what: str, *, reason: str = "unavailable", retry_after: float | None = None) -> None:
+        super().__init__(f"{what} is unavailable", reason=reason)
+        self.retry_after = retry_after

@@ -1,0 +1,200 @@
+"""App settings, read once into one frozen object; every problem is reported at once.
+
+Nothing here runs at import: the validation handshake needs no setting at all.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, cast
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from shared.domain.errors import SettingsError
+
+DEFAULT_RENEWAL_SCHEDULE: Final = "0 */5 * * * *"
+
+_CERTIFICATE_NAME: Final = re.compile(r"[0-9A-Za-z-]{1,95}")  # leaves room for "/" and a version within Graph's 128
+_LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class StorageSettings:
+    """Where storage is: a connection string, or the two service URIs that are reached by identity.
+
+    `client_id` is that of a user-assigned identity, or None for what azure-identity chooses by itself.
+    """
+
+    connection_string: str | None
+    queue_service_uri: str | None
+    blob_service_uri: str | None
+    client_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All app settings. Durations are in seconds, sizes in bytes."""
+
+    storage: StorageSettings
+    client_states: tuple[str, ...]  # the current one first
+    tenant_ids: frozenset[str]  # lower case
+    app_ids: frozenset[str]  # lower case
+    graph_endpoint: str
+    login_endpoint: str
+    key_vault_url: str
+    certificate_name: str
+    notification_url: str
+    lifecycle_notification_url: str
+    subscriptions: str
+    event_encoding: Literal["base64", "none"]
+    event_format: Literal["single", "batch"]
+    max_body_bytes: int
+
+
+def load(env: Mapping[str, str]) -> Settings:
+    """Read the settings from app settings (environment variables).
+
+    Raises:
+        SettingsError: names every setting that is missing or wrong, and what it is for.
+    """
+    reader = _Reader(env)
+    state = reader.text("CLIENT_STATE", "the shared secret in every subscription; 1 to 128 characters", _client_state)
+    previous = reader.text(
+        "CLIENT_STATE_PREVIOUS", "the shared secret before the current one, while it is rotated", _client_state, ""
+    )
+    notification_url = reader.text("NOTIFICATION_URL", "the public URL that Graph calls", _url)
+    settings = Settings(
+        storage=reader.storage(),
+        client_states=(state, previous) if previous else (state,),
+        tenant_ids=reader.guids("GRAPH_TENANT_IDS", "the tenants served, comma-separated"),
+        app_ids=reader.guids("GRAPH_APP_IDS", "the application ids that Graph's validation tokens are issued for"),
+        graph_endpoint=reader.text(
+            "GRAPH_ENDPOINT", "Graph's address, for national clouds", _url, "https://graph.microsoft.com"
+        ).rstrip("/"),
+        login_endpoint=reader.text(
+            "LOGIN_ENDPOINT", "Entra ID's address, for national clouds", _url, "https://login.microsoftonline.com"
+        ).rstrip("/"),
+        key_vault_url=reader.text("KEY_VAULT_URL", "the vault that holds the encryption certificate", _url),
+        certificate_name=reader.text(
+            "CERTIFICATE_NAME",
+            "the name of the encryption certificate in Key Vault; letters, digits and hyphens, at most 95",
+            lambda value: _CERTIFICATE_NAME.fullmatch(value) is not None,
+        ),
+        notification_url=notification_url,
+        lifecycle_notification_url=reader.text(
+            "LIFECYCLE_NOTIFICATION_URL", "what Graph calls for lifecycle notifications", _url, notification_url
+        ),
+        subscriptions=reader.text(
+            "SUBSCRIPTIONS",
+            "the desired subscriptions: a path in the package, or blob:{container}/{blob}",
+            default="subscriptions.toml",
+        ),
+        event_encoding=cast(
+            Literal["base64", "none"], reader.choice("EVENT_ENCODING", ("base64", "none"), "how events are encoded")
+        ),
+        event_format=cast(
+            Literal["single", "batch"],
+            reader.choice("EVENT_FORMAT", ("single", "batch"), "one event or several to a queue message"),
+        ),
+        max_body_bytes=reader.positive("MAX_BODY_BYTES", 4 * 1024 * 1024, "the largest request body taken, in bytes"),
+    )
+    if reader.problems:
+        raise SettingsError(reader.problems)
+    return settings
+
+
+def storage_settings(env: Mapping[str, str], connection: str = "AzureWebJobsStorage") -> StorageSettings | None:
+    """Storage as the Functions host itself finds it; None where the settings name none.
+
+    A plain connection string wins over identity settings, as it does in the host ("Connecting to host storage with an
+    identity" in the Functions reference).
+    """
+    if text := env.get(connection, "").strip():
+        return StorageSettings(text, None, None, None)
+    prefix = f"{connection}__"
+    account = env.get(f"{prefix}accountName", "").strip()
+    queue = env.get(f"{prefix}queueServiceUri", "").strip() or (
+        f"https://{account}.queue.core.windows.net" if account else ""
+    )
+    blob = env.get(f"{prefix}blobServiceUri", "").strip() or (
+        f"https://{account}.blob.core.windows.net" if account else ""
+    )
+    if not (queue and blob):
+        return None
+    return StorageSettings(None, queue.rstrip("/"), blob.rstrip("/"), env.get(f"{prefix}clientId", "").strip() or None)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL's host is this machine."""
+    return urlsplit(url).hostname in _LOOPBACK_HOSTS
+
+
+def _url(value: str) -> bool:
+    parts = urlsplit(value)
+    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(value)))
+
+
+def _client_state(value: str) -> bool:
+    return len(value) <= 128  # Graph's limit on a subscription's clientState
+
+
+class _Reader:
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self.problems: list[str] = []
+
+    def text(
+        self, name: str, purpose: str, valid: Callable[[str], bool] | None = None, default: str | None = None
+    ) -> str:
+        value = self._env.get(name, "").strip()
+        if value.startswith("@Microsoft.KeyVault("):
+            # The platform leaves the reference itself in place when it cannot resolve it.
+            self.problems.append(f"{name}: its Key Vault reference was not resolved ({purpose})")
+            return value
+        if not value:
+            if default is None:
+                self.problems.append(f"{name}: missing ({purpose})")
+            return default or ""
+        if valid is not None:
+            try:
+                fine = valid(value)
+            except ValueError:
+                fine = False
+            if not fine:
+                self.problems.append(f"{name}: not valid ({purpose})")
+        return value
+
+    def guids(self, name: str, purpose: str) -> frozenset[str]:
+        values = [value.strip() for value in self.text(name, purpose).split(",") if value.strip()]
+        found = set()
+        for value in values:
+            try:
+                found.add(str(UUID(value)))
+            except ValueError:
+                self.problems.append(f"{name}: {value!r} is not a GUID ({purpose})")
+        if not values and self._env.get(name, "").strip():
+            self.problems.append(f"{name}: names none ({purpose})")
+        return frozenset(found)
+
+    def choice(self, name: str, allowed: tuple[str, ...], purpose: str) -> str:
+        value = self.text(name, purpose, default=allowed[0]).lower()
+        if value not in allowed:
+            self.problems.append(f"{name}: must be {' or '.join(allowed)} ({purpose})")
+        return value
+
+    def positive(self, name: str, default: int, purpose: str) -> int:
+        text = self.text(name, purpose, default=str(default))
+        if not (text.isascii() and text.isdecimal() and int(text) > 0):
+            self.problems.append(f"{name}: must be a whole number above zero ({purpose})")
+            return default
+        return int(text)
+
+    def storage(self) -> StorageSettings:
+        found = storage_settings(self._env)
+        if found is None:
+            self.problems.append(
+                "AzureWebJobsStorage: missing (storage: a connection string, or AzureWebJobsStorage__accountName,"
+                " or both AzureWebJobsStorage__queueServiceUri and __blobServiceUri)"
+            )
+            return StorageSettings(None, None, None, None)
+        return found
