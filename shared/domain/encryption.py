@@ -1,0 +1,75 @@
+"""Opening the encrypted content of a rich change notification.
+
+Source: "Set up change notifications that include resource data" (Microsoft Graph): the data key is encrypted with
+RSA-OAEP (SHA-1, MGF1 with SHA-1), the data with AES-256-CBC and PKCS#7 padding, the initialisation vector is the first
+16 bytes of the key, and the signature is HMAC-SHA256 with the same key over the decoded ciphertext.
+"""
+
+import binascii
+import hmac
+from collections.abc import Mapping
+from typing import Final
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CBC
+
+from shared.domain.errors import MalformedContentError, SignatureMismatchError, WrongKeyError
+
+_KEY_BYTES: Final = 32
+_BLOCK_BYTES: Final = 16
+# SHA-1 is Graph's choice and cannot be negotiated; inside OAEP its collisions do not matter.
+_OAEP: Final = OAEP(mgf=MGF1(hashes.SHA1()), algorithm=hashes.SHA1(), label=None)  # noqa: S303
+
+
+def decrypt(content: Mapping[str, str], private_key: RSAPrivateKey) -> bytes:
+    """Verify and decrypt `encryptedContent`.
+
+    Args:
+        content: `data`, `dataKey` and `dataSignature`, each base64; other fields are ignored. Nothing about it is
+            trusted: fields may be missing or of any type.
+        private_key: of the certificate that `encryptionCertificateId` names.
+
+    Returns:
+        The plaintext as Graph encrypted it.
+
+    Raises:
+        DecryptionError: one of its subclasses; all read the same outside.
+    """
+    data_key = _field(content, "dataKey")
+    signature = _field(content, "dataSignature")
+    ciphertext = _field(content, "data")
+    try:
+        key = private_key.decrypt(data_key, _OAEP)
+    except ValueError:
+        raise WrongKeyError from None
+    if len(key) != _KEY_BYTES:
+        raise MalformedContentError
+    if not hmac.compare_digest(hmac.digest(key, ciphertext, "sha256"), signature):
+        raise SignatureMismatchError
+    return _decrypt_cbc(key, ciphertext)
+
+
+def _field(content: Mapping[str, str], name: str) -> bytes:
+    try:
+        text = content[name]
+        if not isinstance(text, str):
+            raise MalformedContentError
+        return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
+    except (KeyError, TypeError, ValueError):  # binascii.Error and UnicodeEncodeError are ValueErrors
+        raise MalformedContentError from None
+
+
+def _decrypt_cbc(key: bytes, ciphertext: bytes) -> bytes:
+    if not ciphertext or len(ciphertext) % _BLOCK_BYTES:
+        raise MalformedContentError
+    decryptor = Cipher(AES(key), CBC(key[:_BLOCK_BYTES])).decryptor()
+    padded = decryptor.update(ciphertext) + decryptor.finalize()
+    # Whoever reaches this line knew the key, so the check need not run in constant time.
+    count = padded[-1]
+    if not 1 <= count <= _BLOCK_BYTES or padded[-count:] != bytes((count,)) * count:
+        raise MalformedContentError
+    return padded[:-count]

@@ -1,0 +1,255 @@
+"""The change-notification collection that Graph posts, and the raw messages that carry its items onward.
+
+Sources: "changeNotificationCollection" and "changeNotification" resource types (Microsoft Graph).
+
+A raw message is an envelope, in JSON::
+
+    {"v": 1, "id": "…", "first": 0, "received": "2026-01-01T00:00:00Z", "traceparent": "00-…", "notifications": [ … ]}
+
+`notifications` holds items exactly as Graph sent them; `first` is the place of the first of them in what `id` names,
+so that ``{id}-{place}`` names an item for good. Where one item is too large for a queue message the envelope lies in a
+blob (claim check) and the message is the same envelope with ``"claim": "{blob name}"`` and no notifications.
+"""
+
+import hmac
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+import msgspec
+
+from shared.domain import resources
+from shared.domain.errors import MalformedInputError
+from shared.domain.queue_text import QUEUE_MESSAGE_BYTES, base64_bytes
+
+_ENVELOPE_VERSION: Final = 1
+_NOTHING: Final = (b"", b"null")
+
+
+class ChangeNotification(msgspec.Struct, frozen=True, rename="camel"):
+    """One item of a collection. Every field may be missing or of any type: nothing is trusted before it is checked."""
+
+    id: Any = None
+    subscription_id: Any = None
+    client_state: Any = None
+    change_type: Any = None
+    lifecycle_event: Any = None
+    tenant_id: Any = None
+    organization_id: Any = None
+    resource: Any = None
+    resource_data: Any = None
+    encrypted_content: msgspec.Raw = msgspec.Raw(b"")
+
+    @property
+    def has_content(self) -> bool:
+        """Whether there is encrypted content."""
+        return bytes(self.encrypted_content) not in _NOTHING
+
+    @property
+    def kind(self) -> resources.ResourceKind | None:
+        """The row of the catalogue."""
+        return resources.match(self.resource, resources.odata_type_of(self.resource_data))
+
+    @property
+    def tenant(self) -> str | None:
+        """The tenant, lower case: `tenantId`, else `organizationId`."""
+        for value in (self.tenant_id, self.organization_id):
+            if isinstance(value, str) and value:
+                return value.lower()
+        return None
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether only a validation token can show that the item is Graph's.
+
+        A resource that has nothing but rich notifications needs one even for an item without content: else leaving the
+        content out would be a way around the tokens.
+        """
+        kind = self.kind
+        return self.has_content or (kind is not None and kind.rich is resources.Rich.ALWAYS)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The raw queues it belongs on.
+
+        `changeType` and `lifecycleEvent` exclude each other ("changeNotification resource type"). An item with both
+        goes both ways: acting on a lifecycle notification twice is harmless, and neither reading is lost.
+        """
+        if self.lifecycle_event is None:
+            return (self._change_queue,)
+        if self.change_type is None:
+            return (resources.LIFECYCLE_QUEUE,)
+        return (resources.LIFECYCLE_QUEUE, self._change_queue)
+
+    @property
+    def _change_queue(self) -> str:
+        kind = self.kind
+        return resources.RAW_QUEUE if kind is None else kind.raw_queue
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A notification and its own bytes."""
+
+    raw: bytes
+    notification: ChangeNotification
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What one POST carried. `malformed` counts items that are not even JSON objects of a known shape."""
+
+    items: tuple[Item, ...]
+    malformed: int
+    validation_tokens: tuple[str, ...]
+
+
+class _CollectionBody(msgspec.Struct):
+    value: list[msgspec.Raw]
+    validationTokens: list[Any] | None = None  # noqa: N815 - Graph's name
+
+
+_decode_collection = msgspec.json.Decoder(_CollectionBody).decode
+_decode_notification = msgspec.json.Decoder(ChangeNotification).decode
+
+
+def parse_collection(body: bytes) -> Collection:
+    """Parse the body of a POST.
+
+    Raises:
+        MalformedInputError: it is not JSON in UTF-8, or not a changeNotificationCollection; the message says which.
+    """
+    if not body.strip():
+        raise MalformedInputError("the body is empty", reason="empty-body")
+    try:
+        body.decode("utf-8")  # the JSON parser does not look inside what it passes through
+        parsed = _decode_collection(body)
+    except UnicodeDecodeError:
+        raise MalformedInputError("the body is not UTF-8", reason="not-utf-8") from None
+    except msgspec.ValidationError:
+        raise MalformedInputError(
+            "the body is not a change notification collection: an object with an array named value", reason="shape"
+        ) from None
+    except (msgspec.DecodeError, RecursionError):
+        raise MalformedInputError("the body is not JSON", reason="not-json") from None
+    tokens = tuple(token for token in parsed.validationTokens or () if isinstance(token, str))
+    items = tuple(_items(parsed.value))
+    return Collection(items, len(parsed.value) - len(items), tuple(dict.fromkeys(tokens)))
+
+
+def _items(raws: Iterable[msgspec.Raw]) -> Iterator[Item]:
+    for raw in raws:
+        try:
+            yield parse_item(bytes(raw))
+        except MalformedInputError:
+            continue
+
+
+def parse_item(raw: bytes) -> Item:
+    """Parse one notification.
+
+    Raises:
+        MalformedInputError: it is not a JSON object.
+    """
+    try:
+        return Item(raw, _decode_notification(raw))
+    except (ValueError, RecursionError):
+        raise MalformedInputError("not a change notification", reason="item-malformed") from None
+
+
+def client_state_matches(notification: ChangeNotification, accepted: Sequence[str]) -> bool:
+    """Compare `clientState` with each accepted value, in a time that tells nothing about them."""
+    given = notification.client_state
+    given = given.encode("utf-8", "surrogatepass") if isinstance(given, str) else b""
+    matches = [hmac.compare_digest(given, value.encode()) for value in accepted if value]
+    return any(matches)
+
+
+class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A raw message. `received` is when the POST arrived; `traceparent` is W3C's."""
+
+    v: Literal[1]
+    id: str
+    received: datetime
+    traceparent: str
+    first: int = 0
+    notifications: tuple[msgspec.Raw, ...] = ()
+    claim: str | None = None
+
+    def item_id(self, index: int) -> str:
+        """The lasting name of the item at `index` of `notifications`."""
+        return f"{self.id}-{self.first + index}"
+
+
+_decode_envelope = msgspec.json.Decoder(Envelope).decode
+
+
+def parse_envelope(text: str | bytes) -> Envelope:
+    """Parse a raw message.
+
+    Raises:
+        MalformedInputError: it is not one of ours.
+    """
+    try:
+        return _decode_envelope(text)
+    except (ValueError, RecursionError):
+        raise MalformedInputError("not a raw message of Switchboard's", reason="raw-message-malformed") from None
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessage:
+    """What to put on a raw queue: `body` itself, or, where it is too large, a claim on the blob `claim_name`."""
+
+    body: bytes
+    claim_name: str | None
+    claim_ticket: bytes | None
+
+    @property
+    def queue_body(self) -> bytes:
+        return self.body if self.claim_ticket is None else self.claim_ticket
+
+
+def pack(
+    raws: Sequence[bytes], *, delivery_id: str, received: datetime, traceparent: str, limit: int = QUEUE_MESSAGE_BYTES
+) -> list[RawMessage]:
+    """Pack notifications into as few raw messages as the limit allows, in their order.
+
+    Args:
+        raws: notifications as Graph sent them.
+        delivery_id: unique to these notifications, on this queue.
+        received: when they arrived.
+        traceparent: W3C trace context.
+        limit: bytes of a message as it is stored, after base64.
+    """
+
+    def envelope(first: int, count: int, claim: str | None = None) -> bytes:
+        return msgspec.json.encode(
+            Envelope(
+                v=_ENVELOPE_VERSION,
+                id=delivery_id,
+                received=received,
+                traceparent=traceparent,
+                first=first,
+                notifications=() if claim else tuple(msgspec.Raw(raw) for raw in raws[first : first + count]),
+                claim=claim,
+            )
+        )
+
+    overhead = len(envelope(len(raws), 0)) + len('"notifications":[],')
+    messages = []
+    first = 0
+    while first < len(raws):
+        size = overhead + len(raws[first])
+        count = 1
+        while first + count < len(raws) and base64_bytes(size + 1 + len(raws[first + count])) <= limit:
+            size += 1 + len(raws[first + count])
+            count += 1
+        body = envelope(first, count)
+        if base64_bytes(len(body)) > limit:  # only ever a single item
+            name = f"{received:%Y/%m/%d}/{delivery_id}-{first}.json"
+            messages.append(RawMessage(body, name, envelope(first, count, claim=name)))
+        else:
+            messages.append(RawMessage(body, None, None))
+        first += count
+    return messages

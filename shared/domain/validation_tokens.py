@@ -1,0 +1,150 @@
+"""What makes a validation token of a rich change notification acceptable.
+
+Source: "Set up change notifications that include resource data" (Microsoft Graph), "Validate the authenticity of
+notifications"; "Access token claims reference" (Microsoft identity platform) for the two versions of token.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import jwt
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+from shared.domain.errors import TokenRejected
+
+GRAPH_CHANGE_TRACKING_APP_ID: Final = "0bf30f3b-4a52-48df-9a82-234910c4a086"
+LEEWAY_SECONDS: Final = 300
+MAX_TOKEN_CHARS: Final = 16 * 1024
+
+_JWS: Final = jwt.PyJWS(algorithms=["RS256"])
+
+
+@dataclass(frozen=True, slots=True)
+class Issuers:
+    """The two issuers of a cloud, with ``{tid}`` where the tenant id stands."""
+
+    v1: str
+    v2: str
+
+
+PUBLIC_CLOUD: Final = Issuers("https://sts.windows.net/{tid}/", "https://login.microsoftonline.com/{tid}/v2.0")
+# Entra ID for US Government issues v1 tokens under the public name, China under its own ("National clouds").
+US_GOVERNMENT: Final = Issuers("https://sts.windows.net/{tid}/", "https://login.microsoftonline.us/{tid}/v2.0")
+CHINA: Final = Issuers("https://sts.chinacloudapi.cn/{tid}/", "https://login.partner.microsoftonline.cn/{tid}/v2.0")
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a valid token vouches for: that `tenant_id`'s notifications come from Graph until `expires`."""
+
+    tenant_id: str  # lower case
+    audience: str  # lower case
+    expires: datetime
+
+
+def key_id(token: str) -> str:
+    """The id of the key that a token names, before anything of it is believed.
+
+    Raises:
+        TokenRejected: the token is not a JWT signed with RS256, or names no key.
+    """
+    if len(token) > MAX_TOKEN_CHARS:
+        raise TokenRejected("too-long")
+    try:
+        header = _JWS.get_unverified_header(token)
+    except (jwt.InvalidTokenError, UnicodeError, RecursionError):
+        raise TokenRejected("malformed") from None
+    if header.get("alg") != "RS256":
+        raise TokenRejected("algorithm")
+    kid = header.get("kid")
+    if not isinstance(kid, str) or not kid:
+        raise TokenRejected("no-key-id")
+    return kid
+
+
+def validate(
+    token: str,
+    *,
+    signing_keys: Mapping[str, RSAPublicKey],
+    audiences: Collection[str],
+    tenants: Collection[str],
+    now: datetime,
+    issuers: Issuers = PUBLIC_CLOUD,
+) -> Claims:
+    """Check one validation token.
+
+    Args:
+        token: a compact JWS.
+        signing_keys: Entra ID's current signing keys by key id.
+        audiences: our application ids.
+        tenants: the tenants that we serve.
+        now: aware.
+        issuers: those of the cloud that the tenants are in.
+
+    Raises:
+        TokenRejected: `reason` says which check failed.
+    """
+    kid = key_id(token)
+    if kid not in signing_keys:
+        raise TokenRejected("unknown-key")
+    try:
+        payload = _JWS.decode(token, key=signing_keys[kid], algorithms=["RS256"])
+    except (jwt.InvalidTokenError, UnicodeError, RecursionError):
+        raise TokenRejected("signature") from None
+    try:
+        claims = msgspec.json.decode(payload, type=dict[str, Any])
+    except (ValueError, RecursionError):
+        raise TokenRejected("malformed") from None
+
+    expires = _check_times(claims, now.timestamp())
+    audience = _guid_claim(claims, "aud")
+    if audience not in {value.lower() for value in audiences}:
+        raise TokenRejected("audience")
+    tenant_id = _guid_claim(claims, "tid")
+    if tenant_id not in {value.lower() for value in tenants}:
+        raise TokenRejected("tenant")
+    _check_version(claims, tenant_id, issuers)
+    return Claims(tenant_id, audience, expires)
+
+
+def _check_times(claims: Mapping[str, Any], now: float) -> datetime:
+    expires, not_before = _number(claims, "exp"), _number(claims, "nbf")
+    if now >= expires + LEEWAY_SECONDS:
+        raise TokenRejected("expired")
+    if now < not_before - LEEWAY_SECONDS:
+        raise TokenRejected("not-yet-valid")
+    try:
+        return datetime.fromtimestamp(expires, UTC)
+    except (OverflowError, ValueError, OSError):
+        raise TokenRejected("times") from None
+
+
+def _number(claims: Mapping[str, Any], name: str) -> float:
+    value = claims.get(name)
+    # A bool is an int to Python, and infinity compares like a date in the far future.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TokenRejected("times")
+    return value
+
+
+def _check_version(claims: Mapping[str, Any], tenant_id: str, issuers: Issuers) -> None:
+    version = claims.get("ver")
+    if version == "1.0":
+        issuer, caller = issuers.v1, claims.get("appid")
+    elif version == "2.0":
+        issuer, caller = issuers.v2, claims.get("azp")
+    else:
+        raise TokenRejected("version")
+    if claims.get("iss") != issuer.replace("{tid}", tenant_id):
+        raise TokenRejected("issuer")
+    if caller != GRAPH_CHANGE_TRACKING_APP_ID:
+        raise TokenRejected("caller")
+
+
+def _guid_claim(claims: Mapping[str, Any], name: str) -> str:
+    value = claims.get(name)
+    return value.lower() if isinstance(value, str) else ""
