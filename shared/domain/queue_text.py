@@ -27,30 +27,39 @@ def encode(body: bytes, encoding: Encoding) -> str:
     return body.decode("utf-8").translate(_NOT_IN_XML) if b"\xef\xbf" in body else body.decode("utf-8")
 
 
-def encoded_bytes(body: bytes, encoding: Encoding) -> int:
-    """The size of `body` as it counts against the limit; for plain text, at its largest, with XML's escapes."""
-    if encoding == "base64":
-        return base64_bytes(len(body))
-    escapes = 4 * body.count(b"&") + 3 * (body.count(b"<") + body.count(b">"))
-    return len(body) + escapes + 3 * body.count(b"\xef\xbf")
-
-
 def fits(body: bytes, encoding: Encoding) -> bool:
     """Whether `body` can go into one message."""
-    return encoded_bytes(body, encoding) <= QUEUE_MESSAGE_BYTES
+    return _cost(body, encoding) <= _capacity(encoding)
 
 
 def batches(bodies: Iterable[bytes], encoding: Encoding) -> Iterator[bytes]:
-    """Join JSON values, each of which fits by itself, into JSON arrays (the CloudEvents JSON batch format) that fit."""
+    """Join JSON values into JSON arrays (the CloudEvents JSON batch format) that fit.
+
+    Args:
+        bodies: each must fit as the only member of an array.
+        encoding: how the arrays will be encoded.
+    """
     batch: list[bytes] = []
     size = 0
     for body in bodies:
-        more = encoded_bytes(body, "none") + 1 if encoding == "none" else len(body) + 1
-        limit = QUEUE_MESSAGE_BYTES if encoding == "none" else QUEUE_MESSAGE_BYTES // 4 * 3
-        if batch and size + more + 2 > limit:
+        more = _cost(body, encoding) + len(",")
+        if batch and size + more + len("[]") > _capacity(encoding) + len(","):
             yield b"[%b]" % b",".join(batch)
             batch, size = [], 0
         batch.append(body)
         size += more
     if batch:
         yield b"[%b]" % b",".join(batch)
+
+
+def _capacity(encoding: Encoding) -> int:
+    """The bytes of a body for which a message has room."""
+    return QUEUE_MESSAGE_BYTES // 4 * 3 if encoding == "base64" else QUEUE_MESSAGE_BYTES
+
+
+def _cost(body: bytes, encoding: Encoding) -> int:
+    """What a body takes of that room; plain text with XML's escapes, since no page says how the limit counts it."""
+    if encoding == "base64":
+        return len(body)
+    escapes = 4 * body.count(b"&") + 3 * (body.count(b"<") + body.count(b">"))
+    return len(body) + escapes + 3 * body.count(b"\xef\xbf")

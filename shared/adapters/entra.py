@@ -1,0 +1,105 @@
+"""Entra ID's keys for signing tokens.
+
+Source: "Signing key rollover in the Microsoft identity platform": the tenant-independent document names the key set;
+keys may change at any time and are to be cached for about a day.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+import jwt
+import requests
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+from shared.domain.errors import UnavailableError
+
+_REFRESH_SECONDS: Final = 12 * 3600.0
+_TRUST_SECONDS: Final = 48 * 3600.0  # keys that cannot be refreshed are believed this long, and no longer
+_PAUSE_SECONDS: Final = 60.0
+_PAUSE_AFTER_FAILURE_SECONDS: Final = 5.0
+_TIMEOUT: Final = (1.0, 1.5)  # to connect, to read, in seconds
+
+
+class SigningKeys:
+    """The key set, cached. Whoever waits for it shares one fetch."""
+
+    def __init__(self, login_endpoint: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._document = f"{login_endpoint}/common/v2.0/.well-known/openid-configuration"
+        self._monotonic = monotonic
+        self._keys: Mapping[str, RSAPublicKey] = {}
+        self._fetched = float("-inf")
+        self._not_before = float("-inf")
+        self._fetch: asyncio.Task[None] | None = None
+
+    async def get(self, wanted: Collection[str]) -> Mapping[str, RSAPublicKey]:
+        """The current keys by key id.
+
+        Args:
+            wanted: the ids that tokens name. One that is not known makes the set be fetched again, at most once a
+                minute.
+
+        Returns:
+            All keys; a wanted one is missing only where a set just fetched does not have it.
+
+        Raises:
+            UnavailableError: a wanted key is not known and Entra ID cannot be asked now.
+        """
+        known = self._keys.keys() >= set(wanted) and self._age(self._fetched) < _TRUST_SECONDS
+        if known and self._age(self._fetched) < _REFRESH_SECONDS:
+            return self._keys
+        wait = self._not_before - self._monotonic()
+        if wait > 0 and self._fetch is None:
+            if known:
+                return self._keys
+            raise UnavailableError("Entra ID's signing keys", reason="signing-keys", retry_after=wait)
+        if self._fetch is None:
+            self._fetch = asyncio.create_task(self._refresh())
+        try:
+            await asyncio.shield(self._fetch)  # one caller's time-out must not fail the others
+        except UnavailableError:
+            if known:
+                return self._keys
+            raise
+        return self._keys
+
+    def _age(self, moment: float) -> float:
+        return self._monotonic() - moment
+
+    async def _refresh(self) -> None:
+        try:
+            self._not_before = self._monotonic() + _PAUSE_AFTER_FAILURE_SECONDS
+            self._keys = await asyncio.to_thread(_download, self._document)
+            self._fetched = self._monotonic()
+            self._not_before = self._fetched + _PAUSE_SECONDS
+        except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+            raise UnavailableError("Entra ID's signing keys", reason="signing-keys") from error
+        finally:
+            self._fetch = None
+
+
+def _download(document: str) -> Mapping[str, RSAPublicKey]:
+    with requests.Session() as session:
+        key_set = _json(session, _json(session, document)["jwks_uri"])
+    found = dict(filter(None, map(_key, key_set["keys"])))
+    if not found:
+        raise ValueError("the key set is empty")
+    return found
+
+
+def _json(session: requests.Session, url: str) -> Any:
+    response = session.get(url, timeout=_TIMEOUT)
+    response.raise_for_status()
+    return response.json()
+
+
+def _key(jwk: Mapping[str, Any]) -> tuple[str, RSAPublicKey] | None:
+    """The id and the key of one entry; None for a kind that signs no token of ours."""
+    if jwk.get("kty") != "RSA" or jwk.get("use", "sig") != "sig" or not isinstance(jwk.get("kid"), str):
+        return None
+    try:
+        key = jwt.algorithms.RSAAlgorithm.from_jwk(dict(jwk))
+    except jwt.InvalidKeyError:
+        return None
+    return (jwk["kid"], key) if isinstance(key, RSAPublicKey) else None

@@ -1,0 +1,124 @@
+"""The encryption certificate in Key Vault.
+
+A Key Vault certificate is read as the secret of the same name, whose value holds certificate and private key, as
+PKCS#12 in base64 or as PEM ("Get started with Key Vault certificates", "Composition of a certificate").
+"""
+
+import asyncio
+import re
+from base64 import b64decode, b64encode
+from typing import Any, Final
+
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.keyvault.secrets import KeyVaultSecret
+from azure.keyvault.secrets.aio import SecretClient
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    pkcs12,
+)
+
+from shared.domain.errors import UnavailableError, UnknownCertificateError
+from shared.domain.subscriptions import EncryptionCertificate
+from shared.settings import is_loopback
+
+_VERSION: Final = re.compile(r"[0-9a-f]{32}")
+
+
+class KeyVaultCertificates:
+    """The versions of one certificate; each is fetched and parsed once (parsing costs about 100 decryptions)."""
+
+    def __init__(self, vault_url: str, name: str) -> None:
+        from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - slow to import, needed here alone
+
+        self._name = name
+        self._client = SecretClient(
+            vault_url,
+            DefaultAzureCredential(),
+            # The challenge must name the vault's own domain; a simulator on this machine has none.
+            verify_challenge_resource=not is_loopback(vault_url),
+            retry_total=2,
+            retry_backoff_factor=0.2,
+            connection_timeout=3,
+            read_timeout=5,
+        )
+        self._keys: dict[str, asyncio.Task[RSAPrivateKey]] = {}
+
+    async def private_key(self, certificate_id: str) -> RSAPrivateKey:
+        """The private key of the version that a notification names.
+
+        Args:
+            certificate_id: `{name}/{version}`. Only the configured name is ever fetched, whatever this says.
+
+        Raises:
+            UnknownCertificateError: it is not an id of ours, or Key Vault has no such version.
+            UnavailableError: Key Vault did not answer, or refused.
+        """
+        name, _, version = certificate_id.partition("/")
+        if name != self._name or _VERSION.fullmatch(version) is None:
+            raise UnknownCertificateError
+        task = self._keys.get(version)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._keys[version] = asyncio.create_task(self._load(version))
+        return await asyncio.shield(task)  # one caller's time-out must not fail the others
+
+    async def current(self) -> EncryptionCertificate:
+        """The newest version, for new subscriptions.
+
+        Raises:
+            UnavailableError: Key Vault did not answer, or has no certificate that can be used.
+        """
+        try:
+            secret = await self._get(None)
+            certificate, _ = await asyncio.to_thread(_parse, secret)
+        except UnknownCertificateError:
+            raise UnavailableError(f"certificate {self._name} in Key Vault", reason="no-usable-certificate") from None
+        der = certificate.public_bytes(Encoding.DER)
+        return EncryptionCertificate(
+            id=f"{self._name}/{secret.properties.version}", der_base64=b64encode(der).decode("ascii")
+        )
+
+    async def _load(self, version: str) -> RSAPrivateKey:
+        secret = await self._get(version)
+        _, key = await asyncio.to_thread(_parse, secret)
+        return key
+
+    async def _get(self, version: str | None) -> KeyVaultSecret:
+        try:
+            return await self._client.get_secret(self._name, version)
+        except ResourceNotFoundError:
+            raise UnknownCertificateError from None
+        except HttpResponseError as error:
+            raise UnavailableError("Key Vault", reason=f"key-vault-{error.status_code}") from error
+        except AzureError as error:
+            raise UnavailableError("Key Vault", reason="key-vault-no-answer") from error
+
+
+def _parse(secret: KeyVaultSecret) -> tuple[x509.Certificate, RSAPrivateKey]:
+    """Certificate and key of a secret in either format.
+
+    Raises:
+        UnknownCertificateError: it is neither, or holds no RSA key with its certificate.
+    """
+    value = secret.value or ""
+    try:
+        if "-----BEGIN" in value:
+            pem = value.encode("ascii")
+            key: Any = load_pem_private_key(pem, None)
+            certificates = x509.load_pem_x509_certificates(pem)
+        else:
+            bundle = pkcs12.load_pkcs12(b64decode(value), None)
+            key = bundle.key
+            certificates = [found.certificate for found in (bundle.cert, *bundle.additional_certs) if found is not None]
+    except (ValueError, TypeError):
+        raise UnknownCertificateError from None
+    if not isinstance(key, RSAPrivateKey):
+        raise UnknownCertificateError
+    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    for certificate in certificates:  # a chain may come with it
+        if certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == public:
+            return certificate, key
+    raise UnknownCertificateError

@@ -1,0 +1,65 @@
+"""Azure Storage queues."""
+
+import asyncio
+from datetime import datetime
+from typing import Final
+
+from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+from azure.storage.queue.aio import QueueClient
+
+from shared.adapters.storage import StorageAccount, storage_errors
+from shared.domain.queue_text import Encoding, encode
+
+_NEVER: Final = -1
+_AT_ONCE: Final = 32  # puts in flight; more only lengthen the wait of each
+
+
+class Queues:
+    """Queues of one account, created on first use."""
+
+    def __init__(self, account: StorageAccount) -> None:
+        self._account = account
+        self._clients: dict[str, QueueClient] = {}
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def put(self, queue: str, body: bytes, encoding: Encoding) -> None:
+        """Put a message that never expires.
+
+        Raises:
+            UnavailableError: storage did not take it.
+        """
+        text = encode(body, encoding)
+        client = self._client(queue)
+        async with self._slots:
+            with storage_errors(f"queue {queue}"):
+                try:
+                    await client.send_message(text, time_to_live=_NEVER)
+                except ResourceNotFoundError:
+                    await self._create(client)
+                    await client.send_message(text, time_to_live=_NEVER)
+
+    async def oldest(self, queue: str) -> datetime | None:
+        """When the message at the front was put there; None where the queue is empty or does not exist.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        with storage_errors(f"queue {queue}"):
+            try:
+                messages = await self._client(queue).peek_messages(1)
+            except ResourceNotFoundError:
+                return None
+        return messages[0].inserted_on if messages else None
+
+    @staticmethod
+    async def _create(client: QueueClient) -> None:
+        try:
+            await client.create_queue()
+        except ResourceExistsError:
+            return  # another worker was quicker
+
+    def _client(self, queue: str) -> QueueClient:
+        client = self._clients.get(queue)
+        if client is None:
+            client = self._clients[queue] = self._account.queues.get_queue_client(queue)
+        return client

@@ -1,0 +1,198 @@
+"""Receiving: from the body of a POST to raw messages on queues, or to nothing at all."""
+
+import asyncio
+import logging
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Protocol
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+from shared.domain.errors import MalformedInputError, TokenRejected, UnavailableError
+from shared.domain.notifications import Item, RawMessage, client_state_matches, pack, parse_collection
+from shared.domain.queue_text import Encoding
+from shared.domain.validation_tokens import Issuers, key_id, validate
+from shared.services.http_answer import ACCEPTED, Answer, refused, try_again
+
+logger = logging.getLogger(__name__)
+
+CLAIMS_CONTAINER: Final = "raw-claims"
+
+# Graph counts an answer after 3 seconds as a failure and slows down an endpoint that has too many of them.
+_ANSWER_SECONDS: Final = 2.5
+# One token comes for each pair of application and tenant; a body with more than this is not Graph's.
+_MAX_TOKENS: Final = 200
+_MAX_LOG_LINES: Final = 20
+_TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_LOGGABLE_ID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
+
+
+class RawQueues(Protocol):
+    async def put(self, queue: str, body: bytes, encoding: Encoding) -> None: ...
+
+
+class ClaimBlobs(Protocol):
+    async def put(self, container: str, name: str, data: bytes) -> str: ...
+    async def delete(self, container: str, name: str) -> None: ...
+
+
+class SigningKeySource(Protocol):
+    async def get(self, wanted: Collection[str]) -> Mapping[str, RSAPublicKey]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """Accepts what Graph posts. `now` is the clock, aware; `max_body_bytes` the largest body taken."""
+
+    queues: RawQueues
+    blobs: ClaimBlobs
+    signing_keys: SigningKeySource
+    client_states: Sequence[str]
+    app_ids: Collection[str]
+    tenant_ids: Collection[str]
+    issuers: Issuers
+    max_body_bytes: int
+    now: Callable[[], datetime]
+
+    async def receive(self, body: bytes, traceparent: str | None) -> Answer:
+        """Check a posted collection and put what is authentic on the raw queues.
+
+        Returns:
+            202 once all of it is durably queued or found not to be authentic; 400 or 413 for what is no collection;
+            503 where a check or a put could not be made, so that Graph sends it all again.
+        """
+        if len(body) > self.max_body_bytes:
+            return refused(413, f"the body is over {self.max_body_bytes} bytes")
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._accept(body, traceparent)
+        except MalformedInputError as error:
+            return refused(400, str(error))
+        except UnavailableError as error:
+            logger.warning("cannot accept notifications now: reason=%s", error.reason)
+            return try_again("not accepted now, please send it again", error.retry_after)
+        except TimeoutError:
+            logger.warning("cannot accept notifications now: reason=out-of-time")
+            return try_again("not accepted in time, please send it again")
+        return ACCEPTED
+
+    async def _accept(self, body: bytes, traceparent: str | None) -> None:
+        received = self.now()
+        collection = parse_collection(body)
+        refusals: Counter[tuple[str, str]] = Counter()
+        if collection.malformed:
+            refusals["malformed", "?"] += collection.malformed
+
+        known: list[Item] = []
+        for item in collection.items:
+            if client_state_matches(item.notification, self.client_states):
+                known.append(item)
+            else:
+                refusals["client-state", _loggable(item)] += 1
+
+        wanted = {item.notification.tenant for item in known if item.notification.needs_token}
+        covered = await self._covered_tenants(collection.validation_tokens, wanted, received) if wanted else frozenset()
+        lanes: dict[str, list[bytes]] = {}
+        for item in known:
+            if item.notification.needs_token and item.notification.tenant not in covered:
+                refusals["not-covered-by-a-validation-token", _loggable(item)] += 1
+                continue
+            for queue in item.notification.queues:
+                lanes.setdefault(queue, []).append(item.raw)
+        _log_refusals(refusals)
+        await self._enqueue(lanes, received, traceparent)
+
+    async def _covered_tenants(
+        self, tokens: Sequence[str], wanted: Collection[str | None], now: datetime
+    ) -> frozenset[str]:
+        """The tenants that valid tokens vouch for.
+
+        Raises:
+            UnavailableError: a tenant is not covered, and a token that might cover it cannot be checked now.
+        """
+        key_ids: dict[str, str] = {}
+        for token in tokens[:_MAX_TOKENS]:
+            try:
+                key_ids[token] = key_id(token)
+            except TokenRejected as error:
+                logger.warning("validation token refused: reason=%s", error.reason)
+        if not key_ids:
+            return frozenset()
+        unavailable: UnavailableError | None = None
+        keys: Mapping[str, RSAPublicKey] = {}
+        try:
+            keys = await self.signing_keys.get(set(key_ids.values()))
+        except UnavailableError as error:
+            unavailable = error
+            keys = await self._known_keys()
+        covered: set[str] = set()
+        for token in key_ids:
+            try:
+                claims = validate(
+                    token,
+                    signing_keys=keys,
+                    audiences=self.app_ids,
+                    tenants=self.tenant_ids,
+                    now=now,
+                    issuers=self.issuers,
+                )
+                covered.add(claims.tenant_id)
+            except TokenRejected as error:
+                logger.warning("validation token refused: reason=%s", error.reason)
+        if unavailable is not None and not covered >= set(wanted):
+            raise unavailable
+        return frozenset(covered)
+
+    async def _known_keys(self) -> Mapping[str, RSAPublicKey]:
+        try:
+            return await self.signing_keys.get(())
+        except UnavailableError:
+            return {}
+
+    async def _enqueue(self, lanes: Mapping[str, list[bytes]], received: datetime, traceparent: str | None) -> None:
+        trace = _trace(traceparent)
+        puts = [
+            self._put(queue, message)
+            for queue, raws in lanes.items()
+            for message in pack(raws, delivery_id=secrets.token_hex(16), received=received, traceparent=trace)
+        ]
+        results = await asyncio.gather(*puts, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _put(self, queue: str, message: RawMessage) -> None:
+        if message.claim_name is None:
+            await self.queues.put(queue, message.body, "base64")
+            return
+        await self.blobs.put(CLAIMS_CONTAINER, message.claim_name, message.body)
+        try:
+            await self.queues.put(queue, message.queue_body, "base64")
+        except UnavailableError:
+            # Graph sends it again under a new name, and nothing would ever fetch this one.
+            await self.blobs.delete(CLAIMS_CONTAINER, message.claim_name)
+            raise
+
+
+def _trace(traceparent: str | None) -> str:
+    """The caller's W3C trace context, or a new one where it sent none that is valid."""
+    if traceparent is not None and _TRACEPARENT.fullmatch(traceparent):
+        return traceparent
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def _loggable(item: Item) -> str:
+    """The subscription id, unless somebody put something else there to have it logged."""
+    subscription_id = item.notification.subscription_id
+    return subscription_id if isinstance(subscription_id, str) and _LOGGABLE_ID.fullmatch(subscription_id) else "?"
+
+
+def _log_refusals(refusals: Counter[tuple[str, str]]) -> None:
+    for (reason, subscription_id), count in refusals.most_common(_MAX_LOG_LINES):
+        logger.warning("notifications refused: reason=%s subscription=%s count=%d", reason, subscription_id, count)
+    if len(refusals) > _MAX_LOG_LINES:
+        logger.warning("notifications refused: %d more reasons and subscriptions", len(refusals) - _MAX_LOG_LINES)
