@@ -1,7 +1,6 @@
 """Decrypting: from a raw message to typed events on queues."""
 
 import asyncio
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -17,12 +16,10 @@ from shared.domain.errors import (
     UnknownCertificateError,
 )
 from shared.domain.events import Event, event_of
-from shared.domain.notifications import Envelope, Item, parse_envelope, parse_item
+from shared.domain.notifications import Envelope, Item, parse_item
 from shared.domain.queue_text import Encoding, batches, fits
 from shared.services.quarantine import Quarantine
-from shared.services.receive import CLAIMS_CONTAINER
-
-logger = logging.getLogger(__name__)
+from shared.services.raw_messages import RawMessages
 
 DATA_CONTAINER: Final = "event-data"
 
@@ -35,8 +32,6 @@ class EventQueues(Protocol):
 
 class DataBlobs(Protocol):
     async def put(self, container: str, name: str, data: bytes) -> str: ...
-    async def get(self, container: str, name: str) -> bytes | None: ...
-    async def delete(self, container: str, name: str) -> None: ...
 
 
 class PrivateKeys(Protocol):
@@ -55,6 +50,7 @@ class Opened:
 class Decryptor:
     """Turns raw messages into events; `batched` puts several events into one message."""
 
+    raw_messages: RawMessages
     queues: EventQueues
     blobs: DataBlobs
     private_keys: PrivateKeys
@@ -74,37 +70,15 @@ class Decryptor:
             UnavailableError: something needed did not answer; trying again can help, and does no harm: the events
                 keep their ids.
         """
-        try:
-            ticket = parse_envelope(text)
-            envelope = ticket if ticket.claim is None else await self._redeem(ticket.claim, attempts)
-        except MalformedInputError as error:
-            await self.quarantine.park_message(
-                text, queue=queue, reason=error.reason, error=type(error).__name__, attempts=attempts
-            )
+        unpacked = await self.raw_messages.open(text, queue=queue, attempts=attempts)
+        if unpacked is None:
             return
-        if envelope is None:
-            logger.info("raw message already handled: id=%s", ticket.id)
-            return
+        envelope = unpacked.envelope
         items = [seal_of(bytes(raw)) for raw in envelope.notifications]
         keys = await self._keys({item.certificate_id for item in items if isinstance(item, Sealed)})
         opened = await asyncio.to_thread(open_items, envelope, items, keys)
         await self._write(envelope, opened, queue, attempts)
-        if ticket.claim is not None:
-            await self.blobs.delete(CLAIMS_CONTAINER, ticket.claim)
-
-    async def _redeem(self, claim: str, attempts: int) -> Envelope | None:
-        """The envelope that a claim check stands for; None where an earlier try has already handled it.
-
-        Raises:
-            MalformedInputError: there is none.
-            UnavailableError: storage did not answer.
-        """
-        body = await self.blobs.get(CLAIMS_CONTAINER, claim)
-        if body is not None:
-            return parse_envelope(body)
-        if attempts > 1:  # the blob is deleted last, so it is gone only when all else was done
-            return None
-        raise MalformedInputError("the blob of a claim check is missing", reason="claim-missing")
+        await self.raw_messages.close(unpacked)
 
     async def _keys(self, certificate_ids: Iterable[str | None]) -> Keys:
         async def key(certificate_id: str) -> RSAPrivateKey | UnknownCertificateError:

@@ -17,10 +17,9 @@ from shared.domain.notifications import Item, RawMessage, client_state_matches, 
 from shared.domain.queue_text import Encoding
 from shared.domain.validation_tokens import Issuers, key_id, validate
 from shared.services.http_answer import ACCEPTED, Answer, refused, try_again
+from shared.services.raw_messages import CLAIMS_CONTAINER
 
 logger = logging.getLogger(__name__)
-
-CLAIMS_CONTAINER: Final = "raw-claims"
 
 # Graph counts an answer after 3 seconds as a failure and slows down an endpoint that has too many of them.
 _ANSWER_SECONDS: Final = 2.5

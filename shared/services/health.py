@@ -1,0 +1,89 @@
+"""Whether all that Switchboard needs is there, and whether data flows."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
+
+from shared.domain.errors import UnavailableError
+from shared.domain.resources import EMERGENCY_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUE
+from shared.services.renew import RenewalReport
+
+_CHECK_SECONDS: Final = 10.0
+# A raw message waits for seconds; one that is older than this is not being handled.
+_OLDEST: Final = {
+    RAW_QUEUE: timedelta(minutes=5),
+    EMERGENCY_QUEUE: timedelta(minutes=1),
+    LIFECYCLE_QUEUE: timedelta(minutes=5),
+}
+_RENEWAL_OVERDUE: Final = timedelta(hours=1)
+
+
+class RawQueues(Protocol):
+    async def oldest(self, queue: str) -> datetime | None: ...
+
+
+class Certificates(Protocol):
+    async def current(self) -> Any: ...
+
+
+class RenewalReports(Protocol):
+    async def latest(self) -> RenewalReport | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Runs the checks. `now` is the clock, aware."""
+
+    queues: RawQueues
+    certificates: Certificates
+    reports: RenewalReports
+    now: Callable[[], datetime]
+
+    async def check(self) -> tuple[bool, dict[str, Any]]:
+        """Run every check at once.
+
+        Returns:
+            Whether all is well, and a JSON object: `status` ("ok" or "failing") and `checks`, one member for each, with
+            `ok` and what was found or what is wrong.
+        """
+        names = ("storage", "keyVault", "subscriptions")
+        results = await asyncio.gather(
+            _guard(self._storage()), _guard(self._key_vault()), _guard(self._subscriptions())
+        )
+        well = all(result["ok"] for result in results)
+        return well, {"status": "ok" if well else "failing", "checks": dict(zip(names, results, strict=True))}
+
+    async def _storage(self) -> dict[str, Any]:
+        queues = list(_OLDEST)
+        fronts = await asyncio.gather(*(self.queues.oldest(queue) for queue in queues))
+        now = self.now()
+        ages = {queue: now - front for queue, front in zip(queues, fronts, strict=True) if front is not None}
+        late = [queue for queue, age in ages.items() if age > _OLDEST[queue]]
+        return {
+            "ok": not late,
+            "oldestRawMessageSeconds": {queue: round(age.total_seconds()) for queue, age in ages.items()},
+            **({"problem": f"messages are not being handled: {', '.join(late)}"} if late else {}),
+        }
+
+    async def _key_vault(self) -> dict[str, Any]:
+        await self.certificates.current()
+        return {"ok": True}
+
+    async def _subscriptions(self) -> dict[str, Any]:
+        report = await self.reports.latest()
+        if report is None:
+            return {"ok": False, "problem": "no renewal run has finished yet"}
+        return {"ok": True}
+
+
+async def _guard(check: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    """A check's result, or why it could not be made."""
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            return await check
+    except UnavailableError as error:
+        return {"ok": False, "problem": str(error), "reason": error.reason}
+    except TimeoutError:
+        return {"ok": False, "problem": "no answer in time", "reason": "out-of-time"}
