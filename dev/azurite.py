@@ -1,0 +1,213 @@
+"""Azurite, the Azure Storage emulator, as a child process.
+
+`run.py` installs it (npm, from the lock file in dev/node) into the virtual environment and records which Node.js to
+run it on.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+# Azurite's one account, with the key that Microsoft publishes for it: "Use the Azurite emulator for local Azure
+# Storage development".
+ACCOUNT = "devstoreaccount1"
+ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+HOST = "127.0.0.1"
+START_SECONDS = 60
+STOP_SECONDS = 10
+
+_WINDOWS_OWN_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+_EXIT_WITH_PARENT = Path(__file__).parent / "node" / "exit_with_parent.js"
+_LISTENING = re.compile(r"Azurite (Blob|Queue|Table) service is successfully listening at \S+:(\d+)$", re.MULTILINE)
+
+
+class AzuriteError(Exception):
+    """Azurite is not installed, or did not start."""
+
+
+class Ports(NamedTuple):
+    """TCP ports of the three services; 0 lets the system choose a free one."""
+
+    blob: int = 0
+    queue: int = 0
+    table: int = 0
+
+
+FREE_PORTS = Ports()
+
+
+class TlsFiles(NamedTuple):
+    """PEM files with which Azurite serves HTTPS."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass
+class Azurite:
+    """A running Azurite.
+
+    It keeps its data on disk, so `restart` finds everything again that `stop` left. After `kill` the last five seconds
+    of writes may be missing: that is how often Azurite saves its tables, and a property of the emulator alone.
+
+    With `tls`, it also takes bearer tokens. It reads their claims without checking the signature: `iat`, `nbf` and
+    `exp` must be there, `iss` must begin with `https://sts.windows.net/` (or another cloud's), and `aud` must be
+    `https://storage.azure.com` or the service's own address.
+    """
+
+    directory: Path
+    ports: Ports
+    tls: TlsFiles | None
+    _process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    @contextmanager
+    def start(cls, directory: Path, *, ports: Ports = FREE_PORTS, tls: TlsFiles | None = None) -> "Iterator[Azurite]":
+        """Run Azurite on 127.0.0.1 for the length of a `with` block.
+
+        Args:
+            directory: where its data and its log (`azurite.log`) go; made if missing.
+            ports: free ones unless given.
+            tls: serve HTTPS, and take bearer tokens, which Azurite refuses over HTTP.
+
+        Raises:
+            AzuriteError: it is not installed, or did not come up; the message ends with its own last words.
+        """
+        azurite = cls(directory=directory, ports=ports, tls=tls)
+        try:
+            azurite.restart()
+            yield azurite
+        finally:
+            azurite.stop()
+
+    @property
+    def blob_url(self) -> str:
+        """The account's blob endpoint, without a trailing slash."""
+        return self._url(self.ports.blob)
+
+    @property
+    def queue_url(self) -> str:
+        """The account's queue endpoint, without a trailing slash."""
+        return self._url(self.ports.queue)
+
+    @property
+    def table_url(self) -> str:
+        """The account's table endpoint, without a trailing slash."""
+        return self._url(self.ports.table)
+
+    @property
+    def connection_string(self) -> str:
+        """What `AzureWebJobsStorage` takes."""
+        return (
+            f"DefaultEndpointsProtocol={self._scheme};AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};"
+            f"BlobEndpoint={self.blob_url};QueueEndpoint={self.queue_url};TableEndpoint={self.table_url};"
+        )
+
+    def restart(self) -> None:
+        """End it in an orderly way if it runs, and start it on the same ports and data; returns when it listens."""
+        self.stop()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        log = self.directory / "azurite.log"
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C reaches the whole process group; storage must outlive those that are still draining.
+                start_new_session=os.name == "posix",
+                creationflags=_WINDOWS_OWN_GROUP,
+            )
+        try:
+            self.ports = _await_listening(self._process, log)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """End it, data saved; nothing happens when it does not run."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._reap()
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL); nothing happens when it does not run."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._reap()
+
+    def _reap(self) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.wait()
+        self._process.stdin.close()
+        self._process = None
+
+    @property
+    def _scheme(self) -> str:
+        return "https" if self.tls else "http"
+
+    def _url(self, port: int) -> str:
+        return f"{self._scheme}://{HOST}:{port}/{ACCOUNT}"
+
+    def _command(self) -> list[str]:
+        command = [_node(), "--require", str(_EXIT_WITH_PARENT), str(_azurite_script())]
+        command += ["--location", str(self.directory), "--silent", "--disableTelemetry", "--disableProductStyleUrl"]
+        command += ["--skipApiVersionCheck"]  # the storage SDKs are ahead of it
+        for service, port in self.ports._asdict().items():
+            command += [f"--{service}Host", HOST, f"--{service}Port", str(port)]
+        if self.tls:
+            command += ["--cert", str(self.tls.certificate), "--key", str(self.tls.key), "--oauth", "basic"]
+        return command
+
+
+def _await_listening(process: subprocess.Popen[bytes], log: Path) -> Ports:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        ended = process.poll() is not None
+        text = log.read_text(errors="replace")
+        found = {service.lower(): int(port) for service, port in _LISTENING.findall(text)}
+        if len(found) == len(Ports._fields):
+            return Ports(**found)
+        if ended:
+            raise AzuriteError(f"Azurite ended with exit code {process.returncode}: {_last_words(text)}")
+        time.sleep(0.02)
+    raise AzuriteError(f"Azurite was not ready after {START_SECONDS} seconds: {_last_words(text)}")
+
+
+def _last_words(text: str) -> str:
+    return " / ".join(text.strip().splitlines()[-3:]) or "it said nothing"
+
+
+def _azurite_script() -> Path:
+    script = Path(sys.prefix) / "node" / "node_modules" / "azurite" / "dist" / "src" / "azurite.js"
+    if not script.exists():
+        raise AzuriteError("Azurite is not installed here: python3 run.py test installs it")
+    return script
+
+
+def _node() -> str:
+    """The Node.js that run.py chose, else the one on PATH."""
+    record = Path(sys.prefix) / "node" / "node.json"
+    if record.exists():
+        return str(json.loads(record.read_text())["node"])
+    node = shutil.which("node")
+    if node is None:
+        raise AzuriteError("Node.js was not found: python3 run.py test installs it")
+    return node
