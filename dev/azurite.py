@@ -1,7 +1,6 @@
 """Azurite, the Azure Storage emulator, as a child process.
 
-`run.py` installs it (npm, from the lock file in dev/node) into the virtual environment and records which Node.js to
-run it on.
+`run.py` installs it into dev/node, from the npm lock file there, and records which Node.js it is to run on.
 """
 
 import json
@@ -9,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +25,11 @@ START_SECONDS = 60
 STOP_SECONDS = 10
 
 _WINDOWS_OWN_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-_EXIT_WITH_PARENT = Path(__file__).parent / "node" / "exit_with_parent.js"
+_NODE_FOLDER = Path(__file__).parent / "node"
+_EXIT_WITH_PARENT = _NODE_FOLDER / "exit_with_parent.js"
+_SCRIPT = _NODE_FOLDER / "node_modules" / "azurite" / "dist" / "src" / "azurite.js"
+_SETUP_RECORD = _NODE_FOLDER / "node_modules" / ".switchboard.json"
+_NOT_INSTALLED = "Azurite is not installed here: python3 run.py test installs it"
 _LISTENING = re.compile(r"Azurite (Blob|Queue|Table) service is successfully listening at \S+:(\d+)$", re.MULTILINE)
 
 
@@ -167,7 +169,9 @@ class Azurite:
         return f"{self._scheme}://{HOST}:{port}/{ACCOUNT}"
 
     def _command(self) -> list[str]:
-        command = [_node(), "--require", str(_EXIT_WITH_PARENT), str(_azurite_script())]
+        if not _SCRIPT.exists():
+            raise AzuriteError(_NOT_INSTALLED)
+        command = [_node(), "--require", str(_EXIT_WITH_PARENT), str(_SCRIPT)]
         command += ["--location", str(self.directory), "--silent", "--disableTelemetry", "--disableProductStyleUrl"]
         command += ["--skipApiVersionCheck"]  # the storage SDKs are ahead of it
         for service, port in self.ports._asdict().items():
@@ -195,19 +199,11 @@ def _last_words(text: str) -> str:
     return " / ".join(text.strip().splitlines()[-3:]) or "it said nothing"
 
 
-def _azurite_script() -> Path:
-    script = Path(sys.prefix) / "node" / "node_modules" / "azurite" / "dist" / "src" / "azurite.js"
-    if not script.exists():
-        raise AzuriteError("Azurite is not installed here: python3 run.py test installs it")
-    return script
-
-
 def _node() -> str:
     """The Node.js that run.py chose, else the one on PATH."""
-    record = Path(sys.prefix) / "node" / "node.json"
-    if record.exists():
-        return str(json.loads(record.read_text())["node"])
+    if _SETUP_RECORD.exists():
+        return str(json.loads(_SETUP_RECORD.read_text())["node"])
     node = shutil.which("node")
     if node is None:
-        raise AzuriteError("Node.js was not found: python3 run.py test installs it")
+        raise AzuriteError(_NOT_INSTALLED)
     return node
