@@ -1,0 +1,1 @@
+"""Everything that only a developer's machine needs; nothing of it is deployed."""
