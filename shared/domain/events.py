@@ -17,14 +17,13 @@ import msgspec
 
 from shared.domain import resources
 from shared.domain.errors import MalformedInputError
-from shared.domain.notifications import ChangeNotification, Item
+from shared.domain.notifications import BYTE_ORDER_MARK, ChangeNotification, Item
 
 UNRECOGNIZED: Final = "Microsoft.Graph.Unrecognized"
 JSON_CONTENT_TYPE: Final = "application/json"
 
 _GRAPH: Final = "https://graph.microsoft.com"
 _MAX_ID_CHARS: Final = 256
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some writers put one; JSON knows none
 # RFC 3339, with as many digits of a second as Graph likes (seven).
 _RFC3339: Final = re.compile(
     r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})",
@@ -70,14 +69,26 @@ def _clues(plaintext: bytes) -> tuple[str, Any]:
         plaintext.decode("utf-8")  # the JSON parser does not look inside what it passes through
         clues = _read_clues(plaintext)
     except msgspec.ValidationError:
-        return "", None  # JSON, but not an object
+        _check_json(plaintext)  # the parser stopped at once where it found something else than an object
+        return "", None
     except (ValueError, RecursionError):
-        raise MalformedInputError("the decrypted content is not JSON", reason="plaintext-not-json") from None
+        raise _not_json() from None
     nested = clues.emergencyCallEvent if isinstance(clues.emergencyCallEvent, Mapping) else {}
     # The published emergency page nests the event, the entity page has it flat.
     candidates = (nested.get("callEventType"), nested.get("eventType"), clues.eventType, clues.callEventType)
     word = next((found for found in map(event_word, candidates) if found), "")
     return word, nested.get("eventDateTime") or clues.eventDateTime
+
+
+def _check_json(plaintext: bytes) -> None:
+    try:
+        _read_raw(plaintext)
+    except (ValueError, RecursionError):
+        raise _not_json() from None
+
+
+def _not_json() -> MalformedInputError:
+    return MalformedInputError("the content is not JSON", reason="plaintext-not-json")
 
 
 # --- the event ------------------------------------------------------------------------------------------------------
@@ -123,11 +134,12 @@ def event_of(item: Item, plaintext: bytes | None, *, fallback_id: str, received:
     """
     notification = item.notification
     kind = notification.kind
-    if plaintext is not None:
-        plaintext = plaintext.removeprefix(_BYTE_ORDER_MARK)
-    word, when = ("", None) if plaintext is None else _clues(plaintext)
+    data = _basic_data(item) if plaintext is None else plaintext.removeprefix(BYTE_ORDER_MARK)
+    word, when = _clues(data)
     if kind is resources.CALL_RECORDS:
         word = event_word(notification.change_type)
+    elif plaintext is None and kind is not None and kind.rich is resources.Rich.ALWAYS:
+        word = ""  # what Graph only ever says encrypted is not believed in the clear
     event_type = UNRECOGNIZED if kind is None else kind.event_types.get(word, UNRECOGNIZED)
     attributes = {
         "specversion": "1.0",
@@ -148,7 +160,7 @@ def event_of(item: Item, plaintext: bytes | None, *, fallback_id: str, received:
     # CloudEvents knows no empty attribute.
     attributes |= {name: value for name, value in optional.items() if isinstance(value, str) and value}
     queue = resources.UNRECOGNIZED_QUEUE if kind is None else kind.events_queue
-    return Event(queue, attributes, _basic_data(item) if plaintext is None else plaintext)
+    return Event(queue, attributes, data)
 
 
 def schema_id(event_type: str) -> str:

@@ -23,6 +23,8 @@ from shared.domain import resources
 from shared.domain.errors import MalformedInputError
 from shared.domain.queue_text import QUEUE_MESSAGE_BYTES, base64_bytes
 
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some writers put one; JSON knows none
+
 _ENVELOPE_VERSION: Final = 1
 _NOTHING: Final = (b"", b"null")
 
@@ -120,6 +122,7 @@ def parse_collection(body: bytes) -> Collection:
     Raises:
         MalformedInputError: it is not JSON in UTF-8, or not a changeNotificationCollection; the message says which.
     """
+    body = body.removeprefix(BYTE_ORDER_MARK)
     if not body.strip():
         raise MalformedInputError("the body is empty", reason="empty-body")
     try:

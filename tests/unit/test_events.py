@@ -1,0 +1,340 @@
+"""From plaintext to CloudEvent and back, in every spelling of Graph's."""
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dev.simulator.payloads import Kind, Options, Spelling, build
+from shared.domain import resources
+from shared.domain.errors import MalformedInputError
+from shared.domain.events import (
+    DATA_TYPES,
+    UNRECOGNIZED,
+    CallEventData,
+    CallRecordData,
+    EmergencyCallEventData,
+    Event,
+    MeetingCallEventData,
+    PresenceData,
+    event_of,
+    event_word,
+    parse_message,
+    schema_id,
+)
+from shared.domain.notifications import parse_item
+
+RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+SIGNATURE = base64.b64encode(bytes(range(32))).decode()
+OUTER = {"subscriptionId": "5b1c0f3e-sub", "changeType": "updated", "tenantId": "T", "clientState": "the secret"}
+
+
+def event(outer: dict[str, Any], plaintext: bytes | None = None) -> Event:
+    return event_of(
+        parse_item(json.dumps(OUTER | outer).encode()),
+        plaintext,
+        fallback_id="delivery-0",
+        received=RECEIVED,
+        traceparent=TRACE,
+    )
+
+
+def rich(kind: Kind, options: Options | None = None, **outer: Any) -> Event:
+    payload = build(kind, options)
+    return event(
+        {
+            "resource": payload.resource,
+            "changeType": payload.change_type,
+            "resourceData": payload.resource_data,
+            "encryptedContent": {"dataSignature": SIGNATURE},
+        }
+        | outer,
+        json.dumps(payload.content).encode(),
+    )
+
+
+TYPES = {
+    Kind.CALL_STARTED: "CallStarted",
+    Kind.CALL_ENDED: "CallEnded",
+    Kind.MEETING_STARTED: "MeetingCallStarted",
+    Kind.MEETING_ENDED: "MeetingCallEnded",
+    Kind.ROSTER_JOINED: "MeetingRosterUpdated",
+    Kind.ROSTER_LOBBY: "MeetingRosterUpdated",
+    Kind.ROSTER_INACTIVE: "MeetingRosterUpdated",
+    Kind.ROSTER_EXITED: "MeetingRosterUpdated",
+    Kind.LEGACY_MEETING_STARTED: "MeetingCallStarted",
+    Kind.LEGACY_MEETING_ENDED: "MeetingCallEnded",
+    Kind.LEGACY_ROSTER: "MeetingRosterUpdated",
+    Kind.ONLINE_MEETING_UPDATED: "OnlineMeetingUpdated",
+    Kind.EMERGENCY_NESTED: "EmergencyCallStarted",
+    Kind.EMERGENCY_FLAT: "EmergencyCallStarted",
+    Kind.PRESENCE: "PresenceUpdated",
+}
+
+
+@pytest.mark.parametrize("spelling", [None, *Spelling])
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_kind_in_every_spelling(kind: Kind, spelling: Spelling | None) -> None:
+    assert rich(kind, Options(spelling=spelling)).type == f"Microsoft.Graph.{TYPES[kind]}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "queue"),
+    [
+        (Kind.CALL_STARTED, "call-events"),
+        (Kind.ROSTER_JOINED, "meeting-events"),
+        (Kind.EMERGENCY_FLAT, "emergency-call-events"),
+        (Kind.PRESENCE, "presence-events"),
+        (Kind.ONLINE_MEETING_UPDATED, "online-meeting-events"),
+        (Kind.LEGACY_ROSTER, "online-meeting-events"),
+    ],
+)
+def test_every_kind_has_its_queue(kind: Kind, queue: str) -> None:
+    assert rich(kind).queue == queue
+
+
+@pytest.mark.parametrize(("change", "word"), [("created", "Created"), ("updated", "Updated"), ("CREATED", "Created")])
+def test_call_records_follow_the_change_type(change: str, word: str) -> None:
+    found = event({"resource": "communications/callRecords/1", "changeType": change, "resourceData": {"id": "1"}})
+    assert (found.type, found.queue) == (f"Microsoft.Graph.CallRecord{word}", "call-record-events")
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ("{Microsoft.Communication.CallEventType.CallStarted}", "callstarted"),
+        ("Microsoft.Communication.CallRosterUpdate", "callrosterupdate"),
+        ("#microsoft.communication.callStarted", "callstarted"),
+        (" CALLSTARTED ", "callstarted"),
+        ("callStarted", "callstarted"),
+        ("", ""),
+        (None, ""),
+        (7, ""),
+        (["callStarted"], ""),
+    ],
+)
+def test_event_word(value: object, word: str) -> None:
+    assert event_word(value) == word
+
+
+@pytest.mark.parametrize(
+    ("outer", "plaintext", "queue"),
+    [
+        ({"resource": "chats/1/messages/2"}, b'{"id":"2"}', "unrecognized-events"),
+        ({}, b"[1,2]", "unrecognized-events"),
+        ({"resource": 7, "resourceData": "x"}, None, "unrecognized-events"),
+        ({"resource": "/users/1/communications/callEvents"}, b'{"eventType":"callParked"}', "call-events"),
+        ({"resource": "/users/1/communications/callEvents"}, b'{"eventType":7}', "call-events"),
+        ({"resource": "/users/1/communications/callEvents"}, b"null", "call-events"),
+        ({"resource": "communications/callRecords/1", "changeType": "deleted"}, None, "call-record-events"),
+    ],
+)
+def test_what_no_row_knows_is_delivered_all_the_same(
+    outer: dict[str, Any], plaintext: bytes | None, queue: str
+) -> None:
+    found = event(outer, plaintext)
+    assert (found.type, found.queue) == (UNRECOGNIZED, queue)
+    if plaintext is not None:
+        assert found.data == plaintext
+
+
+def test_data_is_verbatim() -> None:
+    plaintext = b' {"id" : "1",  "new":{"a":[1.0e2, 1e999]}, "eventType":"callStarted","n\\u00e4me":"\xc3\xa4"}\r\n'
+    found = event({"resource": "/users/1/communications/callEvents"}, plaintext)
+    assert found.data == plaintext
+    assert plaintext in found.to_json()
+
+
+def test_the_envelope_is_a_cloud_event() -> None:
+    resource = "communications/onlineMeetings(joinWebUrl='x')/meetingCallEvents"
+    found = json.loads(rich(Kind.ROSTER_JOINED, Options(id="n", at=RECEIVED, resource=resource)).to_json())
+    data = found.pop("data")
+    assert data["participants@delta"][0]["isInLobby"] is False
+    assert found == {
+        "specversion": "1.0",
+        "id": bytes(range(32)).hex(),
+        "source": "https://graph.microsoft.com/beta/subscriptions/5b1c0f3e-sub",
+        "type": "Microsoft.Graph.MeetingRosterUpdated",
+        "subject": resource,
+        "time": data["eventDateTime"],
+        "datacontenttype": "application/json",
+        "dataschema": "urn:switchboard:schema:MeetingRosterUpdated:1",
+        "tenantid": "t",
+        "subscriptionid": "5b1c0f3e-sub",
+        "changetype": "updated",
+        "traceparent": TRACE,
+    }
+
+
+def test_a_claim_check_has_a_dataref_and_no_data() -> None:
+    found = json.loads(rich(Kind.CALL_STARTED).to_json_with_ref("https://blob/x"))
+    assert found["dataref"] == "https://blob/x"
+    assert "data" not in found
+
+
+@pytest.mark.parametrize("plaintext", [b"", b" ", b"hello", b"{", b'{"a":1}}', b'{"a":"\xff"}', b"\x00", b"[" * 10**6])
+def test_plaintext_that_is_not_json(plaintext: bytes) -> None:
+    with pytest.raises(MalformedInputError) as caught:
+        event({"resource": "/users/1/communications/callEvents"}, plaintext)
+    assert caught.value.reason == "plaintext-not-json"
+
+
+def test_a_byte_order_mark_is_not_data() -> None:
+    assert event({}, b"\xef\xbb\xbf{}").data == b"{}"
+
+
+def test_the_id_is_graphs_else_the_signatures_else_the_deliverys() -> None:
+    content = {"encryptedContent": {"dataSignature": SIGNATURE}}
+    assert event({"id": "graphs"} | content, b"{}").id == "graphs"
+    assert event(content, b"{}").id == bytes(range(32)).hex()
+    assert event({"resource": "communications/callRecords/1"}).id == "delivery-0"
+
+
+@pytest.mark.parametrize("identity", ["", None, 7, "x" * 257, ["a"]])
+def test_an_id_that_is_none_gives_way(identity: object) -> None:
+    assert event({"id": identity, "encryptedContent": {"dataSignature": SIGNATURE}}, b"{}").id == bytes(range(32)).hex()
+
+
+@pytest.mark.parametrize("signature", [None, 7, "", "not base64", []])
+def test_a_signature_that_is_none_gives_way(signature: object) -> None:
+    assert event({"encryptedContent": {"dataSignature": signature}}, b"{}").id == "delivery-0"
+
+
+@pytest.mark.parametrize(
+    ("when", "used"),
+    [
+        ("2022-02-28T00:00:00.0000000Z", True),
+        ("2024-01-01T10:00:00.0000000+00:00", True),
+        ("2024-02-31T10:00:00Z", False),
+        ("2024-01-01", False),
+        ("2024-01-01T10:00:00", False),
+        ("٢024-01-01T10:00:00Z", False),
+        ("{eventDateTime}", False),
+        (7, False),
+        (None, False),
+        ({}, False),
+    ],
+)
+def test_time_is_the_events_own_where_it_is_one(when: object, used: bool) -> None:
+    plaintext = json.dumps({"eventType": "callStarted", "eventDateTime": when}).encode()
+    found = event({"resource": "/users/1/communications/callEvents"}, plaintext)
+    assert found.attributes["time"] == (when if used else "2026-01-02T03:04:05+00:00")
+    assert parse_message(found.to_json())[0].time.tzinfo is not None
+
+
+def test_the_time_of_a_nested_emergency_is_found() -> None:
+    at = datetime(2025, 1, 1, 10, tzinfo=UTC)
+    assert parse_message(rich(Kind.EMERGENCY_NESTED, Options(at=at)).to_json())[0].time == at
+
+
+def test_a_basic_notification_carries_its_resource_data_and_never_the_secret() -> None:
+    found = event({"resource": "communications/callRecords/1", "resourceData": {"id": "1", "@odata.type": "x"}})
+    assert json.loads(found.data) == {"id": "1", "@odata.type": "x"}
+    bare = event({"resource": "communications/callRecords/1", "encryptedContent": None})
+    assert json.loads(bare.data)["subscriptionId"] == OUTER["subscriptionId"]
+    assert b"the secret" not in bare.to_json() + found.to_json()
+
+
+def test_an_older_basic_meeting_notification_says_in_the_clear_what_happened() -> None:
+    payload = build(Kind.LEGACY_ROSTER)
+    found = event({"resource": payload.resource, "resourceData": payload.resource_data | payload.basic})
+    assert found.type == "Microsoft.Graph.MeetingRosterUpdated"
+
+
+def test_a_resource_that_is_only_ever_rich_is_not_believed_in_the_clear() -> None:
+    found = event(
+        {"resource": resources.emergency_path("P"), "resourceData": {"callEventType": "callStarted", "id": "1"}}
+    )
+    assert (found.type, found.queue) == (UNRECOGNIZED, "emergency-call-events")
+
+
+@pytest.mark.parametrize("subscription", [None, 7, "", "a/b c"])
+def test_the_source_is_a_uri_whatever_the_subscription_id_is(subscription: object) -> None:
+    source = event({"subscriptionId": subscription}).attributes["source"]
+    assert source == "https://graph.microsoft.com/v1.0/subscriptions" + (
+        "/a%2Fb%20c" if subscription == "a/b c" else ""
+    )
+
+
+def test_consumers_get_types() -> None:
+    assert isinstance(typed(rich(Kind.CALL_STARTED)), CallEventData)
+    assert isinstance(typed(rich(Kind.LEGACY_ROSTER)), MeetingCallEventData)
+    assert isinstance(typed(event({"resource": "communications/callRecords/1"})), CallRecordData)
+    presence = typed(rich(Kind.PRESENCE, Options(availability="Away", activity="BeRightBack")))
+    assert isinstance(presence, PresenceData)
+    assert (presence.availability, presence.activity) == ("Away", "BeRightBack")
+
+
+def typed(found: Event) -> Any:
+    return parse_message(found.to_json())[0].typed()
+
+
+def test_a_roster_has_participants() -> None:
+    roster = typed(rich(Kind.ROSTER_EXITED, Options(participants=3)))
+    assert len(roster.participants_delta) == 3
+    first = roster.participants_delta[0]
+    assert first.info.identity["user"].display_name == "Participant 0"
+    assert first.removed_state.reason == "Participant has left the meeting call."
+
+
+@pytest.mark.parametrize("kind", [Kind.EMERGENCY_FLAT, Kind.EMERGENCY_NESTED])
+def test_an_emergency_reads_the_same_in_both_shapes(kind: Kind) -> None:
+    data = typed(rich(kind))
+    assert isinstance(data, EmergencyCallEventData)
+    assert data.call.emergency_number_dialed == "911"
+    assert data.call.caller_info is not None
+    assert data.call.caller_info.location is not None
+    assert data.call.caller_info.location.coordinates is not None
+    assert data.call.caller_info.location.coordinates.latitude == "47.6400"
+
+
+def test_messages_in_base64_and_in_batches() -> None:
+    one = rich(Kind.CALL_STARTED).to_json()
+    for text in (one, one.decode(), base64.b64encode(one), base64.b64encode(one).decode(), b"[" + one + b"]"):
+        assert [found.type for found in parse_message(text)] == ["Microsoft.Graph.CallStarted"]
+    assert len(parse_message(b"[%b,%b]" % (one, one))) == 2
+
+
+@pytest.mark.parametrize("text", ["", "x", "{}", "[7]", "W10", "[[]]", '{"specversion":"0.3"}', "[" * 10**6])
+def test_messages_that_are_no_cloud_events(text: str) -> None:
+    with pytest.raises(MalformedInputError):
+        parse_message(text)
+
+
+def test_data_elsewhere_is_asked_for_and_then_typed() -> None:
+    found = rich(Kind.CALL_STARTED)
+    (parsed,) = parse_message(found.to_json_with_ref("https://blob/x"))
+    with pytest.raises(MalformedInputError):
+        parsed.typed()
+    assert isinstance(parsed.typed(found.data), CallEventData)
+
+
+def test_data_that_does_not_fit_its_type() -> None:
+    found = event({"resource": "/users/1/communications/callEvents"}, b'{"eventType":"callStarted","callId":7}')
+    with pytest.raises(MalformedInputError):
+        typed(found)
+
+
+def test_every_type_of_the_catalogue_has_a_shape() -> None:
+    listed = {name for kind in resources.CATALOGUE.values() for name in kind.event_types.values()}
+    assert listed | {UNRECOGNIZED} == set(DATA_TYPES)
+    assert len({schema_id(name) for name in DATA_TYPES}) == len(DATA_TYPES)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(list(TYPES)),
+    st.recursive(st.none() | st.text(st.characters(codec="utf-8")) | st.integers(-(2**63), 2**63 - 1), st.lists),
+)
+def test_a_field_of_any_type_never_stops_an_event(kind: Kind, value: Any) -> None:
+    payload = build(kind)
+    for name in payload.content or {}:
+        content = json.dumps((payload.content or {}) | {name: value}).encode()
+        found = event({"resource": payload.resource, "resourceData": {}}, content)
+        assert msgspec.json.decode(found.to_json())["data"] == json.loads(content)

@@ -1,0 +1,251 @@
+"""Collections as Graph posts them, and the raw messages that carry their items."""
+
+import base64
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.domain import resources
+from shared.domain.errors import MalformedInputError
+from shared.domain.notifications import (
+    ChangeNotification,
+    client_state_matches,
+    pack,
+    parse_collection,
+    parse_envelope,
+    parse_item,
+)
+from shared.domain.queue_text import QUEUE_MESSAGE_BYTES
+
+RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=10,
+)
+
+
+def notification(**fields: Any) -> ChangeNotification:
+    return parse_item(json.dumps(fields).encode()).notification
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "empty-body"),
+        (b" \r\n", "empty-body"),
+        (b"hello", "not-json"),
+        (b'{"value":[', "not-json"),
+        (b'{"value":[]} x', "not-json"),
+        (b'{"value":[{"a":\x00}]}', "not-json"),
+        (b'{"value":[{"a":NaN}]}', "not-json"),
+        (b'{"value":[{"a":1,}]}', "not-json"),
+        (b"\x1f\x8b\x08\x00", "not-utf-8"),
+        (b'{"value":[{"resource":"\xff"}]}', "not-utf-8"),
+        (b'{"value":[],"x":"\xc3\x28"}', "not-utf-8"),
+        (b"[]", "shape"),
+        (b"null", "shape"),
+        (b"7", "shape"),
+        (b"{}", "shape"),
+        (b'{"value":null}', "shape"),
+        (b'{"value":{}}', "shape"),
+        (b'{"value":[],"validationTokens":"x"}', "shape"),
+        (b'{"value":' + b"[" * 1_000_000, "not-json"),
+        (b'{"value":[' + b'{"a":' * 1_000_000, "not-json"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_body_that_is_no_collection(body: bytes, reason: str) -> None:
+    with pytest.raises(MalformedInputError) as caught:
+        parse_collection(body)
+    assert caught.value.reason == reason
+    assert str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_reason_to_refuse() -> None:
+    assert parse_collection(b"\xef\xbb\xbf" + b'{"value":[]}').items == ()
+
+
+def test_the_seeds_sample_without_its_wrapper_is_no_collection() -> None:
+    with pytest.raises(MalformedInputError):
+        parse_collection(b'{"@odata.type":"#microsoft.graph.changeNotification","changeType":"updated"}')
+
+
+def test_all_items_are_read_and_kept_as_they_came() -> None:
+    raws = [json.dumps({"subscriptionId": str(n), "unknown": {"n": [n]}}, indent=n).encode() for n in range(5)]
+    collection = parse_collection(b'{"value":[' + b" , ".join(raws) + b"]}")
+    assert [item.raw for item in collection.items] == raws
+    assert [item.notification.subscription_id for item in collection.items] == ["0", "1", "2", "3", "4"]
+
+
+def test_items_that_are_no_objects_are_counted_and_do_not_harm_the_others() -> None:
+    collection = parse_collection(b'{"value":[1,"x",null,[],{"id":"a"},{"resourceData":1e999}]}')
+    assert [item.notification.id for item in collection.items] == ["a"]
+    assert collection.malformed == 5
+
+
+def test_tokens_are_kept_once_and_in_order() -> None:
+    assert parse_collection(b'{"value":[],"validationTokens":["b","a","b",7,null]}').validation_tokens == ("b", "a")
+    assert parse_collection(b'{"value":[],"validationTokens":null}').validation_tokens == ()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary() | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_a_collection_or_a_clear_error(body: bytes) -> None:
+    with suppress(MalformedInputError):
+        parse_collection(body)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "id",
+                "clientState",
+                "resource",
+                "tenantId",
+                "encryptedContent",
+                "changeType",
+                "lifecycleEvent",
+                "resourceData",
+                "organizationId",
+            ]
+        ),
+        JSON_VALUES,
+    )
+)
+def test_any_field_of_any_type_has_a_lane(fields: dict[str, Any]) -> None:
+    try:
+        found = notification(**fields)
+    except MalformedInputError:
+        return  # a number beyond 64 bits
+    assert set(found.queues) <= set(resources.RAW_QUEUES)
+    assert found.queues
+    assert found.needs_token in {True, False}
+    assert found.tenant is None or isinstance(found.tenant, str)
+
+
+@pytest.mark.parametrize(
+    "given_state", [None, "", "wrong", "rightx", "right ", "Right", 7, ["right"], {"right": 1}, True]
+)
+def test_client_state_that_is_wrong_or_missing(given_state: object) -> None:
+    assert not client_state_matches(notification(clientState=given_state), ["right"])
+    assert not client_state_matches(notification(), ["right"])
+
+
+def test_client_state_while_it_is_rotated() -> None:
+    assert client_state_matches(notification(clientState="new"), ["new", "old"])
+    assert client_state_matches(notification(clientState="old"), ["new", "old"])
+    assert not client_state_matches(notification(clientState="older"), ["new", "old"])
+
+
+def test_no_client_state_of_ours_accepts_none_of_theirs() -> None:
+    assert not client_state_matches(notification(clientState=""), [""])
+    assert not client_state_matches(notification(clientState=""), [])
+
+
+EMERGENCY = "communications/calls/getEmergencyEventsByPolicy(policyName='P')"
+
+
+@pytest.mark.parametrize(
+    ("fields", "queues"),
+    [
+        ({"changeType": "updated", "resource": EMERGENCY}, ("raw-emergency",)),
+        ({"changeType": "updated", "resource": "/" + EMERGENCY.upper()}, ("raw-emergency",)),
+        (
+            {"changeType": "updated", "resourceData": {"@odata.type": "#Microsoft.Graph.EmergencyCallEvent"}},
+            ("raw-emergency",),
+        ),
+        ({"changeType": "updated", "resource": "communications/callRecords/1"}, ("raw-notifications",)),
+        ({"changeType": "updated", "resource": "chats/1"}, ("raw-notifications",)),
+        ({}, ("raw-notifications",)),
+        ({"lifecycleEvent": "missed", "resource": EMERGENCY}, ("lifecycle-notifications",)),
+        ({"lifecycleEvent": None, "changeType": "updated"}, ("raw-notifications",)),
+        ({"lifecycleEvent": "missed", "changeType": None}, ("lifecycle-notifications",)),
+        ({"lifecycleEvent": "missed", "changeType": "updated"}, ("lifecycle-notifications", "raw-notifications")),
+    ],
+)
+def test_lanes(fields: dict[str, Any], queues: tuple[str, ...]) -> None:
+    assert notification(**fields).queues == queues
+
+
+@pytest.mark.parametrize(
+    ("fields", "needed"),
+    [
+        ({"encryptedContent": {"data": "x"}}, True),
+        ({"encryptedContent": []}, True),
+        ({"encryptedContent": None}, False),
+        ({"resource": EMERGENCY}, True),
+        ({"resource": "/users/1/communications/callEvents"}, True),
+        ({"resource": "communications/presences/1"}, False),
+        ({"resource": "communications/callRecords/1"}, False),
+    ],
+)
+def test_what_needs_a_token(fields: dict[str, Any], needed: bool) -> None:
+    assert notification(**fields).needs_token is needed
+
+
+def test_the_tenant_is_tenant_id_else_organization_id() -> None:
+    assert notification(tenantId="A", organizationId="B").tenant == "a"
+    assert notification(organizationId="B").tenant == "b"
+    assert notification(tenantId="", organizationId="B").tenant == "b"
+    assert notification(tenantId=7).tenant is None
+
+
+def test_what_belongs_together_goes_into_one_message() -> None:
+    raws = [json.dumps({"id": str(n)}).encode() for n in range(40)]
+    (message,) = pack(raws, delivery_id="d", received=RECEIVED, traceparent=TRACE)
+    envelope = parse_envelope(message.queue_body)
+    assert [bytes(raw) for raw in envelope.notifications] == raws
+    assert (envelope.received, envelope.traceparent, envelope.item_id(39)) == (RECEIVED, TRACE, "d-39")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 60_000), max_size=30))
+def test_packing_keeps_all_in_order_and_within_the_limit(sizes: list[int]) -> None:
+    raws = [b'{"x":"%b"}' % (b"x" * size) for size in sizes]
+    messages = pack(raws, delivery_id="d" * 32, received=RECEIVED, traceparent=TRACE)
+    unpacked, names = [], []
+    for message in messages:
+        assert len(base64.b64encode(message.queue_body)) <= QUEUE_MESSAGE_BYTES
+        ticket = parse_envelope(message.queue_body)
+        assert (ticket.claim, bool(ticket.notifications)) == (message.claim_name, message.claim_name is None)
+        envelope = parse_envelope(message.body)
+        unpacked += [bytes(raw) for raw in envelope.notifications]
+        names += [envelope.item_id(index) for index in range(len(envelope.notifications))]
+    assert unpacked == raws
+    assert names == [f"{'d' * 32}-{n}" for n in range(len(raws))]
+
+
+def test_packing_wastes_no_message() -> None:
+    """Every message but the last must be too full for the first item of the next one."""
+    raws = [b'{"x":"%b"}' % (b"x" * (n * 37 % 3000)) for n in range(300)]
+    messages = pack(raws, delivery_id="d" * 32, received=RECEIVED, traceparent=TRACE)
+    counts = [len(parse_envelope(message.body).notifications) for message in messages]
+    start = 0
+    for message, count in zip(messages[:-1], counts[:-1], strict=True):
+        start += count
+        assert len(base64.b64encode(message.body)) + len(raws[start]) * 4 // 3 + 16 > QUEUE_MESSAGE_BYTES
+
+
+def test_only_what_is_too_large_by_itself_becomes_a_claim_check() -> None:
+    large = b'{"x":"%b"}' % (b"x" * 60_000)
+    messages = pack([b"{}", large, b"{}"], delivery_id="d", received=RECEIVED, traceparent=TRACE)
+    assert [message.claim_name for message in messages] == [None, "2026/01/02/d-1.json", None]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "{}", "[]", "null", '{"v":2,"id":"a","received":"2026-01-01T00:00:00Z","traceparent":""}', "[" * 10**6],
+    ids=lambda text: text[:20],
+)
+def test_text_that_is_no_raw_message(text: str) -> None:
+    with pytest.raises(MalformedInputError):
+        parse_envelope(text)

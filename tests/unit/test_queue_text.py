@@ -1,0 +1,79 @@
+"""The text of queue messages."""
+
+import base64
+import json
+from typing import Any, Literal
+from xml.etree import ElementTree as ET
+from xml.sax.saxutils import escape
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.domain.queue_text import QUEUE_MESSAGE_BYTES, base64_bytes, batches, encode, fits
+
+ENCODINGS: tuple[Literal["base64", "none"], ...] = ("base64", "none")
+TEXT = st.text(st.characters(codec="utf-8"))
+
+
+def body_of(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+@given(st.integers(0, 100_000))
+def test_base64_bytes(count: int) -> None:
+    assert base64_bytes(count) == len(base64.b64encode(bytes(count)))
+
+
+@given(TEXT)
+def test_base64_carries_any_json(text: str) -> None:
+    assert base64.b64decode(encode(body_of(text), "base64")) == body_of(text)
+
+
+@settings(max_examples=300)
+@given(TEXT | st.just("\ufffe\uffff&<>"))
+def test_plain_text_survives_the_xml_that_it_travels_in(text: str) -> None:
+    sent = encode(body_of(text), "none")
+    received = ET.fromstring(f"<m>{escape(sent)}</m>".encode()).text
+    assert json.loads(received or "") == text
+
+
+@pytest.mark.parametrize(("size", "fine"), [(48 * 1024, True), (48 * 1024 + 1, False)])
+def test_the_limit_in_base64(size: int, fine: bool) -> None:
+    assert fits(b"x" * size, "base64") is fine
+    assert (len(encode(b"x" * size, "base64")) <= QUEUE_MESSAGE_BYTES) is fine
+
+
+@pytest.mark.parametrize(("size", "fine"), [(64 * 1024, True), (64 * 1024 + 1, False)])
+def test_the_limit_in_plain_text(size: int, fine: bool) -> None:
+    assert fits(b"x" * size, "none") is fine
+
+
+@given(st.text(st.sampled_from("a&<>ä\ufffe\uffff")), st.integers(0, 3))
+def test_plain_text_counts_as_xml_carries_it(text: str, spare: int) -> None:
+    carried = len(escape(encode(body_of(text), "none")).encode())
+    padded = body_of(text) + b"x" * (QUEUE_MESSAGE_BYTES - carried - 1 + spare)
+    if spare > 1:
+        assert not fits(padded, "none")
+    elif "\ufffe" not in text and "\uffff" not in text:
+        assert fits(padded, "none")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 49_000), max_size=20), st.sampled_from(ENCODINGS), st.sampled_from("x&<"))
+def test_batches_fit_and_lose_nothing(sizes: list[int], encoding: Literal["base64", "none"], letter: str) -> None:
+    bodies = [body_of({"n": n, "x": letter * (size // 5)}) for n, size in enumerate(sizes)]
+    found = []
+    for batch in batches(bodies, encoding):
+        assert fits(batch, encoding)
+        found += json.loads(batch)
+    assert found == [json.loads(body) for body in bodies]
+
+
+def test_a_batch_is_filled_to_the_brim() -> None:
+    body = b'"' + b"x" * 1021 + b'"'
+    assert next(map(len, batches([body] * 48, "base64"))) > 47 * 1024
+
+
+def test_no_events_make_no_batch() -> None:
+    assert list(batches([], "base64")) == []

@@ -1,0 +1,119 @@
+"""The catalogue, against the seeds' own examples."""
+
+from datetime import timedelta
+
+import pytest
+
+from dev.simulator.payloads import JOIN_WEB_URL, Kind, default_resource
+from shared.domain import resources
+
+# The example of Graph's page on meetings: a join URL, and what it must read in a subscription's resource.
+SEED_URL = (
+    "https://teams.microsoft.com/l/meetup-join/19%3ameeting_ZmYwZTEyYjctZjA5MS00OTkzLWJhNzEtYzFiZDVjNGE0OGFj"
+    "%40thread.v2/0?context=%7b%22Tid%22%3a%22909c6581-5130-43e9-88f3-fcb3582cde37%22%2c%22Oid%22%3a"
+    "%22048c94fb-dda6-48b8-9fc8-6740ee418fb9%22%7d"
+)
+SEED_PATH = (
+    "communications/onlineMeetings(joinWebUrl='https%3A%2F%2Fteams.microsoft.com%2Fl%2Fmeetup-join%2F19%253ameeting_"
+    "ZmYwZTEyYjctZjA5MS00OTkzLWJhNzEtYzFiZDVjNGE0OGFj%2540thread.v2%2F0%3Fcontext%3D%257b%2522Tid%2522%253a"
+    "%2522909c6581-5130-43e9-88f3-fcb3582cde37%2522%252c%2522Oid%2522%253a%2522048c94fb-dda6-48b8-9fc8-6740ee418fb9"
+    "%2522%257d')/meetingCallEvents"
+)
+
+
+def test_a_join_url_is_encoded_exactly_once_more() -> None:
+    assert resources.meeting_call_events_path(SEED_URL) == SEED_PATH
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("communications/callRecords", "callRecords"),
+        ("/communications/callRecords/1", "callRecords"),
+        ("communications/callRecords?$filter=participants/any(p:p/id eq 'x')", "callRecords"),
+        ("users/1/communications/callEvents", "callEvents"),
+        ("/users/1/communications/callevents/2", "callEvents"),
+        ("users('1')/communications/callEvents", "callEvents"),
+        (SEED_PATH, "meetingCallEvents"),
+        ("/" + SEED_PATH, "meetingCallEvents"),
+        ("communications/calls/getEmergencyEventsByPolicy(policyName='P')", "emergencyCallEvents"),
+        ("communications/presences/1", "presence"),
+        ("/communications/presences?$filter=id in ('1','2')", "presence"),
+        (f"/communications/onlineMeetings/?$filter=JoinWebUrl eq '{JOIN_WEB_URL}'", "onlineMeeting"),
+        ("communications/onlineMeetings/1", "onlineMeeting"),
+        ("communications/onlineMeetings(joinWebUrl='x')", "onlineMeeting"),
+        ("chats/1/messages", None),
+        ("communications/calls/1", None),
+        ("users/1/chats", None),
+        ("", None),
+        (None, None),
+        (7, None),
+    ],
+)
+def test_match_by_path(path: object, key: str | None) -> None:
+    found = resources.match(path)
+    assert (found and found.key) == key
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_resource_of_graphs_has_a_row(kind: Kind) -> None:
+    assert resources.match(default_resource(kind)) is not None
+
+
+@pytest.mark.parametrize(
+    ("odata_type", "key"),
+    [
+        ("#Microsoft.Graph.callrecord", "callRecords"),
+        ("#Microsoft.Graph.callRecord", "callRecords"),
+        ("microsoft.graph.presence", "presence"),
+        ("#MICROSOFT.GRAPH.EMERGENCYCALLEVENT", "emergencyCallEvents"),
+        ("#Microsoft.Graph.onlineMeeting", "onlineMeeting"),
+        ("#microsoft.graph.callevent", None),  # two rows share it
+        ("#microsoft.graph.chatMessage", None),
+        (None, None),
+        (["#microsoft.graph.presence"], None),
+    ],
+)
+def test_match_by_type_where_the_path_says_nothing(odata_type: object, key: str | None) -> None:
+    found = resources.match("some/new/path", odata_type)
+    assert (found and found.key) == key
+
+
+def test_the_path_comes_before_the_type() -> None:
+    assert resources.match("communications/presences/1", "#microsoft.graph.callrecord") is resources.PRESENCE
+
+
+def test_limits_are_graphs() -> None:
+    day, maximum = timedelta(days=1), timedelta(minutes=4230)
+    assert {key: kind.max_lifetime for key, kind in resources.CATALOGUE.items()} == {
+        "callRecords": maximum,
+        "callEvents": day,
+        "meetingCallEvents": maximum,
+        "emergencyCallEvents": day,
+        "presence": timedelta(hours=1),
+        "onlineMeeting": maximum,
+    }
+
+
+def test_queue_names_are_ones_that_storage_takes() -> None:
+    for name in (*resources.EVENT_QUEUES, *resources.RAW_QUEUES):
+        assert 3 <= len(name) + len("-poison") <= 63
+        assert name.replace("-", "").isalnum()
+        assert name == name.lower()
+    assert len(set(resources.EVENT_QUEUES)) == len(resources.EVENT_QUEUES) == 7
+
+
+def test_a_quote_in_a_policy_name_is_doubled() -> None:
+    assert resources.emergency_path("St. Mary's").endswith("(policyName='St. Mary''s')")
+
+
+@pytest.mark.parametrize(
+    ("users", "path"),
+    [
+        (("a",), "communications/presences/a"),
+        (("a", "b"), "communications/presences?$filter=id in ('a','b')"),
+    ],
+)
+def test_presence_paths(users: tuple[str, ...], path: str) -> None:
+    assert resources.presence_path(users) == path
+    assert resources.match(path) is resources.PRESENCE

@@ -1,0 +1,128 @@
+"""App settings: all problems at once, and none that is not there."""
+
+import pytest
+
+from shared.domain.errors import SettingsError
+from shared.settings import load, storage_settings
+
+GOOD = {
+    "AzureWebJobsStorage": "UseDevelopmentStorage=true",
+    "CLIENT_STATE": "secret",
+    "GRAPH_TENANT_IDS": "F69F5191-20AE-4093-8DAE-3EC09EDEB253, 909c6581-5130-43e9-88f3-fcb3582cde37",
+    "GRAPH_APP_IDS": "7c5f5b4e-0a4f-4c3e-9a4d-0d8c5d6f7a01",
+    "KEY_VAULT_URL": "https://vault.vault.azure.net/",
+    "CERTIFICATE_NAME": "graph-notifications",
+    "NOTIFICATION_URL": "https://app.azurewebsites.net/api/notifications",
+}
+
+
+def problems(**changes: str | None) -> list[str]:
+    env = {name: value for name, value in (GOOD | changes).items() if value is not None}
+    with pytest.raises(SettingsError) as caught:
+        load(env)
+    for problem in caught.value.problems:
+        assert problem in str(caught.value)
+    return [problem.partition(":")[0] for problem in caught.value.problems]
+
+
+def test_the_defaults() -> None:
+    found = load(GOOD)
+    assert found.client_states == ("secret",)
+    assert found.tenant_ids == {"f69f5191-20ae-4093-8dae-3ec09edeb253", "909c6581-5130-43e9-88f3-fcb3582cde37"}
+    assert (found.graph_endpoint, found.login_endpoint) == (
+        "https://graph.microsoft.com",
+        "https://login.microsoftonline.com",
+    )
+    assert found.lifecycle_notification_url == found.notification_url
+    assert (found.subscriptions, found.event_encoding, found.event_format) == ("subscriptions.toml", "base64", "single")
+    assert found.max_body_bytes == 4 * 1024 * 1024
+
+
+def test_every_missing_setting_is_named_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({})
+    assert {problem.partition(":")[0] for problem in caught.value.problems} == set(GOOD)
+
+
+def test_every_wrong_setting_is_named_at_once() -> None:
+    assert problems(
+        CLIENT_STATE="x" * 129,
+        CLIENT_STATE_PREVIOUS="x" * 129,
+        GRAPH_TENANT_IDS="contoso.com",
+        GRAPH_APP_IDS=" , ",
+        KEY_VAULT_URL="vault",
+        CERTIFICATE_NAME="a/b",
+        NOTIFICATION_URL="http://app.azurewebsites.net/",
+        EVENT_ENCODING="utf-8",
+        EVENT_FORMAT="many",
+        MAX_BODY_BYTES="0",
+    ) == [
+        "CLIENT_STATE",
+        "CLIENT_STATE_PREVIOUS",
+        "NOTIFICATION_URL",
+        "GRAPH_TENANT_IDS",
+        "GRAPH_APP_IDS",
+        "KEY_VAULT_URL",
+        "CERTIFICATE_NAME",
+        "EVENT_ENCODING",
+        "EVENT_FORMAT",
+        "MAX_BODY_BYTES",
+    ]
+
+
+def test_a_key_vault_reference_that_was_not_resolved_is_no_secret() -> None:
+    assert problems(CLIENT_STATE="@Microsoft.KeyVault(SecretUri=https://v.vault.azure.net/secrets/x)") == [
+        "CLIENT_STATE"
+    ]
+
+
+def test_no_problem_repeats_a_secret() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({**GOOD, "CLIENT_STATE": "hush" * 40, "KEY_VAULT_URL": "hush"})
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["-1", "4 MiB", "1.5", "٤", ""])
+def test_sizes(value: str) -> None:
+    if value:
+        assert problems(MAX_BODY_BYTES=value) == ["MAX_BODY_BYTES"]
+    else:
+        assert load({**GOOD, "MAX_BODY_BYTES": value}).max_body_bytes == 4 * 1024 * 1024
+
+
+def test_both_client_states_while_they_are_rotated() -> None:
+    assert load({**GOOD, "CLIENT_STATE_PREVIOUS": "old"}).client_states == ("secret", "old")
+
+
+def test_plain_http_is_for_this_machine_alone() -> None:
+    assert load({**GOOD, "NOTIFICATION_URL": "http://127.0.0.1:7071/api/notifications"})
+    assert problems(GRAPH_ENDPOINT="http://graph.microsoft.com") == ["GRAPH_ENDPOINT"]
+
+
+def test_storage_by_identity() -> None:
+    by_account = storage_settings({"AzureWebJobsStorage__accountName": "acc"})
+    assert by_account is not None
+    assert by_account.queue_service_uri == "https://acc.queue.core.windows.net"
+    assert by_account.blob_service_uri == "https://acc.blob.core.windows.net"
+    by_uri = storage_settings(
+        {
+            "AzureWebJobsStorage__queueServiceUri": "https://q/",
+            "AzureWebJobsStorage__blobServiceUri": "https://b",
+            "AzureWebJobsStorage__clientId": "id",
+        }
+    )
+    assert by_uri is not None
+    assert (by_uri.queue_service_uri, by_uri.blob_service_uri, by_uri.client_id) == ("https://q", "https://b", "id")
+
+
+def test_a_connection_string_wins_as_it_does_in_the_host() -> None:
+    found = storage_settings({"AzureWebJobsStorage": "x=y", "AzureWebJobsStorage__accountName": "acc"})
+    assert found is not None
+    assert (found.connection_string, found.queue_service_uri) == ("x=y", None)
+
+
+@pytest.mark.parametrize("name", ["queueServiceUri", "blobServiceUri"])
+def test_half_a_storage_account_is_none(name: str) -> None:
+    assert problems(**{"AzureWebJobsStorage": None, f"AzureWebJobsStorage__{name}": "https://x"}) == [
+        "AzureWebJobsStorage"
+    ]

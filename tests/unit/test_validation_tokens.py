@@ -1,0 +1,196 @@
+"""Validation tokens: each check has the attack that it stops."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import jwt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dev.simulator.tokens import Forgery, SigningKey, forge, validation_claims
+from shared.domain.errors import TokenRejected
+from shared.domain.validation_tokens import (
+    CHINA,
+    GRAPH_CHANGE_TRACKING_APP_ID,
+    LEEWAY_SECONDS,
+    MAX_TOKEN_CHARS,
+    US_GOVERNMENT,
+    Claims,
+    Issuers,
+    validate,
+)
+
+KEY = SigningKey.generate()
+APP = "7c5f5b4e-0a4f-4c3e-9a4d-0d8c5d6f7a01"
+TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
+NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+STRANGER = "00000000-1111-2222-3333-444444444444"
+
+
+def check(token: str, **changes: Any) -> Claims:
+    arguments: dict[str, Any] = {
+        "signing_keys": {KEY.kid: KEY.private_key.public_key()},
+        "audiences": {APP},
+        "tenants": {TENANT},
+        "now": NOW,
+    }
+    return validate(token, **(arguments | changes))
+
+
+def token(version: int = 2, **changes: Any) -> str:
+    claims = validation_claims(app_id=APP, tenant_id=TENANT, now=NOW, version=version) | changes  # type: ignore[arg-type]
+    payload = json.dumps({name: value for name, value in claims.items() if value is not ...})
+    return jwt.PyJWS().encode(payload.encode(), KEY.private_key, "RS256", headers={"kid": KEY.kid})
+
+
+def reason(text: str, **changes: Any) -> str:
+    with pytest.raises(TokenRejected) as caught:
+        check(text, **changes)
+    assert caught.value.permanent
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_genuine_token(version: int) -> None:
+    assert check(token(version)) == Claims(TENANT, APP, NOW + timedelta(hours=24))
+
+
+FORGERIES = {
+    Forgery.ALG_NONE: "algorithm",
+    Forgery.HS256_PUBLIC_KEY: "algorithm",
+    Forgery.WRONG_KEY: "signature",
+    Forgery.UNKNOWN_KID: "unknown-key",
+    Forgery.NO_KID: "no-key-id",
+    Forgery.TAMPERED: "signature",
+    Forgery.EXPIRED: "expired",
+    Forgery.NOT_YET_VALID: "not-yet-valid",
+    Forgery.OTHER_AUDIENCE: "audience",
+    Forgery.OTHER_TENANT: "tenant",
+    Forgery.OTHER_CALLER: "caller",
+    Forgery.NO_CALLER: "caller",
+    Forgery.ISSUER_OTHER_TENANT: "issuer",
+    Forgery.ISSUER_LOOKALIKE: "issuer",
+    Forgery.ISSUER_SUFFIX: "issuer",
+}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("forgery", Forgery)
+def test_a_forgery(forgery: Forgery, version: int) -> None:
+    text = forge(forgery, KEY, app_id=APP, tenant_id=TENANT, now=NOW, version=version)  # type: ignore[arg-type]
+    assert reason(text) == FORGERIES[forgery]
+
+
+def test_the_leeway_of_expiry() -> None:
+    edge = NOW.timestamp() - LEEWAY_SECONDS
+    assert check(token(exp=edge + 1))
+    assert reason(token(exp=edge)) == "expired"
+
+
+def test_the_leeway_of_not_before() -> None:
+    edge = NOW.timestamp() + LEEWAY_SECONDS
+    assert check(token(nbf=edge))
+    assert reason(token(nbf=edge + 1)) == "not-yet-valid"
+
+
+@pytest.mark.parametrize("name", ["exp", "nbf"])
+@pytest.mark.parametrize("value", [..., None, "9999999999", True, [], float("inf")], ids=repr)
+def test_times_that_are_none(name: str, value: object) -> None:
+    assert reason(token(**{name: value})) in {"times", "malformed"}
+
+
+def test_a_time_beyond_the_calendar() -> None:
+    assert reason(token(exp=1e300)) == "times"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("aud", "audience"), ("tid", "tenant"), ("iss", "issuer"), ("azp", "caller"), ("ver", "version")]
+)
+@pytest.mark.parametrize("value", [..., None, 7, [], [APP], {}, ""], ids=repr)
+def test_claims_that_are_missing_or_of_another_type(name: str, why: str, value: object) -> None:
+    assert reason(token(**{name: value})) == why
+
+
+def test_guids_in_capitals_are_the_same() -> None:
+    assert check(token(aud=APP.upper()), tenants={TENANT.upper()}, audiences={APP.upper()}).audience == APP
+
+
+@pytest.mark.parametrize("version", ["3.0", "1", "2", 2.0])
+def test_another_version(version: object) -> None:
+    assert reason(token(ver=version)) == "version"
+
+
+def test_a_version_with_the_other_ones_issuer() -> None:
+    one, two = (validation_claims(app_id=APP, tenant_id=TENANT, now=NOW, version=v)["iss"] for v in (1, 2))  # type: ignore[arg-type]
+    assert reason(token(1, iss=two)) == "issuer"
+    assert reason(token(2, iss=one)) == "issuer"
+
+
+def test_a_version_with_the_other_ones_caller() -> None:
+    assert reason(token(1, appid=..., azp=GRAPH_CHANGE_TRACKING_APP_ID)) == "caller"
+    assert reason(token(2, azp=..., appid=GRAPH_CHANGE_TRACKING_APP_ID)) == "caller"
+
+
+def test_a_tenant_that_is_not_served() -> None:
+    assert reason(token(), tenants={STRANGER}) == "tenant"
+    assert reason(token(), tenants=set()) == "tenant"
+
+
+def test_no_audience_is_nobodys() -> None:
+    assert reason(token(), audiences=set()) == "audience"
+    assert reason(token(aud=""), audiences={""} - {""}) == "audience"
+
+
+@pytest.mark.parametrize("cloud", [US_GOVERNMENT, CHINA])
+def test_national_clouds_have_issuers_of_their_own(cloud: Issuers) -> None:
+    text = token(iss=cloud.v2.replace("{tid}", TENANT))
+    assert check(text, issuers=cloud).tenant_id == TENANT
+    assert reason(text) == "issuer"
+    assert reason(token(), issuers=cloud) == "issuer"
+
+
+def test_an_unknown_critical_header() -> None:
+    claims = validation_claims(app_id=APP, tenant_id=TENANT, now=NOW)
+    text = jwt.encode(claims, KEY.private_key, "RS256", headers={"kid": KEY.kid, "crit": ["exp2"], "exp2": 1})
+    assert reason(text) in {"signature", "malformed"}
+
+
+@pytest.mark.parametrize("algorithm", ["RS384", "RS512", "PS256"])
+def test_another_algorithm_of_the_same_key(algorithm: str) -> None:
+    claims = validation_claims(app_id=APP, tenant_id=TENANT, now=NOW)
+    assert reason(jwt.encode(claims, KEY.private_key, algorithm, headers={"kid": KEY.kid})) == "algorithm"
+
+
+@pytest.mark.parametrize("payload", [b"[]", b'"x"', b"7", b"null", b"\xff", b"", b"[" * 100_000])
+def test_a_signed_payload_that_is_no_set_of_claims(payload: bytes) -> None:
+    text = jwt.PyJWS().encode(payload, KEY.private_key, "RS256", headers={"kid": KEY.kid})
+    assert reason(text) in {"malformed", "too-long"}
+
+
+def test_a_token_that_is_too_long() -> None:
+    assert reason("a" * (MAX_TOKEN_CHARS + 1)) == "too-long"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text() | st.from_regex(r"[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*", fullmatch=True))
+def test_text_that_is_no_token(text: str) -> None:
+    assert reason(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_no_altered_character_goes_unnoticed(data: st.DataObject) -> None:
+    text = token()
+    at = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.sampled_from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=+/ "))
+    altered = text[:at] + other + text[at + 1 :]
+    if altered == text:
+        return
+    try:
+        claims = check(altered)
+    except TokenRejected:
+        return
+    # The last character of a base64 segment has bits that mean nothing: then the token is the same.
+    assert claims == check(text)
