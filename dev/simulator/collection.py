@@ -62,9 +62,15 @@ def lifecycle_notification(event: str, addressee: Addressee) -> dict[str, Any]:
     }
 
 
-def collection(items: Iterable[Mapping[str, Any]], validation_tokens: Sequence[str] | None = None) -> bytes:
-    """The body of one POST; a rich collection carries `validation_tokens`, a basic one has no such property."""
+def collection(
+    items: Iterable[Mapping[str, Any]], validation_tokens: Sequence[str] | None = None, *, rich: bool | None = None
+) -> bytes:
+    """The body of one POST.
+
+    A rich collection carries `validation_tokens`: null if Graph could obtain none. A basic one has no such property. A
+    collection is rich if it has tokens, unless `rich` says otherwise.
+    """
     body: dict[str, Any] = {"value": list(items)}
-    if validation_tokens is not None:
-        body["validationTokens"] = list(validation_tokens)
+    if rich if rich is not None else validation_tokens is not None:
+        body["validationTokens"] = validation_tokens if validation_tokens is None else list(validation_tokens)
     return json.dumps(body, separators=(",", ":")).encode()

@@ -8,6 +8,7 @@ from typing import Any
 
 from dev.simulator.collection import change_notification, collection, lifecycle_notification
 from dev.simulator.delivery import Attempt, Courier, Delivery, DeliverySettings, Notification
+from dev.simulator.directory import Directory
 from dev.simulator.entra import Entra
 from dev.simulator.graph_api import GraphApi, GraphSettings
 from dev.simulator.payloads import Kind, Options, Payload, build
@@ -18,8 +19,10 @@ from dev.simulator.throttle import Throttle
 class Graph:
     """Methods may be called from any thread; none but `drain` and `post` waits for the network."""
 
-    def __init__(self, api: GraphApi, courier: Courier, entra: Entra, loop: asyncio.AbstractEventLoop) -> None:
-        self._api, self._courier, self._entra, self._loop = api, courier, entra, loop
+    def __init__(
+        self, api: GraphApi, courier: Courier, entra: Entra, directory: Directory, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._api, self._courier, self._entra, self._directory, self._loop = api, courier, entra, directory, loop
 
     @property
     def settings(self) -> GraphSettings:
@@ -113,8 +116,14 @@ class Graph:
         """The body that `send` would post for these, with one validation token per app and tenant of the rich ones."""
         chosen = list(notifications)
         audiences = {(entry.app_id, entry.tenant_id): None for entry in chosen if entry.rich}
-        tokens = [self._entra.validation_token(app_id, tenant_id) for app_id, tenant_id in audiences]
-        return collection((entry.item for entry in chosen), tokens or None)
+        if not audiences:
+            return collection(entry.item for entry in chosen)
+        tokens = [
+            self._entra.validation_token(app_id, tenant_id)
+            for app_id, tenant_id in audiences
+            if self._directory.change_tracking_may_call(app_id)
+        ]
+        return collection((entry.item for entry in chosen), tokens or None, rich=True)
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str] | None = None, timeout: float = 10.0) -> Attempt:
         """POST whatever to wherever, once, and wait for the answer. Not to be called on the subscriber's own loop."""

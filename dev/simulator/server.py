@@ -10,10 +10,11 @@ from typing import Any, Final, Self
 
 from aiohttp import web
 
+from dev.simulator import control, graph_api, identity, key_vault
 from dev.simulator import entra as entra_module
-from dev.simulator import graph_api, identity, key_vault
 from dev.simulator.clock import Clock, SystemClock
 from dev.simulator.delivery import Courier
+from dev.simulator.directory import Directory
 from dev.simulator.entra import Entra
 from dev.simulator.faults import ErrorBody, Faults, Service, middleware
 from dev.simulator.graph import Graph
@@ -33,6 +34,7 @@ class Simulator:
     """Microsoft Graph, Entra ID, managed identity and Key Vault, as `start` yields them.
 
     Attributes:
+        directory: groups, call records, service principals.
         graph: notifications, subscriptions, their switches.
         entra: keys, tokens, device codes.
         vault: secrets and the certificate.
@@ -60,12 +62,14 @@ class Simulator:
         self._courier = Courier(clock)
         self._api = GraphApi(clock, self.entra, self._courier, self.faults)
         self._loop = asyncio.new_event_loop()
-        self.graph = Graph(self._api, self._courier, self.entra, self._loop)
+        self.directory = Directory(clock)
+        self.directory.mount(self._api)
+        self.graph = Graph(self._api, self._courier, self.entra, self.directory, self._loop)
         self._authority = CertificateAuthority(directory)
         self.ca_bundle = self._authority.bundle()
         self._first_port = port
         self._runners: list[web.AppRunner] = []
-        self.graph_url = self.login_url = self.vault_url = self.identity_url = ""
+        self.graph_url = self.login_url = self.vault_url = self.identity_url = self.control_url = ""
 
     @classmethod
     @contextmanager
@@ -85,7 +89,7 @@ class Simulator:
             app_id: the application that the managed identity stands for, and the audience of validation tokens.
             clock: whose time everything goes by; the machine's unless given.
             certificate_name: the certificate that Key Vault holds from the start.
-            port: the first of four consecutive ports; 0 for any free ones.
+            port: the first of five consecutive ports; 0 for any free ones.
         """
         with tempfile.TemporaryDirectory(prefix="switchboard-simulator-") as directory:
             simulator = cls(
@@ -141,6 +145,7 @@ class Simulator:
         self.vault_url = await self._serve(2, self._guarded("vault", vault, key_vault.error_body), secure)
         token_service = identity.application(self.identity)
         self.identity_url = await self._serve(3, self._guarded("identity", token_service, identity.error_body), None)
+        self.control_url = await self._serve(4, control.application(self), None)
         self.entra.graph_resource = self.graph_url
 
     async def _serve(self, offset: int, application: web.Application, secure: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import certifi
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
@@ -17,7 +17,7 @@ class CertificateAuthority:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Switchboard simulator CA")])
         identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
         self._certificate = (
@@ -37,7 +37,7 @@ class CertificateAuthority:
 
     def server_context(self) -> ssl.SSLContext:
         """A server's TLS context with a fresh certificate of this authority."""
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         certificate = (
@@ -61,7 +61,7 @@ class CertificateAuthority:
         context.load_cert_chain(path)
         return context
 
-    def _builder(self, subject: x509.Name, key: rsa.RSAPublicKey) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
@@ -78,7 +78,7 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,
-        key_encipherment=not signs_certificates,
+        key_encipherment=False,
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=signs_certificates,
