@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import jwt
 import msgspec
@@ -35,6 +36,18 @@ PUBLIC_CLOUD: Final = Issuers("https://sts.windows.net/{tid}/", "https://login.m
 # Entra ID for US Government issues v1 tokens under the public name, China under its own ("National clouds").
 US_GOVERNMENT: Final = Issuers("https://sts.windows.net/{tid}/", "https://login.microsoftonline.us/{tid}/v2.0")
 CHINA: Final = Issuers("https://sts.chinacloudapi.cn/{tid}/", "https://login.partner.microsoftonline.cn/{tid}/v2.0")
+
+
+_ISSUERS: Final = {
+    "login.microsoftonline.us": US_GOVERNMENT,
+    "login.partner.microsoftonline.cn": CHINA,
+    "login.chinacloudapi.cn": CHINA,
+}
+
+
+def issuers_of(login_endpoint: str) -> Issuers:
+    """The issuers of the cloud that a login endpoint belongs to; the public one's for any that is not known."""
+    return _ISSUERS.get(urlsplit(login_endpoint).hostname or "", PUBLIC_CLOUD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,191 @@
+"""Where services meet adapters, and nowhere else.
+
+Nothing is imported or built before it is needed: a worker that has just started answers the validation handshake with
+what is imported here, and a trigger pays for its own parts alone. Everything built is kept for the worker's life and
+belongs to its one event loop.
+"""
+
+import logging
+import os
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING
+
+import azure.functions as func
+
+from shared.services.http_answer import Answer, handshake, refused, try_again
+
+if TYPE_CHECKING:
+    from shared.adapters.blobs import Blobs
+    from shared.adapters.key_vault import KeyVaultCertificates
+    from shared.adapters.queues import Queues
+    from shared.adapters.storage import StorageAccount
+    from shared.services.decrypt import Decryptor
+    from shared.services.health import Health
+    from shared.services.quarantine import Quarantine
+    from shared.services.raw_messages import RawMessages
+    from shared.services.receive import Receiver
+    from shared.settings import Settings
+
+# ruff: noqa: PLC0415 - that imports are late is this module's purpose
+
+logger = logging.getLogger(__name__)
+
+
+# --- one function for each trigger ----------------------------------------------------------------------------------
+
+
+async def receive(req: func.HttpRequest) -> func.HttpResponse:
+    """The validation handshake, or a POST of notifications."""
+    token = req.params.get("validationToken")
+    if token is not None:
+        return _response(handshake(token))
+    if req.method != "POST":
+        return _response(refused(400, "a validationToken, or a POST of a change notification collection, is expected"))
+    from shared.domain.errors import SettingsError
+
+    try:
+        receiver = _receiver()
+    except SettingsError as error:
+        logger.critical("cannot accept notifications: %s", error)
+        return _response(try_again("not configured yet"))
+    return _response(await receiver.receive(req.get_body(), req.headers.get("traceparent")))
+
+
+async def decrypt(msg: func.QueueMessage, queue: str) -> None:
+    """One raw message."""
+    await _decryptor().handle(msg.get_body().decode(), queue=queue, attempts=msg.dequeue_count or 1)
+
+
+async def quarantine(msg: func.QueueMessage, queue: str) -> None:
+    """A raw message of `queue` whose every try has failed."""
+    await _quarantine().park_message(
+        msg.get_body().decode(),
+        queue=queue,
+        reason="retries-exhausted",
+        error="Poison",
+        attempts=_max_dequeue_count(),
+    )
+
+
+async def health(req: func.HttpRequest) -> func.HttpResponse:
+    """All checks, as JSON; 200 or 503."""
+    import json
+
+    from shared.domain.errors import SettingsError
+
+    try:
+        well, found = await _health().check()
+    except SettingsError as error:
+        well, found = False, {"status": "failing", "checks": {"settings": {"ok": False, "problems": error.problems}}}
+    return func.HttpResponse(
+        json.dumps(found),
+        status_code=200 if well else 503,
+        mimetype="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def _response(answer: Answer) -> func.HttpResponse:
+    return func.HttpResponse(
+        answer.body, status_code=answer.status, headers=dict(answer.headers), mimetype=answer.content_type
+    )
+
+
+# --- what they are made of ------------------------------------------------------------------------------------------
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@cache
+def _settings() -> "Settings":
+    from shared.settings import load
+
+    return load(os.environ)
+
+
+@cache
+def _storage() -> "StorageAccount":
+    from shared.adapters.storage import StorageAccount
+
+    return StorageAccount(_settings().storage)
+
+
+@cache
+def _queues() -> "Queues":
+    from shared.adapters.queues import Queues
+
+    return Queues(_storage())
+
+
+@cache
+def _blobs() -> "Blobs":
+    from shared.adapters.blobs import Blobs
+
+    return Blobs(_storage())
+
+
+@cache
+def _certificates() -> "KeyVaultCertificates":
+    from shared.adapters.key_vault import KeyVaultCertificates
+
+    return KeyVaultCertificates(_settings().key_vault_url, _settings().certificate_name)
+
+
+@cache
+def _quarantine() -> "Quarantine":
+    from shared.services.quarantine import Quarantine
+
+    return Quarantine(_blobs(), _now)
+
+
+@cache
+def _raw_messages() -> "RawMessages":
+    from shared.services.raw_messages import RawMessages
+
+    return RawMessages(_blobs(), _quarantine())
+
+
+@cache
+def _receiver() -> "Receiver":
+    from shared.adapters.entra import SigningKeys
+    from shared.domain.validation_tokens import issuers_of
+    from shared.services.receive import Receiver
+
+    settings = _settings()
+    return Receiver(
+        queues=_queues(),
+        blobs=_blobs(),
+        signing_keys=SigningKeys(settings.login_endpoint),
+        client_states=settings.client_states,
+        app_ids=settings.app_ids,
+        tenant_ids=settings.tenant_ids,
+        issuers=issuers_of(settings.login_endpoint),
+        max_body_bytes=settings.max_body_bytes,
+        now=_now,
+    )
+
+
+@cache
+def _decryptor() -> "Decryptor":
+    from shared.services.decrypt import Decryptor
+
+    settings = _settings()
+    return Decryptor(
+        raw_messages=_raw_messages(),
+        queues=_queues(),
+        blobs=_blobs(),
+        private_keys=_certificates(),
+        quarantine=_quarantine(),
+        encoding=settings.event_encoding,
+        batched=settings.event_format == "batch",
+    )
+
+
+@cache
+def _health() -> "Health":
+    from shared.services.health import Health
+
+    return Health(queues=_queues(), certificates=_certificates(), reports=_reports(), now=_now)
