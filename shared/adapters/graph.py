@@ -1,0 +1,337 @@
+"""Microsoft Graph over HTTPS: subscriptions in batches, lists, members of groups.
+
+Sources: "Combine multiple HTTP requests using JSON batching", "List subscriptions", "Paging Microsoft Graph data",
+"Microsoft Graph throttling guidance" and "Microsoft Graph service-specific throttling limits".
+"""
+
+import asyncio
+import random
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timedelta
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+import requests
+from azure.core.credentials import TokenCredential
+from azure.core.exceptions import AzureError
+from requests.adapters import HTTPAdapter
+
+from shared.clock import Clock
+from shared.domain import graph
+from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
+from shared.domain.graph import Call, CredentialError, OutcomeUnknownError, Reply, Subscription
+
+BATCH_SIZE: Final = 20
+
+_CONNECT_SECONDS: Final = 5.0
+_READ_SECONDS: Final = 60.0  # of a batch; each POST in it waits for our own endpoint's handshake, up to 10 s
+_CONNECTIONS: Final = 8
+_PERIOD: Final = timedelta(seconds=20)
+_WRITES: Final = 500  # per period and tenant: POST, PATCH and DELETE, each part of a batch counted
+_WRITES_IN_ALL: Final = 2000  # per period, over all tenants
+_LISTS: Final = 25  # per period and tenant
+_TRIES: Final = 4
+_LONGEST_PAUSE: Final = 60.0  # seconds; whoever is asked to wait longer is told so instead
+_MAX_PAGES: Final = 2000
+
+
+class Credentials(Protocol):
+    """The credential for a tenant."""
+
+    def __call__(self, tenant_id: str, *, delegated: bool) -> TokenCredential:
+        """The application's own, or, `delegated`, that of the user who signed in for it.
+
+        Raises:
+            CredentialError: there is none.
+        """
+
+
+class GraphClient:
+    """One client for all tenants and callers of a process.
+
+    It keeps within Graph's documented limits by itself, so a run over thousands of subscriptions is not throttled in
+    the first place; where Graph asks for a pause nevertheless, all callers for that tenant make it.
+    """
+
+    def __init__(
+        self, endpoint: str, credentials: Credentials, clock: Clock, *, read_seconds: float = _READ_SECONDS
+    ) -> None:
+        """Take what it needs; nothing is connected yet.
+
+        Args:
+            endpoint: Graph's address without a slash at the end, for instance ``https://graph.microsoft.com``.
+            credentials: where tokens come from.
+            clock: for pauses and expirations.
+            read_seconds: how long to wait for an answer.
+        """
+        self._endpoint = endpoint
+        self._credentials = credentials
+        self._clock = clock
+        self._timeout = (_CONNECT_SECONDS, read_seconds)
+        self._session = requests.Session()
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # threads share the session
+        self._session.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
+        self._writes: defaultdict[str, _Window] = defaultdict(lambda: _Window(_WRITES, _PERIOD, clock))
+        self._all_writes = _Window(_WRITES_IN_ALL, _PERIOD, clock)
+        self._lists: defaultdict[str, _Window] = defaultdict(lambda: _Window(_LISTS, _PERIOD, clock))
+        self._embargoes: dict[str, datetime] = {}
+
+    async def send(self, calls: Sequence[Call]) -> list[Reply]:
+        """Send up to 20 calls of one channel as one batch.
+
+        Nothing is retried here: every call gets its own reply, and the error's class says whether it may be sent again
+        (`UnavailableError`: yes, it was not carried out; `OutcomeUnknownError`: only if repeating it does no harm).
+
+        Raises:
+            ValueError: too many calls, none, or of different channels.
+        """
+        channels = {call.channel for call in calls}
+        if len(calls) > BATCH_SIZE or len(channels) != 1:
+            raise ValueError("a batch holds 1 to 20 calls of one tenant, API version and sort of token")
+        (tenant_id, version, delegated), *_ = channels
+        writes = sum(call.method != "GET" for call in calls)
+        try:
+            with await self._writes[tenant_id].enter(writes), await self._all_writes.enter(writes):
+                await self._observe_embargo(tenant_id)
+                answer = await self._exchange(
+                    "POST", f"{self._endpoint}/{version}/$batch", tenant_id, delegated, {"requests": _parts(calls)}
+                )
+        except SwitchboardError as error:
+            return [error] * len(calls)
+        return self._replies(calls, answer)
+
+    async def list_subscriptions(self, tenant_id: str) -> tuple[Subscription, ...]:
+        """All of the application's subscriptions in a tenant.
+
+        Both API versions are asked, because whether either lists the other's is not documented.
+
+        Raises:
+            UnavailableError: Graph or Entra ID did not give the whole list.
+            GraphError: Graph refuses the list.
+        """
+        found: dict[str, Subscription] = {}
+        for version in graph.API_VERSIONS:
+            url = f"{self._endpoint}/{version}/subscriptions"
+            for value in await self._pages(url, tenant_id, self._lists[tenant_id]):
+                subscription = graph.parse_subscription(value, tenant_id, version)
+                found.setdefault(subscription.id, subscription)
+        return tuple(found.values())
+
+    async def group_members(self, tenant_id: str, group_id: str) -> tuple[str, ...]:
+        """Object ids of the users in a group and in the groups within it ("List group transitive members").
+
+        Raises:
+            UnavailableError: Graph or Entra ID did not give the whole list.
+            GraphError: there is no such group, or GroupMember.Read.All is not granted.
+        """
+        url = f"{self._endpoint}/v1.0/groups/{group_id}/transitiveMembers/microsoft.graph.user?$select=id&$top=999"
+        values = await self._pages(url, tenant_id, None)
+        return tuple(dict.fromkeys(value["id"] for value in values if isinstance(value.get("id"), str)))
+
+    async def subscription(self, tenant_id: str, subscription_id: str) -> Subscription:
+        """One subscription, in whichever API version knows it.
+
+        Raises:
+            SubscriptionNotFoundError: neither does.
+            UnavailableError: Graph or Entra ID did not answer.
+            GraphError: Graph refuses.
+        """
+        for version in graph.API_VERSIONS:
+            url = f"{self._endpoint}/{version}/subscriptions/{subscription_id}"
+            try:
+                value = await self._get(url, tenant_id)
+            except graph.SubscriptionNotFoundError:
+                continue
+            return graph.parse_subscription(value, tenant_id, version)
+        raise graph.SubscriptionNotFoundError(f"no subscription {subscription_id}")
+
+    async def _pages(self, url: str, tenant_id: str, window: "_Window | None") -> list[Mapping[str, Any]]:
+        """Every value of a collection, following `@odata.nextLink` after empty pages too."""
+        values: list[Mapping[str, Any]] = []
+        seen: set[str] = set()
+        while url:
+            if url in seen or len(seen) >= _MAX_PAGES or not _same_origin(url, self._endpoint):
+                # A link elsewhere would be handed the token.
+                raise UnavailableError("Graph's list", reason="paging")
+            seen.add(url)
+            page = await self._get(url, tenant_id, window)
+            found = page.get("value")
+            if not isinstance(found, list):
+                raise UnavailableError("Graph's list", reason="paging")
+            values += [value for value in found if isinstance(value, Mapping)]
+            url = str(page.get("@odata.nextLink") or "")
+        return values
+
+    async def _get(self, url: str, tenant_id: str, window: "_Window | None" = None) -> Mapping[str, Any]:
+        """GET, tried again where that may help."""
+        tries = 1
+        while True:
+            try:
+                await self._observe_embargo(tenant_id)
+                if window is None:
+                    return await self._exchange("GET", url, tenant_id, delegated=False)
+                with await window.enter(1):
+                    return await self._exchange("GET", url, tenant_id, delegated=False)
+            except CredentialError:
+                raise
+            except UnavailableError as error:
+                wait = pause(tries, error.retry_after)
+                if tries >= _TRIES or wait > _LONGEST_PAUSE:
+                    raise
+            tries += 1
+            await self._clock.sleep(wait)
+
+    async def _observe_embargo(self, tenant_id: str) -> None:
+        """Make the pause that Graph asked for.
+
+        Raises:
+            UnavailableError: it is longer than a caller should be kept.
+        """
+        while (left := self._embargo_seconds(tenant_id)) > 0:
+            if left > _LONGEST_PAUSE:
+                raise UnavailableError("Graph", reason="throttled", retry_after=left)
+            await self._clock.sleep(left)
+
+    def _embargo_seconds(self, tenant_id: str) -> float:
+        until = self._embargoes.get(tenant_id)
+        return 0.0 if until is None else (until - self._clock.now()).total_seconds()
+
+    def _note(self, tenant_id: str, error: SwitchboardError) -> None:
+        if isinstance(error, UnavailableError) and error.reason == "throttled" and error.retry_after:
+            until = self._clock.now() + timedelta(seconds=error.retry_after)
+            self._embargoes[tenant_id] = max(until, self._embargoes.get(tenant_id, until))
+
+    async def _exchange(
+        self, method: str, url: str, tenant_id: str, delegated: bool, body: Any = None
+    ) -> Mapping[str, Any]:
+        """One request and its JSON, or the typed error."""
+        try:
+            return await asyncio.to_thread(self._request, method, url, tenant_id, delegated, body)
+        except SwitchboardError as error:
+            self._note(tenant_id, error)
+            raise
+
+    def _request(self, method: str, url: str, tenant_id: str, delegated: bool, body: Any) -> Mapping[str, Any]:
+        try:
+            token = self._credentials(tenant_id, delegated=delegated).get_token(f"{self._endpoint}/.default").token
+        except AzureError as error:
+            raise CredentialError("Entra ID's token") from error
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        data = None
+        if body is not None:
+            data = msgspec.json.encode(body)
+            headers["Content-Type"] = "application/json"
+        try:
+            response = self._session.request(
+                method, url, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
+            )
+        except requests.ConnectTimeout as error:
+            raise UnavailableError("Graph", reason="unreachable") from error
+        except requests.RequestException as error:
+            raise OutcomeUnknownError from error
+        decoded = _decoded(response.content)
+        if response.status_code >= 300:
+            retry_after = graph.parse_retry_after(response.headers.get("Retry-After"), self._clock.now())
+            raise graph.error_of(response.status_code, decoded, retry_after)
+        if not isinstance(decoded, Mapping):
+            raise OutcomeUnknownError
+        return decoded
+
+    def _replies(self, calls: Sequence[Call], answer: Mapping[str, Any]) -> list[Reply]:
+        """The reply to each call; parts come in any order, and one that is missing has an unknown outcome."""
+        responses = answer.get("responses")
+        parts = {
+            str(part.get("id")): part
+            for part in (responses if isinstance(responses, list) else ())
+            if isinstance(part, Mapping)
+        }
+        replies = [self._reply(call, parts.get(str(place))) for place, call in enumerate(calls)]
+        for call, reply in zip(calls, replies, strict=True):
+            if isinstance(reply, SwitchboardError):
+                self._note(call.tenant_id, reply)
+        return replies
+
+    def _reply(self, call: Call, part: Mapping[str, Any] | None) -> Reply:
+        if part is None or not isinstance(part.get("status"), int):
+            return OutcomeUnknownError()
+        status, body = part["status"], part.get("body")
+        if status >= 300:
+            headers = part.get("headers")
+            lower = (
+                {str(name).lower(): value for name, value in headers.items()} if isinstance(headers, Mapping) else {}
+            )
+            retry_after = graph.parse_retry_after(lower.get("retry-after"), self._clock.now())
+            return graph.error_of(status, body, retry_after)
+        if call.method == "DELETE":
+            return None
+        try:
+            return graph.parse_subscription(body, call.tenant_id, call.api_version)
+        except MalformedInputError:
+            return OutcomeUnknownError()
+
+
+def pause(tries: int, retry_after: float | None) -> float:
+    """Seconds to wait before the next try: what was asked for, else longer each time; spread, so that none collide."""
+    spread = random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+    return retry_after + spread / 2 if retry_after is not None else spread * 2.0 ** min(tries, 6)
+
+
+class _Window:
+    """At most so many in any period.
+
+    Each counts until a period after it was *answered*: when Graph counted it is not known, but it was before that.
+    """
+
+    def __init__(self, limit: int, period: timedelta, clock: Clock) -> None:
+        self._limit = limit
+        self._period = period
+        self._clock = clock
+        self._entered: deque[list[Any]] = deque()  # [when, how many], oldest first or nearly so
+
+    async def enter(self, count: int) -> AbstractContextManager[None]:
+        """Wait until `count` more fit; they are in from then on."""
+        while True:
+            now = self._clock.now()
+            while self._entered and self._entered[0][0] + self._period <= now:
+                self._entered.popleft()
+            if sum(entry[1] for entry in self._entered) + count <= self._limit:
+                break
+            await self._clock.sleep((self._entered[0][0] + self._period - now).total_seconds())
+        entry = [now, count]
+        self._entered.append(entry)
+        return _leaving(lambda: entry.__setitem__(0, self._clock.now()))
+
+
+@contextmanager
+def _leaving(leave: Callable[[], None]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        leave()
+
+
+def _parts(calls: Sequence[Call]) -> list[dict[str, Any]]:
+    parts = []
+    for place, call in enumerate(calls):
+        part: dict[str, Any] = {"id": str(place), "method": call.method, "url": call.path}
+        if call.body is not None:
+            part |= {"headers": {"Content-Type": "application/json"}, "body": call.body}
+        parts.append(part)
+    return parts
+
+
+def _decoded(content: bytes) -> Any:
+    """The JSON of an answer, or None: an error page of a proxy is not JSON, and its status says enough."""
+    try:
+        return msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        return None
+
+
+def _same_origin(url: str, endpoint: str) -> bool:
+    one, other = urlsplit(url), urlsplit(endpoint)
+    return (one.scheme, one.netloc.lower()) == (other.scheme, other.netloc.lower())

@@ -1,0 +1,270 @@
+"""What is said to Microsoft Graph about subscriptions, and what it answers: values, bodies and errors, no I/O.
+
+Sources: the Graph pages "subscription resource type", "Create subscription", "Update subscription", "Combine multiple
+HTTP requests using JSON batching" and "Microsoft Graph error responses and resource types".
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, ClassVar, Final, Literal, cast
+
+from shared.domain import resources
+from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
+
+type ApiVersion = Literal["v1.0", "beta"]
+
+API_VERSIONS: Final[tuple[ApiVersion, ...]] = ("v1.0", "beta")
+_LONGEST_WAIT: Final = 3600.0
+_LIFETIME_MINUTES: Final = re.compile(r"can only be (\d+) minutes in the future", re.IGNORECASE)
+_LIFETIME_SPAN: Final = re.compile(r"beyond allowed max '(?:(\d+)\.)?(\d+):(\d+):(\d+)", re.IGNORECASE)
+_INNER_STATUS: Final = re.compile(r"Status Code: (\w+)")
+_INNER_STATUSES: Final = {
+    "forbidden": 403,
+    "notfound": 404,
+    "conflict": 409,
+    "toomanyrequests": 429,
+    "serviceunavailable": 503,
+}
+_QUOTA: Final = re.compile(r"\b(limit|quota|maximum|exceed\w*)\b", re.IGNORECASE)
+_HANDSHAKE: Final = re.compile(
+    r"validation request (failed|timed out)|validation of the (notification|endpoint)", re.IGNORECASE
+)
+_GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_QUERY: Final = re.compile(r"\?[^\s\"']+")
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A subscription as Graph describes it.
+
+    `certificate_id` is None where Graph does not say: for a basic subscription, or where an answer leaves it out.
+    """
+
+    id: str
+    tenant_id: str
+    api_version: ApiVersion
+    resource: str
+    change_type: str
+    notification_url: str = field(repr=False)  # may carry a function key
+    expires: datetime
+    certificate_id: str | None = None
+
+    @property
+    def kind(self) -> resources.ResourceKind | None:
+        """The row of the catalogue, or None where no row knows the resource."""
+        return resources.match(self.resource)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request about subscriptions: a part of a batch.
+
+    `subscription_id` is None for the collection itself (POST). `delegated` asks for a signed-in user's token.
+    """
+
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
+    tenant_id: str
+    api_version: ApiVersion
+    delegated: bool
+    subscription_id: str | None = None
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def channel(self) -> tuple[str, ApiVersion, bool]:
+        """Calls of one channel can share a batch."""
+        return self.tenant_id, self.api_version, self.delegated
+
+    @property
+    def path(self) -> str:
+        """The URL of the batch part, relative to the API version."""
+        return "/subscriptions" if self.subscription_id is None else f"/subscriptions/{self.subscription_id}"
+
+
+class GraphError(SwitchboardError):
+    """Graph understood the request and will not do it; asking the same again will not help."""
+
+    reason_of_class: ClassVar[str] = "rejected"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason=self.reason_of_class)
+
+
+class RequestRejectedError(GraphError):
+    """400 or another status that no other leaf explains."""
+
+
+class LifetimeExceededError(GraphError):
+    """400: the expiration lies further ahead than Graph allows; `maximum` is what it allows."""
+
+    reason_of_class = "lifetime"
+
+    def __init__(self, message: str, maximum: timedelta) -> None:
+        super().__init__(message)
+        self.maximum = maximum
+
+
+class EndpointValidationError(GraphError):
+    """400: our own endpoint did not answer the validation handshake to Graph's liking."""
+
+    reason_of_class = "endpoint-validation"
+
+
+class PermissionDeniedError(GraphError):
+    """403: the application lacks the resource's permission in that tenant, or an administrator's consent."""
+
+    reason_of_class = "permission"
+
+
+class QuotaExceededError(GraphError):
+    """403: the organization has as many subscriptions of this sort as Graph allows."""
+
+    reason_of_class = "quota"
+
+
+class SubscriptionNotFoundError(GraphError):
+    """404: there is no such subscription, or not for this application."""
+
+    reason_of_class = "not-found"
+
+
+class SubscriptionConflictError(GraphError):
+    """409: another subscription holds the place; `holder` is its id where Graph names it."""
+
+    reason_of_class = "conflict"
+
+    def __init__(self, message: str, holder: str | None = None) -> None:
+        super().__init__(message)
+        self.holder = holder
+
+
+class OutcomeUnknownError(UnavailableError):
+    """The request may or may not have been carried out: a time-out, a broken connection, a 500, 502 or 504."""
+
+    def __init__(self, what: str = "Graph") -> None:
+        super().__init__(what, reason="outcome-unknown")
+
+
+class CredentialError(UnavailableError):
+    """No token was to be had for a tenant: Entra ID is down, the identity is not set up, or nobody is signed in."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, reason="credential")
+
+
+type Reply = Subscription | SwitchboardError | None
+"""What comes of a call: the subscription (GET, POST, PATCH), None (DELETE), or why not."""
+
+
+def parse_subscription(value: object, tenant_id: str, listed_in: ApiVersion) -> Subscription:
+    """Read a subscription as Graph returns it.
+
+    Args:
+        value: the decoded JSON.
+        tenant_id: the tenant of the token that it was read with; Graph does not say it.
+        listed_in: the API version that it was read from. A resource of the catalogue is spoken of in its own version.
+
+    Raises:
+        MalformedInputError: it lacks an id, a resource or a readable expiration.
+    """
+    fields = value if isinstance(value, Mapping) else {}
+    identity, resource, expires = fields.get("id"), fields.get("resource"), fields.get("expirationDateTime")
+    certificate_id = fields.get("encryptionCertificateId")
+    if not (isinstance(identity, str) and identity and isinstance(resource, str) and isinstance(expires, str)):
+        raise MalformedInputError("not a subscription", reason="subscription-malformed")
+    kind = resources.match(resource)
+    return Subscription(
+        id=identity,
+        tenant_id=tenant_id,
+        api_version=listed_in if kind is None else kind.api_version,
+        resource=resource,
+        change_type=str(fields.get("changeType") or ""),
+        notification_url=str(fields.get("notificationUrl") or ""),
+        expires=parse_time(expires),
+        certificate_id=certificate_id if isinstance(certificate_id, str) and certificate_id else None,
+    )
+
+
+def parse_time(text: str) -> datetime:
+    """Read Graph's ISO 8601, with any number of decimals; without an offset it is UTC.
+
+    Raises:
+        MalformedInputError: it is not a time.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise MalformedInputError("not a time", reason="time-malformed") from error
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def format_time(moment: datetime) -> str:
+    """Write a time as Graph takes it, in whole seconds of UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_retry_after(value: object, now: datetime) -> float | None:
+    """Read a Retry-After header, in seconds or as a date; None where there is none that can be read."""
+    if not isinstance(value, str | int | float):
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(cast(str, value)) - now).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return min(max(seconds, 0.0), _LONGEST_WAIT) if seconds == seconds else None  # noqa: PLR0124 - NaN
+
+
+def error_of(status: int, body: object, retry_after: float | None = None) -> SwitchboardError:  # noqa: PLR0911 - a table
+    """Turn an error answer into the leaf that says what to do about it.
+
+    Args:
+        status: the HTTP status, 300 or higher.
+        body: the decoded JSON, ``{"error": {"code", "message"}}`` if all is well.
+        retry_after: seconds, where Graph asked for a pause.
+    """
+    code, message = _code_and_message(body)
+    inner = _INNER_STATUS.search(message)
+    if status in {400, 500} and inner is not None:  # ExtensionError: what a workload answered, wrapped
+        status = _INNER_STATUSES.get(inner[1].lower(), status)
+    text = f"{status} {code}: {message}".strip()
+    match status:
+        case 429:
+            return UnavailableError("Graph", reason="throttled", retry_after=retry_after)
+        case 503:
+            return UnavailableError("Graph", retry_after=retry_after)
+        case 401:
+            return CredentialError("Graph's consent to the token (401)")
+        case 403:
+            return QuotaExceededError(text) if _QUOTA.search(message) else PermissionDeniedError(text)
+        case 404 | 410:
+            return SubscriptionNotFoundError(text)
+        case 409:
+            holder = _GUID.search(message)
+            return SubscriptionConflictError(text, holder[0].lower() if holder else None)
+        case _ if status >= 500 or status == 408:
+            return OutcomeUnknownError()
+    if (maximum := _allowed_lifetime(message)) is not None:
+        return LifetimeExceededError(text, maximum)
+    return EndpointValidationError(text) if _HANDSHAKE.search(message) else RequestRejectedError(text)
+
+
+def _code_and_message(body: object) -> tuple[str, str]:
+    error = body.get("error") if isinstance(body, Mapping) else None
+    if not isinstance(error, Mapping):
+        return "", ""
+    # A message may repeat our notification URL, whose query may carry a function key.
+    return str(error.get("code") or "")[:100], _QUERY.sub("?…", str(error.get("message") or ""))[:500]
+
+
+def _allowed_lifetime(message: str) -> timedelta | None:
+    if found := _LIFETIME_MINUTES.search(message):
+        return timedelta(minutes=int(found[1]))
+    if found := _LIFETIME_SPAN.search(message):
+        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    return None

@@ -1,0 +1,231 @@
+"""A model of Microsoft Graph's subscriptions, without a wire: the rules, and the faults that a test asks for."""
+
+import asyncio
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from shared.domain import graph, resources
+from shared.domain.desired import DesiredState
+from shared.domain.errors import SwitchboardError, UnavailableError
+from shared.domain.graph import Call, Reply, Subscription
+from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint, resource_key
+
+TENANT = "aaaaaaaa-0000-4000-8000-000000000001"
+OTHER_TENANT = "aaaaaaaa-0000-4000-8000-000000000002"
+START = datetime(2026, 1, 1, tzinfo=UTC)
+URL = "https://calls.example.com/api/notifications?code=key"
+ENDPOINT = Endpoint(URL, "https://calls.example.com/api/lifecycleNotifications", ("secret",))
+CERTIFICATE = EncryptionCertificate("calls/" + "1" * 32, "TUlJ")
+NEXT_CERTIFICATE = EncryptionCertificate("calls/" + "2" * 32, "TUlK")
+
+
+def user(number: int) -> str:
+    return str(UUID(int=number))
+
+
+def call_events(number: int, tenant_id: str = TENANT) -> Desired:
+    return Desired(tenant_id, resources.CALL_EVENTS, resources.call_events_path(user(number)), rich=True)
+
+
+def call_records(tenant_id: str = TENANT) -> Desired:
+    return Desired(tenant_id, resources.CALL_RECORDS, "communications/callRecords", rich=False)
+
+
+class VirtualClock:
+    """Time moves only when everybody who could move waits for it."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self._now = now
+        self._sleepers: list[tuple[datetime, int]] = []
+        self._numbers = itertools.count()
+
+    def now(self) -> datetime:
+        return self._now
+
+    def advance(self, step: timedelta) -> None:
+        self._now += step
+
+    async def sleep(self, seconds: float) -> None:
+        me = (self._now + timedelta(seconds=seconds), next(self._numbers))
+        heapq.heappush(self._sleepers, me)
+        try:
+            while self._now < me[0]:
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                if self._sleepers[0] == me:
+                    self._now = max(self._now, me[0])
+        finally:
+            self._sleepers.remove(me)
+            heapq.heapify(self._sleepers)
+
+
+type Fault = Callable[[Callable[[], Reply]], Reply]
+
+
+def refuse(error: SwitchboardError) -> Fault:
+    """Answer with an error, without doing the work."""
+    return lambda _: error
+
+
+def lose_answer(work: Callable[[], Reply]) -> Reply:
+    """Do the work; nobody hears of it."""
+    work()
+    return graph.OutcomeUnknownError()
+
+
+UNAVAILABLE = refuse(UnavailableError("Graph"))
+THROTTLED = refuse(UnavailableError("Graph", reason="throttled", retry_after=3.0))
+NOT_DONE = refuse(graph.OutcomeUnknownError())
+NOT_FOUND = refuse(graph.SubscriptionNotFoundError("404"))
+REJECTED = refuse(graph.RequestRejectedError("400"))
+FORBIDDEN = refuse(graph.PermissionDeniedError("403"))
+QUOTA = refuse(graph.QuotaExceededError("403"))
+
+
+@dataclass
+class ModelGraph:
+    """Subscriptions by id. `faults` decides for each call: a fault, or None to let it pass."""
+
+    clock: VirtualClock
+    unique: bool = True
+    honours_certificate: bool = True
+    tells_certificate: bool = True
+    maximum: dict[str, timedelta] = field(default_factory=dict)
+    quota: int = 10_000
+    faults: Callable[[Call], Fault | None] = lambda _: None
+    members: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    list_error: SwitchboardError | None = None
+    all: dict[str, Subscription] = field(default_factory=dict)
+    client_states: dict[str, str] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    batches: int = 0
+    lists: int = 0
+    _ids: Any = field(default_factory=lambda: itertools.count(1))
+
+    def live(self) -> list[Subscription]:
+        return [one for one in self.all.values() if one.expires > self.clock.now()]
+
+    def methods(self) -> Counter[str]:
+        return Counter(call.method for call in self.calls)
+
+    def holds(self, want: Desired) -> list[Subscription]:
+        return [one for one in self.live() if (one.tenant_id, resource_key(one.resource)) == want.key]
+
+    def add(self, want: Desired, **changes: Any) -> Subscription:
+        """Put a subscription in place as if we had made it."""
+        one = Subscription(
+            id=str(UUID(int=next(self._ids))),
+            tenant_id=want.tenant_id,
+            api_version=want.kind.api_version,
+            resource=want.resource,
+            change_type=want.kind.change_type,
+            notification_url=ENDPOINT.url(rich=want.rich),
+            expires=self.clock.now() + want.kind.max_lifetime,
+            certificate_id=CERTIFICATE.id if want.rich else None,
+        )
+        one = replace(one, **changes)
+        self.all[one.id] = one
+        return one
+
+    async def list_subscriptions(self, tenant_id: str) -> tuple[Subscription, ...]:
+        self.lists += 1
+        if self.list_error is not None:
+            raise self.list_error
+        return tuple(self._told(one) for one in self.live() if one.tenant_id == tenant_id)
+
+    async def subscription(self, tenant_id: str, subscription_id: str) -> Subscription:
+        found = self.all.get(subscription_id)
+        if found is None or found.expires <= self.clock.now() or found.tenant_id != tenant_id:
+            raise graph.SubscriptionNotFoundError("404")
+        return self._told(found)
+
+    async def group_members(self, _: str, group_id: str) -> tuple[str, ...]:
+        if group_id not in self.members:
+            raise graph.SubscriptionNotFoundError("no such group")
+        return self.members[group_id]
+
+    async def send(self, calls: Sequence[Call]) -> list[Reply]:
+        assert 1 <= len(calls) <= 20
+        assert len({call.channel for call in calls}) == 1
+        self.batches += 1
+        await asyncio.sleep(0)
+        return [self._answer(call) for call in calls]
+
+    def _answer(self, call: Call) -> Reply:
+        self.calls.append(call)
+        fault = self.faults(call)
+        return self._work(call) if fault is None else fault(lambda: self._work(call))
+
+    def _work(self, call: Call) -> Reply:
+        if call.method == "POST":
+            return self._create(call)
+        found = self.all.get(call.subscription_id or "")
+        if found is None or found.expires <= self.clock.now():
+            return graph.SubscriptionNotFoundError("404")
+        if call.method == "DELETE":
+            del self.all[found.id]
+            return None
+        if call.method == "PATCH":
+            assert call.body
+            changes: dict[str, Any] = {"expires": graph.parse_time(call.body["expirationDateTime"])}
+            if (refusal := self._too_long(found.resource, changes["expires"])) is not None:
+                return refusal
+            if "encryptionCertificateId" in call.body and self.honours_certificate:
+                changes["certificate_id"] = call.body["encryptionCertificateId"]
+            if "notificationUrl" in call.body:
+                changes["notification_url"] = call.body["notificationUrl"]
+            found = self.all[found.id] = replace(found, **changes)
+        return self._told(found)
+
+    def _create(self, call: Call) -> Reply:
+        body = call.body
+        assert body
+        key = resource_key(body["resource"])
+        same = [one for one in self.live() if one.tenant_id == call.tenant_id and resource_key(one.resource) == key]
+        if same and self.unique:
+            return graph.SubscriptionConflictError("409", same[0].id)
+        if len(self.live()) >= self.quota:
+            return graph.QuotaExceededError("403")
+        if (refusal := self._too_long(body["resource"], graph.parse_time(body["expirationDateTime"]))) is not None:
+            return refusal
+        one = graph.parse_subscription({**body, "id": str(UUID(int=next(self._ids)))}, call.tenant_id, call.api_version)
+        self.all[one.id] = one
+        self.client_states[one.id] = body["clientState"]
+        return self._told(one)
+
+    def _too_long(self, resource: str, expires: datetime) -> SwitchboardError | None:
+        kind = resources.match(resource)
+        assert kind is not None
+        maximum = self.maximum.get(kind.key, kind.max_lifetime)
+        if expires - self.clock.now() > maximum:
+            return graph.LifetimeExceededError("400", maximum)
+        return None
+
+    def _told(self, one: Subscription) -> Subscription:
+        return one if self.tells_certificate else replace(one, certificate_id=None)
+
+
+@dataclass
+class Certificates:
+    certificate: EncryptionCertificate | None = CERTIFICATE
+
+    async def current(self) -> EncryptionCertificate:
+        if self.certificate is None:
+            raise UnavailableError("Key Vault")
+        return self.certificate
+
+
+@dataclass
+class Source:
+    state: DesiredState | SwitchboardError
+
+    async def load(self) -> DesiredState:
+        if isinstance(self.state, SwitchboardError):
+            raise self.state
+        return self.state

@@ -1,0 +1,472 @@
+"""Renewal against a model of Graph, under virtual time."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shared.domain import graph, resources
+from shared.domain.desired import DesiredState, DesiredStateError, Group
+from shared.domain.errors import SwitchboardError, UnavailableError
+from shared.domain.execution import Outcome
+from shared.domain.graph import Call, CredentialError
+from shared.domain.subscriptions import Desired, Endpoint, Standing
+from shared.services.renew import Renewal
+from tests.unit import model_graph as model
+from tests.unit.model_graph import (
+    CERTIFICATE,
+    ENDPOINT,
+    NEXT_CERTIFICATE,
+    OTHER_TENANT,
+    TENANT,
+    Certificates,
+    ModelGraph,
+    Source,
+    VirtualClock,
+    call_events,
+    call_records,
+    user,
+)
+
+HOUR = timedelta(hours=1)
+
+
+class House:
+    """A renewal and all that it touches."""
+
+    def __init__(self, *desired: Desired, groups: tuple[Group, ...] = (), **graph_rules: object) -> None:
+        self.clock = VirtualClock()
+        self.graph = ModelGraph(self.clock, **graph_rules)  # type: ignore[arg-type]
+        self.certificates = Certificates()
+        self.source = Source(DesiredState(desired, groups))
+        self.endpoint = ENDPOINT
+        self.desired = desired
+        self.renewal = self.process()
+
+    def process(self, **options: object) -> Renewal:
+        """A new process: it has learned nothing yet."""
+        return Renewal(
+            graph=self.graph,
+            certificates=self.certificates,
+            desired=self.source,
+            endpoint=self.endpoint,
+            tenant_ids=(TENANT, OTHER_TENANT),
+            clock=self.clock,
+            **options,  # type: ignore[arg-type]
+        )
+
+
+async def test_a_first_run_creates_and_a_second_does_nothing() -> None:
+    house = House(call_records(), call_events(1), call_events(2, OTHER_TENANT))
+    report = await house.renewal.run()
+    assert (report.outcomes, report.failures, report.live) == ({Outcome.CREATED: 3}, (), 3)
+    assert report.nearest is not None
+    assert timedelta(hours=23) < report.nearest < timedelta(days=1)
+    report = await house.process().run()
+    assert report.outcomes == {Outcome.LEFT: 3}
+    assert house.graph.methods() == {"POST": 3}
+
+
+async def test_creation_carries_all_that_graph_needs() -> None:
+    house = House(call_records(), call_events(1))
+    await house.renewal.run()
+    basic, rich = sorted((call.body or {} for call in house.graph.calls), key=len)
+    assert set(basic) == {
+        "changeType",
+        "notificationUrl",
+        "lifecycleNotificationUrl",
+        "resource",
+        "expirationDateTime",
+        "clientState",
+    }
+    assert rich["includeResourceData"] is True
+    assert rich["encryptionCertificateId"] == CERTIFICATE.id
+    assert rich["lifecycleNotificationUrl"] == ENDPOINT.lifecycle_url
+    assert rich["clientState"] == "secret"
+
+
+async def test_ten_thousand_are_renewed_in_500_batches() -> None:
+    wanted = [call_events(number) for number in range(10_000)]
+    house = House(*wanted)
+    for want in wanted:
+        house.graph.add(want, expires=house.clock.now() + 11 * HOUR)
+    report = await house.renewal.run()
+    assert report.outcomes == {Outcome.RENEWED: 10_000}
+    assert house.graph.batches == 500
+
+
+async def test_nothing_lapses_in_a_week_of_five_minute_ticks() -> None:
+    house = House(call_records(), call_events(1), call_events(2))
+    await house.renewal.run()
+    first = set(house.graph.all)
+    for _ in range(7 * 24 * 12):
+        house.clock.advance(timedelta(minutes=5))
+        await house.renewal.run()
+        assert {one.id for one in house.graph.live()} == first
+    patches = house.graph.methods()["PATCH"]
+    assert 30 <= patches <= 40  # two a day for each of callEvents, one in 35 hours for callRecords
+
+
+async def test_an_outage_just_short_of_half_a_life_costs_nothing() -> None:
+    house = House(call_events(1))
+    await house.renewal.run()
+    identity = next(iter(house.graph.all))
+    house.clock.advance(timedelta(hours=11, minutes=50))  # not yet due
+    await house.renewal.run()
+    house.clock.advance(timedelta(hours=11, minutes=45))
+    await house.renewal.run()
+    assert [one.id for one in house.graph.live()] == [identity]
+    assert house.graph.methods() == {"POST": 1, "PATCH": 1}
+
+
+async def test_a_lifetime_refused_is_made_shorter_and_remembered() -> None:
+    house = House(*(call_events(number) for number in range(30)), maximum={"callEvents": 6 * HOUR})
+    report = await house.renewal.run()
+    assert report.outcomes == {Outcome.CREATED: 30}
+    house.clock.advance(2 * HOUR)
+    assert (await house.renewal.run()).outcomes == {Outcome.LEFT: 30}
+    house.clock.advance(HOUR)
+    calls = len(house.graph.calls)
+    assert (await house.renewal.run()).outcomes == {Outcome.RENEWED: 30}
+    assert len(house.graph.calls) == calls + 30
+
+
+async def test_certificate_rotation_patches() -> None:
+    house = House(call_events(1), call_records())
+    await house.renewal.run()
+    ids = set(house.graph.all)
+    house.certificates.certificate = NEXT_CERTIFICATE
+    assert (await house.renewal.run()).outcomes == {Outcome.RENEWED: 1, Outcome.LEFT: 1}
+    assert set(house.graph.all) == ids
+    assert house.graph.holds(call_events(1))[0].certificate_id == NEXT_CERTIFICATE.id
+
+
+@pytest.mark.parametrize("unique", [True, False])
+async def test_certificate_rotation_replaces_where_graph_ignores_the_fields(unique: bool) -> None:
+    house = House(call_events(1), unique=unique, honours_certificate=False)
+    await house.renewal.run()
+    house.graph.calls.clear()
+    house.certificates.certificate = NEXT_CERTIFICATE
+    report = await house.renewal.run()
+    assert (report.outcomes, report.failures) == ({Outcome.REPLACED: 1}, ())
+    assert [one.certificate_id for one in house.graph.live()] == [NEXT_CERTIFICATE.id]
+    methods = [call.method for call in house.graph.calls]
+    assert methods == (["PATCH", "POST", "DELETE", "POST"] if unique else ["PATCH", "POST", "DELETE"])
+
+
+async def test_a_patch_that_may_not_name_a_certificate_is_sent_without() -> None:
+    house = House(call_events(1))
+    old = house.graph.add(call_events(1), expires=house.clock.now() + HOUR, certificate_id=None)
+
+    def faults(call: Call) -> model.Fault | None:
+        return model.REJECTED if call.method == "PATCH" and "encryptionCertificate" in (call.body or {}) else None
+
+    house.graph.faults = faults
+    report = await house.renewal.run()
+    assert (report.outcomes, report.failures) == ({Outcome.RENEWED: 1}, ())
+    assert house.graph.all[old.id].expires > house.clock.now() + 20 * HOUR
+
+
+async def test_renewal_goes_on_while_key_vault_is_away() -> None:
+    house = House(call_events(1), call_events(2))
+    house.graph.add(call_events(1), expires=house.clock.now() + HOUR)
+    house.certificates.certificate = None
+    report = await house.renewal.run()
+    assert report.outcomes == {Outcome.RENEWED: 1, Outcome.FAILED: 1}
+    assert {failure.reason for failure in report.failures} == {"unavailable", "certificate"}
+
+
+async def test_renewal_goes_on_while_the_desired_state_cannot_be_read() -> None:
+    house = House()
+    house.graph.add(call_events(1), expires=house.clock.now() + HOUR)
+    house.graph.add(call_events(2))
+    house.source.state = DesiredStateError("subscriptions.toml", ["line 1: wrong"])
+    report = await house.renewal.run(prune=True)
+    assert report.outcomes == {Outcome.RENEWED: 1, Outcome.LEFT: 1}
+    assert [failure.reason for failure in report.failures] == ["desired-state"]
+    assert len(house.graph.live()) == 2
+
+
+async def test_members_of_a_group_and_no_pruning_while_they_are_not_known() -> None:
+    group = Group(TENANT, user(900))
+    house = House(call_events(1), groups=(group,))
+    house.graph.members[group.group_id] = (user(1), user(2), user(3))
+    assert (await house.renewal.run()).outcomes == {Outcome.CREATED: 3}
+    del house.graph.members[group.group_id]
+    report = await house.renewal.run(prune=True)
+    assert report.outcomes == {Outcome.LEFT: 3}
+    assert [failure.kind for failure in report.failures] == ["group"]
+    house.graph.members[group.group_id] = (user(2),)
+    assert (await house.renewal.run()).outcomes == {Outcome.LEFT: 3}
+    assert (await house.renewal.run(prune=True)).outcomes == {Outcome.LEFT: 2, Outcome.DELETED: 1}
+
+
+async def test_what_is_gone_is_recreated_after_a_second_look() -> None:
+    house = House(call_events(1))
+    old = house.graph.add(call_events(1), expires=house.clock.now() + HOUR)
+
+    def faults(call: Call) -> model.Fault | None:
+        if call.method == "PATCH":
+            house.graph.all.pop(old.id, None)
+        return None
+
+    house.graph.faults = faults
+    assert (await house.renewal.run()).outcomes == {Outcome.CREATED: 1}
+    assert [call.method for call in house.graph.calls] == ["PATCH", "GET", "POST"]
+
+
+async def test_a_404_that_get_contradicts_recreates_nothing() -> None:
+    house = House(call_events(1))
+    old = house.graph.add(call_events(1), expires=house.clock.now() + HOUR)
+    answers = iter([model.NOT_FOUND, None, None])
+    house.graph.faults = lambda _: next(answers)
+    assert (await house.renewal.run()).outcomes == {Outcome.RENEWED: 1}
+    assert [call.method for call in house.graph.calls] == ["PATCH", "GET", "PATCH"]
+    assert list(house.graph.all) == [old.id]
+
+
+async def test_a_creation_whose_answer_is_lost_is_adopted() -> None:
+    house = House(*(call_events(number) for number in range(25)))
+    house.graph.faults = lambda call: model.lose_answer if call.method == "POST" else None
+    report = await house.renewal.run()
+    assert (report.outcomes, report.failures) == ({Outcome.ADOPTED: 25}, ())
+    assert house.graph.methods() == {"POST": 25}
+    assert house.graph.lists == 3  # two tenants, and once more where creations were open
+
+
+async def test_a_place_held_by_somebody_else_is_reported_and_not_fought_over() -> None:
+    house = House(call_events(1))
+    foreign = house.graph.add(call_events(1), notification_url="https://other.example.com/api/notifications")
+    report = await house.renewal.run()
+    assert [failure.reason for failure in report.failures] == ["conflict"]
+    assert list(house.graph.all) == [foreign.id]
+    assert house.graph.methods()["POST"] <= 3
+
+
+async def test_a_quota_stops_creations_of_its_kind_and_nothing_else() -> None:
+    house = House(*(call_events(number) for number in range(200)), call_records(), quota=30)
+    house.graph.add(call_records(), expires=house.clock.now() + HOUR)
+    report = await house.renewal.run()
+    assert report.outcomes == {Outcome.CREATED: 29, Outcome.RENEWED: 1, Outcome.FAILED: 171}
+    assert [(failure.reason, failure.count) for failure in report.failures] == [("quota", 171)]
+    assert house.graph.methods()["POST"] < 140  # what was in flight, and no more
+
+
+async def test_a_missing_permission_is_named() -> None:
+    house = House(call_events(1), call_records())
+    house.graph.faults = lambda call: model.FORBIDDEN if "callEvents" in str(call.body) else None
+    report = await house.renewal.run()
+    assert report.outcomes == {Outcome.CREATED: 1, Outcome.FAILED: 1}
+    assert "CallEvents.Read.All" in report.failures[0].detail
+
+
+async def test_throttling_is_waited_out_within_the_budget() -> None:
+    house = House(*(call_events(number) for number in range(60)))
+    seen: set[str] = set()
+
+    def faults(call: Call) -> model.Fault | None:
+        resource = (call.body or {})["resource"]
+        if resource in seen:
+            return None
+        seen.add(resource)
+        return model.THROTTLED
+
+    house.graph.faults = faults
+    assert (await house.renewal.run()).outcomes == {Outcome.CREATED: 60}
+
+
+async def test_a_run_ends_when_its_time_is_over_and_the_next_goes_on() -> None:
+    house = House(*(call_events(number) for number in range(300)))
+
+    def slow(_: Call) -> None:
+        house.clock.advance(timedelta(seconds=5))
+
+    house.graph.faults = slow
+    report = await house.renewal.run()
+    assert report.outcomes[Outcome.DEFERRED] > 0
+    assert report.finished - report.started < timedelta(minutes=17)
+    house.graph.faults = lambda _: None
+    assert (await house.renewal.run()).outcomes[Outcome.CREATED] == report.outcomes[Outcome.DEFERRED]
+
+
+async def test_one_tenant_without_consent_does_not_stop_the_others() -> None:
+    house = House(call_events(1), call_events(2, OTHER_TENANT))
+    everything = house.graph.list_subscriptions
+
+    async def list_subscriptions(tenant_id: str) -> tuple[graph.Subscription, ...]:
+        if tenant_id == OTHER_TENANT:
+            raise CredentialError("Entra ID's token")
+        return await everything(tenant_id)
+
+    house.graph.list_subscriptions = list_subscriptions  # type: ignore[method-assign]
+    report = await house.renewal.run()
+    assert report.outcomes == {Outcome.CREATED: 1}
+    assert [(failure.tenant_id, failure.reason) for failure in report.failures] == [(OTHER_TENANT, "credential")]
+
+
+@pytest.mark.parametrize("everything_down", [True, False])
+async def test_a_run_that_can_do_nothing_raises(everything_down: bool) -> None:
+    house = House(call_events(1))
+    if everything_down:
+        house.graph.list_error = UnavailableError("Graph")
+    else:
+        house.certificates.certificate = None
+    with pytest.raises(UnavailableError):
+        await house.renewal.run()
+
+
+async def test_a_new_client_state_replaces_each_at_its_next_renewal() -> None:
+    house = House(call_events(1), call_events(2))
+    await house.renewal.run()
+    house.clock.advance(12 * HOUR)
+    house.graph.all = {
+        identity: replace(one, expires=one.expires + 11 * HOUR) if place else one
+        for place, (identity, one) in enumerate(house.graph.all.items())
+    }
+    house.endpoint = Endpoint(ENDPOINT.notification_url, ENDPOINT.lifecycle_url, ("newer", "secret"))
+    assert (await house.process().run()).outcomes == {Outcome.REPLACED: 1, Outcome.LEFT: 1}
+    house.clock.advance(11 * HOUR)
+    assert (await house.process().run()).outcomes == {Outcome.REPLACED: 1, Outcome.LEFT: 1}
+    assert {house.graph.client_states[one.id] for one in house.graph.live()} == {"newer"}
+
+
+async def test_an_unknown_mark_is_replaced_at_once_even_under_a_full_quota() -> None:
+    house = House(call_events(1), unique=False, quota=1)
+    house.graph.add(call_events(1), notification_url=model.URL)
+    assert (await house.renewal.run()).outcomes == {Outcome.REPLACED: 1}
+    assert house.graph.client_states[house.graph.live()[0].id] == "secret"
+
+
+async def test_overlapping_runs_of_two_processes_leave_one_of_each() -> None:
+    wanted = [call_events(number) for number in range(30)]
+    for unique in (True, False):
+        house = House(*wanted, unique=unique)
+        await asyncio.gather(house.process().run(), house.process().run())
+        await house.process().run()
+        assert all(len(house.graph.holds(want)) == 1 for want in wanted)
+
+
+async def test_resync_is_shared_by_those_who_wait() -> None:
+    house = House(call_events(1))
+    reports = await asyncio.gather(*(house.renewal.resync(TENANT) for _ in range(20)))
+    assert len({id(report) for report in reports}) == 1
+    assert house.graph.lists == 1
+
+
+async def test_reauthorize_patches_once_and_alone() -> None:
+    house = House(call_events(1))
+    await house.renewal.run()
+    [identity] = house.graph.all
+    house.clock.advance(HOUR)
+    assert await house.renewal.reauthorize(TENANT, identity) is Outcome.RENEWED
+    assert house.graph.methods() == {"POST": 1, "PATCH": 1}
+    assert await house.renewal.reauthorize(TENANT, user(77)) is Outcome.GONE
+    foreign = house.graph.add(call_events(5), notification_url="https://other.example.com/api/notifications")
+    assert await house.renewal.reauthorize(TENANT, foreign.id) is Outcome.LEFT
+    house.graph.faults = lambda _: model.FORBIDDEN
+    with pytest.raises(graph.PermissionDeniedError):
+        await house.renewal.reauthorize(TENANT, identity)
+
+
+async def test_a_longer_list_of_presence_users_replaces_the_shorter_one() -> None:
+    def presence(*numbers: int) -> Desired:
+        path = resources.presence_path(tuple(user(number) for number in numbers))
+        return Desired(TENANT, resources.PRESENCE, path, rich=True)
+
+    house = House(presence(1, 2, 3))
+    old = house.graph.add(presence(1, 2))
+    # Graph holds one for each signed-in user, whatever its list.
+    house.graph.faults = lambda call: (
+        model.refuse(graph.SubscriptionConflictError("409"))
+        if call.method == "POST" and old.id in house.graph.all
+        else None
+    )
+    assert (await house.renewal.run()).outcomes == {Outcome.REPLACED: 1}
+    assert [one.resource for one in house.graph.live()] == [presence(1, 2, 3).resource]
+    assert all(call.delegated for call in house.graph.calls)
+
+
+FAULTS = (
+    None,
+    model.lose_answer,
+    model.UNAVAILABLE,
+    model.THROTTLED,
+    model.NOT_DONE,
+    model.NOT_FOUND,
+    model.REJECTED,
+    model.FORBIDDEN,
+    model.QUOTA,
+)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    faults=st.lists(st.sampled_from(FAULTS), max_size=40),
+    states=st.lists(
+        st.sampled_from(("absent", "fresh", "due", "unmarked", "previous", "twice")), min_size=1, max_size=6
+    ),
+    unique=st.booleans(),
+    honours=st.booleans(),
+    tells=st.booleans(),
+    rotated=st.booleans(),
+)
+def test_no_order_of_faults_loses_a_desired_subscription(
+    *, faults: list[model.Fault | None], states: list[str], unique: bool, honours: bool, tells: bool, rotated: bool
+) -> None:
+    wanted = [call_events(number) for number in range(len(states))]
+    house = House(*wanted, unique=unique, honours_certificate=honours, tells_certificate=tells)
+    house.endpoint = Endpoint(ENDPOINT.notification_url, ENDPOINT.lifecycle_url, ("newer", "secret"))
+    current = house.endpoint.url(rich=True)
+    now = house.clock.now()
+    for want, state in zip(wanted, states, strict=True):
+        if state != "absent":
+            url = {"unmarked": model.URL, "previous": ENDPOINT.url(rich=True)}.get(state, current)
+            house.graph.add(want, expires=now + (20 if state == "fresh" else 2) * HOUR, notification_url=url)
+        if state == "twice":
+            house.graph.add(want, notification_url=current)
+    house.certificates.certificate = NEXT_CERTIFICATE if rotated else CERTIFICATE
+    remaining = iter(faults)
+
+    def watch(call: Call) -> model.Fault | None:
+        """A live subscription may be deleted only if another is there, or Graph just refused to hold two."""
+        if call.method == "DELETE" and (going := house.graph.all.get(call.subscription_id or "")) is not None:
+            same = [one for one in house.graph.live() if one.resource == going.resource]
+            good = house.endpoint.standing(going.notification_url)[0] is not Standing.UNKNOWN
+            assert len(same) > 1 or unique or not good
+        return next(remaining, None)
+
+    house.graph.faults = watch
+
+    async def scenario() -> None:
+        try:
+            await house.process().run()
+        except SwitchboardError:
+            assert faults
+        for _ in range(3):
+            house.clock.advance(timedelta(minutes=5))
+            await house.process().run()
+        house.graph.faults = lambda _: None
+        report = await house.process().run()
+        assert report.failures == ()
+        assert set(report.outcomes) <= {
+            Outcome.LEFT,
+            Outcome.RENEWED,
+            Outcome.REPLACED,
+            Outcome.DELETED,
+            Outcome.CREATED,
+        }
+        calls = len(house.graph.calls)
+        report = await house.process().run()
+        assert set(report.outcomes) == {Outcome.LEFT}
+        assert len(house.graph.calls) == calls
+        for want in wanted:
+            [one] = house.graph.holds(want)
+            standing, _ = house.endpoint.standing(one.notification_url)
+            assert standing is not Standing.UNKNOWN
+            if tells:
+                assert one.certificate_id == house.certificates.certificate.id  # type: ignore[union-attr]
+
+    asyncio.run(scenario())
