@@ -35,9 +35,10 @@ class KeyVaultCertificates:
         from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - slow to import, needed here alone
 
         self._name = name
+        self._credential = DefaultAzureCredential()
         self._client = SecretClient(
             vault_url,
-            DefaultAzureCredential(),
+            self._credential,
             # The challenge must name the vault's own domain; a simulator on this machine has none.
             verify_challenge_resource=not is_loopback(vault_url),
             retry_total=2,

@@ -1,0 +1,66 @@
+"""The simulator, storage that starts empty, and the app over both."""
+
+import functools
+from collections.abc import AsyncIterator, Iterator
+
+import aiohttp.connector
+import pytest
+from azure.storage.blob.aio import BlobServiceClient
+from azure.storage.queue.aio import QueueServiceClient
+
+from dev.azurite import Azurite
+from dev.simulator import Simulator
+from shared import wiring
+from tests.integration.app import CLIENT_STATE, PREVIOUS_CLIENT_STATE, App
+
+OTHER_TENANT = "909c6581-5130-43e9-88f3-fcb3582cde37"
+
+
+@pytest.fixture(scope="module")
+def shared_simulator() -> Iterator[Simulator]:
+    with Simulator.start(tenants=("f69f5191-20ae-4093-8dae-3ec09edeb253", OTHER_TENANT)) as simulator:
+        # aiohttp read SSL_CERT_FILE when it was imported, long before there was a simulator to trust.
+        aiohttp.connector._SSL_CONTEXT_VERIFIED.load_verify_locations(simulator.ca_bundle)
+        yield simulator
+
+
+@pytest.fixture
+async def app(azurite: Azurite, shared_simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[App]:
+    """The app, on empty storage."""
+    settings = shared_simulator.environment() | {
+        "AzureWebJobsStorage": azurite.connection_string,
+        "CLIENT_STATE": CLIENT_STATE,
+        "CLIENT_STATE_PREVIOUS": PREVIOUS_CLIENT_STATE,
+        "NOTIFICATION_URL": "https://switchboard.example/api/notifications",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    _forget()
+    async with (
+        QueueServiceClient.from_connection_string(azurite.connection_string) as queues,
+        BlobServiceClient.from_connection_string(azurite.connection_string) as blobs,
+    ):
+        async for queue in queues.list_queues():
+            await queues.delete_queue(queue)
+        async for container in blobs.list_containers():
+            await blobs.delete_container(container)
+        shared_simulator.faults.clear()
+        shared_simulator.faults.forget_requests()
+        yield App(shared_simulator, queues, blobs)
+        await _close()
+
+
+async def _close() -> None:
+    if wiring._storage.cache_info().currsize:
+        await wiring._storage().queues.close()
+        await wiring._storage().blobs.close()
+    if wiring._certificates.cache_info().currsize:
+        await wiring._certificates()._client.close()
+        await wiring._certificates()._credential.close()
+
+
+def _forget() -> None:
+    """What the wiring keeps belongs to one event loop, and each test has its own."""
+    for value in vars(wiring).values():
+        if isinstance(value, functools._lru_cache_wrapper):
+            value.cache_clear()
