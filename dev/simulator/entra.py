@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Final
 
 import jwt
@@ -71,6 +72,12 @@ class TokenError(Exception):
         self.status, self.error, self.description = status, error, description
 
 
+@cache
+def _first_keys() -> tuple[SigningKey, SigningKey]:
+    # Making RSA keys is the slow part of a start; those that a simulator starts with are made once in a process.
+    return SigningKey.generate(), SigningKey.generate()
+
+
 @dataclass
 class Entra:
     """Keys and grants. Attributes without underscore are switches, to be set at any time from any thread.
@@ -96,7 +103,7 @@ class Entra:
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
-        self._keys = [SigningKey.generate(), SigningKey.generate()]
+        self._keys = list(_first_keys())
         self._device_codes: dict[str, _Grant] = {}
         self._user_codes: dict[str, str] = {}
         self._refresh_tokens: dict[str, _Grant] = {}

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import jwt
-import pytest
 import requests
 from azure.identity import ManagedIdentityCredential
 from azure.keyvault.secrets import SecretClient
@@ -25,13 +24,6 @@ from tests.integration.simulator.subscriber import Subscriber
 USER_CALLS = "users/048c94fb-dda6-48b8-9fc8-6740ee418fb9/communications/callEvents"
 
 
-@pytest.fixture
-def settings(sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    for name, value in sim.environment().items():
-        monkeypatch.setenv(name, value)
-    return sim.environment()
-
-
 def open_by_hand(content: dict[str, str], key: rsa.RSAPrivateKey) -> Any:
     oaep = padding.OAEP(mgf=padding.MGF1(hashes.SHA1()), algorithm=hashes.SHA1(), label=None)
     secret = key.decrypt(base64.b64decode(content["dataKey"]), oaep)
@@ -44,11 +36,11 @@ def open_by_hand(content: dict[str, str], key: rsa.RSAPrivateKey) -> Any:
 
 
 def test_an_app_with_real_sdks_gets_what_happened(
-    sim: Simulator, subscriber: Subscriber, settings: dict[str, str]
+    sim: Simulator, subscriber: Subscriber, environment: dict[str, str]
 ) -> None:
     credential = ManagedIdentityCredential()
-    with SecretClient(settings["KEY_VAULT_URL"], credential, verify_challenge_resource=False) as vault:
-        secret = vault.get_secret(settings["CERTIFICATE_NAME"])
+    with SecretClient(environment["KEY_VAULT_URL"], credential, verify_challenge_resource=False) as vault:
+        secret = vault.get_secret(environment["CERTIFICATE_NAME"])
     assert secret.properties.content_type == "application/x-pkcs12"
     assert secret.value is not None
     key, certificate, _ = pkcs12.load_key_and_certificates(base64.b64decode(secret.value), None)
@@ -57,8 +49,8 @@ def test_an_app_with_real_sdks_gets_what_happened(
     certificate_id = f"{secret.name}/{secret.properties.version}"
 
     created = requests.post(
-        f"{settings['GRAPH_ENDPOINT']}/beta/subscriptions",
-        headers={"Authorization": f"Bearer {credential.get_token(settings['GRAPH_ENDPOINT'] + '/.default').token}"},
+        f"{environment['GRAPH_ENDPOINT']}/beta/subscriptions",
+        headers={"Authorization": f"Bearer {credential.get_token(environment['GRAPH_ENDPOINT'] + '/.default').token}"},
         json={
             "changeType": "updated",
             "notificationUrl": subscriber.url,
@@ -95,10 +87,10 @@ def test_an_app_with_real_sdks_gets_what_happened(
 
     (token,) = collection["validationTokens"]
     discovery = requests.get(
-        f"{settings['LOGIN_ENDPOINT']}/common/v2.0/.well-known/openid-configuration", timeout=10
+        f"{environment['LOGIN_ENDPOINT']}/common/v2.0/.well-known/openid-configuration", timeout=10
     ).json()
     signing_key = jwt.PyJWKClient(discovery["jwks_uri"]).get_signing_key_from_jwt(token)
-    claims = jwt.decode(token, signing_key.key, algorithms=["RS256"], audience=settings["GRAPH_APP_IDS"])
+    claims = jwt.decode(token, signing_key.key, algorithms=["RS256"], audience=environment["GRAPH_APP_IDS"])
     assert claims["azp"] == "0bf30f3b-4a52-48df-9a82-234910c4a086"
     assert claims["iss"] == f"https://login.microsoftonline.com/{item['tenantId']}/v2.0"
 
