@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_TRIES = 5  # maxDequeueCount in host.json
+
 
 # --- one function for each trigger ----------------------------------------------------------------------------------
 
@@ -64,7 +66,7 @@ async def quarantine(msg: func.QueueMessage, queue: str) -> None:
         queue=queue,
         reason="retries-exhausted",
         error="Poison",
-        attempts=_max_dequeue_count(),
+        attempts=_TRIES,
     )
 
 
