@@ -321,31 +321,34 @@ def _step(
     with SETUP_LOG.open("w", encoding="utf-8") as log:
         try:
             process = subprocess.Popen(
-                command, cwd=cwd, env=settings, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                command,
+                cwd=cwd,
+                env=settings,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=not WINDOWS,  # pip, venv and npm have children of their own, to be ended with them
             )
         except OSError as error:
             raise SetupError(f"{title}: {error}") from error
-        with process, _ended_with_us(process):
+        with process, _ended_with_us(process, group=not WINDOWS):
             _show_progress(title, process, started)
     if process.returncode:
         raise SetupError(f"{title} failed: {telling_line(SETUP_LOG)} (all of it: {SETUP_LOG})")
 
 
 def _show_progress(title: str, process: subprocess.Popen[bytes], started: float) -> None:
+    """Return when the process ends. A terminal gets a running count of seconds, a log a line now and then."""
     live = sys.stderr.isatty()
-    if not live:
-        print(f"{title} ...", file=sys.stderr, flush=True)
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.5 if live else 30)
-        seconds = f"{time.monotonic() - started:.0f} s"
-        ended = process.returncode is not None
+    line_end, pause = ("\r", 0.5) if live else ("\n", 30)
+    try:
+        while process.returncode is None:
+            print(f"{title} ... {time.monotonic() - started:.0f} s", end=line_end, file=sys.stderr, flush=True)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(pause)
+    finally:
         if live:
-            print(f"\r{title} ... {seconds}", end="\n" if ended else "", file=sys.stderr, flush=True)
-        else:
-            print(f"  {'ended after' if ended else 'at work for'} {seconds}", file=sys.stderr, flush=True)
-        if ended:
-            return
+            print(file=sys.stderr)
 
 
 def telling_line(log: Path) -> str:
@@ -356,17 +359,17 @@ def telling_line(log: Path) -> str:
 
 
 @contextlib.contextmanager
-def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End the child if we leave early: an interrupt may have reached us alone."""
+def _ended_with_us(process: subprocess.Popen[bytes], *, group: bool = False) -> Iterator[None]:
+    """End the child, or the process group that it leads, if we leave early: an interrupt may have reached us alone."""
     try:
         yield
-    finally:
-        if process.poll() is None:
+    except BaseException:
+        if group:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # half-done work is done again, so nothing needs saving
+        else:
             process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        raise
 
 
 def _interrupt(_signal_number: int, _frame: object) -> NoReturn:

@@ -1,0 +1,203 @@
+"""run.py: what it decides, without setting anything up."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import run
+
+
+@pytest.fixture
+def path_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is the whole of PATH."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def program(path: Path, prints: str, *, exit_code: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho '{prints}'\nexit {exit_code}\n")
+    path.chmod(0o755)
+    return path
+
+
+class TestParse:
+    def test_arguments_after_the_command_are_passed_on_untouched(self) -> None:
+        assert run.parse(["test", "-k", "a or b", "--lf"]) == ("test", ["-k", "a or b", "--lf"])
+
+    @pytest.mark.parametrize("arguments", [[], ["deploy"], ["lint", "shared"]])
+    def test_what_it_does_not_know_is_refused(self, arguments: list[str]) -> None:
+        with pytest.raises(SystemExit) as refused:
+            run.parse(arguments)
+        assert refused.value.code == 2
+
+
+class TestVersions:
+    @pytest.mark.parametrize("version", ["3.13.0\n", "3.14.2", "3.100.0", "4.0.0"])
+    def test_new_enough(self, version: str) -> None:
+        assert run.is_new_enough(version)
+
+    @pytest.mark.parametrize("version", [None, "", "3.9.18", "3.12.11", "2.7.18", "3.13", "pyenv: not found"])
+    def test_not_new_enough(self, version: str | None) -> None:
+        assert not run.is_new_enough(version)
+
+    @pytest.mark.parametrize(("version", "major"), [("v20.11.1\n", 20), ("v8.0.0", 8), ("", 0), (None, 0), ("x", 0)])
+    def test_node_major(self, version: str | None, major: int) -> None:
+        assert run.node_major(version) == major
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-ins are shell scripts")
+class TestFindPython:
+    def test_this_interpreter_comes_first(self, path_folder: Path, tmp_path: Path) -> None:
+        program(path_folder / "python3", "")
+        first, second = run.python_candidates(tmp_path)
+        assert Path(first[0]).resolve() == Path(sys.executable).resolve()
+        assert second == [str(path_folder / "python3")]
+
+    def test_pyenv_offers_its_newest_patch_first_and_pre_releases_last(self, path_folder: Path, tmp_path: Path) -> None:
+        for version in ("3.13.2", "3.13.10", "3.14.0rc1", "3.14.0", "3.9.18"):
+            (tmp_path / ".pyenv" / "versions" / version).mkdir(parents=True)
+        offered = [Path(command[0]).parts[-3] for command in list(run.python_candidates(tmp_path))[1:]]
+        assert offered == ["3.13.10", "3.13.2", "3.14.0", "3.14.0rc1"]
+
+    def test_passes_over_what_fails_and_what_is_too_old(
+        self, path_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        old = program(tmp_path / "old", "3.9.18")
+        program(path_folder / "python3.13", "not selected", exit_code=127)  # as a pyenv shim does
+        program(path_folder / "python3", "3.11.7")
+        good = program(tmp_path / ".pyenv" / "versions" / "3.13.1" / "bin" / "python", "3.13.1")
+        monkeypatch.setattr(sys, "_base_executable", str(old))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert run.find_python() == [str(good)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-ins are shell scripts")
+class TestFindNode:
+    def test_from_path(self, path_folder: Path) -> None:
+        node, npm = program(path_folder / "node", "v20.0.0"), program(path_folder / "npm", "10.0.0")
+        assert run.find_node() == run.Node(node, [str(npm)])
+
+    @pytest.mark.parametrize(
+        "programs", [{}, {"node": "v22.0.0"}, {"npm": "10.0.0"}, {"node": "v18.20.0", "npm": "10.0.0"}], ids=str
+    )
+    def test_fetched_where_path_has_none_that_will_do(
+        self, programs: dict[str, str], path_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fetched = run.Node(Path("/fetched/node"), ["/fetched/npm"])
+        monkeypatch.setattr(run, "_fetch_node", lambda: fetched)
+        for name, version in programs.items():
+            program(path_folder / name, version)
+        assert run.find_node() == fetched
+
+
+class TestFingerprint:
+    def test_follows_contents_order_and_boundaries(self, tmp_path: Path) -> None:
+        one, two = tmp_path / "one", tmp_path / "two"
+        one.write_bytes(b"ab")
+        two.write_bytes(b"c")
+        before = run.fingerprint(one, two)
+        assert before == run.fingerprint(one, two)
+        assert before != run.fingerprint(two, one)
+        one.write_bytes(b"a")
+        two.write_bytes(b"bc")
+        assert before != run.fingerprint(one, two)
+
+
+class TestRecords:
+    def test_what_is_written_is_read(self, tmp_path: Path) -> None:
+        record = tmp_path / "record.json"
+        run.write_record(record, fingerprint="abc", node="/usr/bin/node")
+        assert run.read_record(record) == {"fingerprint": "abc", "node": "/usr/bin/node"}
+        assert list(tmp_path.iterdir()) == [record]
+
+    @pytest.mark.parametrize("text", [None, "", "{", "[]", "\x00"])
+    def test_a_damaged_one_counts_as_none(self, text: str | None, tmp_path: Path) -> None:
+        record = tmp_path / "record.json"
+        if text is not None:
+            record.write_text(text)
+        assert run.read_record(record) == {}
+
+
+class TestVenvIsCurrent:
+    @pytest.fixture
+    def checkout(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A checkout whose set-up is complete."""
+        monkeypatch.setattr(run, "VENV", tmp_path / ".venv")
+        monkeypatch.setattr(run, "VENV_PYTHON", tmp_path / ".venv" / "python")
+        monkeypatch.setattr(run, "VENV_RECORD", tmp_path / ".venv" / "record.json")
+        monkeypatch.setattr(run, "PYTHON_LOCK", tmp_path / "lock")
+        (tmp_path / ".venv").mkdir()
+        for name in ("lock", ".venv/python", ".venv/pyvenv.cfg"):
+            (tmp_path / name).write_text(name)
+        digest = run.fingerprint(tmp_path / "lock", tmp_path / ".venv" / "pyvenv.cfg")
+        run.write_record(run.VENV_RECORD, fingerprint=digest)
+        return tmp_path
+
+    def test_after_a_complete_set_up(self, checkout: Path) -> None:
+        assert run.venv_is_current()
+
+    @pytest.mark.parametrize("changed", ["lock", ".venv/pyvenv.cfg"])
+    def test_not_after_a_change(self, changed: str, checkout: Path) -> None:
+        (checkout / changed).write_text("changed")
+        assert not run.venv_is_current()
+
+    @pytest.mark.parametrize("missing", [".venv/python", ".venv/pyvenv.cfg", ".venv/record.json"])
+    def test_not_when_something_is_missing(self, missing: str, checkout: Path) -> None:
+        (checkout / missing).unlink()
+        assert not run.venv_is_current()
+
+
+class TestTellingLine:
+    @pytest.mark.parametrize(
+        ("output", "line"),
+        [
+            ("Collecting a\nERROR: no matching distribution\nnotice\n", "ERROR: no matching distribution"),
+            ("npm warn old\nnpm error code E404\nnpm error 404\n", "npm error code E404"),
+            ("first\nlast\n\n", "last"),
+            ("", "it said nothing"),
+        ],
+    )
+    def test_is_the_first_error_else_the_last_line(self, output: str, line: str, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        log.write_text(output)
+        assert run.telling_line(log) == line
+
+
+class TestFiles:
+    """What run.py relies on in the repository."""
+
+    def test_every_locked_package_has_a_hash_and_no_lock_names_an_index(self) -> None:
+        locks = [*run.ROOT.glob("*.lock"), *(run.ROOT / "dev").glob("*/requirements.lock")]
+        assert len(locks) == 4
+        for lock in locks:
+            text = lock.read_text()
+            entries = [line for line in text.splitlines() if "==" in line]
+            assert entries
+            assert all(line.endswith("\\") for line in entries), lock
+            assert "http" not in text.replace("aiohttp", ""), lock
+
+    def test_the_deployed_versions_are_the_tested_ones(self) -> None:
+        deployed, tested = (
+            {line for line in (run.ROOT / name).read_text().splitlines() if "==" in line}
+            for name in ("requirements.lock", "requirements-dev.lock")
+        )
+        assert deployed <= tested
+
+    def test_the_npm_lock_pins_by_hash_alone(self) -> None:
+        packages = json.loads((run.NODE_FOLDER / "package-lock.json").read_text())["packages"]
+        locked = [package for name, package in packages.items() if name]
+        assert locked
+        assert all("integrity" in package and "resolved" not in package for package in locked)
+
+    def test_help_needs_nothing_but_the_standard_library(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(run.ROOT / "run.py"), "--help"], capture_output=True, text=True, check=True
+        )
+        assert set(run.COMMANDS) <= set(done.stdout.replace(",", " ").replace("{", " ").replace("}", " ").split())
