@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from shared.adapters.storage import StorageAccount
     from shared.services.decrypt import Decryptor
     from shared.services.health import Health
+    from shared.services.lifecycle_messages import LifecycleMessages
     from shared.services.quarantine import Quarantine
     from shared.services.raw_messages import RawMessages
     from shared.services.receive import Receiver
+    from shared.services.renew import Renewal
+    from shared.services.renewal_state import RenewalStates
     from shared.settings import Settings
 
 # ruff: noqa: PLC0415 - that imports are late is this module's purpose
@@ -57,6 +60,28 @@ async def receive(req: func.HttpRequest) -> func.HttpResponse:
 async def decrypt(msg: func.QueueMessage, queue: str) -> None:
     """One raw message."""
     await _decryptor().handle(msg.get_body().decode(), queue=queue, attempts=msg.dequeue_count or 1)
+
+
+async def handle_lifecycle(msg: func.QueueMessage, queue: str) -> None:
+    """One raw message of lifecycle notifications."""
+    await _lifecycle_messages().handle(msg.get_body().decode(), queue=queue, attempts=msg.dequeue_count or 1)
+
+
+async def renew() -> None:
+    """One renewal run."""
+    report = await _renewal().run()
+    await _renewal_states().save(report)
+    for failure in report.failures:
+        logger.error(
+            "renewal: kind=%s reason=%s count=%d: %s", failure.kind, failure.reason, failure.count, failure.detail
+        )
+    logger.info(
+        "renewal: desired=%d live=%d nearest=%s outcomes=%s",
+        report.desired,
+        report.live,
+        report.nearest,
+        " ".join(f"{outcome}={count}" for outcome, count in report.outcomes.items()),
+    )
 
 
 async def quarantine(msg: func.QueueMessage, queue: str) -> None:
@@ -190,4 +215,40 @@ def _decryptor() -> "Decryptor":
 def _health() -> "Health":
     from shared.services.health import Health
 
-    return Health(queues=_queues(), certificates=_certificates(), reports=_reports(), now=_now)
+    return Health(queues=_queues(), certificates=_certificates(), renewals=_renewal_states(), now=_now)
+
+
+@cache
+def _renewal_states() -> "RenewalStates":
+    from shared.services.renewal_state import RenewalStates
+
+    return RenewalStates(_blobs())
+
+
+@cache
+def _lifecycle_messages() -> "LifecycleMessages":
+    from shared.services.lifecycle import Lifecycle
+    from shared.services.lifecycle_messages import LifecycleMessages
+
+    return LifecycleMessages(_raw_messages(), Lifecycle(_renewal()), _quarantine())
+
+
+@cache
+def _renewal() -> "Renewal":
+    from shared.adapters.credentials import GraphCredentials
+    from shared.adapters.desired_state import DesiredStateSource
+    from shared.adapters.graph import GraphClient
+    from shared.clock import SystemClock
+    from shared.domain.subscriptions import Endpoint
+    from shared.services.renew import Renewal
+
+    settings = _settings()
+    clock = SystemClock()
+    return Renewal(
+        graph=GraphClient(settings.graph_endpoint, GraphCredentials(), clock),
+        certificates=_certificates(),
+        desired=DesiredStateSource(settings.subscriptions, _blobs(), settings.tenant_ids),
+        endpoint=Endpoint(settings.notification_url, settings.lifecycle_notification_url, settings.client_states),
+        tenant_ids=settings.tenant_ids,
+        clock=clock,
+    )

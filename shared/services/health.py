@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from shared.domain.errors import UnavailableError
 from shared.domain.resources import EMERGENCY_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUE
-from shared.services.renew import RenewalReport
+from shared.services.renewal_state import RenewalState
 
 _CHECK_SECONDS: Final = 10.0
 # A raw message waits for seconds; one that is older than this is not being handled.
@@ -28,8 +28,8 @@ class Certificates(Protocol):
     async def current(self) -> Any: ...
 
 
-class RenewalReports(Protocol):
-    async def latest(self) -> RenewalReport | None: ...
+class RenewalStates(Protocol):
+    async def latest(self) -> RenewalState | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Health:
 
     queues: RawQueues
     certificates: Certificates
-    reports: RenewalReports
+    renewals: RenewalStates
     now: Callable[[], datetime]
 
     async def check(self) -> tuple[bool, dict[str, Any]]:
@@ -72,10 +72,26 @@ class Health:
         return {"ok": True}
 
     async def _subscriptions(self) -> dict[str, Any]:
-        report = await self.reports.latest()
-        if report is None:
+        state = await self.renewals.latest()
+        if state is None:
             return {"ok": False, "problem": "no renewal run has finished yet"}
-        return {"ok": True}
+        now = self.now()
+        found: dict[str, Any] = {
+            "desired": state.desired,
+            "live": state.live,
+            "lastRunSecondsAgo": round((now - state.finished).total_seconds()),
+        }
+        if state.nearest_expiry is not None:
+            found["nearestExpirySeconds"] = round((state.nearest_expiry - now).total_seconds())
+        if now - state.finished > _RENEWAL_OVERDUE:
+            problem = "the renewal timer does not run"
+        elif state.nearest_expiry is not None and state.nearest_expiry <= now:
+            problem = "a subscription has lapsed"
+        elif state.failures:
+            problem = "; ".join(state.failures)
+        else:
+            return {"ok": True, **found}
+        return {"ok": False, **found, "problem": problem}
 
 
 async def _guard(check: Awaitable[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""The triggers of Switchboard, and nothing else."""
+
+import os
+
+import azure.functions as func
+
+from shared import wiring
+
+STORAGE = "AzureWebJobsStorage"
+# The setting has a default, which a bare %RENEWAL_SCHEDULE% would not: the host refuses a name that does not resolve.
+RENEWAL_SCHEDULE = "%RENEWAL_SCHEDULE%" if os.environ.get("RENEWAL_SCHEDULE") else "0 */5 * * * *"
+
+app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)  # Graph proves itself by clientState and tokens
+
+
+@app.function_name("receive_notifications")
+@app.route("notifications", methods=["GET", "POST"])
+async def receive_notifications(req: func.HttpRequest) -> func.HttpResponse:
+    return await wiring.receive(req)
+
+
+@app.function_name("receive_lifecycle_notifications")
+@app.route("lifecycleNotifications", methods=["GET", "POST"])
+async def receive_lifecycle_notifications(req: func.HttpRequest) -> func.HttpResponse:
+    return await wiring.receive(req)
+
+
+@app.function_name("decrypt_notifications")
+@app.queue_trigger("msg", queue_name="raw-notifications", connection=STORAGE)
+async def decrypt_notifications(msg: func.QueueMessage) -> None:
+    await wiring.decrypt(msg, "raw-notifications")
+
+
+@app.function_name("decrypt_emergency")
+@app.queue_trigger("msg", queue_name="raw-emergency", connection=STORAGE)
+async def decrypt_emergency(msg: func.QueueMessage) -> None:
+    await wiring.decrypt(msg, "raw-emergency")
+
+
+@app.function_name("handle_lifecycle")
+@app.queue_trigger("msg", queue_name="lifecycle-notifications", connection=STORAGE)
+async def handle_lifecycle(msg: func.QueueMessage) -> None:
+    await wiring.handle_lifecycle(msg, "lifecycle-notifications")
+
+
+@app.function_name("renew_subscriptions")
+@app.timer_trigger("timer", schedule=RENEWAL_SCHEDULE, run_on_startup=False, use_monitor=True)
+async def renew_subscriptions(timer: func.TimerRequest) -> None:
+    await wiring.renew()
+
+
+@app.function_name("quarantine_poison_notifications")
+@app.queue_trigger("msg", queue_name="raw-notifications-poison", connection=STORAGE)
+async def quarantine_poison_notifications(msg: func.QueueMessage) -> None:
+    await wiring.quarantine(msg, "raw-notifications")
+
+
+@app.function_name("quarantine_poison_emergency")
+@app.queue_trigger("msg", queue_name="raw-emergency-poison", connection=STORAGE)
+async def quarantine_poison_emergency(msg: func.QueueMessage) -> None:
+    await wiring.quarantine(msg, "raw-emergency")
+
+
+@app.function_name("quarantine_poison_lifecycle")
+@app.queue_trigger("msg", queue_name="lifecycle-notifications-poison", connection=STORAGE)
+async def quarantine_poison_lifecycle(msg: func.QueueMessage) -> None:
+    await wiring.quarantine(msg, "lifecycle-notifications")
+
+
+@app.function_name("health")
+@app.route("health", methods=["GET"])
+async def health(req: func.HttpRequest) -> func.HttpResponse:
+    return await wiring.health(req)

@@ -1,0 +1,54 @@
+"""Where the desired state lies: a file of the package, or a blob, so that a change needs no deployment."""
+
+import asyncio
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from shared.adapters.blobs import Blobs
+from shared.domain.desired import DesiredState, DesiredStateError, parse_desired
+
+_BLOB: Final = "blob:"
+
+
+class DesiredStateSource:
+    """Reads the desired state anew each time: it may have changed."""
+
+    def __init__(self, location: str, blobs: Blobs, tenant_ids: Collection[str]) -> None:
+        """Take the address.
+
+        Args:
+            location: a path, relative to the app's folder or absolute, or ``blob:{container}/{blob}``.
+            blobs: for the latter.
+            tenant_ids: the tenants served.
+        """
+        self._location = location
+        self._blobs = blobs
+        self._tenant_ids = tenant_ids
+
+    async def load(self) -> DesiredState:
+        """Read and check it.
+
+        Raises:
+            DesiredStateError: it is missing or wrong; the message names each line.
+            UnavailableError: storage did not answer.
+        """
+        data = await self._read()
+        if data is None:
+            raise DesiredStateError(
+                self._location, ["it is not there; subscriptions.sample.toml shows what it may say"]
+            )
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError:
+            raise DesiredStateError(self._location, ["it is not UTF-8"]) from None
+        return parse_desired(text, tenant_ids=self._tenant_ids, source=self._location)
+
+    async def _read(self) -> bytes | None:
+        if self._location.startswith(_BLOB):
+            container, _, name = self._location.removeprefix(_BLOB).partition("/")
+            return await self._blobs.get(container, name)
+        try:
+            return await asyncio.to_thread(Path(self._location).read_bytes)
+        except OSError:
+            return None
