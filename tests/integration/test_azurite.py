@@ -85,13 +85,15 @@ class TestLife:
             assert azurite.connection_string == before
 
     def test_a_kill_is_an_outage_until_the_restart(self, tmp_path: Path) -> None:
-        with Azurite.start(tmp_path) as azurite:
-            with QueueServiceClient.from_connection_string(azurite.connection_string, retry_total=0) as service:
-                azurite.kill()
-                with pytest.raises(ServiceRequestError):
-                    service.get_service_properties()
-                azurite.restart()
+        with (
+            Azurite.start(tmp_path) as azurite,
+            QueueServiceClient.from_connection_string(azurite.connection_string, retry_total=0) as service,
+        ):
+            azurite.kill()
+            with pytest.raises(ServiceRequestError):
                 service.get_service_properties()
+            azurite.restart()
+            service.get_service_properties()
 
     def test_it_ends_with_the_block_and_may_be_stopped_twice(self, tmp_path: Path) -> None:
         with Azurite.start(tmp_path) as azurite:
@@ -145,7 +147,9 @@ class TestIdentity:
                 assert [queue.name for queue in service.list_queues()] == ["by-identity"]
             with BlobServiceClient(azurite.blob_url, for_storage, connection_verify=trusted) as blobs:
                 blobs.create_container("by-identity")
-            with QueueServiceClient(azurite.queue_url, for_graph, connection_verify=trusted) as service:
-                with pytest.raises(ClientAuthenticationError, match="audience"):
-                    service.create_queue("by-nobody")
+            with (
+                QueueServiceClient(azurite.queue_url, for_graph, connection_verify=trusted) as service,
+                pytest.raises(ClientAuthenticationError, match="audience"),
+            ):
+                service.create_queue("by-nobody")
             assert azurite.queue_url.startswith("https://")
