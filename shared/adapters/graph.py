@@ -80,6 +80,10 @@ class GraphClient:
         self._lists: defaultdict[str, _Window] = defaultdict(lambda: _Window(_LISTS, _PERIOD, clock))
         self._embargoes: dict[str, datetime] = {}
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
     async def send(self, calls: Sequence[Call]) -> list[Reply]:
         """Send up to 20 calls of one channel as one batch.
 
@@ -128,9 +132,10 @@ class GraphClient:
             UnavailableError: Graph or Entra ID did not give the whole list.
             GraphError: there is no such group, or GroupMember.Read.All is not granted.
         """
-        url = f"{self._endpoint}/v1.0/groups/{group_id}/transitiveMembers/microsoft.graph.user?$select=id&$top=999"
+        url = f"{self._endpoint}/v1.0/groups/{group_id}/transitiveMembers?$select=id&$top=999"
         values = await self._pages(url, tenant_id, None)
-        return tuple(dict.fromkeys(value["id"] for value in values if isinstance(value.get("id"), str)))
+        users = [value["id"] for value in values if value.get("@odata.type") == "#microsoft.graph.user"]
+        return tuple(dict.fromkeys(user for user in users if isinstance(user, str)))
 
     async def subscription(self, tenant_id: str, subscription_id: str) -> Subscription:
         """One subscription, in whichever API version knows it.

@@ -1,0 +1,353 @@
+"""The Graph client over TLS, against the simulator."""
+
+import asyncio
+from collections.abc import Iterator
+from copy import deepcopy
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from azure.core.credentials import AccessToken, TokenCredential
+from azure.core.exceptions import ClientAuthenticationError
+
+from dev.simulator import Fault, Simulator
+from shared.adapters.graph import GraphClient
+from shared.clock import SystemClock
+from shared.domain import graph, resources
+from shared.domain.desired import DesiredState
+from shared.domain.errors import UnavailableError
+from shared.domain.execution import Outcome
+from shared.domain.graph import Call, CredentialError, OutcomeUnknownError, Subscription
+from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint, creation_body
+from shared.services.renew import Renewal
+from tests.unit.model_graph import Source, user
+
+TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
+OTHER_TENANT = "909c6581-5130-43e9-88f3-fcb3582cde37"
+ENDPOINT = Endpoint(
+    "https://switchboard.example/api/notifications?code=key",
+    "https://switchboard.example/api/lifecycleNotifications",
+    ("secret",),
+)
+HOUR = timedelta(hours=1)
+
+
+class HastyClock:
+    """The real time; but a pause lasts no longer than it takes to write it down."""
+
+    def __init__(self) -> None:
+        self.pauses: list[float] = []
+        self._offset = timedelta(0)
+
+    def now(self) -> datetime:
+        return SystemClock().now() + self._offset
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        until = self.now() + timedelta(seconds=seconds)
+        await asyncio.sleep(0.001)
+        self._offset = max(self._offset, until - SystemClock().now())
+
+
+class Vault:
+    """The simulator's certificate, without the way through Key Vault's protocol."""
+
+    def __init__(self, sim: Simulator) -> None:
+        self._sim = sim
+
+    async def current(self) -> EncryptionCertificate:
+        version = self._sim.vault.certificate()
+        assert version.certificate is not None
+        return EncryptionCertificate(f"calls/{version.version}", version.certificate.der_base64)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Simulator]:
+    with Simulator.start(tenants=(TENANT, OTHER_TENANT)) as simulator:
+        simulator.graph.settings.handshake = False  # there is nobody at the address
+        yield simulator
+
+
+@pytest.fixture
+def sim(running: Simulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(running.ca_bundle))
+    settings = deepcopy(vars(running.graph.settings))
+    running.faults.clear()
+    running.faults.forget_requests()
+    for subscription in running.graph.subscriptions:
+        running.graph.remove(subscription.id)
+    yield running
+    vars(running.graph.settings).update(settings)
+
+
+@pytest.fixture
+def clock() -> HastyClock:
+    return HastyClock()
+
+
+@pytest.fixture
+def client(sim: Simulator, clock: HastyClock) -> Iterator[GraphClient]:
+    def credentials(tenant_id: str, *, delegated: bool) -> TokenCredential:
+        if delegated:
+            raise CredentialError("a signed-in user")
+        return _Credential(sim, tenant_id)
+
+    graph_client = GraphClient(sim.graph_url, credentials, clock, read_seconds=1.0)
+    yield graph_client
+    graph_client.close()
+
+
+class _Credential:
+    def __init__(self, sim: Simulator, tenant_id: str) -> None:
+        self._sim, self._tenant_id = sim, tenant_id
+
+    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
+        assert scopes == (f"{self._sim.graph_url}/.default",)
+        token, expires = self._sim.entra.app_token(
+            audience=self._sim.graph_url, client_id=self._sim.app_id, tenant_id=self._tenant_id
+        )
+        return AccessToken(token, int(expires.timestamp()))
+
+
+def records(tenant_id: str = TENANT, participant: int | None = None) -> Desired:
+    path = "communications/callRecords"
+    if participant is not None:
+        path += f"?$filter=participants/any(p:p/id eq '{user(participant)}')"
+    return Desired(tenant_id, resources.CALL_RECORDS, path, rich=False)
+
+
+def events(number: int, tenant_id: str = TENANT) -> Desired:
+    return Desired(tenant_id, resources.CALL_EVENTS, resources.call_events_path(user(number)), rich=True)
+
+
+def post(want: Desired, clock: HastyClock, lifetime: timedelta = HOUR) -> Call:
+    body = creation_body(want, clock.now() + lifetime, ENDPOINT, None)
+    return Call("POST", want.tenant_id, want.kind.api_version, want.kind.delegated_only, None, body)
+
+
+def on(method: Any, found: Subscription, body: dict[str, Any] | None = None) -> Call:
+    return Call(method, found.tenant_id, found.api_version, False, found.id, body)
+
+
+async def create(client: GraphClient, clock: HastyClock, *wanted: Desired) -> list[Subscription]:
+    replies = await client.send([post(want, clock) for want in wanted])
+    assert all(isinstance(reply, Subscription) for reply in replies), replies
+    return [reply for reply in replies if isinstance(reply, Subscription)]
+
+
+async def test_the_life_of_a_subscription(client: GraphClient, clock: HastyClock) -> None:
+    [made] = await create(client, clock, records())
+    assert ENDPOINT.standing(made.notification_url) == ("current", False)
+    later = graph.format_time(clock.now() + 2 * HOUR)
+    [patched] = await client.send([on("PATCH", made, {"expirationDateTime": later})])
+    assert isinstance(patched, Subscription)
+    assert patched.expires - made.expires >= timedelta(minutes=59)
+    assert await client.subscription(TENANT, made.id) == patched
+    assert await client.list_subscriptions(TENANT) == (patched,)
+    assert await client.list_subscriptions(OTHER_TENANT) == ()
+    assert await client.send([on("DELETE", made)]) == [None]
+    gone = await client.send([on(method, made) for method in ("GET", "DELETE")])
+    assert [type(reply) for reply in gone] == [graph.SubscriptionNotFoundError] * 2
+    with pytest.raises(graph.SubscriptionNotFoundError):
+        await client.subscription(TENANT, made.id)
+
+
+async def test_each_part_of_a_batch_has_its_own_answer(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+    sim.graph.settings.quotas["callRecords"] = 3
+    [made] = await create(client, clock, records())
+    replies = await client.send(
+        [
+            post(records(), clock),
+            post(records(participant=1), clock, timedelta(days=30)),
+            post(records(participant=2), clock),
+            post(records(participant=3), clock),
+            post(records(participant=4), clock),
+        ]
+    )
+    conflict, lifetime, *others, quota = replies
+    assert isinstance(conflict, graph.SubscriptionConflictError)
+    assert conflict.holder == made.id
+    assert isinstance(lifetime, graph.LifetimeExceededError)
+    assert lifetime.maximum == timedelta(minutes=4230)
+    assert {type(reply) for reply in others} == {Subscription}
+    assert isinstance(quota, graph.QuotaExceededError)
+
+
+async def test_a_missing_permission(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+    sim.faults.add(Fault("graph", "POST", "/subscriptions", status=403))
+    [reply] = await client.send([post(records(), clock)])
+    assert isinstance(reply, graph.PermissionDeniedError)
+
+
+@pytest.mark.parametrize("empty_first", [True, False])
+@pytest.mark.parametrize("separate", [True, False])
+async def test_lists_are_read_to_their_end_in_both_versions(
+    client: GraphClient, clock: HastyClock, sim: Simulator, empty_first: bool, separate: bool
+) -> None:
+    sim.graph.settings.page_size = 4
+    sim.graph.settings.empty_page_first = empty_first
+    sim.graph.settings.separate_versions = separate
+    made = await create(client, clock, *(records(participant=number) for number in range(10)))
+    meeting = Desired(
+        TENANT, resources.ONLINE_MEETING, resources.online_meeting_path("https://teams.example/1"), rich=False
+    )
+    made += await create(client, clock, meeting)
+    listed = await client.list_subscriptions(TENANT)
+    assert sorted(one.id for one in listed) == sorted(one.id for one in made)
+    assert {one.api_version for one in listed} == {"v1.0", "beta"}
+
+
+async def test_a_link_to_elsewhere_is_not_followed(client: GraphClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def get(url: str, *_: object) -> dict[str, object]:
+        asked.append(url)
+        return {"value": [], "@odata.nextLink": "https://elsewhere.example/v1.0/subscriptions?$skiptoken=1"}
+
+    monkeypatch.setattr(client, "_get", get)
+    with pytest.raises(UnavailableError):
+        await client.list_subscriptions(TENANT)
+    assert len(asked) == 1
+
+
+async def test_a_list_is_tried_again_when_that_may_help(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+    for fault in (
+        Fault("graph", "GET", "/subscriptions", status=503),
+        Fault("graph", "GET", "/subscriptions", hang_up="before"),
+        Fault("graph", "GET", "/subscriptions", status=429, retry_after=7),
+    ):
+        sim.faults.add(fault)
+    assert await client.list_subscriptions(TENANT) == ()
+    assert len(clock.pauses) == 3
+    assert 7.0 <= clock.pauses[2] <= 7.5
+
+
+async def test_a_list_that_stays_away_is_an_error(client: GraphClient, sim: Simulator) -> None:
+    sim.faults.add(Fault("graph", "GET", "/subscriptions", status=503), times=None)
+    with pytest.raises(UnavailableError):
+        await client.list_subscriptions(TENANT)
+    assert len(sim.faults.requests) == 4
+
+
+async def test_a_creation_is_never_repeated(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+    sim.faults.add(Fault("graph", "POST", r"\$batch", hang_up="after"))
+    [reply] = await client.send([post(records(), clock)])
+    assert isinstance(reply, OutcomeUnknownError)
+    assert len(sim.graph.subscriptions) == 1
+    sim.faults.add(Fault("graph", "POST", r"/subscriptions", hang_up="after"))
+    [reply] = await client.send([post(records(participant=1), clock)])
+    assert isinstance(reply, OutcomeUnknownError)
+
+
+async def test_an_answer_that_takes_too_long(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+    sim.faults.add(Fault("graph", "POST", r"\$batch", delay=3.0))
+    [reply] = await client.send([post(records(), clock)])
+    assert isinstance(reply, OutcomeUnknownError)
+
+
+async def test_a_throttled_part_makes_everybody_in_its_tenant_pause(
+    client: GraphClient, clock: HastyClock, sim: Simulator
+) -> None:
+    sim.faults.add(Fault("graph", "POST", "/subscriptions", status=429, retry_after=9))
+    [reply] = await client.send([post(records(), clock)])
+    assert isinstance(reply, UnavailableError)
+    assert (reply.reason, reply.retry_after) == ("throttled", 9.0)
+    assert clock.pauses == []
+    await client.list_subscriptions(OTHER_TENANT)
+    assert clock.pauses == []
+    await client.list_subscriptions(TENANT)
+    assert len(clock.pauses) == 1
+    assert 8.0 < clock.pauses[0] <= 9.0
+
+
+async def test_a_long_embargo_is_reported_and_not_waited_for(
+    client: GraphClient, clock: HastyClock, sim: Simulator
+) -> None:
+    sim.faults.add(Fault("graph", "POST", r"\$batch", status=429, retry_after=600))
+    [first] = await client.send([post(records(), clock)])
+    [second] = await client.send([post(records(), clock)])
+    for reply in (first, second):
+        assert isinstance(reply, UnavailableError)
+        assert reply.retry_after == pytest.approx(600, abs=5)
+    assert len(sim.faults.requests) == 1
+
+
+async def test_nobody_signed_in_and_entra_away(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+    want = Desired(TENANT, resources.PRESENCE, resources.presence_path((user(1),)), rich=False)
+    [reply] = await client.send([post(want, clock)])
+    assert isinstance(reply, CredentialError)
+
+    def refuse(_: str, *, delegated: bool) -> TokenCredential:
+        raise ClientAuthenticationError("no identity" if not delegated else "nobody")
+
+    with pytest.raises(CredentialError):
+        await GraphClient(sim.graph_url, refuse, clock).list_subscriptions(TENANT)
+    assert sim.faults.requests == ()
+
+
+async def test_members_of_a_group_page_by_page(client: GraphClient, sim: Simulator) -> None:
+    sim.directory.groups["everyone"] = [user(number) for number in range(25)]
+    sim.directory.group_page = 10
+    assert await client.group_members(TENANT, "everyone") == tuple(sim.directory.groups["everyone"])
+    with pytest.raises(graph.SubscriptionNotFoundError):
+        await client.group_members(TENANT, "nobody")
+
+
+async def test_batches_hold_what_belongs_together(client: GraphClient, clock: HastyClock) -> None:
+    mixed = [post(records(), clock), post(records(OTHER_TENANT), clock)]
+    for calls in ([], mixed, [post(records(), clock)] * 21):
+        with pytest.raises(ValueError, match="batch"):
+            await client.send(calls)
+
+
+def renewal(sim: Simulator, client: GraphClient, clock: HastyClock, *wanted: Desired) -> Renewal:
+    return Renewal(
+        graph=client,
+        certificates=Vault(sim),
+        desired=Source(DesiredState(wanted, ())),
+        endpoint=ENDPOINT,
+        tenant_ids=(TENANT, OTHER_TENANT),
+        clock=clock,
+    )
+
+
+async def test_renewal_from_nothing_through_rotation(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+    wanted = [*(events(number) for number in range(30)), records(), records(OTHER_TENANT)]
+    report = await renewal(sim, client, clock, *wanted).run()
+    assert (report.outcomes, report.failures) == ({Outcome.CREATED: 32}, ())
+    assert (await renewal(sim, client, clock, *wanted).run()).outcomes == {Outcome.LEFT: 32}
+    sim.vault.rotate_certificate()
+    assert (await renewal(sim, client, clock, *wanted).run()).outcomes == {Outcome.RENEWED: 30, Outcome.LEFT: 2}
+    sim.vault.rotate_certificate()
+    sim.graph.settings.certificate_patch = "ignore"
+    report = await renewal(sim, client, clock, *wanted).run()
+    assert (report.outcomes, report.failures) == ({Outcome.REPLACED: 30, Outcome.LEFT: 2}, ())
+    assert len(sim.graph.subscriptions) == 32
+    assert (await renewal(sim, client, clock, *wanted).run()).outcomes == {Outcome.LEFT: 32}
+
+
+async def test_renewal_through_a_bad_day(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+    wanted = [*(events(number) for number in range(50)), *(records(participant=number) for number in range(10))]
+    for fault, times in (
+        (Fault("graph", "POST", r"\$batch", hang_up="after"), 1),
+        (Fault("graph", "POST", r"\$batch", status=503), 1),
+        (Fault("graph", "POST", "/subscriptions", status=429, retry_after=3), 20),
+        (Fault("graph", "POST", "/subscriptions", hang_up="after"), 5),
+        (Fault("graph", "GET", "/subscriptions", status=504), 2),
+    ):
+        sim.faults.add(fault, times=times)
+    report = await renewal(sim, client, clock, *wanted).run()
+    assert report.failures == ()
+    assert report.outcomes[Outcome.ADOPTED] >= 5
+    assert len(sim.graph.subscriptions) == 60
+    assert report.live == 60
+
+
+async def test_within_the_throttle_nothing_is_refused(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+    sim.graph.settings.quotas["callRecords"] = 2000
+    wanted = [records(participant=number) for number in range(1100)]
+    report = await renewal(sim, client, clock, *wanted).run()
+    assert report.outcomes == {Outcome.CREATED: 1100}
+    writes = [request for request in sim.faults.requests if request.path.endswith("$batch")]
+    assert len(writes) == 55
+    assert 40 <= (report.finished - report.started).total_seconds() < 45  # 500 in each 20 seconds
