@@ -38,11 +38,12 @@ class KeyCertificate:
         common_name: str = "switchboard",
         *,
         key_size: int = 2048,
+        private_key: rsa.RSAPrivateKey | None = None,
         not_before: datetime | None = None,
         not_after: datetime | None = None,
     ) -> "KeyCertificate":
-        """Make a key and certificate for encryption, valid for a year from an hour ago unless told otherwise."""
-        key = rsa.generate_private_key(public_exponent=65537, key_size=key_size)
+        """Make a certificate, for a new key unless one is given; by default valid for a year from an hour ago."""
+        key = private_key or rsa.generate_private_key(public_exponent=65537, key_size=key_size)
         begin = not_before or datetime.now(UTC) - timedelta(hours=1)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         certificate = (

@@ -314,6 +314,7 @@ class Entra:
             "appid": grant.client_id,
             "scp": " ".join(granted),
             "upn": user.username,
+            "uti": secrets.token_urlsafe(16),
             "ver": "1.0",
         }
         identity = {

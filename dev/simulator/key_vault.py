@@ -10,10 +10,12 @@ import threading
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Final, Literal
 
 from aiohttp import web
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from dev.simulator.clock import Clock
 from dev.simulator.crypto import KeyCertificate
@@ -46,6 +48,12 @@ class SecretVersion:
         return {"enabled": self.enabled, **seconds, "recoveryLevel": "Recoverable+Purgeable"}
 
 
+@cache
+def _first_key() -> rsa.RSAPrivateKey:
+    # As with Entra ID's keys: made once in a process, because it is the slow part of a start.
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 class KeyVault:
     """The vault's content. Thread-safe. `page_size` is the most items that a list answers at once."""
 
@@ -55,7 +63,9 @@ class KeyVault:
         self.page_size = 25
         self._lock = threading.RLock()
         self._secrets: dict[str, list[SecretVersion]] = {}
-        self.rotate_certificate()
+        self.rotate_certificate(
+            KeyCertificate.generate(certificate_name, private_key=_first_key(), not_before=self._begin())
+        )
 
     def set_secret(self, name: str, value: str, content_type: str | None = None, **fields: Any) -> SecretVersion:
         """Add a version to the secret `name`; `fields` are those of `SecretVersion`."""
@@ -68,8 +78,7 @@ class KeyVault:
         self, pair: KeyCertificate | None = None, *, form: Literal["pkcs12", "pem"] = "pkcs12", key_size: int = 2048
     ) -> SecretVersion:
         """Add a version to the certificate: `pair`, or a new one of `key_size` bits valid for a year."""
-        begin = self.clock.now() - timedelta(hours=1)
-        chosen = pair or KeyCertificate.generate(self.certificate_name, key_size=key_size, not_before=begin)
+        chosen = pair or KeyCertificate.generate(self.certificate_name, key_size=key_size, not_before=self._begin())
         return self.set_secret(
             self.certificate_name,
             base64.b64encode(chosen.pkcs12).decode() if form == "pkcs12" else chosen.pem,
@@ -78,6 +87,9 @@ class KeyVault:
             expires=chosen.certificate.not_valid_after_utc,
             certificate=chosen,
         )
+
+    def _begin(self) -> datetime:
+        return self.clock.now() - timedelta(hours=1)
 
     def versions(self, name: str) -> tuple[SecretVersion, ...]:
         """All versions of the secret `name`, oldest first; none if there is no such secret."""
