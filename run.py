@@ -366,7 +366,10 @@ def _ended_with_us(process: subprocess.Popen[bytes], *, group: bool = False) -> 
     except BaseException:
         if group:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # half-done work is done again, so nothing needs saving
+                os.killpg(process.pid, signal.SIGINT)  # at which pip removes its temporary files
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(3)
+                os.killpg(process.pid, signal.SIGKILL)
         else:
             process.terminate()
         raise
