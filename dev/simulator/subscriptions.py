@@ -3,8 +3,8 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from dev.simulator.clock import Clock, graph_time
 from dev.simulator.collection import Addressee
@@ -80,6 +80,9 @@ class Subscription:
                 return (*owner, resource, changes)
 
 
+_FOREVER: Final = datetime.max.replace(tzinfo=UTC)
+
+
 class Store:
     """All subscriptions, by id. Those that have expired are gone. Thread-safe."""
 
@@ -89,6 +92,7 @@ class Store:
         self._by_id: dict[str, Subscription] = {}
         self._by_key: dict[tuple[str, ...], str] = {}
         self._counts: dict[tuple[str, str], int] = {}
+        self._earliest = _FOREVER  # no subscription expires before this
 
     def all(self) -> tuple[Subscription, ...]:
         """Every subscription in force, oldest first."""
@@ -128,6 +132,7 @@ class Store:
         with self._lock:
             self.check(subscription, quota=quota, refuse_duplicates=refuse_duplicates)
             self._by_id[subscription.id] = subscription
+            self._earliest = min(self._earliest, subscription.expires)
             self._by_key[subscription.unique_key()] = subscription.id
             self._counts[_quota_key(subscription)] = self._counts.get(_quota_key(subscription), 0) + 1
 
@@ -138,6 +143,7 @@ class Store:
             if found is None:
                 return None
             changed = self._by_id[subscription_id] = update(found)
+            self._earliest = min(self._earliest, changed.expires)
             return changed
 
     def remove(self, subscription_id: str) -> Subscription | None:
@@ -150,8 +156,11 @@ class Store:
 
     def _purge(self) -> None:
         now = self._clock.now()
+        if now < self._earliest:
+            return
         for subscription in [known for known in self._by_id.values() if known.expires <= now]:
             self._drop(subscription)
+        self._earliest = min((known.expires for known in self._by_id.values()), default=_FOREVER)
 
     def _drop(self, subscription: Subscription) -> None:
         del self._by_id[subscription.id]
