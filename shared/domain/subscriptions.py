@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from shared.domain import resources
 from shared.domain.graph import Subscription, format_time
@@ -81,7 +81,8 @@ class Endpoint:
 
     def owns(self, url: str) -> bool:
         """Whether a subscription with this notification URL is ours."""
-        return _address(urlsplit(url)) == _address(urlsplit(self.notification_url))
+        address = _address(url)
+        return address is not None and address == _address(self.notification_url)
 
     def standing(self, url: str) -> tuple[Standing, bool]:
         """Which secret the mark in a notification URL stands for, and whether the subscription is a rich one."""
@@ -346,8 +347,14 @@ def _less_a_margin(lifetime: timedelta) -> timedelta:
     return lifetime - max(_SMALLEST_MARGIN, lifetime / 100)
 
 
-def _address(url: SplitResult) -> tuple[str, str, int | None, str]:
-    return url.scheme, (url.hostname or ""), url.port or _DEFAULT_PORTS.get(url.scheme), url.path.rstrip("/")
+def _address(url: str) -> tuple[str, str, int | None, str] | None:
+    """Scheme, host, port and path; None where that cannot be read."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    return parts.scheme, parts.hostname or "", port, parts.path.rstrip("/")
 
 
 def _query(url: str) -> list[tuple[str, str]]:

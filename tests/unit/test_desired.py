@@ -1,0 +1,213 @@
+"""The desired state as operators write it."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.domain import resources
+from shared.domain.desired import DesiredState, DesiredStateError, Group, call_events_of, parse_desired
+from shared.domain.subscriptions import Desired
+
+TENANT = "aaaaaaaa-0000-4000-8000-000000000001"
+OTHER = "aaaaaaaa-0000-4000-8000-000000000002"
+ALICE = "11111111-1111-1111-1111-111111111111"
+BOB = "22222222-2222-2222-2222-222222222222"
+SAMPLE = Path(__file__).parents[2] / "subscriptions.sample.toml"
+JOIN_URL = "https://teams.microsoft.com/l/meetup-join/19%3ameeting_example%40thread.v2/0?context=%7b%7d"
+
+
+def parse(text: str, *tenant_ids: str) -> DesiredState:
+    return parse_desired(text, tenant_ids=tenant_ids or (TENANT,))
+
+
+def problems(text: str, *tenant_ids: str) -> list[str]:
+    with pytest.raises(DesiredStateError) as caught:
+        parse(text, *tenant_ids)
+    assert not caught.value.permanent
+    assert all(problem in str(caught.value) for problem in caught.value.problems)
+    return list(caught.value.problems)
+
+
+def test_nothing_is_desired_by_an_empty_file() -> None:
+    assert parse("") == DesiredState((), ())
+
+
+def test_the_sample_as_it_comes() -> None:
+    state = parse(SAMPLE.read_text())
+    assert state == DesiredState(
+        (Desired(TENANT, resources.CALL_RECORDS, "communications/callRecords", rich=False),), ()
+    )
+
+
+def test_every_form_in_the_sample() -> None:
+    """Each commented entry of the sample is a valid one."""
+    lines = SAMPLE.read_text().splitlines()
+    form = (
+        "# [[",
+        "# users =",
+        '#     "',
+        "# ]",
+        "# groups",
+        "# policies",
+        "# joinWebUrls",
+        "# participants",
+        "# include",
+    )
+    text = "\n".join(line.removeprefix("# ") if line.startswith(form) else line for line in lines)
+    state = parse(text)
+    assert {want.kind.key for want in state.subscriptions} == set(resources.CATALOGUE)
+    assert state.groups == (Group(TENANT, "33333333-3333-3333-3333-333333333333"),)
+    assert {want.kind.key: want.rich for want in state.subscriptions} == {
+        "callRecords": False,
+        "callEvents": True,
+        "emergencyCallEvents": True,
+        "meetingCallEvents": True,
+        "onlineMeeting": False,
+        "presence": True,
+    }
+
+
+def test_resources_are_those_of_the_catalogue() -> None:
+    state = parse(
+        f"""
+        [[callEvents]]
+        users = ["{ALICE.upper()}"]
+        [[emergencyCallEvents]]
+        policies = ["Head quarters' own"]
+        [[meetingCallEvents]]
+        joinWebUrls = ["{JOIN_URL}"]
+        [[callRecords]]
+        participants = ["{BOB}", "{ALICE}"]
+        """
+    )
+    assert [want.resource for want in state.subscriptions] == [
+        f"users/{ALICE}/communications/callEvents",
+        "communications/calls/getEmergencyEventsByPolicy(policyName='Head quarters'' own')",
+        resources.meeting_call_events_path(JOIN_URL),
+        f"communications/callRecords?$filter=participants/any(p:p/id in ('{ALICE}','{BOB}'))",
+    ]
+    for want in state.subscriptions:
+        assert resources.match(want.resource) is want.kind
+
+
+def test_presence_is_split_whatever_the_entries() -> None:
+    users = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(1000)]
+    one, other = ", ".join(f'"{user}"' for user in users[:400]), ", ".join(f'"{user}"' for user in users[400:])
+    state = parse(f"[[presence]]\nusers = [{one}]\n[[presence]]\nusers = [{other}]\n")
+    assert [want.resource.count("'") // 2 for want in state.subscriptions] == [650, 350]
+
+
+def test_each_entry_names_its_tenant_where_there_are_several() -> None:
+    state = parse(f'[[callRecords]]\ntenant = "{OTHER.upper()}"\n[[callRecords]]\ntenant = "{TENANT}"', TENANT, OTHER)
+    assert [want.tenant_id for want in state.subscriptions] == [OTHER, TENANT]
+    assert problems("\n[[callRecords]]\n", TENANT, OTHER) == [
+        "line 2: [[callRecords]] needs 'tenant': GRAPH_TENANT_IDS names several"
+    ]
+    assert problems(f'[[callRecords]]\ntenant = "{BOB}"\n') == [
+        f"line 2: tenant '{BOB}' is not one of GRAPH_TENANT_IDS"
+    ]
+
+
+def test_every_problem_at_once_with_its_line() -> None:
+    text = f'''
+# a comment with [[callEvents]] and "quotes
+[[callEvents]]
+users = [
+    "{ALICE}",  # a comment, with "commas"
+    "alice@example.com", "{BOB}",
+    "{ALICE.upper()}",
+]
+colour = "green"
+
+[[callEvent]]
+users = ["{ALICE}"]
+
+[[onlineMeeting]]
+joinWebUrls = ["http://insecure.example/1"]
+includeResourceData = "yes"
+
+[[emergencyCallEvents]]
+
+[presence]
+users = ["{ALICE}"]
+'''
+    found = problems(text)
+    assert [problem.partition(":")[0] for problem in found] == [
+        f"line {line}" for line in (6, 7, 9, 11, 15, 16, 18, 20)
+    ]
+    for problem, part in zip(
+        found,
+        (
+            "'alice@example.com' in 'users' is not a user's object id",
+            f"{ALICE.upper()!r} is a duplicate of line 5",
+            "'colour' is not known in [[callEvents]]; there are groups, tenant, users",
+            "'callEvent' is not known; there are callEvents,",
+            "'http://insecure.example/1' in 'joinWebUrls' is not",
+            "'includeResourceData' must be true or false",
+            "[[emergencyCallEvents]] needs policies",
+            "write each entry of 'presence' under a header [[presence]]",
+        ),
+        strict=True,
+    ):
+        assert part in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[[callRecords]]\n[[callRecords]]\n", 2),
+        (f'[[callEvents]]\nusers = ["{ALICE}"]\n[[callEvents]]\nusers = [\n"{ALICE}"]', 5),
+        (f'[[presence]]\nusers = ["{ALICE}", "{ALICE}"]', 2),
+        ("[[callEvents]]\nusers = []", 2),
+        ('[[callEvents]]\nusers = "x"', 2),
+        ("[[callEvents]]\nusers = [\n1]", 3),
+        ("[[callRecords]]\nincludeResourceData = true", 2),
+        ('[[emergencyCallEvents]]\npolicies = ["""a\nb"""]', 2),
+        ("[[meetingCallEvents]]\njoinWebUrls = [\n'https://teams.example/a b']", 3),
+        ("[[meetingCallEvents]]\njoinWebUrls = [\n'https://[']", 3),
+        ("a = 1", 1),
+        ("\n[[callRecords]\n", 2),
+        ('[[callRecords]]\nparticipants = [\n"x"]', 3),
+        ('\n[["callRecords"]]\n"colour" = 1', 3),
+        ("x = '''\n\n'''\n[[callRecords]]\ny = 1", 1),
+    ],
+)
+def test_one_problem_and_its_line(text: str, line: int) -> None:
+    first, *_ = problems(text)
+    assert f"line {line}" in first
+
+
+def test_filters_of_different_entries_may_share_participants() -> None:
+    state = parse(f'[[callRecords]]\nparticipants = ["{ALICE}"]\n[[callRecords]]\nparticipants = ["{ALICE}", "{BOB}"]')
+    assert len(state.subscriptions) == 2
+
+
+def test_a_group_stands_for_its_members() -> None:
+    found = call_events_of(Group(TENANT, BOB), [ALICE.upper(), BOB])
+    assert [want.resource for want in found] == [
+        f"users/{ALICE}/communications/callEvents",
+        f"users/{BOB}/communications/callEvents",
+    ]
+    assert all(want.rich and want.tenant_id == TENANT for want in found)
+
+
+@given(st.text(alphabet="[]{}=,.'\"\\\n# callRecords1tuestn"))
+def test_no_text_fails_in_another_way(text: str) -> None:
+    with contextlib.suppress(DesiredStateError):
+        parse(text)
+
+
+@given(st.lists(st.sampled_from(["blank", "comment", "text", "array"]), max_size=12))
+def test_lines_are_counted_through_anything(parts: list[str]) -> None:
+    pieces = {
+        "blank": "\n",
+        "comment": "# [[presence]] 'x\n",
+        "text": '[[emergencyCallEvents]]\npolicies = ["""\nmany\n\\"lines\n"""]\n',
+        "array": f"[[callEvents]]\ngroups = [ # '''\n\n  '{ALICE}'\n,]\n",
+    }
+    text = "".join(pieces[part] for part in parts)
+    found = problems(f'{text}[[callRecords]]\n\nwrong = 1 # "\n')
+    assert f"line {text.count('\n') + 3}: 'wrong' is not known in [[callRecords]]" in " ".join(found)

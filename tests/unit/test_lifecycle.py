@@ -1,0 +1,124 @@
+"""Lifecycle notifications against a model of Graph."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from shared.domain.desired import DesiredState
+from shared.domain.errors import MalformedInputError, UnavailableError
+from shared.services.lifecycle import Handled, Lifecycle
+from shared.services.renew import Renewal
+from tests.unit import model_graph as model
+from tests.unit.model_graph import (
+    ENDPOINT,
+    OTHER_TENANT,
+    TENANT,
+    Certificates,
+    ModelGraph,
+    Source,
+    VirtualClock,
+    call_events,
+)
+
+WANTED = tuple(call_events(number) for number in range(3))
+
+
+@pytest.fixture
+def graph() -> ModelGraph:
+    found = ModelGraph(VirtualClock())
+    for want in WANTED:
+        found.add(want)
+    return found
+
+
+@pytest.fixture
+def lifecycle(graph: ModelGraph) -> Lifecycle:
+    return Lifecycle(
+        Renewal(
+            graph=graph,
+            certificates=Certificates(),
+            desired=Source(DesiredState(WANTED, ())),
+            endpoint=ENDPOINT,
+            tenant_ids=(TENANT, OTHER_TENANT),
+            clock=graph.clock,
+        )
+    )
+
+
+def item(event: object, identity: str, **changes: Any) -> dict[str, Any]:
+    return {"subscriptionId": identity, "tenantId": TENANT, "lifecycleEvent": event, **changes}
+
+
+@pytest.mark.parametrize("event", ["reauthorizationRequired", "ReauthorizationRequired"])
+async def test_reauthorization_is_one_patch_of_that_subscription(
+    graph: ModelGraph, lifecycle: Lifecycle, event: str
+) -> None:
+    first, second, *_ = graph.live()
+    graph.clock.advance(timedelta(hours=1))
+    assert await lifecycle.handle(item(event, first.id)) is Handled.RENEWED
+    assert [(call.method, call.subscription_id) for call in graph.calls] == [("PATCH", first.id)]
+    assert set(graph.calls[0].body or {}) == {"expirationDateTime"}
+    assert graph.all[first.id].expires > second.expires
+    assert graph.lists == 0
+
+
+async def test_reauthorization_of_one_that_is_gone_recreates_it(graph: ModelGraph, lifecycle: Lifecycle) -> None:
+    gone = graph.live()[0]
+    del graph.all[gone.id]
+    assert await lifecycle.handle(item("reauthorizationRequired", gone.id)) is Handled.RECREATED
+    assert all(len(graph.holds(want)) == 1 for want in WANTED)
+
+
+async def test_one_that_is_not_ours_is_left(graph: ModelGraph, lifecycle: Lifecycle) -> None:
+    foreign = graph.add(call_events(9), notification_url="https://other.example.com/")
+    assert await lifecycle.handle(item("reauthorizationRequired", foreign.id)) is Handled.LEFT
+    assert graph.calls == []
+
+
+@pytest.mark.parametrize("still_listed", [True, False])
+async def test_a_removed_one_is_recreated(graph: ModelGraph, lifecycle: Lifecycle, still_listed: bool) -> None:
+    removed = graph.live()[0]
+    if still_listed:
+        # Its place is free; only the list lags behind.
+        graph.unique = False
+    else:
+        del graph.all[removed.id]
+    assert await lifecycle.handle(item("subscriptionRemoved", removed.id)) is Handled.RECREATED
+    assert graph.methods() == {"POST": 1}
+    assert any(one.id != removed.id for one in graph.holds(WANTED[0]))
+
+
+async def test_missed_makes_everything_in_the_tenant_right(graph: ModelGraph, lifecycle: Lifecycle) -> None:
+    lost = graph.live()[1]
+    del graph.all[lost.id]
+    assert await lifecycle.handle(item("missed", graph.live()[0].id)) is Handled.RESYNCED
+    assert all(len(graph.holds(want)) == 1 for want in WANTED)
+
+
+@pytest.mark.parametrize("event", ["somethingNew", "", None, 7])
+async def test_other_kinds_are_kept_for_somebody_to_look_at(
+    graph: ModelGraph, lifecycle: Lifecycle, event: object
+) -> None:
+    assert await lifecycle.handle(item(event, "s1")) is Handled.UNKNOWN
+    assert (graph.calls, graph.lists) == ([], 0)
+
+
+async def test_older_items_name_their_tenant_otherwise(graph: ModelGraph, lifecycle: Lifecycle) -> None:
+    found = graph.live()[0]
+    changed = item("reauthorizationRequired", found.id, tenantId=None, organizationId=TENANT.upper())
+    assert await lifecycle.handle(changed) is Handled.RENEWED
+
+
+@pytest.mark.parametrize("changes", [{"tenantId": None}, {"subscriptionId": 5}, {"tenantId": "elsewhere"}])
+async def test_items_that_name_nothing_of_ours(lifecycle: Lifecycle, changes: dict[str, Any]) -> None:
+    with pytest.raises(MalformedInputError):
+        await lifecycle.handle(item("missed", "s1", **changes))
+
+
+@pytest.mark.parametrize("event", ["reauthorizationRequired", "missed"])
+async def test_when_graph_is_away_it_is_tried_again(graph: ModelGraph, lifecycle: Lifecycle, event: str) -> None:
+    graph.faults = lambda _: model.UNAVAILABLE
+    graph.list_error = UnavailableError("Graph")
+    with pytest.raises(UnavailableError):
+        await lifecycle.handle(item(event, graph.live()[0].id))

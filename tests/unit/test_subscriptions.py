@@ -1,0 +1,296 @@
+"""The plan, and what a subscription's notification URL says about it."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.domain import resources
+from shared.domain.graph import Subscription
+from shared.domain.subscriptions import (
+    PATIENCE,
+    Action,
+    Desired,
+    EncryptionCertificate,
+    Endpoint,
+    Lifetimes,
+    Reason,
+    Standing,
+    Verb,
+    creation_body,
+    plan,
+    resource_key,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+TENANT = "aaaaaaaa-0000-4000-8000-000000000001"
+URL = "https://calls.example.com/api/notifications"
+LIFECYCLE = "https://calls.example.com/api/lifecycleNotifications"
+ENDPOINT = Endpoint(f"{URL}?code=key", LIFECYCLE, ("newer", "older"))
+BEFORE = Endpoint(f"{URL}?code=key", LIFECYCLE, ("older",))
+CERTIFICATE = "calls/" + "1" * 32
+CALLS = Desired(TENANT, resources.CALL_EVENTS, "users/u1/communications/callEvents", rich=True)
+RECORDS = Desired(TENANT, resources.CALL_RECORDS, "communications/callRecords", rich=False)
+
+
+def existing(want: Desired, identity: str = "s1", left: timedelta = 20 * HOUR, **changes: object) -> Subscription:
+    found = Subscription(
+        id=identity,
+        tenant_id=want.tenant_id,
+        api_version=want.kind.api_version,
+        resource=want.resource,
+        change_type=want.kind.change_type,
+        notification_url=ENDPOINT.url(rich=want.rich),
+        expires=NOW + left,
+        certificate_id=CERTIFICATE if want.rich else None,
+    )
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def decide(
+    desired: list[Desired], actual: list[Subscription], *, prune: bool = False, certificate_id: str | None = CERTIFICATE
+) -> tuple[Action, ...]:
+    return plan(
+        desired,
+        actual,
+        NOW,
+        endpoint=ENDPOINT,
+        certificate_id=certificate_id,
+        lifetimes=Lifetimes(),
+        prune=prune,
+    )
+
+
+def verdict(found: Subscription, want: Desired = CALLS) -> tuple[Verb, Reason]:
+    [action] = decide([want], [found])
+    assert (action.desired, action.subscription) == (want, found)
+    return action.verb, action.reason
+
+
+class TestPlan:
+    def test_missing_and_expired_ones_are_created(self) -> None:
+        for actual in ([], [existing(CALLS, left=timedelta(0))]):
+            [action] = decide([CALLS], actual)
+            assert (action.verb, action.reason, action.subscription) == (Verb.CREATE, Reason.MISSING, None)
+
+    @pytest.mark.parametrize(
+        ("left", "verb"), [(11.8, Verb.RENEW), (12.1, Verb.LEAVE), (0.01, Verb.RENEW), (23, Verb.LEAVE)]
+    )
+    def test_renewal_at_half_life(self, left: float, verb: Verb) -> None:
+        assert verdict(existing(CALLS, left=left * HOUR))[0] is verb
+
+    def test_a_resource_is_the_same_however_graph_spells_its_path(self) -> None:
+        found = existing(CALLS, resource="/Users/U1/communications/callevents")
+        assert verdict(found) == (Verb.LEAVE, Reason.FRESH)
+
+    def test_what_is_quoted_keeps_its_case(self) -> None:
+        assert resource_key("/a(x='Bc')/D") == "a(x='Bc')/d"
+
+    def test_an_outdated_certificate_is_changed_at_once(self) -> None:
+        assert verdict(existing(CALLS, certificate_id="calls/" + "0" * 32)) == (Verb.RENEW, Reason.CERTIFICATE)
+
+    def test_a_certificate_that_graph_does_not_tell_is_not_outdated(self) -> None:
+        assert verdict(existing(CALLS, certificate_id=None)) == (Verb.LEAVE, Reason.FRESH)
+
+    def test_no_certificate_is_outdated_while_the_current_one_is_unknown(self) -> None:
+        [action] = decide([CALLS], [existing(CALLS, certificate_id="calls/" + "0" * 32)], certificate_id=None)
+        assert action.verb is Verb.LEAVE
+
+    def test_the_previous_secret_is_good_until_renewal(self) -> None:
+        url = BEFORE.url(rich=True)
+        assert verdict(existing(CALLS, notification_url=url)) == (Verb.LEAVE, Reason.FRESH)
+        due = existing(CALLS, notification_url=url, left=2 * HOUR)
+        assert verdict(due) == (Verb.REPLACE, Reason.CLIENT_STATE)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            URL,
+            f"{URL}?code=key&mark=000000000000",
+            Endpoint(URL, LIFECYCLE, ("forgotten",)).url(rich=True),
+            Endpoint(URL, "https://calls.example.com/elsewhere", ("newer",)).url(rich=True),
+        ],
+    )
+    def test_without_a_known_mark_it_is_replaced(self, url: str) -> None:
+        assert verdict(existing(CALLS, notification_url=url)) == (Verb.REPLACE, Reason.UNKNOWN_MARK)
+
+    def test_a_new_function_key_is_patched_in(self) -> None:
+        url = replace(ENDPOINT, notification_url=f"{URL}?code=yesterday").url(rich=True)
+        assert verdict(existing(CALLS, notification_url=url)) == (Verb.RENEW, Reason.NOTIFICATION_URL)
+
+    def test_a_basic_one_is_not_a_rich_one(self) -> None:
+        found = existing(CALLS, notification_url=ENDPOINT.url(rich=False))
+        assert verdict(found) == (Verb.REPLACE, Reason.RESOURCE_DATA)
+
+    def test_change_types_in_any_order(self) -> None:
+        assert verdict(existing(RECORDS, change_type="updated, Created", left=60 * HOUR), RECORDS)[0] is Verb.LEAVE
+        found = existing(RECORDS, change_type="updated")
+        assert verdict(found, RECORDS) == (Verb.REPLACE, Reason.CHANGE_TYPE)
+
+    def test_the_best_of_several_is_kept_whatever_their_order(self) -> None:
+        good = existing(CALLS, "s9")
+        others = [
+            existing(CALLS, "s1", notification_url=URL),
+            existing(CALLS, "s2", notification_url=BEFORE.url(rich=True)),
+            existing(CALLS, "s3", certificate_id="calls/" + "0" * 32),
+        ]
+        for actual in ([good, *others], [*others, good]):
+            actions = {action.subscription.id: action for action in decide([CALLS], actual) if action.subscription}
+            assert actions.pop("s9").verb is Verb.LEAVE
+            assert {(action.verb, action.reason) for action in actions.values()} == {(Verb.DELETE, Reason.DUPLICATE)}
+
+    def test_no_duplicate_is_deleted_while_the_best_is_no_good(self) -> None:
+        actual = [existing(CALLS, name, notification_url=URL) for name in ("s1", "s2")]
+        assert {action.verb for action in decide([CALLS], actual)} == {Verb.REPLACE, Verb.LEAVE}
+
+    def test_of_equals_the_same_is_kept_however_long_each_has(self) -> None:
+        one, other = existing(CALLS, "s1", left=HOUR), existing(CALLS, "s2")
+        for actual in ([one, other], [other, one], [replace(one, expires=NOW + 23 * HOUR), other]):
+            deleted = [action.subscription for action in decide([CALLS], actual) if action.verb is Verb.DELETE]
+            assert deleted == [other]
+
+    def test_undesired_ones_are_renewed_and_pruned_only_on_demand(self) -> None:
+        fresh, due = existing(CALLS, "s1"), existing(CALLS, "s2", left=HOUR)
+        due = replace(due, resource="users/u2/communications/callEvents")
+        assert [action.verb for action in decide([], [fresh, due])] == [Verb.RENEW, Verb.LEAVE]
+        assert [action.verb for action in decide([], [fresh, due], prune=True)] == [Verb.DELETE, Verb.DELETE]
+
+    def test_undesired_ones_that_nobody_could_read_are_left_to_lapse(self) -> None:
+        found = existing(CALLS, left=HOUR, notification_url=URL)
+        [action] = decide([], [found])
+        assert (action.verb, action.reason) == (Verb.LEAVE, Reason.UNKNOWN_MARK)
+        [action] = decide([], [replace(found, resource="users/u1/messages", notification_url=ENDPOINT.url(rich=True))])
+        assert (action.verb, action.reason) == (Verb.LEAVE, Reason.UNKNOWN_RESOURCE)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://other.example.com/api/notifications",
+            "https://calls.example.com/api/other",
+            "https://calls.example.com:8443/api/notifications",
+            "http://calls.example.com/api/notifications",
+            "EventHub:https://x.servicebus.windows.net/eventhubname/y",
+            "",
+        ],
+    )
+    def test_what_is_not_ours_is_never_touched(self, url: str) -> None:
+        foreign = existing(CALLS, notification_url=url, left=HOUR)
+        [action] = decide([], [foreign], prune=True)
+        assert (action.verb, action.reason) == (Verb.LEAVE, Reason.FOREIGN)
+        assert {action.verb for action in decide([CALLS], [foreign])} == {Verb.CREATE, Verb.LEAVE}
+
+    def test_the_most_urgent_comes_first(self) -> None:
+        def calls(name: str) -> Desired:
+            return replace(CALLS, resource=f"users/{name}/communications/callEvents")
+
+        lapsing = existing(calls("a"), "lapsing", left=PATIENCE - timedelta(minutes=1))
+        due = existing(calls("c"), "due", left=HOUR)
+        fresh = existing(calls("d"), "fresh")
+        actions = decide([calls(name) for name in "bcda"], [fresh, due, lapsing])
+        assert [action.subscription and action.subscription.id for action in actions] == [
+            "lapsing",
+            None,
+            "due",
+            "fresh",
+        ]
+
+    def test_tenants_are_apart(self) -> None:
+        found = existing(replace(CALLS, tenant_id="aaaaaaaa-0000-4000-8000-000000000002"))
+        assert {action.verb for action in decide([CALLS], [found])} == {Verb.CREATE, Verb.LEAVE}
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from([CALLS, RECORDS]),
+                st.sampled_from([URL, ENDPOINT.url(rich=True), ENDPOINT.url(rich=False), BEFORE.url(rich=True), "x:"]),
+                st.sampled_from([CERTIFICATE, None, "calls/old"]),
+                st.integers(-1, 70),
+            ),
+            max_size=8,
+        ),
+        st.booleans(),
+    )
+    def test_every_desired_one_is_seen_to_and_one_always_stays(
+        self, rows: list[tuple[Desired, str, str | None, int]], prune: bool
+    ) -> None:
+        actual = [
+            existing(want, f"s{place}", left=left * HOUR, notification_url=url, certificate_id=certificate_id)
+            for place, (want, url, certificate_id, left) in enumerate(rows)
+        ]
+        actions = decide([CALLS, RECORDS], actual, prune=prune)
+        for want in (CALLS, RECORDS):
+            of_it = [action for action in actions if action.desired == want]
+            assert sum(action.verb is not Verb.DELETE for action in of_it) == 1
+        touched = [action.subscription.id for action in actions if action.subscription is not None]
+        assert len(touched) == len(set(touched))
+        deleted = {action.subscription.id for action in actions if action.verb is Verb.DELETE and action.subscription}
+        live = {one.id for one in actual if one.expires > NOW and ENDPOINT.owns(one.notification_url)}
+        assert deleted <= live
+        for want in (CALLS, RECORDS):
+            of_it_live = {one.id for one in actual if one.id in live and one.resource == want.resource}
+            assert not of_it_live or of_it_live - deleted
+
+
+class TestEndpoint:
+    @pytest.mark.parametrize("url", [URL, f"{URL}?code=a%2Bb%3D%3D", f"{URL}?code=x&y=z"])
+    @pytest.mark.parametrize("rich", [True, False])
+    def test_a_url_says_what_it_was_made_for(self, url: str, rich: bool) -> None:
+        endpoint = Endpoint(url, LIFECYCLE, ("newer", "older"))
+        made = endpoint.url(rich=rich)
+        assert made.startswith(url)
+        assert endpoint.owns(made)
+        assert endpoint.standing(made) == (Standing.CURRENT, rich)
+        assert endpoint.up_to_date(made)
+        later = Endpoint(url, LIFECYCLE, ("newest", "newer"))
+        assert later.standing(made) == (Standing.PREVIOUS, rich)
+        assert Endpoint(url, LIFECYCLE, ("newest",)).standing(made) == (Standing.UNKNOWN, False)
+
+    def test_the_host_in_any_case_and_the_default_port(self) -> None:
+        assert ENDPOINT.owns("https://CALLS.example.com:443/api/notifications/?x=y")
+
+    @pytest.mark.parametrize("url", ["https://[", "https://calls.example.com:port/api/notifications", "%", "//"])
+    def test_nonsense_is_not_ours(self, url: str) -> None:
+        assert not ENDPOINT.owns(url)
+
+    def test_the_secret_is_not_in_the_url_nor_in_a_representation(self) -> None:
+        endpoint = Endpoint(URL, LIFECYCLE, ("sesame",))
+        assert "sesame" not in endpoint.url(rich=True) + repr(endpoint)
+
+
+class TestLifetimes:
+    @pytest.mark.parametrize(("kind", "minutes"), [("presence", 58), ("callEvents", 1425.6), ("callRecords", 4187.7)])
+    def test_a_little_less_than_the_maximum_is_asked_for(self, kind: str, minutes: float) -> None:
+        assert Lifetimes().ask(resources.CATALOGUE[kind]) == timedelta(minutes=minutes)
+
+    def test_refusals_heard_at_the_same_time_count_once(self) -> None:
+        lifetimes = Lifetimes()
+        asked = lifetimes.ask(resources.CALL_EVENTS)
+        for _ in range(20):
+            lifetimes.refused(resources.CALL_EVENTS, asked, 10 * HOUR)
+        assert lifetimes.ask(resources.CALL_EVENTS) == 10 * HOUR * 0.99
+
+    def test_a_maximum_that_was_kept_to_is_undercut(self) -> None:
+        lifetimes = Lifetimes()
+        lifetimes.refused(resources.CALL_EVENTS, 20 * HOUR, 24 * HOUR)
+        assert lifetimes.ask(resources.CALL_EVENTS) == 18 * HOUR
+
+    def test_a_shorter_life_granted_moves_the_half(self) -> None:
+        lifetimes = Lifetimes()
+        lifetimes.granted(resources.CALL_EVENTS, 6 * HOUR)
+        assert lifetimes.half(resources.CALL_EVENTS) == 3 * HOUR
+
+    def test_no_grant_moves_the_half_below_what_the_timer_can_keep(self) -> None:
+        lifetimes = Lifetimes()
+        lifetimes.granted(resources.CALL_EVENTS, timedelta(minutes=-5))
+        assert lifetimes.half(resources.CALL_EVENTS) == timedelta(minutes=22.5)
+
+
+def test_a_basic_subscription_carries_no_certificate() -> None:
+    certificate = EncryptionCertificate(CERTIFICATE, "TUlJ")
+    assert not any(
+        name.startswith("e") and "ncrypt" in name for name in creation_body(RECORDS, NOW, ENDPOINT, certificate)
+    )
+    assert creation_body(CALLS, NOW, ENDPOINT, certificate)["encryptionCertificate"] == "TUlJ"
