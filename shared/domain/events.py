@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
 import msgspec
+from msgspec import Meta
 
 from shared.domain import resources
 from shared.domain.errors import MalformedInputError
@@ -215,50 +216,68 @@ def _basic_data(item: Item) -> bytes:
 class _Graph(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What all of Graph's payloads share. Unknown fields are ignored; every known one may be absent."""
 
-    odata_type: str | None = msgspec.field(default=None, name="@odata.type")
-    odata_id: str | None = msgspec.field(default=None, name="@odata.id")
-    id: str | None = None
+    odata_type: Annotated[str | None, Meta(description="Graph's name for the shape of the payload.")] = msgspec.field(
+        default=None, name="@odata.type"
+    )
+    odata_id: Annotated[str | None, Meta(description="Path of the resource in Graph.")] = msgspec.field(
+        default=None, name="@odata.id"
+    )
+    id: Annotated[
+        str | None,
+        Meta(description="Graph's id of the resource; in call and older meeting payloads a path, the same every time."),
+    ] = None
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One identity of a communicationsIdentitySet."""
 
-    id: str | None = None
-    display_name: str | None = None
-    tenant_id: str | None = None
+    id: Annotated[str | None, Meta(description="Id of the user, guest, application or phone.")] = None
+    display_name: Annotated[str | None, Meta(description="Name as Teams shows it.")] = None
+    tenant_id: Annotated[str | None, Meta(description="Id of the identity's Entra ID tenant.")] = None
 
 
 class ParticipantInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """`identity` has a key for each kind of identity: user, guest, phone, application…"""
+    """Who a participant is."""
 
-    identity: dict[str, Identity | None] | None = None
+    identity: Annotated[
+        dict[str, Identity | None] | None,
+        Meta(description="An identity for each key that applies: user, guest, phone, application…"),
+    ] = None
 
 
 class RemovedState(msgspec.Struct, frozen=True, kw_only=True):
     """Why a participant left."""
 
-    reason: str | None = None
+    reason: Annotated[str | None, Meta(description="A sentence of Graph's: left the call, or became inactive.")] = None
 
 
 class Participant(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One change of a roster. With `removed_state` the participant has left or is inactive."""
+    """One change of a roster."""
 
-    id: str | None = None
-    info: ParticipantInfo | None = None
-    is_in_lobby: bool | None = None
-    removed_state: RemovedState | None = None
+    id: Annotated[str | None, Meta(description="Id of the participant in this call.")] = None
+    info: Annotated[ParticipantInfo | None, Meta(description="Who it is.")] = None
+    is_in_lobby: Annotated[bool | None, Meta(description="Whether the participant waits to be let in.")] = None
+    removed_state: Annotated[
+        RemovedState | None, Meta(description="There only when the participant has left or become inactive.")
+    ] = None
 
 
 class CallEventData(_Graph, frozen=True, kw_only=True):
     """A call of a subscribed user: `CallStarted`, `CallEnded`, `CallRosterUpdated`."""
 
-    event_type: str | None = None
-    call_event_type: str | None = None
-    event_date_time: str | None = None
-    direction: str | None = None
-    join_call_url: str | None = None
-    call_id: str | None = None
-    participants_delta: tuple[Participant, ...] = msgspec.field(default=(), name="participants@delta")
+    event_type: Annotated[str | None, Meta(description="What happened, in one of Graph's spellings.")] = None
+    call_event_type: Annotated[
+        str | None, Meta(description="What happened, where Graph sends a callEvent entity: in place of `eventType`.")
+    ] = None
+    event_date_time: Annotated[
+        str | None, Meta(description="When it happened, in RFC 3339; only callEvent entities have it.")
+    ] = None
+    direction: Annotated[str | None, Meta(description="`incoming` or `outgoing`.")] = None
+    join_call_url: Annotated[str | None, Meta(description="URL with which the call can be joined.")] = None
+    call_id: Annotated[str | None, Meta(description="Id of the call.")] = None
+    participants_delta: Annotated[
+        tuple[Participant, ...], Meta(description="The roster's changes, not the roster.")
+    ] = msgspec.field(default=(), name="participants@delta")
 
 
 class MeetingCallEventData(_Graph, frozen=True, kw_only=True):
@@ -268,75 +287,92 @@ class MeetingCallEventData(_Graph, frozen=True, kw_only=True):
     of their own, which stays untyped.
     """
 
-    event_type: str | None = None
-    event_date_time: str | None = None
-    state: str | None = None
-    participants_delta: tuple[Participant, ...] = msgspec.field(default=(), name="participants@delta")
-    active_participants_delta: list[Any] = msgspec.field(default_factory=list, name="activeParticipants@delta")
-    active_participants_joined: list[Any] = msgspec.field(default_factory=list, name="activeParticipants@joined")
-    active_participants_remove: list[Any] = msgspec.field(default_factory=list, name="activeParticipants@remove")
-    active_participants_exited: list[Any] = msgspec.field(default_factory=list, name="activeParticipants@exited")
+    event_type: Annotated[str | None, Meta(description="What happened, in one of Graph's spellings.")] = None
+    call_event_type: Annotated[
+        str | None, Meta(description="What happened, where Graph sends a callEvent entity: in place of `eventType`.")
+    ] = None
+    event_date_time: Annotated[str | None, Meta(description="When it happened, in RFC 3339.")] = None
+    state: Annotated[str | None, Meta(description="Older payloads: `active` or `inactive`.")] = None
+    participants_delta: Annotated[
+        tuple[Participant, ...], Meta(description="The roster's changes, not the roster.")
+    ] = msgspec.field(default=(), name="participants@delta")
+    active_participants_delta: Annotated[list[Any], Meta(description="Older payloads: who joined.")] = msgspec.field(
+        default_factory=list, name="activeParticipants@delta"
+    )
+    active_participants_joined: Annotated[list[Any], Meta(description="Older payloads: who joined.")] = msgspec.field(
+        default_factory=list, name="activeParticipants@joined"
+    )
+    active_participants_remove: Annotated[list[Any], Meta(description="Older payloads: who left.")] = msgspec.field(
+        default_factory=list, name="activeParticipants@remove"
+    )
+    active_participants_exited: Annotated[list[Any], Meta(description="Older payloads: who left.")] = msgspec.field(
+        default_factory=list, name="activeParticipants@exited"
+    )
 
 
 class CallerAddress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A civic address; `additional_data` as Graph sends it (companyName, houseNumber…)."""
+    """A civic address."""
 
-    street: str | None = None
-    city: str | None = None
-    state: str | None = None
-    country_or_region: str | None = None
-    postal_code: str | None = None
-    additional_data: dict[str, Any] | None = None
+    street: Annotated[str | None, Meta(description="Street.")] = None
+    city: Annotated[str | None, Meta(description="City.")] = None
+    state: Annotated[str | None, Meta(description="State or province.")] = None
+    country_or_region: Annotated[str | None, Meta(description="Country or region.")] = None
+    postal_code: Annotated[str | None, Meta(description="Postal code.")] = None
+    additional_data: Annotated[
+        dict[str, Any] | None, Meta(description="The rest as Graph sends it: companyName, houseNumber…")
+    ] = None
 
 
 class Coordinates(msgspec.Struct, frozen=True, kw_only=True):
-    """Degrees; Graph's sample has strings, its entity page numbers."""
+    """A place on the map. Graph's sample has strings, its entity page numbers."""
 
-    latitude: str | float | None = None
-    longitude: str | float | None = None
+    latitude: Annotated[str | float | None, Meta(description="Degrees.")] = None
+    longitude: Annotated[str | float | None, Meta(description="Degrees.")] = None
 
 
 class CallerLocation(msgspec.Struct, frozen=True, kw_only=True):
     """Where an emergency call came from."""
 
-    address: CallerAddress | None = None
-    coordinates: Coordinates | None = None
+    address: Annotated[CallerAddress | None, Meta(description="Civic address.")] = None
+    coordinates: Annotated[Coordinates | None, Meta(description="Place on the map.")] = None
 
 
 class CallerInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Who made an emergency call."""
 
-    display_name: str | None = None
-    upn: str | None = None
-    phone_number: str | None = None
-    tenant_id: str | None = None
-    location: CallerLocation | None = None
+    display_name: Annotated[str | None, Meta(description="Name of the caller.")] = None
+    upn: Annotated[str | None, Meta(description="User principal name.")] = None
+    phone_number: Annotated[str | None, Meta(description="Number of the caller.")] = None
+    tenant_id: Annotated[str | None, Meta(description="Id of the caller's Entra ID tenant.")] = None
+    location: Annotated[CallerLocation | None, Meta(description="Where the call came from.")] = None
 
 
 class EmergencyCall(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """An emergency call."""
 
-    id: str | None = None
-    call_event_type: str | None = None
-    policy_name: str | None = None
-    event_date_time: str | None = None
-    emergency_number_dialed: str | None = None
-    caller_info: CallerInfo | None = None
+    id: Annotated[str | None, Meta(description="Graph's id of the event.")] = None
+    call_event_type: Annotated[str | None, Meta(description="What happened, in one of Graph's spellings.")] = None
+    policy_name: Annotated[str | None, Meta(description="Emergency calling policy that applied.")] = None
+    event_date_time: Annotated[str | None, Meta(description="When it happened, in RFC 3339.")] = None
+    emergency_number_dialed: Annotated[str | None, Meta(description="Number that was dialled.")] = None
+    caller_info: Annotated[CallerInfo | None, Meta(description="Who called, and from where.")] = None
 
 
 class EmergencyCallEventData(_Graph, frozen=True, kw_only=True):
-    """`EmergencyCallStarted`, `EmergencyCallEnded`. There are two shapes, nested and flat: `call` reads both."""
+    """`EmergencyCallStarted`, `EmergencyCallEnded`, in one of two shapes: nested (`emergencyCallEvent`) or flat."""
 
-    emergency_call_event: EmergencyCall | None = None
-    call_event_type: str | None = None
-    policy_name: str | None = None
-    event_date_time: str | None = None
-    emergency_number_dialed: str | None = None
-    caller_info: CallerInfo | None = None
+    emergency_call_event: Annotated[
+        EmergencyCall | None, Meta(description="The nested shape; without it the fields below are there.")
+    ] = None
+    call_event_type: Annotated[str | None, Meta(description="What happened, in one of Graph's spellings.")] = None
+    policy_name: Annotated[str | None, Meta(description="Emergency calling policy that applied.")] = None
+    event_date_time: Annotated[str | None, Meta(description="When it happened, in RFC 3339.")] = None
+    emergency_number_dialed: Annotated[str | None, Meta(description="Number that was dialled.")] = None
+    caller_info: Annotated[CallerInfo | None, Meta(description="Who called, and from where.")] = None
 
     @property
     def call(self) -> EmergencyCall:
-        """The emergency call, from whichever shape it came in."""
+        """The emergency call, whichever shape it came in."""
         return self.emergency_call_event or EmergencyCall(
             id=self.id,
             call_event_type=self.call_event_type,
@@ -352,18 +388,20 @@ class CallRecordData(_Graph, frozen=True, kw_only=True):
 
 
 class PresenceData(_Graph, frozen=True, kw_only=True):
-    """`PresenceUpdated`. A basic notification has no availability and no activity."""
+    """`PresenceUpdated`: `id` is the user's. A basic notification has no availability and no activity."""
 
-    availability: str | None = None
-    activity: str | None = None
+    availability: Annotated[str | None, Meta(description="`Available`, `Busy`, `DoNotDisturb`, `Away`, `Offline`…")] = (
+        None
+    )
+    activity: Annotated[str | None, Meta(description="`InACall`, `InAMeeting`, `Presenting`…")] = None
 
 
 class OnlineMeetingData(_Graph, frozen=True, kw_only=True):
     """`OnlineMeetingUpdated`."""
 
-    event_type: str | None = None
-    event_date_time: str | None = None
-    state: str | None = None
+    event_type: Annotated[str | None, Meta(description="What happened, if Graph says so.")] = None
+    event_date_time: Annotated[str | None, Meta(description="When it happened, in RFC 3339.")] = None
+    state: Annotated[str | None, Meta(description="`active` or `inactive`.")] = None
 
 
 type EventData = (
@@ -397,20 +435,46 @@ _DATA_DECODERS: Final = {name: msgspec.json.Decoder(shape) for name, shape in DA
 class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A CloudEvent as it lies on an events queue. Extensions that this version does not know are ignored."""
 
-    specversion: Literal["1.0"]
-    id: str
-    source: str
-    type: str
-    time: datetime
-    datacontenttype: str | None = None
-    dataschema: str | None = None
-    subject: str | None = None
-    tenantid: str | None = None
-    subscriptionid: str | None = None
-    changetype: str | None = None
-    traceparent: str | None = None
-    dataref: str | None = None
-    data: msgspec.Raw = msgspec.Raw(b"")
+    specversion: Annotated[Literal["1.0"], Meta(description="Version of CloudEvents.")]
+    id: Annotated[
+        str,
+        Meta(
+            description="With `source`, the identity of the event: redeliveries share it.",
+            extra_json_schema={"minLength": 1},
+        ),
+    ]
+    source: Annotated[
+        str,
+        Meta(
+            description="The Graph subscription: `https://graph.microsoft.com/{version}/subscriptions/{id}`.",
+            extra_json_schema={"format": "uri"},
+        ),
+    ]
+    type: Annotated[str, Meta(description="What happened.")]
+    time: Annotated[
+        datetime,
+        Meta(
+            description="When it happened by Graph's clock; where Graph does not say, when it was received.",
+            extra_json_schema={"format": "date-time"},
+        ),
+    ]
+    datacontenttype: Annotated[str | None, Meta(description="Media type of `data`.")] = None
+    dataschema: Annotated[str | None, Meta(description="`$id` of the JSON Schema that describes the event.")] = None
+    subject: Annotated[str | None, Meta(description="The notification's `resource`, as Graph sent it.")] = None
+    tenantid: Annotated[str | None, Meta(description="Id of the Entra ID tenant that it happened in.")] = None
+    subscriptionid: Annotated[str | None, Meta(description="Id of the Graph subscription.")] = None
+    changetype: Annotated[str | None, Meta(description="Graph's `changeType`: `created`, `updated`…")] = None
+    traceparent: Annotated[str | None, Meta(description="W3C trace context of the delivery.")] = None
+    dataref: Annotated[
+        str | None,
+        Meta(
+            description="URL of the blob that holds the data, where it is too large for a queue message.",
+            extra_json_schema={"format": "uri"},
+        ),
+    ] = None
+    data: Annotated[msgspec.Raw, Meta(description="The resource, as Graph sent it.")] = msgspec.field(
+        default_factory=msgspec.Raw
+    )
 
     @property
     def key(self) -> tuple[str, str]:

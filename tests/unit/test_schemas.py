@@ -1,0 +1,203 @@
+"""What is published for consumers is what the types say, and every event that is written fits it."""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError
+
+from dev import schemas
+from dev.simulator.payloads import Kind, Options, Payload, Spelling, build
+from shared.domain import resources
+from shared.domain.events import DATA_TYPES, UNRECOGNIZED, Event, event_of, parse_message, schema_id
+from shared.domain.notifications import parse_item
+
+RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+SAMPLES = schemas.ROOT / "tests" / "samples"
+GENERATED = schemas.generated(schemas.ROOT)
+USER = "/users/048c94fb-dda6-48b8-9fc8-6740ee418fb9"
+
+formats = FormatChecker(formats=())
+
+
+@formats.checks("date-time", raises=ValueError)
+def is_date_time(value: object) -> bool:
+    return datetime.fromisoformat(str(value)).tzinfo is not None and "T" in str(value)
+
+
+@formats.checks("uri", raises=ValueError)
+def is_uri(value: object) -> bool:
+    parts = urlsplit(str(value))
+    return bool(parts.scheme and parts.netloc) and re.fullmatch(r"[!-~]+", str(value)) is not None
+
+
+def published(event_type: str) -> dict[str, Any]:
+    path = schemas.ROOT / schemas.SCHEMAS / f"{schemas.name(event_type)}.json"
+    return json.loads(path.read_text("utf-8"))
+
+
+VALIDATORS = {name: Draft202012Validator(published(name), format_checker=formats) for name in DATA_TYPES}
+
+
+def check(event: Mapping[str, Any]) -> None:
+    VALIDATORS[event["type"]].validate(event)
+
+
+def written(payload: Payload, plaintext: bytes | None) -> Event:
+    notification = {
+        "id": "lsgTZMr9KwAAA",
+        "subscriptionId": "76222963-cc7b-42d2-882d-8aaa69cb2ba3",
+        "changeType": payload.change_type,
+        "tenantId": "f69f5191-20ae-4093-8dae-3ec09edeb253",
+        "resource": payload.resource,
+        "resourceData": payload.resource_data | ({} if plaintext else payload.basic),
+    }
+    return event_of(
+        parse_item(json.dumps(notification).encode()),
+        plaintext,
+        fallback_id="delivery-0",
+        received=RECEIVED,
+        traceparent=TRACE,
+    )
+
+
+def of(kind: Kind, options: Options | None = None) -> dict[str, Any]:
+    payload = build(kind, options)
+    plaintext = None if payload.content is None else json.dumps(payload.content).encode()
+    return json.loads(written(payload, plaintext).to_json())
+
+
+class TestPublished:
+    @pytest.mark.parametrize("path", GENERATED, ids=str)
+    def test_is_what_the_types_say(self, path: Path) -> None:
+        found = (schemas.ROOT / path).read_text("utf-8")
+        assert found == GENERATED[path], f"{path} is not up to date; run: python -m dev.schemas"
+
+    def test_nothing_else_is_published(self) -> None:
+        folder = schemas.ROOT / schemas.SCHEMAS
+        assert {path.relative_to(schemas.ROOT) for path in folder.iterdir()} == set(GENERATED) - {schemas.PAGE}
+
+    @pytest.mark.parametrize("event_type", DATA_TYPES)
+    def test_each_is_a_schema_and_bears_the_dataschema_as_its_id(self, event_type: str) -> None:
+        schema = published(event_type)
+        Draft202012Validator.check_schema(schema)
+        assert schema["$id"] == schema_id(event_type)
+
+    def test_every_type_of_the_catalogue_has_one(self) -> None:
+        types = {event_type for kind in resources.CATALOGUE.values() for event_type in kind.event_types.values()}
+        assert types | {UNRECOGNIZED} == set(DATA_TYPES)
+
+    def test_the_pages_example_fits(self) -> None:
+        check(json.loads(schemas.example().to_json()))
+
+    @pytest.mark.parametrize("part", ["example", "types", "attributes", "data"])
+    def test_a_page_without_a_place_for_a_part_is_refused(self, part: str, tmp_path: Path) -> None:
+        page = tmp_path / schemas.PAGE
+        page.parent.mkdir()
+        page.write_text(GENERATED[schemas.PAGE].replace(f"<!-- end: {part} -->", ""), "utf-8")
+        with pytest.raises(ValueError, match=part):
+            schemas.generated(tmp_path)
+
+
+class TestEvents:
+    """What `event_of` writes."""
+
+    @pytest.mark.parametrize("spelling", [None, *Spelling])
+    @pytest.mark.parametrize("kind", Kind)
+    def test_every_kind_in_every_spelling_fits(self, kind: Kind, spelling: Spelling | None) -> None:
+        check(of(kind, Options(spelling=spelling, participants=3)))
+
+    @pytest.mark.parametrize("roster", ["joined-exited", "delta-remove"])
+    def test_every_older_roster_fits(self, roster: Any) -> None:
+        check(of(Kind.LEGACY_ROSTER, Options(roster=roster, participants=2)))
+
+    @pytest.mark.parametrize("kind", Kind)
+    def test_a_basic_one_fits(self, kind: Kind) -> None:
+        check(json.loads(written(build(kind), None).to_json()))
+
+    @pytest.mark.parametrize("kind", Kind)
+    def test_a_claim_check_fits(self, kind: Kind) -> None:
+        event = written(build(kind), b'{"eventType":"callStarted"}')
+        check(json.loads(event.to_json_with_ref("https://account.blob.core.windows.net/event-data/call-events/1.json")))
+
+    @pytest.mark.parametrize("path", sorted(SAMPLES.glob("decrypted/*.json")), ids=lambda path: path.stem)
+    def test_graphs_own_examples_fit(self, path: Path) -> None:
+        plaintext = path.read_bytes()
+        named = json.loads(plaintext)
+        resource = str(named.get("@odata.id", f"{USER}/communications/callEvents"))
+        event = written(Payload(resource, "updated", {"@odata.type": named["@odata.type"]}), plaintext)
+        assert event.type != UNRECOGNIZED
+        check(json.loads(event.to_json()))
+
+    @pytest.mark.parametrize("path", sorted(SAMPLES.glob("notifications/*.json")), ids=lambda path: path.stem)
+    def test_graphs_own_notifications_fit(self, path: Path) -> None:
+        body = json.loads(path.read_bytes())
+        for raw in body.get("value", [body]):  # Graph's page on calls shows one without its collection
+            item = parse_item(json.dumps(raw).encode())
+            event = event_of(item, None, fallback_id="delivery-0", received=RECEIVED, traceparent=TRACE)
+            check(json.loads(event.to_json()))
+
+    @pytest.mark.parametrize("plaintext", [b"null", b"7", b'"x"', b"[1]", b'{"eventType":"callParked"}'])
+    def test_what_no_type_knows_fits_unrecognized(self, plaintext: bytes) -> None:
+        event = written(Payload(f"{USER}/communications/callEvents", "updated", {}), plaintext)
+        assert event.type == UNRECOGNIZED
+        check(json.loads(event.to_json()))
+
+    def test_a_notification_that_says_nothing_fits(self) -> None:
+        event = event_of(parse_item(b"{}"), None, fallback_id="delivery-0", received=RECEIVED, traceparent=TRACE)
+        check(json.loads(event.to_json()))
+
+    def test_unknown_fields_are_allowed_everywhere(self) -> None:
+        event = of(Kind.ROSTER_JOINED) | {"newextension": "x"}
+        event["data"]["new"] = 1
+        event["data"]["participants@delta"][0]["new"] = 1
+        check(event)
+
+    @pytest.mark.parametrize(
+        ("change", "path"),
+        [
+            ({"type": "Microsoft.Graph.CallEnded"}, ["type"]),
+            ({"dataschema": "urn:switchboard:schema:CallStarted:2"}, ["dataschema"]),
+            ({"specversion": "0.3"}, ["specversion"]),
+            ({"id": ""}, ["id"]),
+            ({"time": "yesterday"}, ["time"]),
+            ({"source": "a subscription"}, ["source"]),
+            ({"subject": None}, ["subject"]),
+            ({"data": {"eventType": 7}}, ["data", "eventType"]),
+            ({"data": []}, ["data"]),
+            ({"dataref": "https://account.blob.core.windows.net/event-data/1.json"}, []),
+        ],
+        ids=str,
+    )
+    def test_what_is_no_such_event_does_not_fit(self, change: dict[str, Any], path: list[str]) -> None:
+        with pytest.raises(ValidationError) as caught:
+            VALIDATORS["Microsoft.Graph.CallStarted"].validate(of(Kind.CALL_STARTED) | change)
+        assert list(caught.value.absolute_path) == path
+
+    @pytest.mark.parametrize("name", published("Microsoft.Graph.CallStarted")["required"])
+    def test_what_is_always_there_is_required(self, name: str) -> None:
+        event = of(Kind.CALL_STARTED)
+        del event[name]
+        with pytest.raises(ValidationError, match=name):
+            VALIDATORS["Microsoft.Graph.CallStarted"].validate(event)
+
+    def test_data_or_its_address_is_required(self) -> None:
+        event = of(Kind.CALL_STARTED)
+        del event["data"]
+        with pytest.raises(ValidationError):
+            check(event)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_python_types_read_what_the_schemas_describe(kind: Kind) -> None:
+    event = of(kind, Options(spelling=Spelling.ENTITY))
+    (found,) = parse_message(json.dumps(event))
+    data = found.typed()
+    assert isinstance(data, DATA_TYPES[event["type"]])
+    assert data.id == event["data"]["id"]
