@@ -1,59 +1,54 @@
-"""Where the desired state is kept: a file of the package, or a blob."""
+"""Where the desired state lies: a file of the package, or a blob, so that a change needs no deployment."""
 
 import asyncio
 from collections.abc import Collection
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
+from shared.adapters.blobs import Blobs
 from shared.domain.desired import DesiredState, DesiredStateError, parse_desired
 
 _BLOB: Final = "blob:"
 
 
-class Blobs(Protocol):
-    """What is asked of storage; see `shared.adapters.blobs.Blobs`."""
+class DesiredStateSource:
+    """Reads the desired state anew each time: it may have changed."""
 
-    async def get(self, container: str, name: str) -> bytes | None: ...
-
-
-class DesiredStateFile:
-    """The desired state that the setting SUBSCRIPTIONS names, read anew each time."""
-
-    def __init__(self, location: str, root: Path, blobs: Blobs, tenant_ids: Collection[str]) -> None:
-        """Take what it needs; nothing is read yet.
+    def __init__(self, location: str, blobs: Blobs, tenant_ids: Collection[str]) -> None:
+        """Take the address.
 
         Args:
-            location: a path, relative to `root`, or ``blob:{container}/{blob}``.
-            root: the directory of the package.
-            blobs: the storage account.
+            location: a path, relative to the app's folder or absolute, or ``blob:{container}/{blob}``.
+            blobs: for the latter.
             tenant_ids: the tenants served.
         """
         self._location = location
-        self._root = root
         self._blobs = blobs
-        self._tenant_ids = frozenset(tenant_ids)
+        self._tenant_ids = tenant_ids
 
     async def load(self) -> DesiredState:
-        """Read it.
+        """Read and check it.
 
         Raises:
-            DesiredStateError: it is not there, or wrong; the message names every problem.
+            DesiredStateError: it is missing or wrong; the message names each line.
             UnavailableError: storage did not answer.
         """
-        content = await self._content()
-        if content is None:
-            raise DesiredStateError(self._location, ["there is no such file"])
+        data = await self._read()
+        if data is None:
+            raise DesiredStateError(
+                self._location, ["it is not there; subscriptions.sample.toml shows what it may say"]
+            )
         try:
-            text = content.decode()
+            text = data.decode("utf-8")
         except UnicodeDecodeError:
             raise DesiredStateError(self._location, ["it is not UTF-8"]) from None
         return parse_desired(text, tenant_ids=self._tenant_ids, source=self._location)
 
-    async def _content(self) -> bytes | None:
+    async def _read(self) -> bytes | None:
         if self._location.startswith(_BLOB):
             container, _, name = self._location.removeprefix(_BLOB).partition("/")
             return await self._blobs.get(container, name)
         try:
-            return await asyncio.to_thread((self._root / self._location).read_bytes)
+            return await asyncio.to_thread(Path(self._location).read_bytes)
         except OSError:
             return None

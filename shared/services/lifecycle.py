@@ -48,10 +48,10 @@ class Lifecycle:
             case "reauthorizationrequired":
                 handled = await self._reauthorize(tenant_id, subscription_id)
             case "subscriptionremoved":
-                await self._renewal.resync(tenant_id, gone=subscription_id)
+                await self._resync(tenant_id, subscription_id)
                 handled = Handled.RECREATED
             case "missed":
-                await self._renewal.resync(tenant_id)
+                await self._resync(tenant_id)
                 handled = Handled.RESYNCED
             case _:
                 handled = Handled.UNKNOWN
@@ -63,10 +63,15 @@ class Lifecycle:
             case Outcome.RENEWED:
                 return Handled.RENEWED
             case Outcome.GONE:
-                await self._renewal.resync(tenant_id, gone=subscription_id)
+                await self._resync(tenant_id, subscription_id)
                 return Handled.RECREATED
             case _:
                 return Handled.LEFT
+
+    async def _resync(self, tenant_id: str, gone: str | None = None) -> None:
+        report = await self._renewal.resync(tenant_id, gone=gone)
+        for failure in report.failures:
+            _log.error("resync of tenant %s: %s, %d times: %s", tenant_id, failure.reason, failure.count, failure.kind)
 
 
 def _text(item: Mapping[str, Any], *names: str) -> str:

@@ -8,7 +8,6 @@ renewed even while Key Vault is away or the desired state cannot be read.
 import asyncio
 import heapq
 import itertools
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,8 +41,6 @@ _ONE_BUDGET: Final = timedelta(seconds=60)  # for a single subscription
 _GRACE: Final = timedelta(seconds=60)  # after the budget, for what has been begun
 _ROUNDS: Final = 3  # lists per run: one to plan by, the others for creations of unknown outcome
 _LISTED_FAILURES: Final = 100
-
-_log = logging.getLogger(__name__)
 
 
 class Graph(Protocol):
@@ -374,7 +371,7 @@ class _Run:
             for result in results
             if result.subscription is not None and self.endpoint.owns(result.subscription.notification_url)
         ]
-        report = RenewalReport(
+        return RenewalReport(
             started=started,
             finished=now,
             desired=desired,
@@ -383,23 +380,6 @@ class _Run:
             failures=_summary(self.failures),
             nearest=min((one.expires - now for one in live), default=None),
         )
-        _log.info(
-            "renewal: %s; %d desired, %d live, nearest expiry in %s",
-            ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.items()) or "nothing to do",
-            report.desired,
-            report.live,
-            report.nearest,
-        )
-        for failure in report.failures:
-            _log.warning(
-                "renewal: %s (%d of %s in tenant %s): %s",
-                failure.reason,
-                failure.count,
-                failure.kind,
-                failure.tenant_id,
-                failure.detail,
-            )
-        return report
 
 
 def _summary(failures: Iterable[tuple[str, str, SwitchboardError, str | None]]) -> tuple[Failure, ...]:

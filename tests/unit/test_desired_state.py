@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.adapters.desired_state import DesiredStateFile
+from shared.adapters.desired_state import DesiredStateSource
 from shared.domain.desired import DesiredStateError
 
 TENANT = "aaaaaaaa-0000-4000-8000-000000000001"
@@ -18,8 +18,9 @@ class Blobs:
         return self.content if (container, name) == ("config", "here/subscriptions.toml") else None
 
 
-def source(location: str, root: Path, content: bytes | None = None) -> DesiredStateFile:
-    return DesiredStateFile(location, root, Blobs(content), [TENANT])
+def source(location: str, root: Path, content: bytes | None = None) -> DesiredStateSource:
+    where = location if location.startswith("blob:") else str(root / location)
+    return DesiredStateSource(where, Blobs(content), [TENANT])  # type: ignore[arg-type]
 
 
 async def test_a_file_of_the_package(tmp_path: Path) -> None:
@@ -34,7 +35,7 @@ async def test_a_blob(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("location", ["nowhere.toml", "blob:config/nowhere.toml", ".", "blob:"])
 async def test_nothing_there_is_not_nothing_desired(tmp_path: Path, location: str) -> None:
-    with pytest.raises(DesiredStateError, match="no such file"):
+    with pytest.raises(DesiredStateError, match="it is not there"):
         await source(location, tmp_path, b"").load()
 
 
