@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import aiohttp
@@ -18,6 +18,9 @@ from yarl import URL
 
 from dev.simulator.clock import Clock
 from dev.simulator.rules import GraphError
+
+_CONCURRENCY: Final = 64
+"""POSTs under way at once. The others have not begun, so that their wait does not count against the subscriber."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,6 @@ class DeliverySettings:
     copies: int = 1
     shuffle: bool = False
     seed: int = 0
-    concurrency: int = 16
 
 
 @dataclass
@@ -101,7 +103,7 @@ class Courier:
     async def open(self) -> None:
         """Make the HTTP session; on the loop that will use it."""
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        self._slots = asyncio.Semaphore(self.settings.concurrency)
+        self._slots = asyncio.Semaphore(_CONCURRENCY)
 
     async def close(self) -> None:
         """Stop all deliveries and close the session."""
@@ -127,6 +129,11 @@ class Courier:
         with self._changed:
             if not self._changed.wait_for(lambda: self._pending == 0, timeout):
                 raise TimeoutError(f"{self._pending} deliveries are still pending")
+
+    def forget_settled(self) -> None:
+        """Strike what is settled from the ledger, for long runs."""
+        with self._changed:
+            self._ledger = {key: entry for key, entry in self._ledger.items() if entry.state == "pending"}
 
     def arrange(self, notifications: Sequence[Notification]) -> list[Notification]:
         """`notifications` in the order in which they will be sent."""

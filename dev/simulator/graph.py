@@ -57,6 +57,10 @@ class Graph:
         """
         self._courier.drain(timeout)
 
+    def forget_deliveries(self) -> None:
+        """Strike the settled deliveries from the ledger: a long run's bodies take memory."""
+        self._courier.forget_settled()
+
     def remove(self, subscription_id: str) -> None:
         """Lose a subscription, without a word to the subscriber.
 
@@ -75,6 +79,9 @@ class Graph:
             target: a subscription's id, or a resource: then all subscriptions to it.
             what: a kind of happening, varied by `options`; a payload; or the resource that a rich item shall hold.
 
+        Returns:
+            What was sent: one for each subscription whose `changeType` wants to know.
+
         Raises:
             LookupError: nobody subscribes to `target`.
         """
@@ -86,7 +93,8 @@ class Graph:
         self, target: str, what: Kind | Payload | Mapping[str, Any], options: Options | None = None
     ) -> tuple[Notification, ...]:
         """As `notify`, but send nothing: collect several of these for one `send`, or for `collection`."""
-        return tuple(self._notification(found, what, options) for found in self._subscribers(target))
+        prepared = (self._notification(found, what, options) for found in self._subscribers(target))
+        return tuple(entry for entry in prepared if entry is not None)
 
     def notify_lifecycle(self, target: str, event: str) -> tuple[Notification, ...]:
         """Send a lifecycle notification; `event` is one of Graph's, or one that it may invent.
@@ -144,8 +152,14 @@ class Graph:
 
     def _notification(
         self, subscription: Subscription, what: Kind | Payload | Mapping[str, Any], options: Options | None
-    ) -> Notification:
+    ) -> Notification | None:
         payload = _payload(subscription, what, options)
+        changes = {word.strip() for word in subscription.change_type.split(",")}
+        if payload.change_type not in changes:
+            if "updated" not in changes:
+                return None
+            # Whoever asks for updates alone is told of the first version too, as an update.
+            payload = replace(payload, change_type="updated")
         name = str(uuid.uuid4()) if self.settings.notification_ids else None
         item = change_notification(payload, subscription.addressee, notification_id=name)
         return _entry(subscription, item, payload.content)

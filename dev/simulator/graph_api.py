@@ -71,7 +71,7 @@ class GraphRequest:
     @property
     def target(self) -> str:
         """Version, path and query."""
-        return f"/{self.version}{self.path}" + (f"?{urlencode(self.query)}" if self.query else "")
+        return f"/{self.version}{self.path}" + (f"?{urlencode(self.query, safe='$')}" if self.query else "")
 
 
 @dataclass(frozen=True)
@@ -342,9 +342,7 @@ class GraphApi:
 def _permit(rule: ResourceRule, caller: Caller) -> None:
     held = caller.scopes if rule.delegated else caller.roles
     if rule.permission not in held:
-        raise GraphError(
-            403, "Forbidden", f"Operation: Create; Exception: the caller lacks the permission {rule.permission}."
-        )
+        raise GraphError(403, "Forbidden", f"The caller lacks the permission {rule.permission}.")
 
 
 def _check_url(url: str | None) -> None:

@@ -47,6 +47,17 @@ class TestWhatIsSent:
         assert item["changeType"] == "created"
         assert item["subscriptionExpirationDateTime"] == created["expirationDateTime"]
 
+    @pytest.mark.parametrize(
+        ("asked", "told"), [("created", ["created"]), ("updated", ["updated", "updated"]), ("created,updated", None)]
+    )
+    def test_change_types_are_kept_apart(
+        self, asked: str, told: list[str] | None, graph: GraphClient, body: Body, sim: Simulator
+    ) -> None:
+        name = graph.create(body(RECORD, rich=False, changeType=asked), "v1.0").json()["id"]
+        kinds = (RECORD, Kind.CALL_RECORD_UPDATED)
+        items = [entry.item["changeType"] for kind in kinds for entry in sim.graph.prepare(name, kind)]
+        assert items == (told or ["created", "updated"])
+
     def test_a_basic_legacy_meeting_says_more_outside(
         self, graph: GraphClient, body: Body, sim: Simulator, subscriber: Subscriber
     ) -> None:
@@ -117,6 +128,15 @@ class TestWhatIsSent:
             == {"subscriptionId", "subscriptionExpirationDateTime", "tenantId", "clientState", "lifecycleEvent"}
             for item in items
         )
+
+    def test_the_ledger_can_be_struck(self, graph: GraphClient, body: Body, sim: Simulator) -> None:
+        graph.create(body())
+        sim.graph.notify(body()["resource"], Kind.CALL_STARTED)
+        sim.graph.drain()
+        assert len(sim.graph.deliveries) == 1
+        sim.graph.forget_deliveries()
+        assert sim.graph.deliveries == ()
+        sim.graph.drain(0)
 
     def test_nobody_subscribed(self, sim: Simulator) -> None:
         with pytest.raises(LookupError):
