@@ -244,7 +244,7 @@ def _fetch_python() -> List[str]:
     lock = ROOT / "dev" / "uv" / "requirements.lock"
     try:
         _step("Fetching uv", [sys.executable, *_pip_install(lock), "--target", str(folder)])
-        _step(f"Fetching Python {wanted}", [*uv, "python", "install", wanted], environment=environment)
+        _step(f"Fetching Python {wanted}", [*uv, "python", "install", "--no-bin", wanted], environment=environment)
     except SetupError as error:
         raise SetupError(f"{missing}. Fetching one failed as well: {error}") from error
     python = _output([*uv, "python", "find", "--no-project", "--managed-python", wanted], environment)
