@@ -27,6 +27,7 @@ from shared.domain.subscriptions import (
     EncryptionCertificate,
     Endpoint,
     Lifetimes,
+    Reason,
     Verb,
     plan,
 )
@@ -349,11 +350,11 @@ class _Run:
         return await _Batches(self.graph, self.clock, self.deadline).carry_out(actions, terms)
 
     def _check_anything_done(self, results: list[Result]) -> None:
-        """Raise what stopped everything, if something did."""
-        to_do = [result for result in results if result.action.verb is not Verb.LEAVE]
-        errors = [result.error for result in to_do if result.outcome is Outcome.FAILED]
+        """Raise what stopped everything, if something did: then not one subscription is known to be well."""
+        known = [result for result in results if result.action.reason is not Reason.FOREIGN]
+        errors = [result.error for result in known if result.outcome is Outcome.FAILED]
         first = next((error for error in errors if isinstance(error, UnavailableError)), None)
-        if to_do and len(errors) == len(to_do) and first is not None:
+        if first is not None and len(errors) == len(known):
             raise UnavailableError("everything that renewal needs", reason=first.reason) from first
 
     def _failed(self, tenant_id: str, kind: str, error: SwitchboardError, identity: str | None = None) -> None:
