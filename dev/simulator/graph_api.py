@@ -295,7 +295,9 @@ class GraphApi:
 
     async def _batch(self, request: GraphRequest, _caller: Caller, _match: re.Match[str]) -> GraphResponse:
         parts = request.body.get("requests") if isinstance(request.body, dict) else None
-        if not isinstance(parts, list) or not parts:
+        if request.in_batch or not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise bad_request("The batch request is not well formed.", "BadRequest")
+        if not parts:
             raise bad_request("The batch request must have an array of requests.", "BadRequest")
         if len(parts) > _BATCH_LIMIT:
             raise bad_request(f"The number of requests in a batch exceeds the limit of {_BATCH_LIMIT}.", "BadRequest")
@@ -304,7 +306,7 @@ class GraphApi:
             raise bad_request("Every request in a batch needs an id of its own.", "BadRequest")
         running: dict[str, asyncio.Task[GraphResponse]] = {}
         for part in parts:
-            earlier = [running[name] for name in part.get("dependsOn", ()) if name in running]
+            earlier = [running[name] for name in part.get("dependsOn") or () if name in running]
             running[part["id"]] = asyncio.create_task(self._batch_part(request, part, earlier))
         answers = []
         # Graph promises no order; the reverse one shows whoever relies on it.
@@ -321,7 +323,7 @@ class GraphApi:
         self, request: GraphRequest, part: Mapping[str, Any], earlier: list[asyncio.Task[GraphResponse]]
     ) -> GraphResponse:
         url = urlsplit(str(part.get("url", "")))
-        headers = {name.lower(): value for name, value in part.get("headers", {}).items()}
+        headers = {name.lower(): value for name, value in (part.get("headers") or {}).items()}
         inner = GraphRequest(
             method=str(part.get("method", "")).upper(),
             version=request.version,

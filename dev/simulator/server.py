@@ -40,6 +40,8 @@ class Simulator:
         vault: secrets and the certificate.
         identity: the managed identity.
         faults: what shall go wrong, and a record of every request.
+        ca_bundle: a PEM file with the simulator's authority and the public ones.
+        server_certificate: a PEM file with key and certificate, for other servers on loopback that clients shall trust.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Simulator:
         self.graph = Graph(self._api, self._courier, self.entra, self.directory, self._loop)
         self._authority = CertificateAuthority(directory)
         self.ca_bundle = self._authority.bundle()
+        self.server_certificate = self._authority.server_certificate
         self._first_port = port
         self._runners: list[web.AppRunner] = []
         self.graph_url = self.login_url = self.vault_url = self.identity_url = self.control_url = ""

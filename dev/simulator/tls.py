@@ -17,6 +17,7 @@ class CertificateAuthority:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self.server_certificate = directory / "server.pem"
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Switchboard simulator CA")])
         identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
@@ -49,7 +50,7 @@ class CertificateAuthority:
             .add_extension(authority, critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        path = self._directory / "server.pem"
+        path = self.server_certificate
         path.touch(mode=0o600)
         path.write_bytes(
             key.private_bytes(

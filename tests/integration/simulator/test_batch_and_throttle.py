@@ -55,10 +55,20 @@ class TestBatch:
             [{"id": str(number), **get("x")} for number in range(21)],
             [{"id": "1", **get("x")}, {"id": "1", **get("y")}],
             [get("x")],
+            ["x"],
         ],
     )
     def test_an_ill_formed_batch_is_refused(self, requests: list[Any], graph: GraphClient) -> None:
         assert graph("POST", "/v1.0/$batch", json={"requests": requests}).status_code == 400
+
+    def test_a_batch_in_a_batch_is_refused(self, graph: GraphClient) -> None:
+        inner = {
+            "method": "POST",
+            "url": "/$batch",
+            "headers": {"Content-Type": "application/json"},
+            "body": {"requests": [{"id": "1", **get("x")}]},
+        }
+        assert batch(graph, inner)["0"]["status"] == 400
 
     def test_faults_befall_single_parts(self, graph: GraphClient, sim: Simulator) -> None:
         sim.faults.add(Fault("graph", "GET", "/subscriptions/b$", status=429, retry_after=9))

@@ -18,18 +18,19 @@ from tests.integration.simulator.subscriber import Subscriber
 
 
 def test_several_can_run_at_once_and_leave_nothing_behind() -> None:
-    before = threading.active_count()
     with Simulator.start() as one, Simulator.start(app_id="another", certificate_name="other") as two:
-        addresses = [
-            {sim.graph_url, sim.login_url, sim.vault_url, sim.identity_url, sim.control_url} for sim in (one, two)
-        ]
-        assert len(addresses[0] | addresses[1]) == 10
+        addresses = {
+            url
+            for sim in (one, two)
+            for url in (sim.graph_url, sim.login_url, sim.vault_url, sim.identity_url, sim.control_url)
+        }
+        assert len(addresses) == 10
         assert two.environment()["GRAPH_APP_IDS"] == "another"
         assert two.environment()["CERTIFICATE_NAME"] == "other"
         bundle = Path(one.environment()["SSL_CERT_FILE"])
         assert bundle.exists()
     assert not bundle.exists()
-    assert threading.active_count() == before
+    assert not any(thread.name == "simulator" for thread in threading.enumerate())
 
 
 def test_nobody_else_trusts_its_certificates(sim: Simulator) -> None:
