@@ -107,7 +107,7 @@ class Entra:
         self._device_codes: dict[str, _Grant] = {}
         self._user_codes: dict[str, str] = {}
         self._refresh_tokens: dict[str, _Grant] = {}
-        self._validation_tokens: dict[tuple[str, str, int, str], tuple[datetime, str]] = {}
+        self._validation_tokens: dict[tuple[object, ...], tuple[datetime, str]] = {}
 
     # Keys
 
@@ -136,7 +136,7 @@ class Entra:
         now = self.clock.now()
         version = self.validation_token_version
         with self._lock:
-            slot = (app_id, tenant_id, version, self.signing_key.kid)
+            slot = (app_id, tenant_id, version, self.validation_token_lifetime, self.signing_key.kid)
             made, token = self._validation_tokens.get(slot, (None, ""))
             if made is None or now - made > timedelta(hours=1):
                 claims = validation_claims(

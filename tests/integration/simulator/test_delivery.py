@@ -135,7 +135,7 @@ class TestWhatIsSent:
         sim.graph.drain()
         assert len(sim.graph.deliveries) == 1
         sim.graph.forget_deliveries()
-        assert sim.graph.deliveries == ()
+        assert not sim.graph.deliveries
         sim.graph.drain(0)
 
     def test_nobody_subscribed(self, sim: Simulator) -> None:
@@ -177,6 +177,16 @@ class TestValidationTokens:
         claims = jwt.decode(token, options={"verify_signature": False})
         assert claims["ver"] == f"{version}.0"
         assert claims[caller] == "0bf30f3b-4a52-48df-9a82-234910c4a086"
+
+    def test_a_switch_holds_from_the_next_one_on(self, sim: Simulator) -> None:
+        fresh = sim.entra.validation_token(sim.app_id, sim.tenants[0])
+        assert sim.entra.validation_token(sim.app_id, sim.tenants[0]) == fresh
+        sim.entra.validation_token_lifetime = timedelta(hours=-1)
+        stale = jwt.decode(sim.entra.validation_token(sim.app_id, sim.tenants[0]), options={"verify_signature": False})
+        assert stale["exp"] < sim.clock.now().timestamp()
+        rotated = sim.entra.rotate_keys()
+        token = sim.entra.validation_token(sim.app_id, sim.tenants[0])
+        assert jwt.get_unverified_header(token)["kid"] == rotated.kid
 
     def test_without_the_assignment_there_are_none(
         self, graph: GraphClient, body: Body, sim: Simulator, subscriber: Subscriber
@@ -255,6 +265,6 @@ class TestRetries:
         clock.advance(timedelta(minutes=49))
         assert len(sim.graph.subscriptions) == 1
         clock.advance(timedelta(minutes=1))
-        assert sim.graph.subscriptions == ()
+        assert not sim.graph.subscriptions
         with pytest.raises(LookupError):
             sim.graph.notify(body()["resource"], Kind.CALL_STARTED)
