@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -132,10 +133,39 @@ def set_up() -> None:
     Raises:
         SetupError: something is missing that this script cannot get.
     """
-    if not venv_is_current():
-        make_venv(find_python())
-    if not azurite_is_current():
-        install_azurite(find_node())
+    if venv_is_current() and azurite_is_current():
+        return
+    with _one_at_a_time():
+        if not venv_is_current():
+            make_venv(find_python())
+        if not azurite_is_current():
+            install_azurite(find_node())
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Wait for a set-up that is under way in this checkout. The lock goes with its process, however that ends."""
+    TOOLS.mkdir(exist_ok=True)
+    with (TOOLS / "setup.lock").open("w") as lock:
+        if sys.platform == "win32":
+            import msvcrt  # noqa: PLC0415 - there is none elsewhere
+
+            take = functools.partial(msvcrt.locking, lock.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl  # noqa: PLC0415 - there is none on Windows
+
+            take = functools.partial(fcntl.flock, lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        waiting = False
+        while True:
+            try:
+                take()
+                break
+            except (BlockingIOError, PermissionError):
+                if not waiting:
+                    print("Waiting for another set-up of this checkout ...", file=sys.stderr, flush=True)
+                waiting = True
+                time.sleep(0.5)
+        yield
 
 
 def fingerprint(*files: Path) -> str:
@@ -314,7 +344,6 @@ def _step(
     Raises:
         SetupError: it failed; the message holds the most telling line of its output.
     """
-    TOOLS.mkdir(exist_ok=True)
     started = time.monotonic()
     # A user's own `user = true` would send packages past the virtual environment.
     settings = {**os.environ, "PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **(environment or {})}
@@ -364,7 +393,7 @@ def _ended_with_us(process: subprocess.Popen[bytes], *, group: bool = False) -> 
     try:
         yield
     except BaseException:
-        if group:
+        if group and sys.platform != "win32":
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)  # at which pip removes its temporary files
                 with contextlib.suppress(subprocess.TimeoutExpired):
