@@ -104,6 +104,27 @@ class TestPublished:
         with pytest.raises(ValueError, match=part):
             schemas.generated(tmp_path)
 
+    def test_the_pages_python_reads_the_pages_example(self) -> None:
+        (code,) = re.findall(r"```python\n(.*?)```", GENERATED[schemas.PAGE], re.DOTALL)
+        names: dict[str, Any] = {}
+        exec(code, names)
+        event = schemas.example()
+        key = (event.attributes["source"], event.id)
+        assert names["summaries"](event.to_json().decode()) == [f"{key}: 1 participants changed"]
+
+    def test_the_pages_links_lead_somewhere(self) -> None:
+        page = schemas.ROOT / schemas.PAGE
+        text = page.read_text("utf-8")
+        headings = {
+            re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-")
+            for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        }
+        for link in re.findall(r"\]\(([^)]+)\)", text):
+            if link.startswith("#"):
+                assert link[1:] in headings
+            elif not link.startswith("https://"):
+                assert (page.parent / link).is_file(), link
+
 
 class TestEvents:
     """What `event_of` writes."""
