@@ -1,0 +1,168 @@
+"""host.json, local.settings.json, and how bindings refer to settings.
+
+Sources: "host.json reference for Azure Functions 2.x and later", "Azure Queue storage trigger and bindings",
+"Code and test Azure Functions locally", "Azure Functions bindings expressions patterns".
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+
+from dev.host.errors import LoadError
+
+_TIME_SPAN = re.compile(r"(?:(?P<days>\d+)\.)?(?P<hours>\d{1,2}):(?P<minutes>\d{2}):(?P<seconds>\d{2}(?:\.\d+)?)")
+_SETTING = re.compile(r"%([^%\s]+)%")
+
+
+def parse_time_span(text: str) -> timedelta:
+    """A .NET TimeSpan in the form `[d.]hh:mm:ss[.fff]`, for example `00:00:30`.
+
+    Raises:
+        ValueError: the text is of another form.
+    """
+    match = _TIME_SPAN.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a time span of the form [d.]hh:mm:ss")
+    days, hours, minutes, seconds = match.group("days", "hours", "minutes", "seconds")
+    return timedelta(days=int(days or 0), hours=int(hours), minutes=int(minutes), seconds=float(seconds))
+
+
+class QueueOptions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """`extensions.queues` of host.json, with the real host's defaults."""
+
+    batch_size: int = 16
+    new_batch_threshold: int | None = None
+    visibility_timeout: str = "00:00:00"
+    max_polling_interval: str = "00:01:00"
+    max_dequeue_count: int = 5
+    message_encoding: str = "base64"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= 32:
+            raise ValueError("batchSize must be from 1 to 32")
+        if self.new_batch_threshold is not None and self.new_batch_threshold < 0:
+            raise ValueError("newBatchThreshold must not be negative")
+        if self.max_dequeue_count < 1:
+            raise ValueError("maxDequeueCount must be at least 1")
+        if self.longest_pause < timedelta(milliseconds=100):
+            raise ValueError("maxPollingInterval must be at least 00:00:00.100")
+        parse_time_span(self.visibility_timeout)
+        if self.message_encoding.lower() not in {"base64", "none"}:
+            raise ValueError("messageEncoding must be base64 or none")
+
+    @property
+    def threshold(self) -> int:
+        """A new batch is fetched when no more messages than this are being processed: half of batchSize by default."""
+        return self.batch_size // 2 if self.new_batch_threshold is None else self.new_batch_threshold
+
+    @property
+    def retry_delay(self) -> timedelta:
+        """How long a message stays invisible after a failed invocation."""
+        return parse_time_span(self.visibility_timeout)
+
+    @property
+    def longest_pause(self) -> timedelta:
+        """The longest pause between two looks at an empty queue."""
+        return parse_time_span(self.max_polling_interval)
+
+    @property
+    def is_base64(self) -> bool:
+        """Whether message texts are Base64."""
+        return self.message_encoding.lower() == "base64"
+
+
+class HttpOptions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """`extensions.http` of host.json."""
+
+    route_prefix: str = "api"
+
+
+class Extensions(msgspec.Struct, frozen=True, kw_only=True):
+    """`extensions` of host.json."""
+
+    http: HttpOptions = HttpOptions()
+    queues: QueueOptions = QueueOptions()
+
+
+class HostJson(msgspec.Struct, frozen=True, kw_only=True):
+    """What the local host reads of host.json; everything else there is for the cloud."""
+
+    version: str
+    extensions: Extensions = Extensions()
+
+
+class _LocalSettings(msgspec.Struct, frozen=True, kw_only=True):
+    is_encrypted: bool = msgspec.field(name="IsEncrypted", default=False)
+    values: dict[str, str] = msgspec.field(name="Values", default_factory=dict)
+
+
+def read_host_json(app: Path) -> HostJson:
+    """Read and check APP/host.json.
+
+    Raises:
+        LoadError: it is missing, or says something that the real host would refuse too.
+    """
+    path = app / "host.json"
+    try:
+        host_json = _decode(path, lambda text: msgspec.json.decode(text, type=HostJson))
+    except FileNotFoundError:
+        raise LoadError(f"there is no host.json in {app}") from None
+    if host_json.version != "2.0":
+        raise LoadError(f'{path}: "version" must be "2.0"')
+    return host_json
+
+
+def merge_local_settings(app: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """The values of APP/local.settings.json that the environment lacks; like Core Tools, it never overrides.
+
+    Raises:
+        LoadError: the file is not valid, or is encrypted.
+    """
+    path = app / "local.settings.json"
+    try:
+        local = _decode(path, lambda text: msgspec.json.decode(text, type=_LocalSettings))
+    except FileNotFoundError:
+        return {}
+    if local.is_encrypted:
+        raise LoadError(f"{path} is encrypted: run `func settings decrypt`")
+    return {name: value for name, value in local.values.items() if not environment.get(name)}
+
+
+def worker_count(settings: Mapping[str, str]) -> int:
+    """The setting FUNCTIONS_WORKER_PROCESS_COUNT, 1 by default.
+
+    Raises:
+        LoadError: it is not a number from 1 to 10.
+    """
+    text = settings.get("FUNCTIONS_WORKER_PROCESS_COUNT") or "1"
+    if not text.isdecimal() or not 1 <= int(text) <= 10:
+        raise LoadError(f"FUNCTIONS_WORKER_PROCESS_COUNT must be from 1 to 10, not {text!r}")
+    return int(text)
+
+
+def resolve(text: str, settings: Mapping[str, str]) -> str:
+    """Replace each `%NAME%` with the setting of that name.
+
+    Raises:
+        LoadError: there is no such setting.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in settings:
+            raise LoadError(f"'%{name}%' does not resolve to a value: there is no setting {name}")
+        return settings[name]
+
+    return _SETTING.sub(value, text)
+
+
+def _decode[T](path: Path, decode: Callable[[bytes], T]) -> T:
+    # Editors on Windows write a byte order mark, which .NET skips.
+    text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    try:
+        return decode(text)
+    except msgspec.DecodeError as error:
+        raise LoadError(f"{path}: {error}") from error

@@ -1,0 +1,148 @@
+"""HTTP triggers and the admin endpoint, on aiohttp.
+
+Sources: "Azure Functions HTTP trigger", "Manually run a non HTTP-triggered function", and, for what a request becomes
+on its way to the worker, `GrpcMessageConversionExtensions.ToRpcHttp` of the host (Azure/azure-functions-host).
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from dev.host.errors import FunctionFailedError, LoadError
+from dev.host.logs import log_failure
+from dev.host.worker import Function, Message, TypedData, Worker
+
+# "host.json reference": requests of up to 100 MB, unless FUNCTIONS_REQUEST_BODY_SIZE_LIMIT says otherwise.
+MAX_BODY_BYTES = 104_857_600
+
+_PARAMETER = re.compile(r"\{(\w+)\}")
+
+# Starts an invocation with the admin request's `input`, and does not wait for its end.
+type Fire = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where an HTTP function answers."""
+
+    function: Function
+    template: str
+    pattern: re.Pattern[str]
+    methods: frozenset[str]
+
+    @classmethod
+    def of(cls, function: Function, prefix: str) -> "Route":
+        """Read a function's httpTrigger binding.
+
+        Raises:
+            LoadError: the route has constraints, optional or catch-all parameters, which this host does not know.
+        """
+        route = function.trigger.get("route") or function.name
+        template = "/" + f"{prefix.strip('/')}/{route.strip('/')}".strip("/")
+        literals = _PARAMETER.split(template)
+        if any("{" in literal or "}" in literal for literal in literals[::2]):
+            raise LoadError(f"function {function.name}: only simple route parameters {{name}} are supported: {route}")
+        pattern = "".join(f"(?P<{part}>[^/]+)" if index % 2 else re.escape(part) for index, part in enumerate(literals))
+        methods = frozenset(str(method).upper() for method in function.trigger.get("methods") or ())
+        # Routes of ASP.NET Core, which the real host uses, ignore case and a slash at the end.
+        return cls(function, template, re.compile(f"{pattern}/?", re.IGNORECASE), methods)
+
+
+def application(worker: Worker, routes: Iterable[Route], fire: Mapping[str, Fire]) -> web.Application:
+    """The web application of a function app.
+
+    Args:
+        worker: calls the functions.
+        routes: its HTTP functions.
+        fire: for each function that `POST /admin/functions/{name}` may start, what to do with the request's `input`.
+    """
+    handler = _Handler(worker, tuple(routes), fire)
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app.router.add_post("/admin/functions/{name}", handler.start_function)
+    app.router.add_route("*", "/{path:.*}", handler.call_function)
+    return app
+
+
+class _AdminRequest(msgspec.Struct):
+    input: str = ""
+
+
+class _Handler:
+    def __init__(self, worker: Worker, routes: tuple[Route, ...], fire: Mapping[str, Fire]) -> None:
+        self._worker = worker
+        # A literal segment wins over a parameter, as in ASP.NET Core.
+        self._routes = sorted(routes, key=lambda route: route.template.count("{"))
+        self._fire = {name.lower(): start for name, start in fire.items()}
+
+    async def call_function(self, request: web.Request) -> web.StreamResponse:
+        for route in self._routes:
+            match = route.pattern.fullmatch(request.path)
+            if match is not None and (not route.methods or request.method in route.methods):
+                return await self._call(route.function, request, match.groupdict())
+        # The real host has no 405 for a known route: "Function app should return 405 …", azure-functions-host#10098.
+        return web.Response(status=404)
+
+    async def start_function(self, request: web.Request) -> web.StreamResponse:
+        start = self._fire.get(request.match_info["name"].lower())
+        if start is None:
+            return web.Response(status=404)
+        try:
+            admin_request = msgspec.json.decode(await request.read() or b"{}", type=_AdminRequest)
+        except msgspec.DecodeError as error:
+            return web.Response(status=400, text=str(error))
+        start(admin_request.input)
+        return web.Response(status=202)
+
+    async def _call(self, function: Function, request: web.Request, params: Mapping[str, str]) -> web.StreamResponse:
+        http = Message(
+            method=request.method,
+            url=str(request.url),
+            headers={name.lower(): ",".join(request.headers.getall(name)) for name in request.headers},
+            query={name: ",".join(request.query.getall(name)) for name, value in request.query.items() if value},
+            params=params,
+            body=TypedData(bytes=await request.read()),
+        )
+        try:
+            result = await self._worker.invoke(
+                function, TypedData(http=http), trace_parent=request.headers.get("traceparent")
+            )
+        except FunctionFailedError as error:
+            log_failure(function.name, error)
+            return web.Response(status=500)
+        return _response(result)
+
+
+def _response(result: TypedData | None) -> web.Response:
+    if result is None:
+        return web.Response(status=204)
+    if result.WhichOneof("data") == "string":
+        return web.Response(text=result.string)
+    http = result.http
+    response = web.Response(status=int(http.status_code), headers=http.headers, body=http.body.bytes)
+    for cookie in http.cookies or ():
+        _set_cookie(response, cookie)
+    return response
+
+
+def _set_cookie(response: web.Response, cookie: Message) -> None:
+    def value(nullable: Message | None) -> Any:
+        return None if nullable is None else nullable.value
+
+    expires = value(cookie.expires)
+    max_age = value(cookie.max_age)
+    response.set_cookie(
+        cookie.name,
+        cookie.value,
+        domain=value(cookie.domain),
+        path=value(cookie.path),
+        expires=None if expires is None else formatdate(expires.seconds, usegmt=True),
+        max_age=None if max_age is None else int(max_age),
+        secure=value(cookie.secure),
+        httponly=value(cookie.http_only),
+        samesite=cookie.same_site,
+    )

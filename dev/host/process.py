@@ -1,0 +1,181 @@
+"""The local host as a child process: for tests, the demo, and whatever else must be able to kill it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Self
+
+_ROOT = Path(__file__).resolve().parents[2]
+_LISTENING = "Listening on "
+_STOP_SECONDS = 20
+_POLL_SECONDS = 0.02
+# Without it, Windows starts no Python.
+_ALWAYS_INHERITED = ("SYSTEMROOT",)
+
+
+class HostStartError(Exception):
+    """The host ended, or was not ready in time; the message ends with what it logged."""
+
+
+class HostProcess:
+    """A local host, started on entering the `with` block and ended in an orderly way on leaving it.
+
+    It can be ended and started again any number of times, on the same port and with the same timer status.
+    """
+
+    def __init__(
+        self,
+        app: Path,
+        env: Mapping[str, str],
+        *,
+        port: int = 0,
+        lease_seconds: int = 30,
+        state: Path | None = None,
+        start_seconds: float = 30,
+    ) -> None:
+        """Prepare; nothing is started yet.
+
+        Args:
+            app: folder with function_app.py and host.json.
+            env: the whole environment of the host: nothing of this process's is passed on.
+            port: where it listens; 0 takes a free port, and keeps it.
+            lease_seconds: how long a queue message stays invisible when the host dies with it.
+            state: folder for the timers' status; by default one that is deleted with this object.
+            start_seconds: how long it may take to be ready.
+        """
+        self._app = app
+        self._env = {name: os.environ[name] for name in _ALWAYS_INHERITED if name in os.environ} | dict(env)
+        self._port = port
+        self._lease_seconds = lease_seconds
+        self._start_seconds = start_seconds
+        self._folder = tempfile.TemporaryDirectory(prefix="functions-host-")
+        self._state = state or Path(self._folder.name) / "state"
+        self._output_path = Path(self._folder.name) / "output.txt"
+        self._logs_path = Path(self._folder.name) / "logs.txt"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._url = ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.terminate()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a slash at the end: `http://127.0.0.1:7071`."""
+        return self._url
+
+    @property
+    def pid(self) -> int:
+        """The process id of the host (with several workers: of their parent)."""
+        assert self._process is not None, "the host does not run"
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def output(self) -> str:
+        """Its standard output since it was last started: what functions print, and the list of functions."""
+        return _read(self._output_path)
+
+    @property
+    def logs(self) -> str:
+        """Its standard error since it was last started."""
+        return _read(self._logs_path)
+
+    def start(self) -> None:
+        """Start it and wait until it is ready.
+
+        Raises:
+            HostStartError: it ended instead, or took too long.
+        """
+        assert not self.is_running, "the host runs already"
+        command = [sys.executable, "-m", "dev.host", "--app", str(self._app), "--port", str(self._port)]
+        command += ["--state", str(self._state), "--lease-seconds", str(self._lease_seconds), "--stop-with-stdin"]
+        with self._output_path.open("wb") as output, self._logs_path.open("wb") as logs:
+            self._process = subprocess.Popen(
+                command,
+                cwd=_ROOT,
+                env=self._env,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=logs,
+                start_new_session=os.name == "posix",
+            )
+        try:
+            self._await(self._is_ready, self._start_seconds, "was not ready")
+        except BaseException:
+            self.kill()
+            raise
+
+    def wait_for_log(self, text: str, *, seconds: float = 10) -> None:
+        """Wait until a text stands in `logs`.
+
+        Raises:
+            HostStartError: the host ended without it, or the time is over.
+        """
+        self._await(lambda: text in self.logs, seconds, f"did not log {text!r}")
+
+    def terminate(self) -> int | None:
+        """End it as Ctrl-C would, invocations being let finish; returns the exit code (None if it did not run)."""
+        if self._process is None:
+            return None
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_SECONDS)
+        return self._reap()
+
+    def kill(self) -> None:
+        """End it, its workers included, as a power cut would; nothing happens if it does not run."""
+        if self._process is not None:
+            self._reap()
+
+    def _reap(self) -> int:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        if os.name == "posix":
+            # The group, because workers are processes of their own; it is gone if all have ended.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
+        code = self._process.wait()
+        self._process.stdin.close()
+        self._process = None
+        return code
+
+    def _is_ready(self) -> bool:
+        for line in self.output.splitlines(keepends=True):
+            if line.startswith(_LISTENING) and line.endswith("\n"):
+                self._url = line.removeprefix(_LISTENING).strip()
+                self._port = int(self._url.rpartition(":")[2])
+                return True
+        return False
+
+    def _await(self, condition: Callable[[], bool], seconds: float, failure: str) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            running = self.is_running
+            if condition():
+                return
+            if not running:
+                code = None if self._process is None else self._process.returncode
+                raise HostStartError(f"the host ended with exit code {code}:\n{self.logs}")
+            if time.monotonic() > deadline:
+                raise HostStartError(f"the host {failure} within {seconds} seconds:\n{self.logs}")
+            time.sleep(_POLL_SECONDS)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
