@@ -174,8 +174,9 @@ def _types() -> str:
 
 def _attributes() -> str:
     event = schema(UNRECOGNIZED)  # the attributes are the same in all
+    there = dict.fromkeys(event["required"], "always") | dict.fromkeys(("data", "dataref"), "one of the two")
     rows = [
-        (f"`{key}`", "always" if key in event["required"] else "", attribute["description"])
+        (f"`{key}`", there.get(key, "where known"), attribute["description"])
         for key, attribute in event["properties"].items()
     ]
     return _table(("attribute", "there", "what it is"), rows)
