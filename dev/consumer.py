@@ -1,0 +1,73 @@
+"""A downstream consumer: reads events from their queues, as any system behind Switchboard would."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from azure.core.exceptions import AzureError, ResourceNotFoundError
+from azure.storage.blob import BlobClient
+from azure.storage.queue import QueueClient
+
+from shared.domain.events import CloudEvent, parse_message
+from shared.domain.resources import EVENT_QUEUES
+
+_IDLE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An event, its data as JSON (from the blob where it has a `dataref`), and when it was taken off its queue."""
+
+    queue: str
+    event: CloudEvent
+    data: bytes
+    at: datetime
+
+
+class Consumer:
+    """Takes events off all queues, in a thread for each."""
+
+    def __init__(self, connection_string: str, account_key: str, on_arrival: Callable[[Arrival], None]) -> None:
+        self._connection_string = connection_string
+        self._account_key = account_key
+        self._on_arrival = on_arrival
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._consume, args=(queue,), daemon=True) for queue in EVENT_QUEUES]
+
+    def __enter__(self) -> "Consumer":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _consume(self, queue: str) -> None:
+        with QueueClient.from_connection_string(self._connection_string, queue, retry_total=0) as client:
+            while not self._stopping.is_set():
+                if not self._take(client, queue):
+                    self._stopping.wait(_IDLE_SECONDS)
+
+    def _take(self, client: QueueClient, queue: str) -> bool:
+        """Handle what is there; False where there was nothing."""
+        found = False
+        try:
+            for message in client.receive_messages(messages_per_page=32, max_messages=32, visibility_timeout=30):
+                found = True
+                for event in parse_message(message.content):
+                    self._on_arrival(Arrival(queue, event, self._data(event), datetime.now(UTC)))
+                client.delete_message(message)  # last: a crash before this brings the event once more, and loses none
+        except ResourceNotFoundError:
+            return False  # no event of this kind has come yet
+        except AzureError:
+            return False  # storage is away; it will be back
+        return found
+
+    def _data(self, event: CloudEvent) -> bytes:
+        if event.dataref is None:
+            return bytes(event.data)
+        with BlobClient.from_blob_url(event.dataref, credential=self._account_key) as blob:
+            return blob.download_blob().readall()

@@ -1,0 +1,360 @@
+"""The main job, end to end, on this machine: notifications go in over HTTP, typed events come out on queues.
+
+Storage is Azurite, Microsoft's side is played by the simulator, and the app is served by the local host. The books must
+balance at the end: every authentic notification is an event exactly once, and nothing forged is.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import requests
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from dev import traffic
+from dev.azurite import ACCOUNT_KEY
+from dev.consumer import Arrival, Consumer
+from dev.simulator import Kind
+from dev.simulator.collection import collection
+from dev.simulator.delivery import Notification
+from dev.simulator.tokens import Forgery, forge
+from dev.stack import Stack
+from shared.domain.events import MeetingCallEventData
+
+_BUSY: Final = 170
+_PATIENCE: Final = 30.0
+_SHOWN: Final = 14
+
+
+@dataclass
+class Books:
+    """What was sent, and what has arrived. Thread-safe."""
+
+    sent: dict[str, Notification] = field(default_factory=dict)  # by the data that the event must carry
+    forged: set[str] = field(default_factory=set)
+    arrivals: list[Arrival] = field(default_factory=list)
+    copies: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def send(self, notifications: tuple[Notification, ...], *, copies: int = 1) -> None:
+        """Enter what Graph is about to send."""
+        with self.lock:
+            for notification in notifications:
+                self.sent[fingerprint(notification.plaintext or notification.item["resourceData"])] = notification
+            self.copies += (copies - 1) * len(notifications)
+
+    def arrive(self, arrival: Arrival) -> None:
+        """Enter an event."""
+        with self.lock:
+            self.arrivals.append(arrival)
+
+    def by_data(self) -> dict[str, dict[tuple[str, str], Arrival]]:
+        """The events by what they carry; a redelivery has the same key and counts once."""
+        found: dict[str, dict[tuple[str, str], Arrival]] = {}
+        with self.lock:
+            for arrival in self.arrivals:
+                found.setdefault(_carried(arrival), {}).setdefault(arrival.event.key, arrival)
+        return found
+
+
+def fingerprint(data: Mapping[str, Any]) -> str:
+    """Data in one form, whatever its spaces and order."""
+    return json.dumps(data, sort_keys=True)
+
+
+def _carried(arrival: Arrival) -> str:
+    return fingerprint(json.loads(arrival.data))
+
+
+class Demo:
+    """The scenes, one after the other, on a running stack."""
+
+    def __init__(self, stack: Stack, books: Books) -> None:
+        self.stack = stack
+        self.sim = stack.sim
+        self.books = books
+        self.day = traffic.a_day()
+
+    def scenes(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        """What happens, and how to make it happen."""
+        yield "the renewal timer creates the subscriptions, each through its validation handshake", self.subscribe
+        yield "calls, meetings, rosters, emergencies, call records, presence, online meetings", self.everything
+        yield "Graph delivers one notification twice", self.duplicate
+        yield "somebody posts forged notifications", self.forge
+        yield "a roster of 400, too large for a queue message", self.large_roster
+        yield "the certificate is rotated, and notifications for the old one are still on their way", self.rotate
+        yield f"a busy hour: {_BUSY} notifications", self.busy
+
+    def subscribe(self) -> None:
+        self._fire_timer()
+        wanted = 6
+        _wait(lambda: len(self.sim.graph.subscriptions) >= wanted, "the subscriptions")
+        traffic.subscribe_to_presence(
+            self.sim, self.stack.settings["NOTIFICATION_URL"], self.stack.settings["CLIENT_STATE"]
+        )
+
+    def everything(self) -> None:
+        for resource, kind in traffic.EVERYTHING:
+            self._send(resource, kind)
+            time.sleep(0.15)  # for whoever watches
+
+    def duplicate(self) -> None:
+        self.sim.graph.delivery.copies = 2
+        self._send(traffic.CALL, Kind.CALL_STARTED, copies=2)
+        self.sim.graph.delivery.copies = 1
+
+    def forge(self) -> None:
+        url = self.stack.settings["NOTIFICATION_URL"]
+        for forgery in (None, Forgery.ALG_NONE, Forgery.OTHER_TENANT, Forgery.ISSUER_LOOKALIKE):
+            options = traffic.unique(traffic.EMERGENCY)
+            (prepared,) = self.sim.graph.prepare(traffic.EMERGENCY, Kind.EMERGENCY_NESTED, options)
+            item = dict(prepared.item)
+            if forgery is None:
+                item["clientState"] = "a guess"
+                tokens = [self.sim.entra.validation_token(self.sim.app_id, self.sim.tenants[0])]
+            else:
+                key, now = self.sim.entra.signing_key, self.sim.clock.now()
+                tokens = [forge(forgery, key, app_id=self.sim.app_id, tenant_id=self.sim.tenants[0], now=now)]
+            assert prepared.plaintext is not None
+            self.books.forged.add(fingerprint(prepared.plaintext))
+            attempt = self.sim.graph.post(url, collection([item], tokens))
+            if attempt.status != 202:  # a forger is to learn nothing
+                raise SystemExit(f"a forged notification was answered with {attempt.status}")
+
+    def large_roster(self) -> None:
+        options = traffic.unique(traffic.MEETING, participants=400)
+        notifications = self.sim.graph.prepare(traffic.MEETING, Kind.ROSTER_JOINED, options)
+        self.books.send(notifications)
+        self.sim.graph.send(notifications)
+
+    def rotate(self) -> None:
+        before = self.sim.graph.prepare(traffic.CALL, Kind.CALL_STARTED, traffic.unique(traffic.CALL))
+        version = self.sim.vault.rotate_certificate().version
+        self._fire_timer()
+        _wait(lambda: self._moved_to(version), "the subscriptions' move to the new certificate")
+        after = self.sim.graph.prepare(traffic.CALL, Kind.CALL_ENDED, traffic.unique(traffic.CALL))
+        self.books.send(before + after)
+        self.sim.graph.send(before + after)
+
+    def busy(self) -> None:
+        prepared: list[Notification] = []
+        for _ in range(_BUSY):
+            resource, kind, options = next(self.day)
+            prepared += self.sim.graph.prepare(resource, kind, options)
+        self.books.send(tuple(prepared))
+        for start in range(0, len(prepared), 10):
+            self.sim.graph.send(prepared[start : start + 10])
+            time.sleep(0.1)
+
+    def _send(self, resource: str, kind: Kind, *, copies: int = 1) -> None:
+        notifications = self.sim.graph.prepare(resource, kind, traffic.unique(resource))
+        self.books.send(notifications, copies=copies)
+        self.sim.graph.send(notifications)
+
+    def _fire_timer(self) -> None:
+        requests.post(f"{self.stack.url}/admin/functions/renew_subscriptions", json={}, timeout=10).raise_for_status()
+
+    def _moved_to(self, version: str) -> bool:
+        """Whether every rich subscription of the app's is encrypted for a version of the certificate."""
+        recipients = [found.addressee.recipient for found in self.sim.graph.subscriptions if found.user_id is None]
+        return all(found.certificate_id.endswith(version) for found in recipients if found is not None)
+
+
+def main() -> int:
+    """Run all scenes; 0 if the books balance."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    started = time.monotonic()
+    books = Books()
+    with tempfile.TemporaryDirectory(prefix="switchboard-demo-", ignore_cleanup_errors=True) as folder:
+        with (
+            console.status("starting storage, the simulator of Microsoft's side, and the app …"),
+            ExitStack() as starting,
+        ):
+            stack = starting.enter_context(Stack.start(Path(folder), subscriptions=traffic.SUBSCRIPTIONS))
+            running = starting.pop_all()
+        with running:
+            with Consumer(stack.azurite.connection_string, ACCOUNT_KEY, books.arrive), _view(console, books) as say:
+                for title, scene in Demo(stack, books).scenes():
+                    say(title)
+                    scene()
+                say("waiting for the last events")
+                stack.sim.graph.drain(_PATIENCE)
+                _settle(books)
+            return _summary(console, stack, books, time.monotonic() - started)
+
+
+@contextmanager
+def _view(console: Console, books: Books) -> Iterator[Callable[[str], None]]:
+    """Show events as they arrive: in place on a terminal, line by line elsewhere. Yields what announces a scene."""
+    if console.is_terminal:
+        scenes: list[str] = []
+        with Live(get_renderable=lambda: _screen(books, scenes), console=console, refresh_per_second=8):
+            yield scenes.append
+        return
+    printer = _Printer(console, books)
+    thread = threading.Thread(target=printer.run, daemon=True)
+    thread.start()
+    yield printer.say
+    printer.stop()
+    thread.join()
+
+
+class _Printer:
+    def __init__(self, console: Console, books: Books) -> None:
+        self._console = console
+        self._books = books
+        self._printed = 0
+        self._stopping = threading.Event()
+
+    def say(self, title: str) -> None:
+        self._print_new()
+        self._console.print(f"\n── {title}", style="bold")
+
+    def run(self) -> None:
+        while not self._stopping.wait(0.2):
+            self._print_new()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _print_new(self) -> None:
+        with self._books.lock:
+            fresh = self._books.arrivals[self._printed :]
+            self._printed += len(fresh)
+        for arrival in fresh[:_SHOWN]:
+            self._console.print(_line(arrival))
+        if len(fresh) > _SHOWN:
+            self._console.print(f"     … and {len(fresh) - _SHOWN} more")
+
+
+def _screen(books: Books, scenes: list[str]) -> Group:
+    with books.lock:
+        arrivals, sent = list(books.arrivals), len(books.sent)
+    lines = [_line(arrival) for arrival in arrivals[-_SHOWN:]]
+    title = f" {scenes[-1]} " if scenes else ""
+    return Group(
+        Panel(Group(*lines), title=title, title_align="left", height=_SHOWN + 2),
+        Text(f"notifications sent {sent}   events read {len(arrivals)}", style="dim"),
+    )
+
+
+_COLOURS: Final = {"emergency-call-events": "bold red", "call-events": "green", "meeting-events": "cyan"}
+
+
+def _line(arrival: Arrival) -> Text:
+    event = arrival.event
+    size = "" if event.dataref is None else f"  {len(arrival.data) / 1000:.0f} KB, from its blob"
+    line = Text(f"  {event.time:%H:%M:%S}  ")
+    line.append(f"{event.type.removeprefix('Microsoft.Graph.'):24}", style=_COLOURS.get(arrival.queue, "white"))
+    line.append(f"{arrival.queue:24}")
+    line.append(f"{event.id[:12]}…{size}", style="dim")
+    return line
+
+
+def _summary(console: Console, stack: Stack, books: Books, seconds: float) -> int:
+    found = books.by_data()
+    lost = [data for data in books.sent if data not in found]
+    more_than_once = [data for data in books.sent if len(found.get(data, ())) > 1]
+    forged = [data for data in books.forged if data in found]
+    unexplained = [data for data in found if data not in books.sent and data not in books.forged]
+    redelivered = len(books.arrivals) - sum(map(len, found.values()))
+    latencies = _latencies(stack, found)
+    whole = _largest_roster(books)
+    accepted = sum(
+        len(delivery.notifications) for delivery in stack.sim.graph.deliveries if delivery.state == "delivered"
+    )
+
+    kinds = Counter(arrival.event.type for events in found.values() for arrival in events.values())
+    table = Table("event", "count", title="events by type", title_justify="left")
+    for name, count in sorted(kinds.items()):
+        table.add_row(name, str(count))
+    books_table = Table("", "", show_header=False, title="the books", title_justify="left")
+    for name, value in (
+        ("authentic notifications sent", f"{len(books.sent)}, and {books.copies} of them twice"),
+        ("accepted (202)", str(accepted)),
+        ("forged sent, refused", f"{len(books.forged)}, {len(books.forged) - len(forged)}"),
+        ("events, redeliveries of one aside", str(sum(map(len, found.values())))),
+        ("redeliveries, told by their id", str(redelivered)),
+        ("largest roster", f"{whole} of 400 participants"),
+        ("lost", str(len(lost))),
+        ("latency, POST to event read", f"p50 {latencies[0] * 1000:.0f} ms, p99 {latencies[1] * 1000:.0f} ms"),
+        ("time", f"{seconds:.0f} s"),
+    ):
+        books_table.add_row(name, value)
+    console.print()
+    console.print(table)
+    console.print(books_table)
+    problems = {
+        "lost": lost,
+        "more than one event for": more_than_once,
+        "forged and accepted": forged,
+        "not explained by anything sent": unexplained,
+    }
+    wrong = [f"{name}: {len(which)}" for name, which in problems.items() if which]
+    if redelivered != books.copies:
+        wrong.append(f"redeliveries: {redelivered} instead of {books.copies}")
+    if whole != 400:
+        wrong.append(f"participants of the large roster: {whole} instead of 400")
+    if wrong:
+        console.print(f"[bold red]The books do not balance:[/] {'; '.join(wrong)}")
+        return 1
+    console.print("[bold green]The books balance:[/] every authentic notification is one event, nothing forged is.")
+    return 0
+
+
+def _latencies(stack: Stack, found: Mapping[str, Mapping[tuple[str, str], Arrival]]) -> tuple[float, float]:
+    """From Graph's first attempt at a delivery to the consumer's reading of the event: median and 99th percentile."""
+    seconds = []
+    for delivery in stack.sim.graph.deliveries:
+        for notification in delivery.notifications:
+            data = fingerprint(notification.plaintext or notification.item.get("resourceData", {}))
+            seconds += [
+                (arrival.at - delivery.attempts[0].at).total_seconds()
+                for arrival in found.get(data, {}).values()
+                if delivery.attempts
+            ]
+    return statistics.median(seconds), statistics.quantiles(seconds, n=100)[-1]
+
+
+def _largest_roster(books: Books) -> int:
+    rosters = [
+        data.participants_delta
+        for arrival in books.arrivals
+        if isinstance(data := arrival.event.typed(arrival.data), MeetingCallEventData)
+    ]
+    return max(map(len, rosters), default=0)
+
+
+def _settle(books: Books) -> None:
+    """Wait for every event; a forged one would have come by then too."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline and not books.sent.keys() <= books.by_data().keys():
+        time.sleep(0.1)
+    time.sleep(1)  # for what must not come
+
+
+def _wait(ready: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not ready():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"waited for {what}, in vain")
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

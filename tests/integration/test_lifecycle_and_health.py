@@ -1,0 +1,157 @@
+"""Renewal, lifecycle notifications and health, as the triggers reach them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import azure.functions as func
+import pytest
+
+from dev.simulator import Fault
+from shared import wiring
+from tests.integration.app import CLIENT_STATE, App, Message
+
+QUEUE = "lifecycle-notifications"
+DESIRED = """\
+[[callRecords]]
+tenant = "f69f5191-20ae-4093-8dae-3ec09edeb253"
+
+[[emergencyCallEvents]]
+tenant = "f69f5191-20ae-4093-8dae-3ec09edeb253"
+policies = ["Headquarters"]
+"""
+
+
+@pytest.fixture
+def desired(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
+    """The app with a desired state of two subscriptions; nobody is there to answer handshakes."""
+    path = tmp_path / "subscriptions.toml"
+    path.write_text(DESIRED)
+    monkeypatch.setenv("SUBSCRIPTIONS", str(path))
+    app.sim.graph.settings.handshake = False
+    for subscription in app.sim.graph.subscriptions:
+        app.sim.graph.remove(subscription.id)
+    return app
+
+
+def lifecycle(app: App, event: str, **changes: Any) -> dict[str, Any]:
+    item = {
+        "subscriptionId": app.sim.graph.subscriptions[0].id,
+        "subscriptionExpirationDateTime": "2026-01-01T00:00:00Z",
+        "tenantId": app.sim.tenants[0],
+        "clientState": CLIENT_STATE,
+        "lifecycleEvent": event,
+    }
+    return item | changes
+
+
+async def handle(app: App) -> None:
+    client = app.queues.get_queue_client(QUEUE)
+    for message in (await app.raw()).get(QUEUE, []):
+        await wiring.handle_lifecycle(Message(json.dumps(message), 1), QUEUE)
+    await client.clear_messages()
+
+
+def health_request() -> func.HttpRequest:
+    return func.HttpRequest(method="GET", url="http://localhost/api/health", params={}, body=b"")
+
+
+async def health() -> tuple[int, dict[str, Any]]:
+    response = await wiring.health(health_request())
+    return response.status_code, json.loads(response.get_body())
+
+
+async def test_the_timer_creates_what_is_missing_and_then_has_nothing_to_do(desired: App) -> None:
+    await wiring.renew()
+    made = {found.resource.strip("/"): found for found in desired.sim.graph.subscriptions}
+    assert set(made) == {
+        "communications/callRecords",
+        "communications/calls/getEmergencyEventsByPolicy(policyName='Headquarters')",
+    }
+    assert all(found.client_state == CLIENT_STATE for found in made.values())
+    assert all(found.lifecycle_notification_url for found in made.values())
+    await wiring.renew()
+    assert {found.id for found in desired.sim.graph.subscriptions} == {found.id for found in made.values()}
+
+
+async def test_reauthorization_prolongs(desired: App) -> None:
+    await wiring.renew()
+    subscription = desired.sim.graph.subscriptions[0]
+    desired.sim.faults.forget_requests()
+    await desired.post(desired.collection(lifecycle(desired, "reauthorizationRequired"), tokens=[]))
+    await handle(desired)
+    asked = [(record.method, record.path) for record in desired.sim.faults.requests if subscription.id in record.path]
+    assert "PATCH" in {method for method, _ in asked}
+    assert not any("reauthorize" in path for _, path in asked)
+    assert await desired.quarantined() == []
+
+
+async def test_a_removed_subscription_is_made_anew(desired: App) -> None:
+    await wiring.renew()
+    gone = desired.sim.graph.subscriptions[0]
+    await desired.post(desired.collection(lifecycle(desired, "subscriptionRemoved"), tokens=[]))
+    desired.sim.graph.remove(gone.id)
+    await handle(desired)
+    assert gone.resource in {found.resource for found in desired.sim.graph.subscriptions}
+    assert gone.id not in {found.id for found in desired.sim.graph.subscriptions}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"lifecycleEvent": "somethingNew"}, "unknown-lifecycle-event"),
+        ({"lifecycleEvent": 7}, "unknown-lifecycle-event"),
+        ({"subscriptionId": None}, "lifecycle-malformed"),
+        ({"tenantId": "00000000-0000-0000-0000-000000000000"}, "unknown-tenant"),
+    ],
+)
+async def test_what_cannot_be_handled_is_kept_and_harms_no_neighbour(
+    desired: App, changes: dict[str, Any], reason: str
+) -> None:
+    await wiring.renew()
+    gone = desired.sim.graph.subscriptions[0]
+    items = [lifecycle(desired, "missed", **changes), lifecycle(desired, "subscriptionRemoved")]
+    await desired.post(desired.collection(*items, tokens=[]))
+    desired.sim.graph.remove(gone.id)
+    await handle(desired)
+    (parked,) = await desired.quarantined()
+    assert (parked["reason"], parked["queue"]) == (reason, QUEUE)
+    assert gone.resource in {found.resource for found in desired.sim.graph.subscriptions}
+
+
+async def test_health_of_an_app_that_runs(desired: App) -> None:
+    status, found = await health()
+    assert (status, found["checks"]["subscriptions"]["problem"]) == (503, "no renewal run has finished yet")
+    await wiring.renew()
+    status, found = await health()
+    assert (status, found["status"]) == (200, "ok")
+    assert found["checks"]["subscriptions"]["live"] == 2
+    assert found["checks"]["subscriptions"]["nearestExpirySeconds"] > 12 * 3600
+
+
+async def test_health_without_key_vault(desired: App) -> None:
+    await wiring.renew()
+    desired.sim.faults.add(Fault("vault", status=403), times=None)
+    status, found = await health()
+    assert (status, found["checks"]["keyVault"]["reason"]) == (503, "key-vault-403")
+    assert found["checks"]["storage"]["ok"]
+
+
+async def test_health_without_settings(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CERTIFICATE_NAME")
+    status, found = await health()
+    assert status == 503
+    (problem,) = found["checks"]["settings"]["problems"]
+    assert problem.startswith("CERTIFICATE_NAME")
+
+
+async def test_a_permission_that_is_missing_shows_in_health(desired: App) -> None:
+    roles = desired.sim.entra.roles
+    desired.sim.entra.roles = tuple(role for role in roles if not role.startswith("CallEvents-Emergency"))
+    try:
+        await wiring.renew()
+    finally:
+        desired.sim.entra.roles = roles
+    status, found = await health()
+    assert status == 503
+    assert "emergencyCallEvents" in found["checks"]["subscriptions"]["problem"]
