@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How one thing compares with another, over several rounds: medians of both in seconds, and of the rounds' ratios."""
+    """How one thing compares with another, over several rounds: medians, in seconds, and the ratios of the rounds."""
 
     name: str
     seconds: float

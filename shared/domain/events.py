@@ -35,6 +35,9 @@ _RFC3339: Final = re.compile(
 # --- what Graph says happened ---------------------------------------------------------------------------------------
 
 
+_NO_OBJECT: Final = "-"  # a word that no row knows
+
+
 class _Clues(msgspec.Struct):
     """The few fields of a plaintext that decide its type and time, whatever their types."""
 
@@ -61,7 +64,7 @@ def event_word(value: object) -> str:
 
 
 def _clues(plaintext: bytes) -> tuple[str, Any]:
-    """The word and the time in a plaintext; ("", None) where it has none.
+    """The word and the time in a plaintext; "" and None where it has none, `_NO_OBJECT` where it is no object.
 
     Raises:
         MalformedInputError: it is not JSON in UTF-8.
@@ -71,7 +74,7 @@ def _clues(plaintext: bytes) -> tuple[str, Any]:
         clues = _read_clues(plaintext)
     except msgspec.ValidationError:
         _check_json(plaintext)  # the parser stopped at once where it found something else than an object
-        return "", None
+        return _NO_OBJECT, None
     except (ValueError, RecursionError):
         raise _not_json() from None
     nested = clues.emergencyCallEvent if isinstance(clues.emergencyCallEvent, Mapping) else {}

@@ -57,6 +57,10 @@ async def _close() -> None:
     if wiring._certificates.cache_info().currsize:
         await wiring._certificates()._client.close()
         await wiring._certificates()._credential.close()
+    if wiring._renewal.cache_info().currsize:
+        graph = wiring._renewal()._graph
+        graph._session.close()
+        graph._credentials._application.close()
 
 
 def _forget() -> None:

@@ -132,6 +132,8 @@ def test_event_word(value: object, word: str) -> None:
         ({"resource": "/users/1/communications/callEvents"}, b'{"eventType":"callParked"}', "call-events"),
         ({"resource": "/users/1/communications/callEvents"}, b'{"eventType":7}', "call-events"),
         ({"resource": "/users/1/communications/callEvents"}, b"null", "call-events"),
+        ({"resource": "communications/presences/1"}, b"[]", "presence-events"),
+        ({"resource": "communications/onlineMeetings/1"}, b"null", "online-meeting-events"),
         ({"resource": "communications/callRecords/1", "changeType": "deleted"}, None, "call-record-events"),
     ],
 )
