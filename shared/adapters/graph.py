@@ -5,10 +5,12 @@ Sources: "Combine multiple HTTP requests using JSON batching", "List subscriptio
 """
 
 import asyncio
+import logging
 import random
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, Protocol
@@ -31,12 +33,13 @@ _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 60.0  # of a batch; each POST in it waits for our own endpoint's handshake, up to 10 s
 _CONNECTIONS: Final = 8
 _PERIOD: Final = timedelta(seconds=20)
-_WRITES: Final = 500  # per period and tenant: POST, PATCH and DELETE, each part of a batch counted
-_WRITES_IN_ALL: Final = 2000  # per period, over all tenants
-_LISTS: Final = 25  # per period and tenant
+_WRITES: Final = (500, 2000)  # per period, in a tenant and in all: POST, PATCH, DELETE, each part of a batch counted
+_LISTS: Final = (25, 40)  # per period, in a tenant and in all
 _TRIES: Final = 4
 _LONGEST_PAUSE: Final = 60.0  # seconds; whoever is asked to wait longer is told so instead
 _MAX_PAGES: Final = 2000
+
+_log = logging.getLogger(__name__)
 
 
 class Credentials(Protocol):
@@ -75,9 +78,8 @@ class GraphClient:
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # threads share the session
         self._session.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
-        self._writes: defaultdict[str, _Window] = defaultdict(lambda: _Window(_WRITES, _PERIOD, clock))
-        self._all_writes = _Window(_WRITES_IN_ALL, _PERIOD, clock)
-        self._lists: defaultdict[str, _Window] = defaultdict(lambda: _Window(_LISTS, _PERIOD, clock))
+        self._writes = _Pace(*_WRITES, clock)
+        self._lists = _Pace(*_LISTS, clock)
         self._embargoes: dict[str, datetime] = {}
 
     def close(self) -> None:
@@ -99,7 +101,7 @@ class GraphClient:
         (tenant_id, version, delegated), *_ = channels
         writes = sum(call.method != "GET" for call in calls)
         try:
-            with await self._writes[tenant_id].enter(writes), await self._all_writes.enter(writes):
+            async with self._writes.enter(tenant_id, writes):
                 await self._observe_embargo(tenant_id)
                 answer = await self._exchange(
                     "POST", f"{self._endpoint}/{version}/$batch", tenant_id, delegated, {"requests": _parts(calls)}
@@ -108,8 +110,8 @@ class GraphClient:
             return [error] * len(calls)
         return self._replies(calls, answer)
 
-    async def list_subscriptions(self, tenant_id: str) -> tuple[Subscription, ...]:
-        """All of the application's subscriptions in a tenant.
+    async def subscription_pages(self, tenant_id: str) -> AsyncIterator[Sequence[Subscription]]:
+        """All of the application's subscriptions in a tenant, each of them once, page by page.
 
         Both API versions are asked, because whether either lists the other's is not documented.
 
@@ -117,13 +119,12 @@ class GraphClient:
             UnavailableError: Graph or Entra ID did not give the whole list.
             GraphError: Graph refuses the list.
         """
-        found: dict[str, Subscription] = {}
+        seen: set[str] = set()
         for version in graph.API_VERSIONS:
-            url = f"{self._endpoint}/{version}/subscriptions"
-            for value in await self._pages(url, tenant_id, self._lists[tenant_id]):
-                subscription = graph.parse_subscription(value, tenant_id, version)
-                found.setdefault(subscription.id, subscription)
-        return tuple(found.values())
+            async for page in self._pages(f"{self._endpoint}/{version}/subscriptions", tenant_id, listing=True):
+                found = list(_subscriptions(page, tenant_id, version))
+                yield [one for one in found if one.id not in seen]
+                seen.update(one.id for one in found)
 
     async def group_members(self, tenant_id: str, group_id: str) -> tuple[str, ...]:
         """Object ids of the users in a group and in the groups within it ("List group transitive members").
@@ -133,9 +134,13 @@ class GraphClient:
             GraphError: there is no such group, or GroupMember.Read.All is not granted.
         """
         url = f"{self._endpoint}/v1.0/groups/{group_id}/transitiveMembers?$select=id&$top=999"
-        values = await self._pages(url, tenant_id, None)
-        users = [value["id"] for value in values if value.get("@odata.type") == "#microsoft.graph.user"]
-        return tuple(dict.fromkeys(user for user in users if isinstance(user, str)))
+        users = [
+            str(value["id"])
+            async for page in self._pages(url, tenant_id)
+            for value in page
+            if value.get("@odata.type") == "#microsoft.graph.user" and "id" in value
+        ]
+        return tuple(dict.fromkeys(users))
 
     async def subscription(self, tenant_id: str, subscription_id: str) -> Subscription:
         """One subscription, in whichever API version knows it.
@@ -154,32 +159,30 @@ class GraphClient:
             return graph.parse_subscription(value, tenant_id, version)
         raise graph.SubscriptionNotFoundError(f"no subscription {subscription_id}")
 
-    async def _pages(self, url: str, tenant_id: str, window: "_Window | None") -> list[Mapping[str, Any]]:
-        """Every value of a collection, following `@odata.nextLink` after empty pages too."""
-        values: list[Mapping[str, Any]] = []
-        seen: set[str] = set()
+    async def _pages(
+        self, url: str, tenant_id: str, *, listing: bool = False
+    ) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        """A collection, following `@odata.nextLink` after empty pages too."""
+        asked: set[str] = set()
         while url:
-            if url in seen or len(seen) >= _MAX_PAGES or not _same_origin(url, self._endpoint):
+            if url in asked or len(asked) >= _MAX_PAGES or not _same_origin(url, self._endpoint):
                 # A link elsewhere would be handed the token.
                 raise UnavailableError("Graph's list", reason="paging")
-            seen.add(url)
-            page = await self._get(url, tenant_id, window)
+            asked.add(url)
+            page = await self._get(url, tenant_id, listing=listing)
             found = page.get("value")
             if not isinstance(found, list):
                 raise UnavailableError("Graph's list", reason="paging")
-            values += [value for value in found if isinstance(value, Mapping)]
+            yield [value for value in found if isinstance(value, Mapping)]
             url = str(page.get("@odata.nextLink") or "")
-        return values
 
-    async def _get(self, url: str, tenant_id: str, window: "_Window | None" = None) -> Mapping[str, Any]:
-        """GET, tried again where that may help."""
+    async def _get(self, url: str, tenant_id: str, *, listing: bool = False) -> Mapping[str, Any]:
+        """GET, tried again where that may help; `listing` counts it against the limit of LIST."""
         tries = 1
         while True:
             try:
-                await self._observe_embargo(tenant_id)
-                if window is None:
-                    return await self._exchange("GET", url, tenant_id, delegated=False)
-                with await window.enter(1):
+                async with self._lists.enter(tenant_id, int(listing)):
+                    await self._observe_embargo(tenant_id)
                     return await self._exchange("GET", url, tenant_id, delegated=False)
             except CredentialError:
                 raise
@@ -285,38 +288,66 @@ def pause(tries: int, retry_after: float | None) -> float:
     return retry_after + spread / 2 if retry_after is not None else spread * 2.0 ** min(tries, 6)
 
 
+class _Pace:
+    """Keeps within a limit for each tenant and one for all of them together."""
+
+    def __init__(self, in_a_tenant: int, in_all: int, clock: Clock) -> None:
+        self._tenants: defaultdict[str, _Window] = defaultdict(lambda: _Window(in_a_tenant, clock))
+        self._all = _Window(in_all, clock)
+
+    @asynccontextmanager
+    async def enter(self, tenant_id: str, count: int) -> AsyncIterator[None]:
+        """Wait until `count` more are allowed; they are under way within the context."""
+        async with self._tenants[tenant_id].enter(count), self._all.enter(count):
+            yield
+
+
 class _Window:
     """At most so many in any period.
 
     Each counts until a period after it was *answered*: when Graph counted it is not known, but it was before that.
     """
 
-    def __init__(self, limit: int, period: timedelta, clock: Clock) -> None:
+    def __init__(self, limit: int, clock: Clock) -> None:
         self._limit = limit
-        self._period = period
         self._clock = clock
-        self._entered: deque[list[Any]] = deque()  # [when, how many], oldest first or nearly so
+        self._entries: deque[_Entry] = deque()
 
-    async def enter(self, count: int) -> AbstractContextManager[None]:
-        """Wait until `count` more fit; they are in from then on."""
-        while True:
-            now = self._clock.now()
-            while self._entered and self._entered[0][0] + self._period <= now:
-                self._entered.popleft()
-            if sum(entry[1] for entry in self._entered) + count <= self._limit:
-                break
-            await self._clock.sleep((self._entered[0][0] + self._period - now).total_seconds())
-        entry = [now, count]
-        self._entered.append(entry)
-        return _leaving(lambda: entry.__setitem__(0, self._clock.now()))
+    @asynccontextmanager
+    async def enter(self, count: int) -> AsyncIterator[None]:
+        while (wait := self._seconds_until(count)) > 0:
+            await self._clock.sleep(wait)
+        entry = _Entry(self._clock.now(), count)
+        self._entries.append(entry)
+        try:
+            yield
+        finally:
+            entry.at = self._clock.now()
+
+    def _seconds_until(self, count: int) -> float:
+        now = self._clock.now()
+        while self._entries and self._entries[0].at + _PERIOD <= now:
+            self._entries.popleft()
+        if not count or sum(entry.count for entry in self._entries) + count <= self._limit:
+            return 0.0
+        return (self._entries[0].at + _PERIOD - now).total_seconds()
 
 
-@contextmanager
-def _leaving(leave: Callable[[], None]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        leave()
+@dataclass(slots=True)
+class _Entry:
+    at: datetime
+    count: int
+
+
+def _subscriptions(
+    page: Sequence[Mapping[str, Any]], tenant_id: str, version: graph.ApiVersion
+) -> Iterator[Subscription]:
+    """Those of a page that can be read: one that cannot must not keep the others from being renewed."""
+    for value in page:
+        try:
+            yield graph.parse_subscription(value, tenant_id, version)
+        except MalformedInputError as error:
+            _log.warning("a subscription in the list of tenant %s cannot be read: %s", tenant_id, error.reason)
 
 
 def _parts(calls: Sequence[Call]) -> list[dict[str, Any]]:

@@ -215,7 +215,7 @@ class _Planner:
             if not self.endpoint.owns(subscription.notification_url):
                 yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, subscription)
             elif subscription.expires > self.now:
-                ours[subscription.tenant_id, resource_key(subscription.resource)].append(subscription)
+                ours[subscription_key(subscription)].append(subscription)
         missing = []
         for want in {want.key: want for want in desired}.values():
             found = sorted(ours.pop(want.key, ()), key=lambda one: (-self._fitness(want, one), one.id))
@@ -327,6 +327,11 @@ def creation_body(
 def certificate_fields(certificate: EncryptionCertificate) -> Mapping[str, str]:
     """The two fields by which Graph learns a certificate, in POST and in PATCH."""
     return {"encryptionCertificate": certificate.der_base64, "encryptionCertificateId": certificate.id}
+
+
+def subscription_key(found: Subscription) -> tuple[str, str]:
+    """What a subscription is for: the same as the `key` of the `Desired` that it fulfils."""
+    return found.tenant_id, resource_key(found.resource)
 
 
 def resource_key(resource: str) -> str:

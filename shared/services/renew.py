@@ -6,21 +6,19 @@ renewed even while Key Vault is away or the desired state cannot be read.
 """
 
 import asyncio
-import heapq
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from random import uniform
 from typing import Final, Protocol
 
 from shared.clock import Clock
 from shared.domain import graph
 from shared.domain.desired import DesiredState, call_events_of
 from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
-from shared.domain.execution import Outcome, Result, Steps, Terms, carry_out
-from shared.domain.graph import ApiVersion, Call, GraphError, OutcomeUnknownError, Reply, Subscription
+from shared.domain.execution import Outcome, Result, Terms
+from shared.domain.graph import Call, GraphError, Reply, Subscription
 from shared.domain.subscriptions import (
     Action,
     Desired,
@@ -28,18 +26,13 @@ from shared.domain.subscriptions import (
     Endpoint,
     Lifetimes,
     Reason,
-    Verb,
     plan,
+    subscription_key,
 )
+from shared.services.batches import GRACE, Batches
 
-BATCH_SIZE: Final = 20
 TIME_BUDGET: Final = timedelta(minutes=8)  # of the ten that host.json gives a function
-_IN_FLIGHT: Final = (
-    4  # batches at a time and tenant: Graph takes about a second for one, and allows more than one a second
-)
-_TRIES: Final = 5
 _ONE_BUDGET: Final = timedelta(seconds=60)  # for a single subscription
-_GRACE: Final = timedelta(seconds=60)  # after the budget, for what has been begun
 _ROUNDS: Final = 3  # lists per run: one to plan by, the others for creations of unknown outcome
 _LISTED_FAILURES: Final = 100
 
@@ -47,7 +40,7 @@ _LISTED_FAILURES: Final = 100
 class Graph(Protocol):
     """What renewal asks of Microsoft Graph; see `shared.adapters.graph.GraphClient`."""
 
-    async def list_subscriptions(self, tenant_id: str) -> tuple[Subscription, ...]: ...
+    def subscription_pages(self, tenant_id: str) -> AsyncIterator[Sequence[Subscription]]: ...
 
     async def send(self, calls: Sequence[Call]) -> list[Reply]: ...
 
@@ -188,8 +181,10 @@ class Renewal:
             reauthorize=frozenset({subscription_id}),
         )
         terms = Terms(self._endpoint, None, self._lifetimes, self._clock.now)
-        deadline = self._clock.now() + _ONE_BUDGET
-        results = await _Batches(self._graph, self._clock, deadline).carry_out(actions, terms)
+        batches = Batches(self._graph, self._clock, terms, self._clock.now() + _ONE_BUDGET)
+        batches.add(actions)
+        batches.close()
+        results = await batches.run()
         for result in results:
             if result.error is not None:
                 raise result.error
@@ -242,22 +237,60 @@ class _Run:
         started = self.clock.now()
         certificate = await self._certificate(certificates)
         desired, known = await self._desired(source, tenant_ids)
-        listed = await self._list(tenant_ids)
-        actual = [one for subscriptions in listed.values() for one in subscriptions if one.id not in gone]
         terms = Terms(self.endpoint, certificate, self.lifetimes, self.clock.now)
-        actions = plan(
-            [want for want in desired if want.tenant_id in listed],
-            actual,
-            self.clock.now(),
-            endpoint=self.endpoint,
-            certificate_id=None if certificate is None else certificate.id,
-            lifetimes=self.lifetimes,
-            prune=prune and known,
-        )
-        results = await self._carry_out(actions, terms)
+        results = await self._reconcile(desired, tenant_ids, terms, gone=gone, prune=prune and known)
         results = await self._settle(results, terms)
         self._check_anything_done(results)
         return self._report(started, len(desired), results)
+
+    async def _reconcile(
+        self,
+        desired: list[Desired],
+        tenant_ids: tuple[str, ...],
+        terms: Terms,
+        *,
+        gone: frozenset[str],
+        prune: bool,
+    ) -> list[Result]:
+        """List, plan, act.
+
+        Graph throttles lists to 25 pages in 20 seconds, so what a page shows to be due is renewed while the next ones
+        are read; everything else needs the whole picture.
+        """
+        wanted = {want.key: want for want in desired}
+        batches = Batches(self.graph, self.clock, terms, self.deadline)
+        begun: set[str] = set()
+
+        def begin(page: Iterable[Subscription]) -> None:
+            page = [one for one in page if one.id not in gone]
+            in_page = [want for one in page if (want := wanted.get(subscription_key(one))) is not None]
+            due = [action for action in self._plan(in_page, page, terms) if action.reason is Reason.HALF_LIFE]
+            begun.update(action.subscription.id for action in due if action.subscription is not None)
+            batches.add(due)
+
+        async with asyncio.TaskGroup() as group:
+            driving = group.create_task(batches.run())
+            listed = await self._list(tenant_ids, begin)
+            actual = [one for subscriptions in listed.values() for one in subscriptions if one.id not in gone]
+            actions = self._plan([want for want in desired if want.tenant_id in listed], actual, terms, prune=prune)
+            batches.add(
+                action for action in actions if action.subscription is None or action.subscription.id not in begun
+            )
+            batches.close()
+        return driving.result()
+
+    def _plan(
+        self, desired: Iterable[Desired], actual: Iterable[Subscription], terms: Terms, *, prune: bool = False
+    ) -> tuple[Action, ...]:
+        return plan(
+            desired,
+            actual,
+            self.clock.now(),
+            endpoint=self.endpoint,
+            certificate_id=None if terms.certificate is None else terms.certificate.id,
+            lifetimes=self.lifetimes,
+            prune=prune,
+        )
 
     async def _certificate(self, certificates: Certificates) -> EncryptionCertificate | None:
         try:
@@ -287,51 +320,47 @@ class _Run:
                 desired += call_events_of(group, members)
         return list({want.key: want for want in desired}.values()), known
 
-    async def _list(self, tenant_ids: Iterable[str]) -> dict[str, tuple[Subscription, ...]]:
-        """The subscriptions of every tenant that can be read.
-
-        Raises:
-            UnavailableError: none can.
-        """
-        found: dict[str, tuple[Subscription, ...]] = {}
-        errors: list[SwitchboardError] = []
+    async def _list(
+        self, tenant_ids: Iterable[str], see: Callable[[Sequence[Subscription]], None]
+    ) -> dict[str, list[Subscription]]:
+        """The subscriptions of every tenant whose list can be read to its end; `see` gets every page at once."""
+        found: dict[str, list[Subscription]] = {}
 
         async def read(tenant_id: str) -> None:
+            subscriptions: list[Subscription] = []
             try:
-                found[tenant_id] = await self.graph.list_subscriptions(tenant_id)
+                async for page in self.graph.subscription_pages(tenant_id):
+                    see(page)
+                    subscriptions += page
             except (UnavailableError, GraphError) as error:
-                errors.append(error)
                 self._failed(tenant_id, "list", error)
+            else:
+                found[tenant_id] = subscriptions
 
         await asyncio.gather(*(read(tenant_id) for tenant_id in tenant_ids))
-        if errors and not found:
-            raise UnavailableError("Graph's list of subscriptions", reason=errors[0].reason) from errors[0]
         return found
 
     async def _settle(self, results: list[Result], terms: Terms) -> list[Result]:
         """Find out by fresh lists what became of creations that Graph answered with a conflict or not at all."""
         for _ in range(_ROUNDS - 1):
-            open_ = {
-                result.action.desired.key: result
+            wanted = [
+                result.action.desired
                 for result in results
                 if result.outcome is Outcome.UNSETTLED and result.action.desired is not None
-            }
-            if not open_ or self.clock.now() >= self.deadline + _GRACE:
+            ]
+            if not wanted or self.clock.now() >= self.deadline + GRACE:
                 break
-            listed = await self._list({tenant_id for tenant_id, _ in open_})
-            actions = plan(
-                [want for result in open_.values() if (want := result.action.desired) and want.tenant_id in listed],
-                [one for subscriptions in listed.values() for one in subscriptions],
-                self.clock.now(),
-                endpoint=self.endpoint,
-                certificate_id=None if terms.certificate is None else terms.certificate.id,
-                lifetimes=self.lifetimes,
+            listed = await self._list({want.tenant_id for want in wanted}, lambda _: None)
+            actual = [one for subscriptions in listed.values() for one in subscriptions]
+            batches = Batches(self.graph, self.clock, terms, self.deadline)
+            batches.add(
+                action
+                for action in self._plan([want for want in wanted if want.tenant_id in listed], actual, terms)
+                if action.desired is not None
             )
-            again = [action for action in actions if action.desired is not None]
+            batches.close()
             settled = {
-                result.action.desired.key: result
-                for result in await self._carry_out(again, terms)
-                if result.action.desired is not None and result.action.verb is not Verb.DELETE
+                result.action.desired.key: result for result in await batches.run() if result.action.desired is not None
             }
             results = [self._merged(result, settled) for result in results]
         return [
@@ -346,15 +375,15 @@ class _Run:
             return before
         return replace(after, outcome=Outcome.ADOPTED) if after.outcome is Outcome.LEFT else after
 
-    async def _carry_out(self, actions: Sequence[Action], terms: Terms) -> list[Result]:
-        return await _Batches(self.graph, self.clock, self.deadline).carry_out(actions, terms)
-
     def _check_anything_done(self, results: list[Result]) -> None:
         """Raise what stopped everything, if something did: then not one subscription is known to be well."""
         known = [result for result in results if result.action.reason is not Reason.FOREIGN]
         errors = [result.error for result in known if result.outcome is Outcome.FAILED]
-        first = next((error for error in errors if isinstance(error, UnavailableError)), None)
-        if first is not None and len(errors) == len(known):
+        if len(errors) < len(known):
+            return
+        unlisted = [error for _, what, error, _ in self.failures if what == "list"]
+        first = next((error for error in (*errors, *unlisted) if isinstance(error, UnavailableError)), None)
+        if first is not None and (errors or unlisted):
             raise UnavailableError("everything that renewal needs", reason=first.reason) from first
 
     def _failed(self, tenant_id: str, kind: str, error: SwitchboardError, identity: str | None = None) -> None:
@@ -391,157 +420,3 @@ def _summary(failures: Iterable[tuple[str, str, SwitchboardError, str | None]]) 
         Failure(tenant_id, kind, reason, len(found), str(found[0][0]), found[0][1])
         for (tenant_id, kind, reason), found in itertools.islice(grouped.items(), _LISTED_FAILURES)
     )
-
-
-type _Channel = tuple[str, ApiVersion, bool]
-
-
-@dataclass(slots=True)
-class _Task:
-    """An action under way: `call` is what it wants sent next."""
-
-    order: int
-    action: Action
-    steps: Steps
-    call: Call
-    begun: bool = False
-    tries: int = 0
-
-
-class _Batches:
-    """Drives many actions at once, their calls put together into batches."""
-
-    def __init__(self, port: Graph, clock: Clock, deadline: datetime) -> None:
-        self._graph = port
-        self._clock = clock
-        self._deadline = deadline
-        self._ready: defaultdict[_Channel, list[tuple[bool, int, _Task]]] = defaultdict(list)  # a heap for each
-        self._later: list[tuple[datetime, int, _Task]] = []  # a heap
-        self._results: dict[int, Result] = {}
-        self._refused: dict[tuple[str, str], GraphError] = {}
-
-    async def carry_out(self, actions: Sequence[Action], terms: Terms) -> list[Result]:
-        """Carry out the actions; results come in the order of the actions as they were interleaved."""
-        for order, action in enumerate(_fairly(actions)):
-            self._start(order, action, terms)
-        flying: dict[asyncio.Task[None], str] = {}
-        alarm: asyncio.Task[None] | None = None
-        try:
-            while self._later or flying or any(self._ready.values()):
-                self._wake()
-                while batch := self._next_batch(Counter(flying.values())):
-                    flying[asyncio.create_task(self._send(batch))] = batch[0].call.tenant_id
-                if self._later:
-                    wait = (self._later[0][0] - self._clock.now()).total_seconds()
-                    alarm = asyncio.create_task(self._clock.sleep(max(wait, 0.0)))
-                waited = {*flying, alarm} if alarm is not None else set(flying)
-                if waited:
-                    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-                for task in [task for task in flying if task.done()]:
-                    del flying[task]
-                    task.result()
-                if alarm is not None:
-                    alarm.cancel()
-                    alarm = None
-        finally:
-            for task in (*flying, *((alarm,) if alarm is not None else ())):
-                task.cancel()
-        return [self._results[order] for order in sorted(self._results)]
-
-    def _start(self, order: int, action: Action, terms: Terms) -> None:
-        steps = carry_out(action, terms)
-        try:
-            call = next(steps)
-        except StopIteration as end:
-            self._results[order] = end.value
-            return
-        self._enqueue(_Task(order, action, steps, call))
-
-    def _enqueue(self, task: _Task) -> None:
-        # What has been begun goes first: a deleted subscription waits for its successor.
-        heapq.heappush(self._ready[task.call.channel], (not task.begun, task.order, task))
-
-    def _wake(self) -> None:
-        now = self._clock.now()
-        while self._later and self._later[0][0] <= now:
-            self._enqueue(heapq.heappop(self._later)[2])
-
-    def _next_batch(self, flying: Mapping[str, int]) -> list[_Task]:
-        """Up to 20 calls of the channel whose turn it is; each tenant has its own share of batches in flight."""
-        batch: list[_Task] = []
-        while not batch and (
-            channels := [
-                channel for channel, heap in self._ready.items() if heap and flying.get(channel[0], 0) < _IN_FLIGHT
-            ]
-        ):
-            heap = self._ready[min(channels, key=lambda channel: self._ready[channel][0][:2])]
-            while heap and len(batch) < BATCH_SIZE:
-                task = heapq.heappop(heap)[2]
-                if not self._turned_away(task):
-                    batch.append(task)
-        return batch
-
-    def _turned_away(self, task: _Task) -> bool:
-        """Whether it is no use, or too late, to begin."""
-        if task.begun:
-            return False
-        kind = task.action.kind
-        refused = self._refused.get((task.action.tenant_id, kind.key)) if kind is not None else None
-        if refused is not None and task.action.verb is Verb.CREATE:
-            self._results[task.order] = Result(task.action, Outcome.FAILED, None, refused)
-        elif self._clock.now() >= self._deadline:
-            error = UnavailableError("the run's time", reason="out-of-time")
-            self._results[task.order] = Result(task.action, Outcome.DEFERRED, task.action.subscription, error)
-        else:
-            task.begun = True
-            return False
-        return True
-
-    async def _send(self, batch: list[_Task]) -> None:
-        replies = await self._graph.send([task.call for task in batch])
-        for task, reply in zip(batch, replies, strict=True):
-            if not self._postponed(task, reply):
-                self._advance(task, reply)
-
-    def _postponed(self, task: _Task, reply: Reply) -> bool:
-        """Whether the call is sent again later, because that may help and does no harm."""
-        if not isinstance(reply, UnavailableError) or isinstance(reply, graph.CredentialError):
-            return False
-        if isinstance(reply, OutcomeUnknownError) and task.call.method == "POST":
-            return False
-        task.tries += reply.reason != "throttled"  # Graph asks for patience, and the budget limits it
-        wait = reply.retry_after if reply.retry_after is not None else 2.0 ** min(task.tries, 5)
-        at = self._clock.now() + timedelta(seconds=wait + uniform(0.0, 0.5))  # noqa: S311 - not a secret
-        if task.tries >= _TRIES or at > self._deadline + _GRACE:
-            return False
-        heapq.heappush(self._later, (at, task.order, task))
-        return True
-
-    def _advance(self, task: _Task, reply: Reply) -> None:
-        kind = task.action.kind
-        if isinstance(reply, graph.PermissionDeniedError) and kind is not None:
-            reply = graph.PermissionDeniedError(f"{kind.permission} is needed: {reply}")
-        if task.call.method == "POST" and kind is not None and isinstance(reply, _FOR_ALL_OF_A_KIND):
-            self._refused[task.action.tenant_id, kind.key] = reply
-        try:
-            task.call = task.steps.send(reply)
-        except StopIteration as end:
-            self._results[task.order] = end.value
-            return
-        task.tries = 0
-        self._enqueue(task)
-
-
-_FOR_ALL_OF_A_KIND: Final = (graph.PermissionDeniedError, graph.QuotaExceededError, graph.EndpointValidationError)
-
-
-def _fairly(actions: Sequence[Action]) -> list[Action]:
-    """The same actions so that tenants and kinds take turns, each with its most urgent first.
-
-    Thousands of one kind, or a tenant in trouble, then cannot use up the time of the others.
-    """
-    lines: defaultdict[tuple[str, str], list[Action]] = defaultdict(list)
-    for action in actions:
-        lines[action.tenant_id, "" if action.kind is None else action.kind.key].append(action)
-    turns = itertools.zip_longest(*lines.values())
-    return [action for turn in turns for action in turn if action is not None]

@@ -4,7 +4,7 @@ import asyncio
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -100,7 +100,8 @@ class ModelGraph:
     quota: int = 10_000
     faults: Callable[[Call], Fault | None] = lambda _: None
     members: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    list_error: SwitchboardError | None = None
+    list_errors: dict[str, SwitchboardError] = field(default_factory=dict)
+    page: int = 100
     all: dict[str, Subscription] = field(default_factory=dict)
     client_states: dict[str, str] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
@@ -133,11 +134,14 @@ class ModelGraph:
         self.all[one.id] = one
         return one
 
-    async def list_subscriptions(self, tenant_id: str) -> tuple[Subscription, ...]:
+    async def subscription_pages(self, tenant_id: str) -> AsyncIterator[Sequence[Subscription]]:
         self.lists += 1
-        if self.list_error is not None:
-            raise self.list_error
-        return tuple(self._told(one) for one in self.live() if one.tenant_id == tenant_id)
+        if tenant_id in self.list_errors:
+            raise self.list_errors[tenant_id]
+        found = [self._told(one) for one in self.live() if one.tenant_id == tenant_id]
+        for start in range(0, len(found), self.page):
+            yield found[start : start + self.page]
+            await asyncio.sleep(0)
 
     async def subscription(self, tenant_id: str, subscription_id: str) -> Subscription:
         found = self.all.get(subscription_id)

@@ -119,6 +119,6 @@ async def test_items_that_name_nothing_of_ours(lifecycle: Lifecycle, changes: di
 @pytest.mark.parametrize("event", ["reauthorizationRequired", "missed"])
 async def test_when_graph_is_away_it_is_tried_again(graph: ModelGraph, lifecycle: Lifecycle, event: str) -> None:
     graph.faults = lambda _: model.UNAVAILABLE
-    graph.list_error = UnavailableError("Graph")
+    graph.list_errors[TENANT] = UnavailableError("Graph")
     with pytest.raises(UnavailableError):
         await lifecycle.handle(item(event, graph.live()[0].id))

@@ -295,14 +295,7 @@ async def test_a_run_ends_when_its_time_is_over_and_the_next_goes_on() -> None:
 
 async def test_one_tenant_without_consent_does_not_stop_the_others() -> None:
     house = House(call_events(1), call_events(2, OTHER_TENANT))
-    everything = house.graph.list_subscriptions
-
-    async def list_subscriptions(tenant_id: str) -> tuple[graph.Subscription, ...]:
-        if tenant_id == OTHER_TENANT:
-            raise CredentialError("Entra ID's token")
-        return await everything(tenant_id)
-
-    house.graph.list_subscriptions = list_subscriptions  # type: ignore[method-assign]
+    house.graph.list_errors[OTHER_TENANT] = CredentialError("Entra ID's token")
     report = await house.renewal.run()
     assert report.outcomes == {Outcome.CREATED: 1}
     assert [(failure.tenant_id, failure.reason) for failure in report.failures] == [(OTHER_TENANT, "credential")]
@@ -312,7 +305,7 @@ async def test_one_tenant_without_consent_does_not_stop_the_others() -> None:
 async def test_a_run_that_can_do_nothing_raises(everything_down: bool) -> None:
     house = House(call_events(1))
     if everything_down:
-        house.graph.list_error = UnavailableError("Graph")
+        house.graph.list_errors = {tenant_id: UnavailableError("Graph") for tenant_id in (TENANT, OTHER_TENANT)}
     else:
         house.certificates.certificate = None
     with pytest.raises(UnavailableError):
