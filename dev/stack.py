@@ -1,0 +1,126 @@
+"""The whole of Switchboard on one machine: storage, what stands in for Microsoft, and the app in its host.
+
+For the demo, for `run.py start`, and for tests that end parts of it and bring them back.
+"""
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dev.azurite import Azurite, TlsFiles
+from dev.host import HostProcess
+from dev.simulator import Simulator
+
+APP = Path(__file__).parents[1]
+HOST = "127.0.0.1"
+
+# What a process needs of this machine. The rest of the environment (a developer's own AZURE_…, proxies) stays outside.
+_INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TEMP", "TMP", "USERPROFILE")
+
+
+@dataclass
+class Stack:
+    """A running stack, as `start` yields it.
+
+    Attributes:
+        azurite: storage.
+        sim: Graph, Entra ID, managed identity and Key Vault.
+        host: the app in its host.
+        settings: the app settings that the host was started with.
+    """
+
+    azurite: Azurite
+    sim: Simulator
+    host: HostProcess
+    settings: Mapping[str, str]
+
+    @classmethod
+    @contextmanager
+    def start(
+        cls,
+        directory: Path,
+        *,
+        subscriptions: str,
+        settings: Mapping[str, str] | None = None,
+        storage_by_identity: bool = False,
+        lease_seconds: int = 30,
+    ) -> "Iterator[Stack]":
+        """Bring everything up on free ports of 127.0.0.1, for the length of a `with` block.
+
+        Args:
+            directory: where storage, the timers' status and `subscriptions.toml` go; nothing else may be in it.
+            subscriptions: the text of `subscriptions.toml`.
+            settings: app settings that join or override those which tie the parts together.
+            storage_by_identity: storage over HTTPS with the managed identity's tokens, instead of a connection string.
+            lease_seconds: how long the messages that a killed host was at stay invisible.
+
+        Raises:
+            AzuriteError: storage did not start.
+            HostStartError: the app did not load; the message holds its own output.
+        """
+        desired = directory / "subscriptions.toml"
+        desired.write_text(subscriptions, encoding="utf-8")
+        port = _free_port()
+        with Simulator.start() as sim, _storage(directory / "storage", sim, by_identity=storage_by_identity) as azurite:
+            everything = {
+                **sim.environment(),
+                **_storage_settings(azurite),
+                "CLIENT_STATE": secrets.token_urlsafe(32),
+                "NOTIFICATION_URL": f"http://{HOST}:{port}/api/notifications",
+                "SUBSCRIPTIONS": str(desired),
+                **(settings or {}),
+            }
+            environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | everything
+            with HostProcess(
+                APP, environment, port=port, lease_seconds=lease_seconds, state=directory / "host"
+            ) as host:
+                yield cls(azurite, sim, host, everything)
+
+    @property
+    def url(self) -> str:
+        """The host's address, without a trailing slash."""
+        return self.host.url
+
+    def restart_host(self) -> None:
+        """End the host as a deployment does, if it runs, and start it at the same address."""
+        self.host.terminate()
+        self.host.start()
+
+    def kill_host(self) -> None:
+        """End the host as a crash does; `restart_host` brings it back."""
+        self.host.kill()
+
+    def kill_azurite(self) -> None:
+        """End storage as a crash does; `restart_azurite` brings it back. `Azurite` says what a crash may lose."""
+        self.azurite.kill()
+
+    def restart_azurite(self) -> None:
+        """End storage in an orderly way, if it runs, and start it on the same data at the same address."""
+        self.azurite.restart()
+
+
+@contextmanager
+def _storage(directory: Path, sim: Simulator, *, by_identity: bool) -> Iterator[Azurite]:
+    # The simulator's certificate serves for storage as well: the app trusts its authority already.
+    certificate = sim.ca_bundle.with_name("server.pem")
+    with Azurite.start(directory, tls=TlsFiles(certificate, certificate) if by_identity else None) as azurite:
+        yield azurite
+
+
+def _storage_settings(azurite: Azurite) -> dict[str, str]:
+    if azurite.tls is None:
+        return {"AzureWebJobsStorage": azurite.connection_string}
+    return {
+        "AzureWebJobsStorage__blobServiceUri": azurite.blob_url,
+        "AzureWebJobsStorage__queueServiceUri": azurite.queue_url,
+    }
+
+
+def _free_port() -> int:
+    """A port that is free now. The host's own port 0 will not do: NOTIFICATION_URL has to hold it before the start."""
+    with socket.create_server((HOST, 0)) as probe:
+        return int(probe.getsockname()[1])
