@@ -99,6 +99,8 @@ class _Handler:
         return web.Response(status=202)
 
     async def _call(self, function: Function, request: web.Request, params: Mapping[str, str]) -> web.StreamResponse:
+        if (request.content_length or 0) > MAX_BODY_BYTES:  # aiohttp would read up to the limit first
+            return web.Response(status=413)
         http = Message(
             method=request.method,
             url=str(request.url),

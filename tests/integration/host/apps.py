@@ -1,0 +1,56 @@
+"""Function apps in a folder of the test, and what their functions have noted."""
+
+import json
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HEAD = """
+import asyncio, json, os, time
+import azure.functions as func
+
+app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+
+
+def note(**fields):
+    with open(os.environ["NOTES"], "a") as notes:
+        notes.write(json.dumps(fields) + "\\n")
+
+"""
+
+
+class App:
+    """A function app and what its functions have noted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._notes = folder / "notes.jsonl"
+
+    def write(self, source: str, *, head: str = HEAD, queues: dict[str, Any] | None = None) -> None:
+        (self.folder / "function_app.py").write_text(head + textwrap.dedent(source))
+        options = {"maxPollingInterval": "00:00:00.2"} | (queues or {})
+        host_json = {"version": "2.0", "extensions": {"queues": options}}
+        (self.folder / "host.json").write_text(json.dumps(host_json))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"NOTES": str(self._notes)}
+
+    @property
+    def notes(self) -> list[dict[str, Any]]:
+        if not self._notes.exists():
+            return []
+        return [json.loads(line) for line in self._notes.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def await_notes(self, count: int, *, seconds: float = 15) -> list[dict[str, Any]]:
+        eventually(lambda: len(self.notes) >= count, seconds=seconds)
+        return self.notes
+
+
+def eventually(condition: Callable[[], bool], *, seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it has not come true in time"
+        time.sleep(0.02)

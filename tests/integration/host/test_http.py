@@ -1,0 +1,221 @@
+"""HTTP triggers, as a caller and as the function see them."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from dev.host import HostProcess
+from tests.integration.host.apps import App
+
+SOURCE = """
+import logging
+import threading
+
+meeting = threading.Barrier(4)
+
+
+def answer(value, **options):
+    return func.HttpResponse(json.dumps(value), mimetype="application/json", **options)
+
+
+@app.route("echo/{first}/between/{second}", methods=["GET", "POST"])
+async def echo(req: func.HttpRequest) -> func.HttpResponse:
+    return answer({
+        "method": req.method,
+        "url": req.url,
+        "headers": dict(req.headers),
+        "query": dict(req.params),
+        "route": dict(req.route_params),
+        "body": req.get_body().decode(),
+    })
+
+
+@app.route("echo/literal/between/wins", methods=["GET"])
+async def literal(req: func.HttpRequest) -> func.HttpResponse:
+    return answer("literal")
+
+
+@app.route("anything")
+async def anything(req: func.HttpRequest) -> func.HttpResponse:
+    return answer(req.method)
+
+
+@app.route("size", methods=["POST"])
+async def size(req: func.HttpRequest) -> func.HttpResponse:
+    return answer(len(req.get_body()))
+
+
+@app.route("teapot")
+def teapot(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse(b"\\x00\\xff", status_code=418, headers={"X-Kind": "short and stout"})
+
+
+@app.route("text")
+async def text(req: func.HttpRequest) -> str:
+    return "plain"
+
+
+@app.route("cookies")
+async def cookies(req: func.HttpRequest) -> func.HttpResponse:
+    response = func.HttpResponse("x")
+    response.headers.add("Set-Cookie", "one=1; Path=/; HttpOnly; Max-Age=60; SameSite=Strict")
+    response.headers.add("Set-Cookie", "two=2; Expires=Sat, 20 Nov 2027 01:02:03 GMT; Secure")
+    return response
+
+
+@app.route("fail")
+async def fail(req: func.HttpRequest) -> func.HttpResponse:
+    raise RuntimeError("as it was told")
+
+
+@app.route("meet")
+def meet(req: func.HttpRequest) -> func.HttpResponse:
+    meeting.wait(10)
+    return answer("met")
+
+
+@app.route("context")
+async def context(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+    logging.getLogger("mine").info("in the %s function", "async")
+    return answer([context.function_name, context.invocation_id, context.trace_context.trace_parent])
+
+
+@app.route("log")
+def log(req: func.HttpRequest) -> func.HttpResponse:
+    logging.warning("in the thread of a function")
+    return answer("logged")
+"""
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    app = App(tmp_path_factory.mktemp("http"))
+    app.write(SOURCE)
+    with HostProcess(app.folder, app.environment | {"PYTHON_THREADPOOL_THREAD_COUNT": "8"}) as running:
+        yield running
+
+
+class TestRequest:
+    def test_reaches_the_function_as_the_real_host_passes_it(self, host: HostProcess) -> None:
+        response = requests.post(
+            f"{host.url}/api/echo/a%20b/between/c?x=1&x=2&empty=&y=%C3%A9",
+            data="grüezi".encode(),
+            headers={"X-Mixed-Case": "Kept", "Content-Type": "text/plain"},
+            timeout=10,
+        )
+
+        seen = response.json()
+        assert seen["method"] == "POST"
+        assert seen["route"] == {"first": "a b", "second": "c"}
+        assert seen["query"] == {"x": "1,2", "y": "é"}
+        assert seen["body"] == "grüezi"
+        assert seen["headers"]["x-mixed-case"] == "Kept"
+        assert seen["url"].startswith(f"{host.url}/api/echo/")
+
+    def test_of_a_get_has_no_body(self, host: HostProcess) -> None:
+        assert requests.get(f"{host.url}/api/echo/a/between/b", timeout=10).json()["body"] == ""
+
+    def test_paths_ignore_case_and_a_slash_at_the_end(self, host: HostProcess) -> None:
+        assert requests.get(f"{host.url}/API/Anything/", timeout=10).json() == "GET"
+
+    def test_a_literal_route_comes_before_parameters(self, host: HostProcess) -> None:
+        assert requests.get(f"{host.url}/api/echo/literal/between/wins", timeout=10).json() == "literal"
+
+    @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+    def test_without_methods_all_are_taken(self, host: HostProcess, method: str) -> None:
+        assert requests.request(method, f"{host.url}/api/anything", timeout=10).json() == method
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("GET", "/api/nothing"),
+            ("GET", "/anything"),
+            ("DELETE", "/api/echo/a/between/b"),
+            ("HEAD", "/api/echo/a/between/b"),
+        ],
+    )
+    def test_without_a_function_gets_404(self, host: HostProcess, method: str, path: str) -> None:
+        response = requests.request(method, host.url + path, timeout=10)
+
+        assert response.status_code == HTTPStatus.NOT_FOUND
+        assert response.content == b""
+
+    def test_may_be_large(self, host: HostProcess) -> None:
+        assert requests.post(f"{host.url}/api/size", data=bytes(8_000_000), timeout=30).json() == 8_000_000
+
+    def test_over_100_mib_gets_413(self, host: HostProcess) -> None:
+        connection = HTTPConnection(urlsplit(host.url).netloc, timeout=30)
+        connection.putrequest("POST", "/api/size")
+        connection.putheader("Content-Length", str(104_857_601))
+        connection.endheaders()
+
+        assert connection.getresponse().status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        connection.close()
+
+
+class TestResponse:
+    def test_carries_status_headers_and_bytes(self, host: HostProcess) -> None:
+        response = requests.get(f"{host.url}/api/teapot", timeout=10)
+
+        assert response.status_code == HTTPStatus.IM_A_TEAPOT
+        assert response.headers["X-Kind"] == "short and stout"
+        assert response.content == b"\x00\xff"
+
+    def test_may_be_a_plain_string(self, host: HostProcess) -> None:
+        assert requests.get(f"{host.url}/api/text", timeout=10).text == "plain"
+
+    def test_keeps_each_cookie(self, host: HostProcess) -> None:
+        cookies = requests.get(f"{host.url}/api/cookies", timeout=10).raw.headers.getlist("Set-Cookie")
+
+        one, two = sorted(cookies)
+        assert one.startswith("one=1;")
+        assert {"HttpOnly", "Max-Age=60", "Path=/", "SameSite=Strict"} <= set(one.split("; "))
+        assert two.startswith("two=2;")
+        assert {"Secure", "expires=Sat, 20 Nov 2027 01:02:03 GMT"} <= set(two.split("; "))
+
+    def test_of_a_failed_function_is_an_empty_500(self, host: HostProcess) -> None:
+        response = requests.get(f"{host.url}/api/fail", timeout=10)
+
+        assert response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
+        assert response.content == b""
+        host.wait_for_log("ERROR   host: fail failed: RuntimeError: as it was told")
+        assert 'raise RuntimeError("as it was told")' in host.logs
+
+
+class TestInvocation:
+    def test_several_run_at_a_time(self, host: HostProcess) -> None:
+        with ThreadPoolExecutor(4) as callers:
+            answers = list(callers.map(lambda _: requests.get(f"{host.url}/api/meet", timeout=20).json(), range(4)))
+
+        assert answers == ["met"] * 4
+
+    def test_has_a_context_of_the_callers_trace(self, host: HostProcess) -> None:
+        trace_id = "0af7651916cd43dd8448eb211c80319c"
+        headers = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
+
+        name, invocation_id, trace_parent = requests.get(f"{host.url}/api/context", headers=headers, timeout=10).json()
+
+        assert name == "context"
+        assert len(invocation_id) == 36
+        version, seen_trace_id, span_id, flags = trace_parent.split("-")
+        assert (version, seen_trace_id, flags) == ("00", trace_id, "01")
+        assert span_id != "b7ad6b7169203331"
+
+    def test_logs_under_its_functions_name(self, host: HostProcess) -> None:
+        requests.get(f"{host.url}/api/context", timeout=10)
+        requests.get(f"{host.url}/api/log", timeout=10)
+
+        host.wait_for_log("INFO    context: in the async function")
+        host.wait_for_log("WARNING log: in the thread of a function")
+
+
+class TestAdmin:
+    def test_does_not_start_what_it_does_not_know(self, host: HostProcess) -> None:
+        response = requests.post(f"{host.url}/admin/functions/nothing", json={}, timeout=10)
+
+        assert response.status_code == HTTPStatus.NOT_FOUND
