@@ -100,8 +100,7 @@ class Demo:
 
     def subscribe(self) -> None:
         self._fire_timer()
-        wanted = 6
-        _wait(lambda: len(self.sim.graph.subscriptions) >= wanted, "the subscriptions")
+        _wait(lambda: len(self.sim.graph.subscriptions) >= traffic.SUBSCRIPTION_COUNT, "the subscriptions")
         traffic.subscribe_to_presence(
             self.sim, self.stack.settings["NOTIFICATION_URL"], self.stack.settings["CLIENT_STATE"]
         )

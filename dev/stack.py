@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, NamedTuple
 
-from dev.azurite import Azurite, TlsFiles
+from dev.azurite import FREE_PORTS, Azurite, Ports, TlsFiles
 from dev.host import HostProcess
 from dev.simulator import Simulator
 
@@ -20,6 +21,19 @@ HOST = "127.0.0.1"
 
 # What a process needs of this machine. The rest of the environment (a developer's own AZURE_…, proxies) stays outside.
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TEMP", "TMP", "USERPROFILE")
+
+
+class StackPorts(NamedTuple):
+    """TCP ports: the host's, the first of the simulator's five in a row, and storage's. 0 takes free ones."""
+
+    host: int = 0
+    simulator: int = 0
+    storage: Ports = FREE_PORTS
+
+
+FREE: Final = StackPorts()
+WELL_KNOWN: Final = StackPorts(host=7071, simulator=9300, storage=Ports(10000, 10001, 10002))
+"""Where Functions Core Tools and Azurite listen unless they are told otherwise."""
 
 
 @dataclass
@@ -48,8 +62,9 @@ class Stack:
         settings: Mapping[str, str] | None = None,
         storage_by_identity: bool = False,
         lease_seconds: int = 30,
+        ports: StackPorts = FREE,
     ) -> "Iterator[Stack]":
-        """Bring everything up on free ports of 127.0.0.1, for the length of a `with` block.
+        """Bring everything up on 127.0.0.1, for the length of a `with` block.
 
         Args:
             directory: where storage, the timers' status and `subscriptions.toml` go; nothing else may be in it.
@@ -57,6 +72,7 @@ class Stack:
             settings: app settings that join or override those which tie the parts together.
             storage_by_identity: storage over HTTPS with the managed identity's tokens, instead of a connection string.
             lease_seconds: how long the messages that a killed host was at stay invisible.
+            ports: free ones unless given.
 
         Raises:
             AzuriteError: storage did not start.
@@ -64,8 +80,11 @@ class Stack:
         """
         desired = directory / "subscriptions.toml"
         desired.write_text(subscriptions, encoding="utf-8")
-        port = _free_port()
-        with Simulator.start() as sim, _storage(directory / "storage", sim, by_identity=storage_by_identity) as azurite:
+        port = ports.host or _free_port()
+        with (
+            Simulator.start(port=ports.simulator) as sim,
+            _storage(directory / "storage", sim, ports.storage, by_identity=storage_by_identity) as azurite,
+        ):
             everything = {
                 **sim.environment(),
                 **_storage_settings(azurite),
@@ -104,10 +123,10 @@ class Stack:
 
 
 @contextmanager
-def _storage(directory: Path, sim: Simulator, *, by_identity: bool) -> Iterator[Azurite]:
+def _storage(directory: Path, sim: Simulator, ports: Ports, *, by_identity: bool) -> Iterator[Azurite]:
     # The simulator's certificate serves for storage as well: the app trusts its authority already.
-    certificate = sim.ca_bundle.with_name("server.pem")
-    with Azurite.start(directory, tls=TlsFiles(certificate, certificate) if by_identity else None) as azurite:
+    tls = TlsFiles(sim.server_certificate, sim.server_certificate) if by_identity else None
+    with Azurite.start(directory, ports=ports, tls=tls) as azurite:
         yield azurite
 
 

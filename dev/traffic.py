@@ -30,6 +30,7 @@ joinWebUrls = ["{JOIN_WEB_URL}"]
 joinWebUrls = ["{JOIN_WEB_URL}"]
 """
 """All that an application may subscribe to by itself; presence is for a signed-in user."""
+SUBSCRIPTION_COUNT: Final = 6
 
 CALL: Final = f"users/{USERS[0]}/communications/callEvents"
 MEETING: Final = meeting_resource(JOIN_WEB_URL)
