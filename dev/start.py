@@ -49,10 +49,10 @@ def _introduce(console: Console, stack: Stack) -> None:
     table.add_row("desired subscriptions", stack.settings["SUBSCRIPTIONS"])
     console.print(table)
     console.print("\nTry, in another terminal:")
-    console.print(f"  curl '{stack.settings['NOTIFICATION_URL']}?validationToken=hello'", highlight=False)
+    console.print(f"  curl '{stack.settings['NOTIFICATION_URL']}?validationToken=hello'", highlight=False, soft_wrap=True)
     body = '{"target": "communications/callRecords", "kind": "call-record-created"}'
-    console.print(f"  curl -d '{body}' {stack.sim.control_url}/_control/notify", highlight=False)
-    console.print(f"  curl {stack.url}/api/health", highlight=False)
+    console.print(f"  curl -d '{body}' {stack.sim.control_url}/_control/notify", highlight=False, soft_wrap=True)
+    console.print(f"  curl {stack.url}/api/health", highlight=False, soft_wrap=True)
     console.print("\nCtrl-C ends everything.")
 
 

@@ -1,0 +1,131 @@
+"""The app as it is served: over HTTP, by the production worker's library, with the parts that production has."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from azure.storage.queue import QueueServiceClient
+
+from dev import traffic
+from dev.azurite import ACCOUNT_KEY
+from dev.consumer import Arrival, Consumer
+from dev.simulator import Kind
+from dev.simulator.delivery import Notification
+from dev.stack import APP, Stack
+
+PATIENCE = 30.0
+
+
+def until(ready: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not ready():
+        assert time.monotonic() < deadline, f"waited for {what}, in vain"
+        time.sleep(0.02)
+
+
+def renew(stack: Stack) -> None:
+    """Fire the renewal timer, and wait for the subscriptions."""
+    requests.post(f"{stack.url}/admin/functions/renew_subscriptions", json={}, timeout=10).raise_for_status()
+    until(lambda: len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT, "the subscriptions")
+
+
+def send(stack: Stack, count: int) -> list[Notification]:
+    """Let everything happen that an app may be told of, over and over."""
+    prepared: list[Notification] = []
+    for resource, kind, options in traffic.a_day():
+        if kind is not Kind.PRESENCE:
+            prepared += stack.sim.graph.prepare(resource, kind, options)
+        if len(prepared) >= count:
+            break
+    stack.sim.graph.send(prepared)
+    return prepared
+
+
+def data_of(sent: list[Notification]) -> list[str]:
+    return sorted(json.dumps(one.plaintext or one.item["resourceData"], sort_keys=True) for one in sent)
+
+
+def data_in(arrivals: list[Arrival]) -> list[str]:
+    """What arrived, each event once however often it was redelivered."""
+    unique = {arrival.event.key: arrival for arrival in arrivals}
+    return sorted(json.dumps(json.loads(arrival.data), sort_keys=True) for arrival in unique.values())
+
+
+@pytest.fixture
+def arrivals() -> list[Arrival]:
+    return []
+
+
+@pytest.fixture(params=["connection-string", "identity"])
+def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
+    with Stack.start(
+        tmp_path, subscriptions=traffic.SUBSCRIPTIONS, storage_by_identity=request.param == "identity"
+    ) as running:
+        yield running
+
+
+def test_every_notification_is_an_event_with_storage_by_either_way(stack: Stack) -> None:
+    renew(stack)
+    sent = send(stack, 32)
+    stack.sim.graph.drain()
+    assert {delivery.state for delivery in stack.sim.graph.deliveries} == {"delivered"}
+    health = requests.get(f"{stack.url}/api/health", timeout=10)
+    assert health.status_code == 200, health.text
+    queues = _queues(stack)
+    until(lambda: _count(queues) == len(sent), f"{len(sent)} events")
+
+
+def test_with_two_workers_a_crash_of_host_and_storage_loses_nothing(tmp_path: Path, arrivals: list[Arrival]) -> None:
+    settings = {"FUNCTIONS_WORKER_PROCESS_COUNT": "2"}
+    with (
+        Stack.start(tmp_path, subscriptions=traffic.SUBSCRIPTIONS, settings=settings, lease_seconds=2) as stack,
+        Consumer(stack.azurite.connection_string, ACCOUNT_KEY, arrivals.append),
+    ):
+        renew(stack)
+        stack.sim.graph.delivery.first_retry = 0.5
+        sent = send(stack, 40)
+        until(lambda: len(arrivals) >= 5, "the first events")
+        stack.kill_host()
+        sent += send(stack, 20)
+        stack.restart_host()
+        stack.restart_azurite()
+        sent += send(stack, 20)
+        until(lambda: len({arrival.event.key for arrival in arrivals}) >= len(sent), "all events")
+        stack.sim.graph.drain(PATIENCE)
+        assert {delivery.state for delivery in stack.sim.graph.deliveries} == {"delivered"}
+    assert set(data_in(arrivals)) == set(data_of(sent))
+
+
+def test_the_handshake_needs_nothing_but_the_standard_library_and_azure_functions() -> None:
+    """A worker that has just started must answer within seconds, whatever else is slow to import."""
+    code = """
+import sys, asyncio
+import azure.functions as func
+before = set(sys.modules)
+import function_app
+params = {"validationToken": "t"}
+request = func.HttpRequest(method="POST", url="http://localhost/api/notifications", params=params, body=b"")
+response = asyncio.run(function_app.receive_notifications.build().get_user_function()(request))
+assert response.get_body() == b"t"
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(new - set(sys.stdlib_module_names)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=APP, env={}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["function_app", "shared"]
+
+
+def _queues(stack: Stack) -> QueueServiceClient:
+    if stack.azurite.tls is None:
+        return QueueServiceClient.from_connection_string(stack.azurite.connection_string)
+    return QueueServiceClient(stack.azurite.queue_url, ACCOUNT_KEY, connection_verify=str(stack.sim.ca_bundle))
+
+
+def _count(queues: QueueServiceClient) -> int:
+    names = [queue.name for queue in queues.list_queues() if queue.name.endswith("-events")]
+    return sum(queues.get_queue_client(name).get_queue_properties().approximate_message_count or 0 for name in names)
