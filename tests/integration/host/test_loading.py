@@ -1,0 +1,186 @@
+"""What the host refuses to serve: it says why, once, and ends with exit code 1."""
+
+import json
+
+import pytest
+
+from dev.host import HostProcess, HostStartError
+from tests.integration.host.apps import App
+
+HTTP_FUNCTION = """
+@app.route("x")
+async def x(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse(os.environ.get("FROM_FILE", "") + "," + os.environ.get("FROM_BOTH", ""))
+"""
+QUEUE_FUNCTION = """
+@app.queue_trigger("msg", queue_name="{name}", connection="{connection}")
+async def work(msg: func.QueueMessage) -> None: ...
+"""
+TIMER_FUNCTION = """
+@app.timer_trigger("timer", schedule="{schedule}")
+async def tick(timer: func.TimerRequest) -> None: ...
+"""
+
+
+def refusal(app: App, **settings: str) -> str:
+    host = HostProcess(app.folder, app.environment | settings)
+    with pytest.raises(HostStartError, match="exit code 1:") as caught:
+        host.start()
+    said = str(caught.value)
+    assert said.count("The function app cannot be served: ") == 1
+    return said
+
+
+class TestApp:
+    def test_that_cannot_be_imported(self, app: App) -> None:
+        app.write("import not_installed_anywhere")
+
+        said = refusal(app)
+
+        assert "No module named 'not_installed_anywhere'" in said
+        assert "function_app.py" in said
+
+    def test_that_fails_while_it_is_imported_in_one_of_several_workers(self, app: App) -> None:
+        app.write("def prepare():\n    1 / 0\n\nprepare()")
+
+        said = refusal(app, FUNCTIONS_WORKER_PROCESS_COUNT="3")
+
+        assert "ZeroDivisionError" in said
+        assert "in prepare" in said
+
+    def test_that_ends_the_process(self, app: App) -> None:
+        app.write("raise SystemExit(0)")
+
+        assert "ended the process while it was imported" in refusal(app)
+
+    def test_that_finds_a_module_of_the_hosts_own_folder(self, app: App) -> None:
+        app.write("import shared.settings")
+
+        assert "No module named 'shared'" in refusal(app)
+
+    def test_without_functions(self, app: App) -> None:
+        app.write("")
+
+        assert "function_app.py declares no functions" in refusal(app)
+
+    def test_without_an_app(self, app: App) -> None:
+        app.write("", head="")
+
+        assert "Could not find top level function app instances" in refusal(app)
+
+    def test_without_function_app(self, app: App) -> None:
+        app.write("")
+        (app.folder / "function_app.py").unlink()
+
+        assert "there is no function_app.py in" in refusal(app)
+
+    def test_with_a_parameter_that_is_not_bound(self, app: App) -> None:
+        app.write('@app.route("x")\nasync def x(req: func.HttpRequest, extra: str) -> str: ...')
+
+        assert "{'extra'}" in refusal(app)
+
+
+class TestBinding:
+    def test_of_another_type(self, app: App) -> None:
+        app.write(
+            HTTP_FUNCTION.replace("@app", '@app.queue_output("out", queue_name="q", connection="C")\n@app', 1).replace(
+                "HttpRequest)", "HttpRequest, out: func.Out[str])"
+            )
+        )
+
+        assert "function x: binding type queue is not supported by the local host" in refusal(app)
+
+    def test_with_a_setting_that_is_missing(self, app: App) -> None:
+        app.write(QUEUE_FUNCTION.format(name="%NO_SUCH_SETTING%", connection="C"))
+
+        assert "function work: '%NO_SUCH_SETTING%' does not resolve to a value" in refusal(app)
+
+    def test_with_a_connection_that_is_missing(self, app: App) -> None:
+        app.write(QUEUE_FUNCTION.format(name="q", connection="MyStorage"))
+
+        assert "there is no storage connection 'MyStorage'" in refusal(app)
+
+    def test_with_a_connection_string_that_is_none_and_is_not_shown(self, app: App) -> None:
+        app.write(QUEUE_FUNCTION.format(name="q", connection="MyStorage"))
+
+        said = refusal(app, MyStorage="AccountKey=c2VjcmV0")
+
+        assert "setting MyStorage is not a storage connection string" in said
+        assert "c2VjcmV0" not in said
+
+    def test_with_a_schedule_that_is_none(self, app: App) -> None:
+        app.write(TIMER_FUNCTION.format(schedule="0 61 * * * *"))
+
+        assert "function tick: schedule: '61' is not within 0 to 59" in refusal(app)
+
+    def test_with_a_route_that_is_not_simple(self, app: App) -> None:
+        app.write(HTTP_FUNCTION.replace('"x"', '"x/{id:int}"'))
+
+        assert "function x: only simple route parameters" in refusal(app)
+
+    def test_with_a_retry_policy(self, app: App) -> None:
+        app.write(
+            TIMER_FUNCTION.format(schedule="0 * * * * *").replace(
+                "@app", '@app.retry(strategy="fixed_delay", max_retry_count="2", delay_interval="00:00:01")\n@app', 1
+            )
+        )
+
+        assert "function tick: retry policies are not supported" in refusal(app)
+
+
+class TestHostJson:
+    def test_missing(self, app: App) -> None:
+        app.write(HTTP_FUNCTION)
+        (app.folder / "host.json").unlink()
+
+        assert "there is no host.json in" in refusal(app)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"batchSize": 33}, "batchSize must be from 1 to 32"),
+            ({"batchSize": "16"}, "Expected `int`, got `str`"),
+            ({"newBatchThreshold": -1}, "newBatchThreshold must not be negative"),
+            ({"maxDequeueCount": 0}, "maxDequeueCount must be at least 1"),
+            ({"visibilityTimeout": "30"}, "'30' is not a time span"),
+            ({"maxPollingInterval": "00:00:00.05"}, "maxPollingInterval must be at least"),
+            ({"messageEncoding": "utf-8"}, "messageEncoding must be base64 or none"),
+        ],
+    )
+    def test_with_a_wrong_value(self, app: App, options: dict[str, object], message: str) -> None:
+        app.write(HTTP_FUNCTION, queues=options)
+
+        assert message in refusal(app)
+
+    @pytest.mark.parametrize("text", ["{", '{"version": "1.0"}', "{}"])
+    def test_of_another_form(self, app: App, text: str) -> None:
+        app.write(HTTP_FUNCTION)
+        (app.folder / "host.json").write_text(text)
+
+        assert "host.json" in refusal(app)
+
+
+class TestSettings:
+    def test_of_the_file_do_not_override_the_environment(self, app: App) -> None:
+        import requests
+
+        app.write(HTTP_FUNCTION)
+        values = {"FROM_FILE": "file", "FROM_BOTH": "file"}
+        (app.folder / "local.settings.json").write_text(json.dumps({"IsEncrypted": False, "Values": values}))
+
+        with HostProcess(app.folder, app.environment | {"FROM_BOTH": "environment"}) as host:
+            assert requests.get(f"{host.url}/api/x", timeout=10).text == "file,environment"
+
+    def test_that_are_encrypted(self, app: App) -> None:
+        app.write(HTTP_FUNCTION)
+        (app.folder / "local.settings.json").write_text(json.dumps({"IsEncrypted": True, "Values": {"A": "b"}}))
+
+        assert "is encrypted" in refusal(app)
+
+    @pytest.mark.parametrize("count", ["0", "11", "many"])
+    def test_with_a_worker_count_that_is_none(self, app: App, count: str) -> None:
+        app.write(HTTP_FUNCTION)
+
+        assert "FUNCTIONS_WORKER_PROCESS_COUNT must be from 1 to 10" in refusal(
+            app, FUNCTIONS_WORKER_PROCESS_COUNT=count
+        )
