@@ -27,8 +27,6 @@ from shared.domain import graph
 from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.domain.graph import Call, CredentialError, OutcomeUnknownError, Reply, Subscription
 
-BATCH_SIZE: Final = 20
-
 _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 60.0  # of a batch; each POST in it waits for our own endpoint's handshake, up to 10 s
 _CONNECTIONS: Final = 8
@@ -96,7 +94,7 @@ class GraphClient:
             ValueError: too many calls, none, or of different channels.
         """
         channels = {call.channel for call in calls}
-        if len(calls) > BATCH_SIZE or len(channels) != 1:
+        if len(calls) > graph.BATCH_SIZE or len(channels) != 1:
             raise ValueError("a batch holds 1 to 20 calls of one tenant, API version and sort of token")
         (tenant_id, version, delegated), *_ = channels
         writes = sum(call.method != "GET" for call in calls)

@@ -17,6 +17,7 @@ from shared.domain.errors import MalformedInputError, SwitchboardError, Unavaila
 type ApiVersion = Literal["v1.0", "beta"]
 
 API_VERSIONS: Final[tuple[ApiVersion, ...]] = ("v1.0", "beta")
+BATCH_SIZE: Final = 20  # requests in a $batch, at most
 _LONGEST_WAIT: Final = 3600.0
 _LIFETIME_MINUTES: Final = re.compile(r"can only be (\d+) minutes in the future", re.IGNORECASE)
 _LIFETIME_SPAN: Final = re.compile(r"beyond allowed max '(?:(\d+)\.)?(\d+):(\d+):(\d+)", re.IGNORECASE)

@@ -17,7 +17,6 @@ from shared.domain.execution import Outcome, Result, Steps, Terms, carry_out
 from shared.domain.graph import ApiVersion, Call, GraphError, OutcomeUnknownError, Reply
 from shared.domain.subscriptions import Action, Verb
 
-BATCH_SIZE: Final = 20
 GRACE: Final = timedelta(seconds=60)  # after the deadline, for what has been begun
 _IN_FLIGHT: Final = 4  # batches at a time and tenant: Graph takes about a second for one, and allows more than one
 _TRIES: Final = 5
@@ -140,7 +139,7 @@ class Batches:
             ]
         ):
             heap = self._ready[min(channels, key=lambda channel: self._ready[channel][0][:3])]
-            while heap and len(batch) < BATCH_SIZE:
+            while heap and len(batch) < graph.BATCH_SIZE:
                 task = heapq.heappop(heap)[3]
                 self._turn = max(self._turn, task.turn)
                 if not self._turned_away(task):

@@ -285,8 +285,8 @@ async def test_an_answer_that_takes_too_long(client: GraphClient, clock: HastyCl
     [reply] = await client.send([post(records(), clock)])
     assert isinstance(reply, OutcomeUnknownError)
     async with asyncio.timeout(10):
-        while not sim.faults.requests:  # let the simulator end in peace
-            await asyncio.sleep(0.05)
+        while not sim.faults.requests:  # noqa: ASYNC110 - the simulator, in its own thread, gives no sign
+            await asyncio.sleep(0.05)  # that it has ended the request in peace
 
 
 async def test_a_throttled_part_makes_everybody_in_its_tenant_pause(
@@ -394,4 +394,5 @@ async def test_within_the_throttle_nothing_is_refused(client: GraphClient, clock
     assert report.outcomes == {Outcome.CREATED: 1100}
     writes = [request for request in sim.faults.requests if request.path.endswith("$batch")]
     assert len(writes) == 55
-    assert 40 <= (report.finished - report.started).total_seconds() < 45  # 500 in each 20 seconds
+    # 500 in each 20 seconds; one window more where an answer crossed a jump of the clock.
+    assert 40 <= (report.finished - report.started).total_seconds() < 65

@@ -102,6 +102,7 @@ class ModelGraph:
     members: dict[str, tuple[str, ...]] = field(default_factory=dict)
     list_errors: dict[str, SwitchboardError] = field(default_factory=dict)
     page: int = 100
+    readable_pages: int | None = None
     all: dict[str, Subscription] = field(default_factory=dict)
     client_states: dict[str, str] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
@@ -139,7 +140,9 @@ class ModelGraph:
         if tenant_id in self.list_errors:
             raise self.list_errors[tenant_id]
         found = [self._told(one) for one in self.live() if one.tenant_id == tenant_id]
-        for start in range(0, len(found), self.page):
+        for number, start in enumerate(range(0, len(found), self.page)):
+            if number == self.readable_pages:
+                raise UnavailableError("Graph's list")
             yield found[start : start + self.page]
             await asyncio.sleep(0)
 

@@ -99,6 +99,33 @@ async def test_ten_thousand_are_renewed_in_500_batches() -> None:
     assert house.graph.batches == 500
 
 
+async def test_what_is_due_is_renewed_though_the_list_breaks_off() -> None:
+    wanted = [call_events(number) for number in range(250)]
+    house = House(*wanted)
+    for want in wanted:
+        house.graph.add(want, expires=house.clock.now() + HOUR)
+    house.graph.readable_pages = 2
+    report = await house.renewal.run(prune=True)
+    assert report.outcomes == {Outcome.RENEWED: 200}
+    assert [(failure.kind, failure.reason) for failure in report.failures] == [("list", "unavailable")]
+    assert house.graph.methods() == {"PATCH": 200}  # nothing is created or deleted by half a list
+
+
+async def test_an_emergency_policy_does_not_wait_behind_thousands() -> None:
+    path = resources.emergency_path("Headquarters")
+    emergency = Desired(TENANT, resources.EMERGENCY_CALL_EVENTS, path, rich=True)
+    wanted = [call_events(number) for number in range(2000)]
+    house = House(*wanted, emergency)
+    for want in wanted[:1000]:
+        house.graph.add(want, expires=house.clock.now() + HOUR)
+    await house.renewal.run()
+    places = [place for place, call in enumerate(house.graph.calls) if (call.body or {}).get("resource") == path]
+    assert places
+    assert places[0] < 1000  # among the first after the list was read
+    creations = [place for place, call in enumerate(house.graph.calls) if call.method == "POST"]
+    assert creations[len(creations) // 2] < len(house.graph.calls) - 400  # they take turns with renewals
+
+
 async def test_nothing_lapses_in_a_week_of_five_minute_ticks() -> None:
     house = House(call_records(), call_events(1), call_events(2))
     await house.renewal.run()
