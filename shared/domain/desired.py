@@ -230,11 +230,12 @@ class _Reader:
         for number, item in enumerate(value):
             line = self._lines.of(kind.key, place, key, number)
             if not (isinstance(item, str) and rule.valid(item)):
-                self._problem(line, f"{item!r} in {key!r} is not {rule.what}")
+                # Not repeated here: it may be a name or an address, and this message is logged.
+                self._problem(line, f"an element of {key!r} is not {rule.what}")
                 continue
             normal = rule.normal(item)
             within = place if kind is resources.CALL_RECORDS else None  # filters may share participants
-            if self._once(line, repr(item), (kind.key, tenant, key, within, normal)):
+            if self._once(line, f"an element of {key!r}", (kind.key, tenant, key, within, normal)):
                 found.append(normal)
         return found
 
