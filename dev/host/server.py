@@ -7,16 +7,19 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
-from azure.storage.queue.aio import QueueServiceClient
 
 from dev.host.config import HostJson
 from dev.host.http import Fire, Route, application
-from dev.host.queues import QueueListener
-from dev.host.storage import queue_service
 from dev.host.timers import TimerListener, TimerStore
 from dev.host.worker import Function, Worker, running_functions
+
+if TYPE_CHECKING:
+    from azure.storage.queue.aio import QueueServiceClient
+
+    from dev.host.queues import QueueListener
 
 DRAIN_SECONDS = 10
 
@@ -116,6 +119,10 @@ class _Triggers:
         return f"[{','.join(sorted(route.methods)) or 'any method'}] {self._options.url}{route.template}"
 
     async def _add_queue(self, function: Function, resources: AsyncExitStack) -> str:
+        # The storage SDK is half of what the host imports, and an app without queues need not wait for it.
+        from dev.host.queues import QueueListener  # noqa: PLC0415
+        from dev.host.storage import queue_service  # noqa: PLC0415
+
         connection = function.trigger.get("connection") or "AzureWebJobsStorage"
         if connection not in self._services:
             service = queue_service(connection, self._options.settings)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import requests
 
 from dev.host import HostProcess, HostStartError
 from tests.integration.host.apps import App
@@ -63,11 +64,6 @@ class TestApp:
 
         assert "function_app.py declares no functions" in refusal(app)
 
-    def test_without_an_app(self, app: App) -> None:
-        app.write("", head="")
-
-        assert "Could not find top level function app instances" in refusal(app)
-
     def test_without_function_app(self, app: App) -> None:
         app.write("")
         (app.folder / "function_app.py").unlink()
@@ -95,11 +91,6 @@ class TestBinding:
 
         assert "function work: '%NO_SUCH_SETTING%' does not resolve to a value" in refusal(app)
 
-    def test_with_a_connection_that_is_missing(self, app: App) -> None:
-        app.write(QUEUE_FUNCTION.format(name="q", connection="MyStorage"))
-
-        assert "there is no storage connection 'MyStorage'" in refusal(app)
-
     def test_with_a_connection_string_that_is_none_and_is_not_shown(self, app: App) -> None:
         app.write(QUEUE_FUNCTION.format(name="q", connection="MyStorage"))
 
@@ -107,16 +98,6 @@ class TestBinding:
 
         assert "setting MyStorage is not a storage connection string" in said
         assert "c2VjcmV0" not in said
-
-    def test_with_a_schedule_that_is_none(self, app: App) -> None:
-        app.write(TIMER_FUNCTION.format(schedule="0 61 * * * *"))
-
-        assert "function tick: schedule: '61' is not within 0 to 59" in refusal(app)
-
-    def test_with_a_route_that_is_not_simple(self, app: App) -> None:
-        app.write(HTTP_FUNCTION.replace('"x"', '"x/{id:int}"'))
-
-        assert "function x: only simple route parameters" in refusal(app)
 
     def test_with_a_retry_policy(self, app: App) -> None:
         app.write(
@@ -135,52 +116,12 @@ class TestHostJson:
 
         assert "there is no host.json in" in refusal(app)
 
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"batchSize": 33}, "batchSize must be from 1 to 32"),
-            ({"batchSize": "16"}, "Expected `int`, got `str`"),
-            ({"newBatchThreshold": -1}, "newBatchThreshold must not be negative"),
-            ({"maxDequeueCount": 0}, "maxDequeueCount must be at least 1"),
-            ({"visibilityTimeout": "30"}, "'30' is not a time span"),
-            ({"maxPollingInterval": "00:00:00.05"}, "maxPollingInterval must be at least"),
-            ({"messageEncoding": "utf-8"}, "messageEncoding must be base64 or none"),
-        ],
-    )
-    def test_with_a_wrong_value(self, app: App, options: dict[str, object], message: str) -> None:
-        app.write(HTTP_FUNCTION, queues=options)
-
-        assert message in refusal(app)
-
-    @pytest.mark.parametrize("text", ["{", '{"version": "1.0"}', "{}"])
-    def test_of_another_form(self, app: App, text: str) -> None:
-        app.write(HTTP_FUNCTION)
-        (app.folder / "host.json").write_text(text)
-
-        assert "host.json" in refusal(app)
-
 
 class TestSettings:
     def test_of_the_file_do_not_override_the_environment(self, app: App) -> None:
-        import requests
-
         app.write(HTTP_FUNCTION)
         values = {"FROM_FILE": "file", "FROM_BOTH": "file"}
         (app.folder / "local.settings.json").write_text(json.dumps({"IsEncrypted": False, "Values": values}))
 
         with HostProcess(app.folder, app.environment | {"FROM_BOTH": "environment"}) as host:
             assert requests.get(f"{host.url}/api/x", timeout=10).text == "file,environment"
-
-    def test_that_are_encrypted(self, app: App) -> None:
-        app.write(HTTP_FUNCTION)
-        (app.folder / "local.settings.json").write_text(json.dumps({"IsEncrypted": True, "Values": {"A": "b"}}))
-
-        assert "is encrypted" in refusal(app)
-
-    @pytest.mark.parametrize("count", ["0", "11", "many"])
-    def test_with_a_worker_count_that_is_none(self, app: App, count: str) -> None:
-        app.write(HTTP_FUNCTION)
-
-        assert "FUNCTIONS_WORKER_PROCESS_COUNT must be from 1 to 10" in refusal(
-            app, FUNCTIONS_WORKER_PROCESS_COUNT=count
-        )

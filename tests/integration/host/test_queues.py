@@ -1,7 +1,6 @@
 """Queue triggers on real queues."""
 
 import base64
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -281,10 +280,8 @@ class TestOutage:
 
                 azurite.stop()
                 eventually(lambda: host.logs.count("work: queue storage does not answer") == 2)
-                away_since = time.monotonic()
                 azurite.restart()
                 eventually(lambda: host.logs.count("work: queue storage answers again") == 2)
-                assert time.monotonic() - away_since < 10
                 queue.send_message(encoded("second"))
 
                 assert [note["text"] for note in app.await_notes(2)] == ["first", "second"]

@@ -1,0 +1,181 @@
+"""The host as a process: signals, several workers, crashes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from dev.host import HostProcess, HostStartError
+from tests.integration.host.apps import App, eventually
+
+type Serve = Callable[..., HostProcess]
+
+SLOW = """
+@app.route("slow")
+async def slow(req: func.HttpRequest) -> func.HttpResponse:
+    note(event="begun")
+    await asyncio.sleep(0.5)
+    note(event="ended")
+    return func.HttpResponse("done")
+"""
+PID = """
+@app.route("pid")
+async def pid(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse(str(os.getpid()), headers={"Connection": "close"})
+"""
+
+
+def pid(host: HostProcess) -> int:
+    return int(requests.get(f"{host.url}/api/pid", timeout=10).text)
+
+
+def both(host: HostProcess) -> set[int]:
+    """The process ids of two workers."""
+    seen: set[int] = set()
+
+    def two_have_answered() -> bool:
+        seen.add(pid(host))
+        return len(seen) == 2
+
+    eventually(two_have_answered)
+    return seen
+
+
+def is_gone(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return True
+    # In a container whose first process reaps no orphans, they stay as zombies.
+    status = Path(f"/proc/{process_id}/status")
+    return status.exists() and "State:\tZ" in status.read_text()
+
+
+class TestEnd:
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    def test_lets_running_invocations_finish(self, app: App, serve: Serve, workers: str) -> None:
+        app.write(SLOW)
+        host = serve(FUNCTIONS_WORKER_PROCESS_COUNT=workers)
+        address = urlsplit(host.url)
+        with socket.create_connection((address.hostname, address.port), timeout=10) as caller:
+            caller.sendall(b"GET /api/slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            app.await_notes(1)
+
+            assert host.terminate() == 0
+
+            assert caller.recv(1000).startswith(b"HTTP/1.1 200 OK")
+        assert [note["event"] for note in app.notes] == ["begun", "ended"]
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{host.url}/api/slow", timeout=10)
+
+    def test_by_ctrl_c_is_quiet(self, app: App, serve: Serve) -> None:
+        app.write(SLOW)
+        host = serve()
+
+        os.kill(host.pid, signal.SIGINT)
+        eventually(lambda: not host.is_running)
+
+        assert host.terminate() == 0
+        assert host.logs == ""
+
+    def test_of_the_parent_ends_the_host_and_its_workers(self, app: App) -> None:
+        app.write(PID)
+        script = f"""
+import sys
+from pathlib import Path
+from dev.host import HostProcess
+host = HostProcess(Path({str(app.folder)!r}), {{"FUNCTIONS_WORKER_PROCESS_COUNT": "2"}})
+host.start()
+print(host.pid, host.url, flush=True)
+sys.stdin.read()
+"""
+        root = Path(__file__).parents[3]
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root, text=True
+        ) as parent:
+            assert parent.stdout is not None
+            host_pid, url = parent.stdout.readline().split()
+            worker_pid = int(requests.get(f"{url}/api/pid", timeout=10).text)
+            parent.kill()
+
+        eventually(lambda: is_gone(int(host_pid)) and is_gone(worker_pid))
+
+
+class TestWorkers:
+    def test_share_the_port_and_are_started_again_when_they_die(self, app: App, serve: Serve) -> None:
+        app.write(PID)
+        host = serve(FUNCTIONS_WORKER_PROCESS_COUNT="2")
+        first = both(host)
+        assert host.pid not in first
+        assert host.output.count("Listening on ") == 1
+
+        victim = first.pop()
+        os.kill(victim, signal.SIGKILL)
+        host.wait_for_log("died (exit code -9); starting it again")
+
+        second = both(host)
+        assert second > first
+        assert victim not in second
+        assert host.terminate() == 0
+        assert all(is_gone(worker) for worker in second)
+
+    def test_end_when_their_host_is_killed(self, app: App, serve: Serve) -> None:
+        app.write(
+            PID
+            + """
+@app.timer_trigger("timer", schedule="* * * * * *")
+async def tick(timer: func.TimerRequest) -> None:
+    note(pid=os.getpid())
+"""
+        )
+        host = serve(FUNCTIONS_WORKER_PROCESS_COUNT="2")
+        workers = both(host)
+        app.await_notes(2)
+
+        os.kill(host.pid, signal.SIGKILL)
+
+        eventually(lambda: all(is_gone(worker) for worker in workers))
+        assert len({note["pid"] for note in app.notes}) == 1  # one worker alone has the timers
+
+
+class TestHostProcess:
+    def test_starts_again_on_the_same_port(self, app: App, serve: Serve) -> None:
+        app.write(PID)
+        host = serve()
+        first_url, first_pid = host.url, pid(host)
+
+        host.kill()
+        host.start()
+
+        assert host.url == first_url
+        assert pid(host) != first_pid
+
+    def test_passes_on_nothing_of_this_process(self, app: App, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OF_THE_PARENT", "secret")
+        app.write('print("sees", os.environ.get("OF_THE_PARENT"), os.environ.get("GIVEN"))\n' + PID)
+        host = serve(GIVEN="yes")
+
+        assert "sees None yes" in host.output
+
+    def test_says_why_it_did_not_start(self, app: App) -> None:
+        app.write(PID)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(HostStartError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+                HostProcess(app.folder, {}, port=port).start()
+
+    def test_does_not_wait_for_ever(self, app: App) -> None:
+        app.write("time.sleep(60)")
+        host = HostProcess(app.folder, {}, start_seconds=0.5)
+
+        with pytest.raises(HostStartError, match=r"was not ready within 0\.5 seconds"):
+            host.start()
+
+        assert not host.is_running
