@@ -7,10 +7,10 @@ from typing import Final
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.storage.queue.aio import QueueClient
 
+from shared.adapters.put_message import MessagePutter
 from shared.adapters.storage import StorageAccount, storage_errors
 from shared.domain.queue_text import Encoding, encode
 
-_NEVER: Final = -1
 _AT_ONCE: Final = 32  # puts in flight; more only lengthen the wait of each
 
 
@@ -19,6 +19,7 @@ class Queues:
 
     def __init__(self, account: StorageAccount) -> None:
         self._account = account
+        self._putter = MessagePutter(account)
         self._clients: dict[str, QueueClient] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
@@ -33,10 +34,10 @@ class Queues:
         async with self._slots:
             with storage_errors(f"queue {queue}"):
                 try:
-                    await client.send_message(text, time_to_live=_NEVER)
+                    await self._putter.put(client, text)
                 except ResourceNotFoundError:
                     await self._create(client)
-                    await client.send_message(text, time_to_live=_NEVER)
+                    await self._putter.put(client, text)
 
     async def oldest(self, queue: str) -> datetime | None:
         """When the message at the front was put there; None where the queue is empty or does not exist.

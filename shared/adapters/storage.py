@@ -26,28 +26,31 @@ class StorageAccount:
     def __init__(self, settings: StorageSettings) -> None:
         # The environment's proxy settings cost more per request than the rest of the client together; storage needs no
         # proxy on the platform.
-        transport = AioHttpTransport(use_env_settings=False)
-        options: dict[str, Any] = {
-            "transport": transport,
-            # A retry that is not quick is the platform's to make: the queue message or Graph's POST comes again.
-            "retry_policy": LinearRetry(backoff=0, retry_total=2, random_jitter_range=1),
-            "connection_timeout": 2,
-            "read_timeout": 5,
-        }
+        self.transport = AioHttpTransport(use_env_settings=False, connection_timeout=2, read_timeout=5)
+        options: dict[str, Any] = {"transport": self.transport}
         if settings.connection_string is not None:
             text = settings.connection_string
             if text.replace(" ", "").rstrip(";").lower() == "usedevelopmentstorage=true":
                 text = _DEVELOPMENT
-            self.queues = QueueServiceClient.from_connection_string(text, **options)
-            self.blobs = BlobServiceClient.from_connection_string(text, **options)
+            self.queues = QueueServiceClient.from_connection_string(text, retry_policy=quick_retries(), **options)
+            self.blobs = BlobServiceClient.from_connection_string(text, retry_policy=quick_retries(), **options)
             return
         from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - slow to import, and not always needed
 
         credential = DefaultAzureCredential(
             **({"managed_identity_client_id": settings.client_id} if settings.client_id else {})
         )
-        self.queues = QueueServiceClient(cast(str, settings.queue_service_uri), credential, **options)
-        self.blobs = BlobServiceClient(cast(str, settings.blob_service_uri), credential, **options)
+        queue_uri, blob_uri = cast(str, settings.queue_service_uri), cast(str, settings.blob_service_uri)
+        self.queues = QueueServiceClient(queue_uri, credential, retry_policy=quick_retries(), **options)
+        self.blobs = BlobServiceClient(blob_uri, credential, retry_policy=quick_retries(), **options)
+
+
+def quick_retries() -> LinearRetry:
+    """Two more tries within about a second: what takes longer is the platform's to retry, with the message or the POST.
+
+    A pipeline links its policies to one another, so each needs an object of its own.
+    """
+    return LinearRetry(backoff=0, retry_total=2, random_jitter_range=1)
 
 
 @contextmanager
@@ -63,7 +66,8 @@ def storage_errors(what: str) -> Iterator[None]:
     try:
         yield
     except HttpResponseError as error:
-        code = getattr(error, "error_code", None) or error.status_code or "no-answer"
+        headers = getattr(error.response, "headers", {})
+        code = headers.get("x-ms-error-code") or error.status_code or "no-answer"
         raise UnavailableError(what, reason=f"storage-{code}") from error
     except AzureError as error:
         raise UnavailableError(what, reason="storage-no-answer") from error
