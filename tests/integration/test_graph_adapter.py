@@ -84,7 +84,7 @@ class Vault:
         return EncryptionCertificate(f"calls/{version.version}", version.certificate.der_base64)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def running() -> Iterator[Simulator]:
     with Simulator.start(tenants=(TENANT, OTHER_TENANT)) as simulator:
         simulator.graph.settings.handshake = False  # there is nobody at the address
