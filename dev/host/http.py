@@ -20,7 +20,7 @@ from dev.host.worker import Function, Message, TypedData, Worker
 # "host.json reference": requests of up to 100 MB, unless FUNCTIONS_REQUEST_BODY_SIZE_LIMIT says otherwise.
 MAX_BODY_BYTES = 104_857_600
 
-_PARAMETER = re.compile(r"\{(\w+)\}")
+_PARAMETER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 # Starts an invocation with the admin request's `input`, and does not wait for its end.
 type Fire = Callable[[str], None]

@@ -131,7 +131,10 @@ class HostProcess:
         """End it as Ctrl-C would, invocations being let finish; returns the exit code (None if it did not run)."""
         if self._process is None:
             return None
-        self._process.terminate()
+        if os.name == "posix":
+            self._process.terminate()
+        elif self._process.stdin is not None:
+            self._process.stdin.close()  # Windows has no signal that lets a process end in an orderly way
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_SECONDS)
         return self._reap()
