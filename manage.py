@@ -1,0 +1,14 @@
+"""Switchboard's command line, for operators.
+
+Settings come from the environment, else from `Values` in local.settings.json. Every command takes `--json`.
+Exit codes: 0 well, 1 problems, 2 usage.
+"""
+
+from commands import subscriptions
+from commands.terminal import group
+
+app = group("Look after Switchboard: its subscriptions, its sign-in, its health.")
+app.add_typer(subscriptions.app, name="subscriptions")
+
+if __name__ == "__main__":
+    app()
