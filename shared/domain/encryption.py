@@ -5,11 +5,11 @@ RSA-OAEP (SHA-1, MGF1 with SHA-1), the data with AES-256-CBC and PKCS#7 padding,
 16 bytes of the key, and the signature is HMAC-SHA256 with the same key over the decoded ciphertext.
 """
 
-import binascii
 import hmac
 from collections.abc import Mapping
 from typing import Final
 
+import pybase64
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -58,8 +58,8 @@ def _field(content: Mapping[str, str], name: str) -> bytes:
         text = content[name]
         if not isinstance(text, str):
             raise MalformedContentError
-        return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
-    except (KeyError, TypeError, ValueError):  # binascii.Error and UnicodeEncodeError are ValueErrors
+        return pybase64.b64decode(text, validate=True)
+    except (KeyError, TypeError, ValueError):  # binascii.Error is a ValueError
         raise MalformedContentError from None
 
 

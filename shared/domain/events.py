@@ -70,7 +70,8 @@ def _clues(plaintext: bytes) -> tuple[str, Any]:
         MalformedInputError: it is not JSON in UTF-8.
     """
     try:
-        plaintext.decode("utf-8")  # the JSON parser does not look inside what it passes through
+        if not plaintext.isascii():
+            plaintext.decode("utf-8")  # the JSON parser does not look inside what it passes through
         clues = _read_clues(plaintext)
     except msgspec.ValidationError:
         _check_json(plaintext)  # the parser stopped at once where it found something else than an object

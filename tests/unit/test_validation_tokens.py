@@ -179,18 +179,12 @@ def test_text_that_is_no_token(text: str) -> None:
     assert reason(text)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_no_altered_character_goes_unnoticed(data: st.DataObject) -> None:
-    text = token()
-    at = data.draw(st.integers(0, len(text) - 1))
-    other = data.draw(st.sampled_from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=+/ "))
-    altered = text[:at] + other + text[at + 1 :]
-    if altered == text:
-        return
-    try:
-        claims = check(altered)
-    except TokenRejected:
-        return
-    # The last character of a base64 segment has bits that mean nothing: then the token is the same.
-    assert claims == check(text)
+GENUINE = token()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(GENUINE) - 1), st.characters(codec="ascii"))
+def test_no_altered_character_goes_unnoticed(at: int, other: str) -> None:
+    altered = GENUINE[:at] + other + GENUINE[at + 1 :]
+    if altered != GENUINE:
+        assert reason(altered)
