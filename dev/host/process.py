@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
@@ -54,10 +56,12 @@ class HostProcess:
         self._port = port
         self._lease_seconds = lease_seconds
         self._start_seconds = start_seconds
-        self._folder = tempfile.TemporaryDirectory(prefix="functions-host-")
-        self._state = state or Path(self._folder.name) / "state"
-        self._output_path = Path(self._folder.name) / "output.txt"
-        self._logs_path = Path(self._folder.name) / "logs.txt"
+        folder = Path(tempfile.mkdtemp(prefix="functions-host-"))
+        # Not at the end of the `with` block, after which the logs can still be read.
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._state = state or folder / "state"
+        self._output_path = folder / "output.txt"
+        self._logs_path = folder / "logs.txt"
         self._process: subprocess.Popen[bytes] | None = None
         self._url = ""
 

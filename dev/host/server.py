@@ -75,7 +75,8 @@ async def serve(
         for function in worker.functions:
             await triggers.add(function, resources)
         web_app = application(worker, triggers.routes, triggers.fire)
-        runner = web.AppRunner(web_app, access_log=None, shutdown_timeout=DRAIN_SECONDS)
+        # It is `_drain` that ends the wait for running requests, because it must know of those that are left.
+        runner = web.AppRunner(web_app, access_log=None, shutdown_timeout=2 * DRAIN_SECONDS)
         await runner.setup()
         await web.SockSite(runner, listening).start()
         listeners = {asyncio.create_task(queue.run()) for queue in triggers.queues}

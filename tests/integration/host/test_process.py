@@ -98,7 +98,12 @@ sys.stdin.read()
 """
         root = Path(__file__).parents[3]
         with subprocess.Popen(
-            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root, text=True
+            [sys.executable, "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=root,
+            env=os.environ | {"TMPDIR": str(app.folder)},  # it is killed, and so cannot tidy up
+            text=True,
         ) as parent:
             assert parent.stdout is not None
             host_pid, url = parent.stdout.readline().split()
