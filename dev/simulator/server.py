@@ -72,6 +72,7 @@ class Simulator:
         self.server_certificate = self._authority.server_certificate
         self._first_port = port
         self._runners: list[web.AppRunner] = []
+        self._servers: list[asyncio.Server] = []
         self.graph_url = self.login_url = self.vault_url = self.identity_url = self.control_url = ""
 
     @classmethod
@@ -157,9 +158,10 @@ class Simulator:
         self._runners.append(runner)
         await runner.setup()
         port = self._first_port + offset if self._first_port else 0
-        await web.TCPSite(runner, HOST, port, ssl_context=secure).start()
-        address = runner.addresses[0]
-        return f"{'https' if secure else 'http'}://{HOST}:{address[1]}"
+        assert runner.server is not None
+        server = await self._loop.create_server(runner.server, HOST, port, ssl=secure)
+        self._servers.append(server)
+        return f"{'https' if secure else 'http'}://{HOST}:{server.sockets[0].getsockname()[1]}"
 
     def _guarded(self, service: Service, application: web.Application, error_body: ErrorBody) -> web.Application:
         application.middlewares.insert(0, middleware(self.faults, service, error_body))
@@ -167,5 +169,13 @@ class Simulator:
 
     async def _close(self) -> None:
         await self._courier.close()
+        for server in self._servers:
+            server.close()
         for runner in self._runners:
             await runner.cleanup()
+        for server in self._servers:
+            server.abort_clients()  # TLS would wait for a goodbye that a client in another thread may never say
+        late = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
