@@ -86,13 +86,7 @@ async def renew() -> None:
 
 async def quarantine(msg: func.QueueMessage, queue: str) -> None:
     """A raw message of `queue` whose every try has failed."""
-    await _quarantine().park_message(
-        msg.get_body().decode(),
-        queue=queue,
-        reason="retries-exhausted",
-        error="Poison",
-        attempts=_TRIES,
-    )
+    await _raw_messages().take_back(msg.get_body().decode(), queue=queue, attempts=_TRIES)
 
 
 async def health(req: func.HttpRequest) -> func.HttpResponse:
@@ -172,7 +166,7 @@ def _quarantine() -> "Quarantine":
 def _raw_messages() -> "RawMessages":
     from shared.services.raw_messages import RawMessages
 
-    return RawMessages(_blobs(), _quarantine())
+    return RawMessages(_blobs(), _queues(), _quarantine(), _now)
 
 
 @cache
@@ -205,7 +199,6 @@ def _decryptor() -> "Decryptor":
         queues=_queues(),
         blobs=_blobs(),
         private_keys=_certificates(),
-        quarantine=_quarantine(),
         encoding=settings.event_encoding,
         batched=settings.event_format == "batch",
     )
@@ -230,7 +223,7 @@ def _lifecycle_messages() -> "LifecycleMessages":
     from shared.services.lifecycle import Lifecycle
     from shared.services.lifecycle_messages import LifecycleMessages
 
-    return LifecycleMessages(_raw_messages(), Lifecycle(_renewal()), _quarantine())
+    return LifecycleMessages(_raw_messages(), Lifecycle(_renewal()))
 
 
 @cache

@@ -1,10 +1,31 @@
 """Azure Storage blobs: claim checks, quarantine, and state that outlives a worker."""
 
-from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from azure.core import MatchConditions
+from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 from azure.storage.blob import ContentSettings
 from azure.storage.blob.aio import ContainerClient
 
 from shared.adapters.storage import StorageAccount, storage_errors
+
+_NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class Version(NamedTuple):
+    """A blob as it was at one time."""
+
+    data: bytes
+    etag: str
+
+
+class Listed(NamedTuple):
+    """A blob as a list shows it."""
+
+    name: str
+    metadata: Mapping[str, str]
 
 
 class Blobs:
@@ -14,7 +35,7 @@ class Blobs:
         self._account = account
         self._containers: dict[str, ContainerClient] = {}
 
-    async def put(self, container: str, name: str, data: bytes) -> str:
+    async def put(self, container: str, name: str, data: bytes, metadata: Mapping[str, str] = _NO_METADATA) -> str:
         """Write JSON, over whatever is there, and return the blob's URL.
 
         Raises:
@@ -22,13 +43,17 @@ class Blobs:
         """
         client = self._container(container)
         blob = client.get_blob_client(name)
-        settings = ContentSettings(content_type="application/json")
+        options: dict[str, Any] = {
+            "overwrite": True,
+            "content_settings": ContentSettings(content_type="application/json"),
+            "metadata": dict(metadata),
+        }
         with storage_errors(f"container {container}"):
             try:
-                await blob.upload_blob(data, overwrite=True, content_settings=settings)
+                await blob.upload_blob(data, **options)
             except ResourceNotFoundError:
                 await self._create(client)
-                await blob.upload_blob(data, overwrite=True, content_settings=settings)
+                await blob.upload_blob(data, **options)
         return str(blob.url)
 
     async def get(self, container: str, name: str) -> bytes | None:
@@ -37,12 +62,34 @@ class Blobs:
         Raises:
             UnavailableError: storage did not answer.
         """
+        found = await self.get_version(container, name)
+        return None if found is None else found.data
+
+    async def get_version(self, container: str, name: str) -> Version | None:
+        """Read a blob, with what tells this version of it from any other; None where there is none.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
         with storage_errors(f"container {container}"):
             try:
                 download = await self._container(container).download_blob(name)
-                return await download.readall()
+                return Version(await download.readall(), download.properties.etag)
             except ResourceNotFoundError:
                 return None
+
+    async def list(self, container: str) -> AsyncIterator[Listed]:
+        """The blobs of a container with their metadata, by name; none where there is no container.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        with storage_errors(f"container {container}"):
+            try:
+                async for blob in self._container(container).list_blobs(include=["metadata"]):
+                    yield Listed(blob.name, blob.metadata or {})
+            except ResourceNotFoundError:
+                return
 
     async def delete(self, container: str, name: str) -> None:
         """Delete a blob, or find it gone.
@@ -55,6 +102,21 @@ class Blobs:
                 await self._container(container).delete_blob(name)
             except ResourceNotFoundError:
                 return
+
+    async def delete_version(self, container: str, name: str, etag: str) -> bool:
+        """Delete a blob unless it has been written anew or deleted since; says whether it did.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        with storage_errors(f"container {container}"):
+            try:
+                await self._container(container).delete_blob(
+                    name, etag=etag, match_condition=MatchConditions.IfNotModified
+                )
+            except (ResourceNotFoundError, ResourceModifiedError):
+                return False
+        return True
 
     @staticmethod
     async def _create(client: ContainerClient) -> None:

@@ -1,7 +1,7 @@
 """Azure Storage queues."""
 
 import asyncio
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
@@ -11,7 +11,8 @@ from shared.adapters.put_message import MessagePutter
 from shared.adapters.storage import StorageAccount, storage_errors
 from shared.domain.queue_text import Encoding, encode
 
-_AT_ONCE: Final = 32  # puts in flight; more only lengthen the wait of each
+_AT_ONCE: Final = timedelta(0)
+_IN_FLIGHT: Final = 32  # puts; more only lengthen the wait of each
 
 
 class Queues:
@@ -21,10 +22,10 @@ class Queues:
         self._account = account
         self._putter = MessagePutter(account)
         self._clients: dict[str, QueueClient] = {}
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_IN_FLIGHT)
 
-    async def put(self, queue: str, body: bytes, encoding: Encoding) -> None:
-        """Put a message that never expires.
+    async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta = _AT_ONCE) -> None:
+        """Put a message that never expires, and that nobody sees before `delay` (whole seconds) has passed.
 
         Raises:
             UnavailableError: storage did not take it.
@@ -34,10 +35,10 @@ class Queues:
         async with self._slots:
             with storage_errors(f"queue {queue}"):
                 try:
-                    await self._putter.put(client, text)
+                    await self._putter.put(client, text, delay)
                 except ResourceNotFoundError:
                     await self._create(client)
-                    await self._putter.put(client, text)
+                    await self._putter.put(client, text, delay)
 
     async def oldest(self, queue: str) -> datetime | None:
         """When the message at the front was put there; None where the queue is empty or does not exist.

@@ -82,3 +82,20 @@ class UnavailableError(SwitchboardError):
     def __init__(self, what: str, *, reason: str = "unavailable", retry_after: float | None = None) -> None:
         super().__init__(f"{what} is unavailable", reason=reason)
         self.retry_after = retry_after
+
+
+class AbandonedError(SwitchboardError):
+    """The platform has used up its tries: the worker ended at each, or storage took no outcome."""
+
+    permanent = False
+
+    def __init__(self) -> None:
+        super().__init__("the platform gave the message up", reason="retries-exhausted")
+
+
+class UnexpectedError(SwitchboardError):
+    """An item that meets a fault of ours; once that is mended, it can be replayed. `cause` is the exception's type."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"an unexpected {cause}", reason="unexpected")
+        self.cause = cause

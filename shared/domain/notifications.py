@@ -8,7 +8,8 @@ A raw message is an envelope, in JSON::
 
 `notifications` holds items exactly as Graph sent them; `first` is the place of the first of them in what `id` names,
 so that ``{id}-{place}`` names an item for good. Where one item is too large for a queue message the envelope lies in a
-blob (claim check) and the message is the same envelope with ``"claim": "{blob name}"`` and no notifications.
+blob (claim check) and the message is the same envelope with ``"claim": "{blob name}"`` and no notifications. What has
+failed for now and was put back says so: ``"attempts": 3, "failing_since": "2026-01-01T00:00:00Z"``.
 """
 
 import hmac
@@ -26,6 +27,8 @@ from shared.domain.queue_text import QUEUE_MESSAGE_BYTES, base64_bytes
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some writers put one; JSON knows none
 
 _ENVELOPE_VERSION: Final = 1
+# Room that `pack` leaves, so that a message which is put back still fits.
+_RETRY_BYTES: Final = len('"attempts":100000,"failing_since":"2026-01-01T00:00:00.000000Z",')
 _NOTHING: Final = (b"", b"null")
 
 
@@ -170,7 +173,10 @@ def client_state_matches(notification: ChangeNotification, accepted: Sequence[st
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A raw message. `received` is when the POST arrived; `traceparent` is W3C's."""
+    """A raw message. `received` is when the POST arrived; `traceparent` is W3C's.
+
+    `attempts` counts the tries before it was put on its queue once more; `failing_since` is when the first one failed.
+    """
 
     v: Literal[1]
     id: str
@@ -179,10 +185,18 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     first: int = 0
     notifications: tuple[msgspec.Raw, ...] = ()
     claim: str | None = None
+    attempts: int = 0
+    failing_since: datetime | None = None
 
     def item_id(self, index: int) -> str:
         """The lasting name of the item at `index` of `notifications`."""
         return f"{self.id}-{self.first + index}"
+
+    def part(self, start: int, stop: int) -> "Envelope":
+        """The items from `start` up to `stop`, under the names that they have here."""
+        return msgspec.structs.replace(
+            self, first=self.first + start, notifications=self.notifications[start:stop], claim=None
+        )
 
 
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
@@ -226,33 +240,33 @@ def pack(
         limit: bytes of a message as it is stored, after base64.
     """
 
-    def envelope(first: int, count: int, claim: str | None = None) -> bytes:
-        return msgspec.json.encode(
-            Envelope(
-                v=_ENVELOPE_VERSION,
-                id=delivery_id,
-                received=received,
-                traceparent=traceparent,
-                first=first,
-                notifications=() if claim else tuple(msgspec.Raw(raw) for raw in raws[first : first + count]),
-                claim=claim,
-            )
-        )
-
-    overhead = len(envelope(len(raws), 0)) + len('"notifications":[],')
+    whole = Envelope(
+        v=_ENVELOPE_VERSION,
+        id=delivery_id,
+        received=received,
+        traceparent=traceparent,
+        notifications=tuple(map(msgspec.Raw, raws)),
+    )
+    room = limit - base64_bytes(_RETRY_BYTES)
+    overhead = len(msgspec.json.encode(whole.part(len(raws), len(raws)))) + len('"notifications":[],')
     messages = []
     first = 0
     while first < len(raws):
         size = overhead + len(raws[first])
         count = 1
-        while first + count < len(raws) and base64_bytes(size + 1 + len(raws[first + count])) <= limit:
+        while first + count < len(raws) and base64_bytes(size + 1 + len(raws[first + count])) <= room:
             size += 1 + len(raws[first + count])
             count += 1
-        body = envelope(first, count)
-        if base64_bytes(len(body)) > limit:  # only ever a single item
-            name = f"{received:%Y/%m/%d}/{delivery_id}-{first}.json"
-            messages.append(RawMessage(body, name, envelope(first, count, claim=name)))
-        else:
-            messages.append(RawMessage(body, None, None))
+        messages.append(to_message(whole.part(first, first + count), limit=room))
         first += count
     return messages
+
+
+def to_message(envelope: Envelope, *, limit: int = QUEUE_MESSAGE_BYTES) -> RawMessage:
+    """The raw message of an envelope: a claim check where it exceeds the limit, which only a single item ever does."""
+    body = msgspec.json.encode(envelope)
+    if base64_bytes(len(body)) <= limit:
+        return RawMessage(body, None, None)
+    name = f"{envelope.received:%Y/%m/%d}/{envelope.item_id(0)}.json"
+    ticket = msgspec.structs.replace(envelope, notifications=(), claim=name)
+    return RawMessage(body, name, msgspec.json.encode(ticket))

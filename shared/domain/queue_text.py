@@ -32,8 +32,8 @@ def fits(body: bytes, encoding: Encoding) -> bool:
     return _cost(body, encoding) <= _capacity(encoding)
 
 
-def batches(bodies: Iterable[bytes], encoding: Encoding) -> Iterator[bytes]:
-    """Join JSON values into JSON arrays (the CloudEvents JSON batch format) that fit.
+def batches(bodies: Iterable[bytes], encoding: Encoding) -> Iterator[list[bytes]]:
+    """Divide JSON values, in their order, into batches that fit once `join` has made an array of each.
 
     Args:
         bodies: each must fit as the only member of an array.
@@ -44,12 +44,17 @@ def batches(bodies: Iterable[bytes], encoding: Encoding) -> Iterator[bytes]:
     for body in bodies:
         more = _cost(body, encoding) + len(",")
         if batch and size + more + len("[]") > _capacity(encoding) + len(","):
-            yield b"[%b]" % b",".join(batch)
+            yield batch
             batch, size = [], 0
         batch.append(body)
         size += more
     if batch:
-        yield b"[%b]" % b",".join(batch)
+        yield batch
+
+
+def join(bodies: Iterable[bytes]) -> bytes:
+    """Make a JSON array of JSON values: the CloudEvents JSON batch format."""
+    return b"[%b]" % b",".join(bodies)
 
 
 def _capacity(encoding: Encoding) -> int:

@@ -1,7 +1,10 @@
 """Decrypting: from a raw message to typed events on queues."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import logging
+import traceback
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -13,17 +16,21 @@ from shared.domain.errors import (
     MalformedContentError,
     MalformedInputError,
     SwitchboardError,
+    UnavailableError,
+    UnexpectedError,
     UnknownCertificateError,
 )
 from shared.domain.events import Event, event_of
 from shared.domain.notifications import Envelope, Item, parse_item
-from shared.domain.queue_text import Encoding, batches, fits
-from shared.services.quarantine import Quarantine
+from shared.domain.queue_text import Encoding, batches, fits, join
 from shared.services.raw_messages import RawMessages
+
+logger = logging.getLogger(__name__)
 
 DATA_CONTAINER: Final = "event-data"
 
-type Keys = Mapping[str, RSAPrivateKey | UnknownCertificateError]
+type Keys = Mapping[str, RSAPrivateKey | SwitchboardError]
+type Failures = dict[int, UnavailableError]  # by index
 
 
 class EventQueues(Protocol):
@@ -54,7 +61,6 @@ class Decryptor:
     queues: EventQueues
     blobs: DataBlobs
     private_keys: PrivateKeys
-    quarantine: Quarantine
     encoding: Encoding
     batched: bool
 
@@ -66,9 +72,11 @@ class Decryptor:
             queue: the raw queue it came from.
             attempts: how often it has been delivered, this time included.
 
+        What fails for now is put back on its queue by itself, so that what succeeded is not repeated.
+
         Raises:
-            UnavailableError: something needed did not answer; trying again can help, and does no harm: the events
-                keep their ids.
+            UnavailableError: storage did not even take that; trying again can help, and does no harm: the events keep
+                their ids.
         """
         unpacked = await self.raw_messages.open(text, queue=queue, attempts=attempts)
         if unpacked is None:
@@ -77,59 +85,73 @@ class Decryptor:
         items = [seal_of(bytes(raw)) for raw in envelope.notifications]
         keys = await self._keys({item.certificate_id for item in items if isinstance(item, Sealed)})
         opened = await asyncio.to_thread(open_items, envelope, items, keys)
-        await self._write(envelope, opened, queue, attempts)
-        await self.raw_messages.close(unpacked)
+        await self.raw_messages.finish(unpacked, await self._write(envelope, opened))
 
     async def _keys(self, certificate_ids: Iterable[str | None]) -> Keys:
-        async def key(certificate_id: str) -> RSAPrivateKey | UnknownCertificateError:
+        async def key(certificate_id: str) -> RSAPrivateKey | SwitchboardError:
             try:
                 return await self.private_keys.private_key(certificate_id)
-            except UnknownCertificateError as error:
+            except (UnknownCertificateError, UnavailableError) as error:
                 return error
 
         ids = [found for found in certificate_ids if found is not None]
         return dict(zip(ids, await asyncio.gather(*map(key, ids)), strict=True))
 
-    async def _write(self, envelope: Envelope, opened: Sequence[Opened], queue: str, attempts: int) -> None:
-        puts = [
-            self.quarantine.park_item(
-                envelope, index=one.index, queue=queue, error=one.result, reason=one.result.reason, attempts=attempts
-            )
-            for one in opened
-            if isinstance(one.result, SwitchboardError)
-        ]
+    async def _write(self, envelope: Envelope, opened: Sequence[Opened]) -> dict[int, SwitchboardError]:
+        """Put the events; return what failed, by index."""
+        failures: dict[int, SwitchboardError] = {}
         lanes: dict[str, list[tuple[int, Event]]] = {}
         for one in opened:
             if isinstance(one.result, Event):
                 lanes.setdefault(one.result.queue, []).append((one.index, one.result))
-        for lane, events in lanes.items():
-            if self.batched:
-                puts.append(self._put_batched(lane, events, envelope))
             else:
-                puts.extend(self._put_single(lane, index, event, envelope) for index, event in events)
-        results = await asyncio.gather(*puts, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+                failures[one.index] = one.result
+        put = self._put_batched if self.batched else self._put_single
+        for failed in await asyncio.gather(*(put(queue, events, envelope) for queue, events in lanes.items())):
+            failures.update(failed)
+        return failures
 
-    async def _put_single(self, queue: str, index: int, event: Event, envelope: Envelope) -> None:
-        body = event.to_json()
-        if not fits(body, self.encoding):
-            body = await self._check_in(event, index, envelope)
-        await self.queues.put(queue, body, self.encoding)
-
-    async def _put_batched(self, queue: str, events: Sequence[tuple[int, Event]], envelope: Envelope) -> None:
-        bodies = []
-        for index, event in events:
+    async def _put_single(self, queue: str, events: Sequence[tuple[int, Event]], envelope: Envelope) -> Failures:
+        async def put(index: int, event: Event) -> None:
             body = event.to_json()
-            bodies.append(body if fits(b"[%b]" % body, self.encoding) else await self._check_in(event, index, envelope))
-        messages = batches(bodies, self.encoding)
-        await asyncio.gather(*(self.queues.put(queue, message, self.encoding) for message in messages))
+            if not fits(body, self.encoding):
+                body = await self._check_in(event, index, envelope)
+            await self.queues.put(queue, body, self.encoding)
+
+        return await _failures(((index,), put(index, event)) for index, event in events)
+
+    async def _put_batched(self, queue: str, events: Sequence[tuple[int, Event]], envelope: Envelope) -> Failures:
+        bodies: dict[int, bytes] = {}
+
+        async def prepare(index: int, event: Event) -> None:
+            body = event.to_json()
+            bodies[index] = body if fits(join([body]), self.encoding) else await self._check_in(event, index, envelope)
+
+        failures = await _failures(((index,), prepare(index, event)) for index, event in events)
+        ready = iter(bodies)
+        messages = [
+            (tuple(itertools.islice(ready, len(batch))), self.queues.put(queue, join(batch), self.encoding))
+            for batch in batches(bodies.values(), self.encoding)
+        ]
+        return {**failures, **await _failures(messages)}
 
     async def _check_in(self, event: Event, index: int, envelope: Envelope) -> bytes:
         """Put an event's data into a blob, the same one at every try, and return the event with its address."""
         name = f"{event.queue}/{envelope.received:%Y/%m/%d}/{envelope.item_id(index)}.json"
         return event.to_json_with_ref(await self.blobs.put(DATA_CONTAINER, name, event.data))
+
+
+async def _failures(attempts: Iterable[tuple[Sequence[int], Awaitable[None]]]) -> Failures:
+    """Make all attempts at once, each for the items at some indexes; return what storage did not take, by index."""
+    known = list(attempts)
+    results = await asyncio.gather(*(attempt for _, attempt in known), return_exceptions=True)
+    failures: Failures = {}
+    for (concerned, _), result in zip(known, results, strict=True):
+        if isinstance(result, UnavailableError):
+            failures.update(dict.fromkeys(concerned, result))
+        elif isinstance(result, BaseException):
+            raise result
+    return failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +200,23 @@ def _open(sealed: Sealed | SwitchboardError, keys: Keys, envelope: Envelope, ind
         )
     except SwitchboardError as error:
         return error
+    except Exception as error:  # noqa: BLE001 - kept in quarantine, and no neighbour has to pay for a fault of ours
+        # The message of an exception that nobody foresaw may hold data.
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        logger.error(  # noqa: TRY400
+            "unexpected error: type=%s at=%s:%s item=%s",
+            type(error).__name__,
+            where.name,
+            where.lineno,
+            envelope.item_id(index),
+        )
+        return UnexpectedError(type(error).__name__)
 
 
 def _plaintext(sealed: Sealed, keys: Keys) -> bytes | None:
     if sealed.content is None:
         return None
     key = keys.get(sealed.certificate_id or "", UnknownCertificateError())
-    if isinstance(key, UnknownCertificateError):
+    if isinstance(key, SwitchboardError):
         raise key
     return decrypt(sealed.content, key)

@@ -1,18 +1,13 @@
 """Lifecycle notifications as they come off their queue."""
 
-import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 
 from shared.domain.errors import MalformedInputError, SwitchboardError
-from shared.domain.notifications import Envelope
 from shared.services.lifecycle import Handled
-from shared.services.quarantine import Quarantine
 from shared.services.raw_messages import RawMessages
-
-logger = logging.getLogger(__name__)
 
 
 class LifecycleHandler(Protocol):
@@ -25,7 +20,6 @@ class LifecycleMessages:
 
     raw_messages: RawMessages
     handler: LifecycleHandler
-    quarantine: Quarantine
 
     async def handle(self, text: str, *, queue: str, attempts: int) -> None:
         """Handle one raw message.
@@ -36,23 +30,18 @@ class LifecycleMessages:
             attempts: how often it has been delivered, this time included.
 
         Raises:
-            SwitchboardError: a transient one, once every item has had its turn; trying again does no harm.
+            UnavailableError: storage did not answer; trying again does no harm.
         """
         unpacked = await self.raw_messages.open(text, queue=queue, attempts=attempts)
         if unpacked is None:
             return
-        transient: SwitchboardError | None = None
+        failures: dict[int, SwitchboardError] = {}
         for index, raw in enumerate(unpacked.envelope.notifications):
             try:
                 await self._handle_item(raw)
             except SwitchboardError as error:
-                if error.permanent:
-                    await self._park(unpacked.envelope, index, error, queue, attempts)
-                else:
-                    transient = error
-        if transient is not None:
-            raise transient
-        await self.raw_messages.close(unpacked)
+                failures[index] = error
+        await self.raw_messages.finish(unpacked, failures)
 
     async def _handle_item(self, raw: msgspec.Raw) -> None:
         try:
@@ -62,8 +51,3 @@ class LifecycleMessages:
         if await self.handler.handle(item) is Handled.UNKNOWN:
             # Kept, not dropped: Graph says that more kinds may come, and somebody will want to know what this one said.
             raise MalformedInputError("a lifecycle event of an unknown kind", reason="unknown-lifecycle-event")
-
-    async def _park(self, envelope: Envelope, index: int, error: SwitchboardError, queue: str, attempts: int) -> None:
-        await self.quarantine.park_item(
-            envelope, index, queue=queue, error=error, reason=error.reason, attempts=attempts
-        )

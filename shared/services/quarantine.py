@@ -2,15 +2,16 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.errors import MalformedInputError
-from shared.domain.notifications import Envelope, parse_envelope
+from shared.domain.errors import MalformedInputError, SwitchboardError, UnexpectedError
+from shared.domain.notifications import Envelope, parse_envelope, parse_item
+from shared.domain.resources import LIFECYCLE_QUEUE
 
 logger = logging.getLogger(__name__)
 
@@ -18,12 +19,17 @@ QUARANTINE_CONTAINER: Final = "quarantine"
 
 
 class Parked(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A quarantine blob: why, when, and a raw message that can be put on `queue` as it stands."""
+    """A quarantine blob: why, when, and the raw message to put on `queue` when it is replayed.
+
+    `kind` is the catalogue's key, "lifecycle" or "unknown"; `error` the type of the last try's error; `attempts` counts
+    all tries. Nothing in it has been decrypted.
+    """
 
     v: int
     reason: str
     error: str
     queue: str
+    kind: str
     quarantined: datetime
     attempts: int
     envelope: msgspec.Raw | None = None
@@ -31,62 +37,78 @@ class Parked(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class QuarantineBlobs(Protocol):
-    async def put(self, container: str, name: str, data: bytes) -> str: ...
+    async def put(self, container: str, name: str, data: bytes, metadata: Mapping[str, str]) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """Parks single items and whole messages. `now` is the clock, aware."""
+    """Parks single items and whole messages. `now` is the clock, aware.
+
+    What a list shows (reason, kind, queue and time) is the blob's metadata as well, so that a list reads no blob.
+    """
 
     blobs: QuarantineBlobs
     now: Callable[[], datetime]
 
     async def park_item(
-        self, envelope: Envelope, index: int, *, queue: str, error: Exception, reason: str, attempts: int
+        self, envelope: Envelope, index: int, *, queue: str, error: SwitchboardError, attempts: int
     ) -> None:
         """Park one item of a raw message, as received, in an envelope of its own that keeps its lasting name.
 
         Raises:
             UnavailableError: storage did not take it.
         """
-        alone = msgspec.structs.replace(
-            envelope,
-            first=envelope.first + index,
-            notifications=(envelope.notifications[index],),
-            claim=None,
-        )
-        await self._park(
-            envelope.item_id(index),
-            Parked(
-                v=1,
-                reason=reason,
-                error=type(error).__name__,
-                queue=queue,
-                quarantined=self.now(),
-                attempts=attempts,
-                envelope=msgspec.Raw(msgspec.json.encode(alone)),
-            ),
-        )
+        await self._park(envelope.part(index, index + 1), queue=queue, error=error, attempts=attempts)
 
-    async def park_message(self, text: str, *, queue: str, reason: str, error: str, attempts: int) -> None:
-        """Park a whole message: one that is no raw message, or one whose every try has failed.
+    async def park_message(self, text: str, *, queue: str, error: SwitchboardError, attempts: int) -> None:
+        """Park a whole message: one that is no raw message, or a claim check that could not be redeemed.
 
         Raises:
             UnavailableError: storage did not take it.
         """
         try:
-            envelope = parse_envelope(text)
+            envelope: Envelope | str = parse_envelope(text)
         except MalformedInputError:
-            name = hashlib.sha256(text.encode()).hexdigest()[:32]
-            parked = Parked(1, reason, error, queue, self.now(), attempts, text=text)
-        else:
-            name = envelope.item_id(0)
-            parked = Parked(1, reason, error, queue, self.now(), attempts, envelope=msgspec.Raw(text.encode()))
-        await self._park(name, parked)
+            envelope = text
+        await self._park(envelope, queue=queue, error=error, attempts=attempts)
 
-    async def _park(self, name: str, parked: Parked) -> None:
+    async def _park(self, content: Envelope | str, *, queue: str, error: SwitchboardError, attempts: int) -> None:
+        if isinstance(content, str):
+            name, envelope, text = hashlib.sha256(content.encode()).hexdigest()[:32], None, content
+        else:
+            name, envelope, text = content.item_id(0), msgspec.Raw(msgspec.json.encode(content)), None
+        parked = Parked(
+            v=1,
+            reason=error.reason,
+            error=error.cause if isinstance(error, UnexpectedError) else type(error).__name__,
+            queue=queue,
+            kind=_kind(content, queue),
+            quarantined=self.now(),
+            attempts=attempts,
+            envelope=envelope,
+            text=text,
+        )
+        metadata = {
+            "reason": parked.reason,
+            "kind": parked.kind,
+            "queue": parked.queue,
+            "quarantined": parked.quarantined.isoformat(),
+        }
         # The same item has the same name at every try, so that a crash between this and its end makes no second blob.
-        await self.blobs.put(QUARANTINE_CONTAINER, f"{parked.queue}/{name}.json", msgspec.json.encode(parked))
+        await self.blobs.put(QUARANTINE_CONTAINER, f"{parked.queue}/{name}.json", msgspec.json.encode(parked), metadata)
         logger.error(
             "quarantined: reason=%s queue=%s item=%s attempts=%d", parked.reason, parked.queue, name, parked.attempts
         )
+
+
+def _kind(content: Envelope | str, queue: str) -> str:
+    """The catalogue's key of what is parked, as far as that can be told."""
+    if queue == LIFECYCLE_QUEUE:
+        return "lifecycle"
+    if isinstance(content, str) or not content.notifications:
+        return "unknown"
+    try:
+        kind = parse_item(bytes(content.notifications[0])).notification.kind
+    except MalformedInputError:
+        return "unknown"
+    return "unknown" if kind is None else kind.key

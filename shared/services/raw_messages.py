@@ -1,11 +1,19 @@
-"""Taking a raw message off its queue: unpacking it, claim check included, and letting go of it when all is done."""
+"""Taking a raw message off its queue, and seeing to it that each of its items is done with, parked, or put back."""
 
+import asyncio
+import itertools
 import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from shared.domain.errors import MalformedInputError
+import msgspec
+
+from shared.domain.errors import AbandonedError, MalformedInputError, SwitchboardError, UnavailableError
 from shared.domain.notifications import Envelope, parse_envelope
+from shared.domain.queue_text import Encoding
+from shared.domain.retries import is_exhausted, pause
 from shared.services.quarantine import Quarantine
 
 logger = logging.getLogger(__name__)
@@ -18,20 +26,39 @@ class ClaimBlobs(Protocol):
     async def delete(self, container: str, name: str) -> None: ...
 
 
+class RawQueues(Protocol):
+    async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """The envelope of a raw message, and the claim check that it came by, if any."""
+    """A raw message under way.
+
+    Attributes:
+        envelope: with its notifications, also where they came by claim check.
+        claim: the claim check's blob, if it came by one.
+        queue: the raw queue it came from.
+        attempts: tries so far, this one and those before it was put back included.
+    """
 
     envelope: Envelope
     claim: str | None
+    queue: str
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
 class RawMessages:
-    """Opens raw messages; what is none goes to quarantine."""
+    """Opens and finishes raw messages. `now` is the clock, aware.
+
+    A message is left to the platform only once nothing depends on it any more: what is put back or parked is durable
+    before `finish` returns. A crash before that brings the whole message again, and with it events of the same ids.
+    """
 
     blobs: ClaimBlobs
+    queues: RawQueues
     quarantine: Quarantine
+    now: Callable[[], datetime]
 
     async def open(self, text: str, *, queue: str, attempts: int) -> Unpacked | None:
         """Unpack a message.
@@ -39,40 +66,148 @@ class RawMessages:
         Args:
             text: the message, decoded.
             queue: the raw queue it came from.
-            attempts: how often it has been delivered, this time included.
+            attempts: how often the platform has delivered it, this time included.
 
         Returns:
-            None where there is nothing to do: it is no raw message and was parked, or an earlier try has handled it.
+            None where there is nothing left to do: it is no raw message and was parked, its claim check cannot be
+            fetched now and it was put back, or an earlier try has handled it.
 
         Raises:
             UnavailableError: storage did not answer.
         """
         try:
             ticket = parse_envelope(text)
-            envelope = ticket if ticket.claim is None else await self._redeem(ticket.claim, attempts)
         except MalformedInputError as error:
-            await self.quarantine.park_message(
-                text, queue=queue, reason=error.reason, error=type(error).__name__, attempts=attempts
-            )
+            await self.quarantine.park_message(text, queue=queue, error=error, attempts=attempts)
+            return None
+        attempts += ticket.attempts
+        if ticket.claim is None:
+            return Unpacked(ticket, None, queue, attempts)
+        try:
+            envelope = await self._redeem(ticket, ticket.claim, attempts)
+        except MalformedInputError as error:
+            await self.quarantine.park_message(text, queue=queue, error=error, attempts=attempts)
+            return None
+        except UnavailableError as error:
+            await self._put_back_whole(ticket, queue, attempts, error)
             return None
         if envelope is None:
             logger.info("raw message already handled: id=%s", ticket.id)
             return None
-        return Unpacked(envelope, ticket.claim)
+        return Unpacked(envelope, ticket.claim, queue, attempts)
 
-    async def close(self, unpacked: Unpacked) -> None:
-        """Drop the blob of a claim check. The last thing to do: a missing blob tells a later try that all is done.
+    async def finish(self, unpacked: Unpacked, failures: Mapping[int, SwitchboardError]) -> None:
+        """Park what failed for good, put back what failed for now, and let go of the rest.
+
+        Args:
+            unpacked: from `open`.
+            failures: of items, by index; whatever is not in it has been done with.
 
         Raises:
-            UnavailableError: storage did not answer.
+            UnavailableError: storage took neither, so that the platform has to bring the whole message again.
         """
-        if unpacked.claim is not None:
+        exhausted = self._is_exhausted(unpacked.envelope)
+        postponed = {index: error for index, error in failures.items() if not (error.permanent or exhausted)}
+        parked = [index for index in failures if index not in postponed]
+        results = await asyncio.gather(
+            *(
+                self.quarantine.park_item(
+                    unpacked.envelope,
+                    index,
+                    queue=unpacked.queue,
+                    error=failures[index],
+                    attempts=unpacked.attempts,
+                )
+                for index in parked
+            ),
+            return_exceptions=True,
+        )
+        for index, result in zip(parked, results, strict=True):
+            if isinstance(result, UnavailableError):
+                postponed[index] = result
+            elif isinstance(result, BaseException):
+                raise result
+        if postponed:
+            await self._put_back(unpacked, postponed)
+        elif unpacked.claim is not None:
+            # The last thing to do: a missing blob tells a later try that all is done.
             await self.blobs.delete(CLAIMS_CONTAINER, unpacked.claim)
 
-    async def _redeem(self, claim: str, attempts: int) -> Envelope | None:
+    async def take_back(self, text: str, *, queue: str, attempts: int) -> None:
+        """Handle a message that the platform has given up: put it back while it has not failed for long, else park it.
+
+        Args:
+            text: the message, decoded.
+            queue: the raw queue it came from first.
+            attempts: the platform's tries.
+
+        Raises:
+            UnavailableError: storage did not take it.
+        """
+        error = AbandonedError()
+        try:
+            envelope = parse_envelope(text)
+        except MalformedInputError:
+            await self.quarantine.park_message(text, queue=queue, error=error, attempts=attempts)
+            return
+        attempts += envelope.attempts
+        if envelope.claim is not None or not self._is_exhausted(envelope):
+            await self._put_back_whole(envelope, queue, attempts, error)
+            return
+        failures = dict.fromkeys(range(len(envelope.notifications)), error)
+        await self.finish(Unpacked(envelope, None, queue, attempts), failures)
+
+    async def _redeem(self, ticket: Envelope, claim: str, attempts: int) -> Envelope | None:
         body = await self.blobs.get(CLAIMS_CONTAINER, claim)
         if body is not None:
-            return parse_envelope(body)
+            return msgspec.structs.replace(
+                parse_envelope(body), attempts=ticket.attempts, failing_since=ticket.failing_since
+            )
         if attempts > 1:
             return None
         raise MalformedInputError("the blob of a claim check is missing", reason="claim-missing")
+
+    def _is_exhausted(self, envelope: Envelope) -> bool:
+        return envelope.failing_since is not None and is_exhausted(envelope.failing_since, self.now())
+
+    async def _put_back(self, unpacked: Unpacked, failures: Mapping[int, SwitchboardError]) -> None:
+        if unpacked.claim is not None:
+            ticket = msgspec.structs.replace(unpacked.envelope, notifications=(), claim=unpacked.claim)
+            parts = [ticket]
+        else:
+            # Neighbours stay together. A message can have lost items in between, and `first` counts without gaps.
+            parts = [unpacked.envelope.part(run[0], run[-1] + 1) for run in _runs(sorted(failures))]
+        error = max(failures.values(), key=_asked)
+        await asyncio.gather(*(self._put(part, unpacked.queue, unpacked.attempts, error) for part in parts))
+
+    async def _put_back_whole(self, ticket: Envelope, queue: str, attempts: int, error: SwitchboardError) -> None:
+        """Put a message back, or park it, without looking inside."""
+        if self._is_exhausted(ticket):
+            text = msgspec.json.encode(ticket).decode()
+            await self.quarantine.park_message(text, queue=queue, error=error, attempts=attempts)
+        else:
+            await self._put(ticket, queue, attempts, error)
+
+    async def _put(self, envelope: Envelope, queue: str, attempts: int, error: SwitchboardError) -> None:
+        again = msgspec.structs.replace(envelope, attempts=attempts, failing_since=envelope.failing_since or self.now())
+        delay = pause(queue, attempts, _asked(error))
+        await self.queues.put(queue, msgspec.json.encode(again), "base64", delay)
+        logger.warning(
+            "put back: reason=%s queue=%s id=%s items=%d attempts=%d seconds=%d",
+            error.reason,
+            queue,
+            envelope.item_id(0),
+            len(envelope.notifications),
+            attempts,
+            delay.total_seconds(),
+        )
+
+
+def _asked(error: SwitchboardError) -> float:
+    return (error.retry_after or 0.0) if isinstance(error, UnavailableError) else 0.0
+
+
+def _runs(indexes: Iterable[int]) -> Iterator[list[int]]:
+    """Split ascending numbers where there is a gap."""
+    for _, run in itertools.groupby(enumerate(indexes), key=lambda pair: pair[1] - pair[0]):
+        yield [index for _, index in run]

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import azure.functions as func
@@ -12,7 +13,6 @@ from dev.simulator import Fault, Kind, Options, build
 from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
 from dev.simulator.tokens import Forgery, forge
 from shared import wiring
-from shared.domain.errors import UnavailableError
 from tests.integration.app import CLIENT_STATE, PREVIOUS_CLIENT_STATE, App, Message
 from tests.integration.conftest import OTHER_TENANT
 
@@ -362,24 +362,30 @@ async def test_only_the_configured_certificate_is_ever_fetched(app: App) -> None
 
 
 @pytest.mark.parametrize("status", [403, 429, 503])
-async def test_key_vault_away_is_worth_a_retry(app: App, status: int) -> None:
+async def test_key_vault_away_is_worth_another_try_of_those_that_need_it_alone(app: App, status: int) -> None:
     app.sim.vault.rotate_certificate()
-    await app.post(app.collection(app.item(build(GOOD))))
+    items = [app.item(build(kind)) for kind in (GOOD, Kind.CALL_RECORD_CREATED, GOOD, Kind.CALL_ENDED)]
+    await app.post(app.collection(*items))
     app.sim.faults.add(Fault("vault", status=status), times=None)
-    with pytest.raises(UnavailableError) as caught:
-        await app.handle()
-    assert caught.value.reason == f"key-vault-{status}"
-    assert await app.events() == []
+    await app.handle()
+    assert [event.type for event in await app.events()] == ["Microsoft.Graph.CallRecordCreated"]
     assert await app.quarantined() == []
     app.sim.faults.clear()
-    (message,) = (await _eventually_raw(app))["raw-notifications"]
-    await wiring.decrypt(Message(json.dumps(message), 2), "raw-notifications")
-    assert [event.type for event in await app.on("call-events")] == ["Microsoft.Graph.CallStarted"]
+    messages = (await _eventually_raw(app, 2))["raw-notifications"]
+    found = [(found.get("first", 0), len(found["notifications"]), found["attempts"]) for found in messages]
+    assert sorted(found) == [(0, 1, 1), (2, 2, 1)]
+    for message in messages:
+        await wiring.decrypt(Message(json.dumps(message), 1), "raw-notifications")
+    assert sorted(event.type for event in await app.on("call-events")) == [
+        "Microsoft.Graph.CallEnded",
+        "Microsoft.Graph.CallStarted",
+        "Microsoft.Graph.CallStarted",
+    ]
 
 
-async def _eventually_raw(app: App) -> dict[str, list[dict[str, Any]]]:
+async def _eventually_raw(app: App, count: int) -> dict[str, list[dict[str, Any]]]:
     async with asyncio.timeout(10):
-        while not (found := await app.raw()):  # noqa: ASYNC110 - another process makes it visible
+        while sum(map(len, (found := await app.raw()).values())) < count:  # noqa: ASYNC110 - another process makes it visible
             await asyncio.sleep(0.05)
     return found
 
@@ -403,10 +409,21 @@ async def test_a_claim_check_without_its_blob(app: App) -> None:
     assert parked["reason"] == "claim-missing"
 
 
-async def test_poison_is_parked_whole(app: App) -> None:
+async def test_poison_is_put_back_until_it_has_failed_for_long_and_then_parked(app: App) -> None:
     await app.post(app.collection(app.item(build(GOOD)), app.item(build(GOOD))))
     ((message,),) = (await app.raw()).values()
-    await wiring.quarantine(Message(json.dumps(message), 1), "raw-notifications")
-    (parked,) = await app.quarantined()
-    assert (parked["reason"], parked["queue"]) == ("retries-exhausted", "raw-notifications")
-    assert parked["envelope"] == message
+    long_ago = (datetime.now(UTC) - timedelta(minutes=99)).isoformat()
+    for since in ({}, {"failing_since": long_ago}):
+        await app.queues.get_queue_client("raw-notifications").clear_messages()
+        await wiring.quarantine(Message(json.dumps(message | since), 1), "raw-notifications")
+        properties = await app.queues.get_queue_client("raw-notifications").get_queue_properties()
+        assert properties.approximate_message_count == 1
+        assert await app.quarantined() == []
+    longer_ago = (datetime.now(UTC) - timedelta(minutes=101)).isoformat()
+    old = message | {"attempts": 60, "failing_since": longer_ago}
+    await wiring.quarantine(Message(json.dumps(old), 1), "raw-notifications")
+    parked = await app.quarantined()
+    assert [(found["reason"], found["queue"], found["attempts"]) for found in parked] == [
+        ("retries-exhausted", "raw-notifications", 65)
+    ] * 2
+    assert [found["envelope"]["notifications"][0] for found in parked] == message["notifications"]

@@ -109,11 +109,10 @@ class Storage:
             blobs = Blobs(account)
             quarantine = Quarantine(blobs, lambda: RECEIVED)
             decryptor = Decryptor(
-                raw_messages=RawMessages(blobs, quarantine),
+                raw_messages=RawMessages(blobs, Queues(account), quarantine, lambda: RECEIVED),
                 queues=Prefixed(Queues(account), self.prefix),
                 blobs=blobs,
                 private_keys=NoKeys(),
-                quarantine=quarantine,
                 encoding=encoding,
                 batched=batched,
             )
