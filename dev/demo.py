@@ -30,6 +30,7 @@ from dev.consumer import Arrival, Consumer
 from dev.simulator import Kind
 from dev.simulator.collection import collection
 from dev.simulator.delivery import Notification
+from dev.simulator.subscriptions import Subscription
 from dev.simulator.tokens import Forgery, forge
 from dev.stack import Stack
 from shared.domain.events import MeetingCallEventData
@@ -88,22 +89,24 @@ class Demo:
         self.books = books
         self.day = traffic.a_day()
 
-    def scenes(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        """What happens, and how to make it happen."""
+    def scenes(self) -> Iterator[tuple[str, Callable[[], str | None]]]:
+        """What happens, and how to make it happen; what that returns is worth a word as well."""
         yield "the renewal timer creates the subscriptions, each through its validation handshake", self.subscribe
         yield "calls, meetings, rosters, emergencies, call records, presence, online meetings", self.everything
         yield "Graph delivers one notification twice", self.duplicate
         yield "somebody posts forged notifications", self.forge
         yield "a roster of 400, too large for a queue message", self.large_roster
+        yield "Graph asks for a renewal, and removes another subscription", self.lifecycle
         yield "the certificate is rotated, and notifications for the old one are still on their way", self.rotate
         yield f"a busy hour: {_BUSY} notifications", self.busy
 
-    def subscribe(self) -> None:
+    def subscribe(self) -> str:
         self._fire_timer()
         _wait(lambda: len(self.sim.graph.subscriptions) >= traffic.SUBSCRIPTION_COUNT, "the subscriptions")
         traffic.subscribe_to_presence(
             self.sim, self.stack.settings["NOTIFICATION_URL"], self.stack.settings["CLIENT_STATE"]
         )
+        return f"{len(self.sim.graph.subscriptions)} subscriptions"
 
     def everything(self) -> None:
         for resource, kind in traffic.EVERYTHING:
@@ -139,7 +142,17 @@ class Demo:
         self.books.send(notifications)
         self.sim.graph.send(notifications)
 
-    def rotate(self) -> None:
+    def lifecycle(self) -> str:
+        renewed, removed = self._subscription(traffic.EMERGENCY), self._subscription(traffic.RECORDS)
+        self.sim.graph.notify_lifecycle(renewed.id, "reauthorizationRequired")
+        _wait(lambda: self._subscription(traffic.EMERGENCY).expires > renewed.expires, "the renewal")
+        self.sim.graph.notify_lifecycle(removed.id, "subscriptionRemoved")
+        self.sim.graph.remove(removed.id)
+        _wait(lambda: self._subscription(traffic.RECORDS, removed).id != removed.id, "the new subscription")
+        until = self._subscription(traffic.EMERGENCY).expires
+        return f"emergency calls renewed until {until:%d %B %H:%M:%S}, call records subscribed to anew"
+
+    def rotate(self) -> str:
         before = self.sim.graph.prepare(traffic.CALL, Kind.CALL_STARTED, traffic.unique(traffic.CALL))
         version = self.sim.vault.rotate_certificate().version
         self._fire_timer()
@@ -147,6 +160,7 @@ class Demo:
         after = self.sim.graph.prepare(traffic.CALL, Kind.CALL_ENDED, traffic.unique(traffic.CALL))
         self.books.send(before + after)
         self.sim.graph.send(before + after)
+        return f"all subscriptions have moved to version {version[:8]}…"
 
     def busy(self) -> None:
         prepared: list[Notification] = []
@@ -157,6 +171,11 @@ class Demo:
         for start in range(0, len(prepared), 10):
             self.sim.graph.send(prepared[start : start + 10])
             time.sleep(0.1)
+
+    def _subscription(self, resource: str, otherwise: Subscription | None = None) -> Subscription:
+        """The app's subscription to a resource; `otherwise` while there is none."""
+        found = [one for one in self.sim.graph.subscriptions if one.resource.strip("/") == resource]
+        return found[-1] if found or otherwise is None else otherwise
 
     def _send(self, resource: str, kind: Kind, *, copies: int = 1) -> None:
         notifications = self.sim.graph.prepare(resource, kind, traffic.unique(resource))
@@ -190,7 +209,8 @@ def main() -> int:
             with Consumer(stack.azurite.connection_string, ACCOUNT_KEY, books.arrive), _view(console, books) as say:
                 for title, scene in Demo(stack, books).scenes():
                     say(title)
-                    scene()
+                    if outcome := scene():
+                        say(f"… {outcome}")
                 say("waiting for the last events")
                 stack.sim.graph.drain(_PATIENCE)
                 _settle(books)
@@ -247,6 +267,7 @@ def _screen(books: Books, scenes: list[str]) -> Group:
     lines = [_line(arrival) for arrival in arrivals[-_SHOWN:]]
     title = f" {scenes[-1]} " if scenes else ""
     return Group(
+        *(Text(scene, style="dim") for scene in scenes[:-1]),
         Panel(Group(*lines), title=title, title_align="left", height=_SHOWN + 2),
         Text(f"notifications sent {sent}   events read {len(arrivals)}", style="dim"),
     )
@@ -275,7 +296,10 @@ def _summary(console: Console, stack: Stack, books: Books, seconds: float) -> in
     latencies = _latencies(stack, found)
     whole = _largest_roster(books)
     accepted = sum(
-        len(delivery.notifications) for delivery in stack.sim.graph.deliveries if delivery.state == "delivered"
+        "lifecycleEvent" not in notification.item
+        for delivery in stack.sim.graph.deliveries
+        if delivery.state == "delivered"
+        for notification in delivery.notifications
     )
 
     kinds = Counter(arrival.event.type for events in found.values() for arrival in events.values())
