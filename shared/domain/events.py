@@ -49,7 +49,7 @@ class _Clues(msgspec.Struct):
 
 _read_clues = msgspec.json.Decoder(_Clues).decode
 _read_raw = msgspec.json.Decoder(msgspec.Raw).decode
-_read_id = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def event_word(value: object) -> str:
@@ -177,13 +177,14 @@ def _event_id(notification: ChangeNotification) -> str | None:
     """The id that every redelivery of a notification shares, or None where it carries nothing unique."""
     if isinstance(notification.id, str) and 0 < len(notification.id) <= _MAX_ID_CHARS:
         return notification.id
-    if not notification.has_content:
+    content = notification.encrypted_content
+    signature = content.get("dataSignature") if isinstance(content, Mapping) else None
+    if not isinstance(signature, str):
         return None
     try:
-        signature = _read_id(notification.encrypted_content).get("dataSignature", msgspec.Raw(b""))
         # The key is single-use, so the signature is unique; decoding it first makes every base64 spelling one.
-        return binascii.a2b_base64(msgspec.json.decode(signature, type=str), strict_mode=True).hex() or None
-    except (ValueError, RecursionError):
+        return binascii.a2b_base64(signature, strict_mode=True).hex() or None
+    except ValueError:
         return None
 
 
@@ -207,7 +208,7 @@ def _is_time(text: str) -> bool:
 
 def _basic_data(item: Item) -> bytes:
     """What a basic notification says, verbatim: its `resourceData`, else all but the secret and the ciphertext."""
-    fields = _read_id(item.raw)
+    fields = _read_fields(item.raw)
     data = fields.get("resourceData")
     if data is not None and isinstance(item.notification.resource_data, Mapping):
         return bytes(data)

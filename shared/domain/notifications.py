@@ -29,7 +29,6 @@ BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some writers put one; JSON knows non
 _ENVELOPE_VERSION: Final = 1
 # Room that `pack` leaves, so that a message which is put back still fits.
 _RETRY_BYTES: Final = len('"attempts":100000,"failing_since":"2026-01-01T00:00:00.000000Z",')
-_NOTHING: Final = (b"", b"null")
 
 
 class ChangeNotification(msgspec.Struct, frozen=True, rename="camel"):
@@ -44,12 +43,12 @@ class ChangeNotification(msgspec.Struct, frozen=True, rename="camel"):
     organization_id: Any = None
     resource: Any = None
     resource_data: Any = None
-    encrypted_content: msgspec.Raw = msgspec.Raw(b"")
+    encrypted_content: Any = None
 
     @property
     def has_content(self) -> bool:
         """Whether there is encrypted content."""
-        return bytes(self.encrypted_content) not in _NOTHING
+        return self.encrypted_content is not None
 
     @property
     def kind(self) -> resources.ResourceKind | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
@@ -187,6 +188,7 @@ def match(resource: object, odata_type: object = None) -> ResourceKind | None:
     return None
 
 
+@lru_cache(maxsize=1024)  # a subscription's notifications all name the same few
 def _match_path(path: str) -> ResourceKind | None:
     head, _, rest = path.partition("/")
     if head == "communications":

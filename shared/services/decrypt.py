@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from shared.domain.encryption import decrypt
@@ -174,12 +173,8 @@ def seal_of(raw: bytes) -> Sealed | SwitchboardError:
         item = parse_item(raw)
     except MalformedInputError as error:
         return error
-    if not item.notification.has_content:
-        return Sealed(item, None)
-    try:
-        return Sealed(item, msgspec.json.decode(item.notification.encrypted_content, type=dict[str, Any]))
-    except (ValueError, RecursionError):
-        return MalformedContentError()
+    content = item.notification.encrypted_content
+    return Sealed(item, content) if content is None or isinstance(content, Mapping) else MalformedContentError()
 
 
 def open_items(envelope: Envelope, items: Sequence[Sealed | SwitchboardError], keys: Keys) -> list[Opened]:

@@ -6,8 +6,8 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from shared.domain.errors import MalformedInputError, TokenRejected, UnavailableError
 from shared.domain.notifications import Item, RawMessage, client_state_matches, pack, parse_collection
 from shared.domain.queue_text import Encoding
-from shared.domain.validation_tokens import Issuers, key_id, validate
+from shared.domain.validation_tokens import Claims, Issuers, key_id, validate
 from shared.services.http_answer import ACCEPTED, Answer, refused, try_again
 from shared.services.raw_messages import CLAIMS_CONTAINER
 
@@ -26,6 +26,8 @@ _ANSWER_SECONDS: Final = 2.5
 # One token comes for each pair of application and tenant; a body with more than this is not Graph's.
 _MAX_TOKENS: Final = 200
 _MAX_LOG_LINES: Final = 20
+_MAX_VERIFIED: Final = 1000
+_BELIEVED_FOR: Final = timedelta(hours=1)
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _LOGGABLE_ID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 
@@ -43,6 +45,27 @@ class SigningKeySource(Protocol):
     async def get(self, wanted: Collection[str]) -> Mapping[str, RSAPublicKey]: ...
 
 
+class VerifiedTokens:
+    """Tokens that have been found valid, so that the one that Graph sends with every POST is checked once.
+
+    They are believed until they expire, and for an hour at the most: a signing key may be withdrawn.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, datetime]] = {}
+
+    def tenant(self, token: str, now: datetime) -> str | None:
+        """The tenant that a token vouches for; None where it has to be checked."""
+        tenant_id, until = self._known.get(token, (None, now))
+        return tenant_id if now < until else None
+
+    def add(self, token: str, claims: Claims, now: datetime) -> None:
+        """Remember a valid token."""
+        if len(self._known) >= _MAX_VERIFIED:
+            self._known.clear()
+        self._known[token] = claims.tenant_id, min(claims.expires, now + _BELIEVED_FOR)
+
+
 @dataclass(frozen=True, slots=True)
 class Receiver:
     """Accepts what Graph posts. `now` is the clock, aware; `max_body_bytes` the largest body taken."""
@@ -56,6 +79,7 @@ class Receiver:
     issuers: Issuers
     max_body_bytes: int
     now: Callable[[], datetime]
+    verified: VerifiedTokens = field(default_factory=VerifiedTokens)
 
     async def receive(self, body: bytes, traceparent: str | None) -> Answer:
         """Check a posted collection and put what is authentic on the raw queues.
@@ -113,14 +137,18 @@ class Receiver:
         Raises:
             UnavailableError: a tenant is not covered, and a token that might cover it cannot be checked now.
         """
+        covered: set[str] = set()
         key_ids: dict[str, str] = {}
         for token in tokens[:_MAX_TOKENS]:
+            if (tenant := self.verified.tenant(token, now)) is not None:
+                covered.add(tenant)
+                continue
             try:
                 key_ids[token] = key_id(token)
             except TokenRejected as error:
                 logger.warning("validation token refused: reason=%s", error.reason)
         if not key_ids:
-            return frozenset()
+            return frozenset(covered)
         unavailable: UnavailableError | None = None
         keys: Mapping[str, RSAPublicKey] = {}
         try:
@@ -128,7 +156,6 @@ class Receiver:
         except UnavailableError as error:
             unavailable = error
             keys = await self._known_keys()
-        covered: set[str] = set()
         for token in key_ids:
             try:
                 claims = validate(
@@ -140,6 +167,7 @@ class Receiver:
                     issuers=self.issuers,
                 )
                 covered.add(claims.tenant_id)
+                self.verified.add(token, claims, now)
             except TokenRejected as error:
                 logger.warning("validation token refused: reason=%s", error.reason)
         if unavailable is not None and not covered >= set(wanted):
