@@ -39,6 +39,7 @@ class Settings:
     client_states: tuple[str, ...]  # the current one first
     tenant_ids: frozenset[str]  # lower case
     app_ids: frozenset[str]  # lower case
+    sign_in_app_id: str | None  # lower case
     graph_endpoint: str
     login_endpoint: str
     key_vault_url: str
@@ -63,11 +64,14 @@ def load(env: Mapping[str, str]) -> Settings:
         "CLIENT_STATE_PREVIOUS", "the shared secret before the current one, while it is rotated", _client_state, ""
     )
     notification_url = reader.text("NOTIFICATION_URL", "the public URL that Graph calls", _url)
+    tenant_ids = reader.guids("GRAPH_TENANT_IDS", "the tenants served, comma-separated")
+    app_ids = reader.guids("GRAPH_APP_IDS", "the application ids that Graph's validation tokens are issued for")
     settings = Settings(
         storage=reader.storage(),
         client_states=(state, previous) if previous else (state,),
-        tenant_ids=reader.guids("GRAPH_TENANT_IDS", "the tenants served, comma-separated"),
-        app_ids=reader.guids("GRAPH_APP_IDS", "the application ids that Graph's validation tokens are issued for"),
+        tenant_ids=tenant_ids,
+        app_ids=app_ids,
+        sign_in_app_id=reader.sign_in_app_id(app_ids),
         graph_endpoint=reader.text(
             "GRAPH_ENDPOINT", "Graph's address, for national clouds", _url, "https://graph.microsoft.com"
         ).rstrip("/"),
@@ -175,6 +179,15 @@ class _Reader:
         if not values and self._env.get(name, "").strip():
             self.problems.append(f"{name}: names none ({purpose})")
         return frozenset(found)
+
+    def sign_in_app_id(self, app_ids: frozenset[str]) -> str | None:
+        name, purpose = "SIGN_IN_APP_ID", "the application that people sign in to, for presence; one of GRAPH_APP_IDS"
+        value = self.text(name, purpose, default="").lower()
+        if not value:
+            return next(iter(app_ids)) if len(app_ids) == 1 else None
+        if value not in app_ids:  # Graph's validation tokens for its subscriptions would be refused
+            self.problems.append(f"{name}: not valid ({purpose})")
+        return value
 
     def choice(self, name: str, allowed: tuple[str, ...], purpose: str) -> str:
         value = self.text(name, purpose, default=allowed[0]).lower()

@@ -231,14 +231,21 @@ def _renewal() -> "Renewal":
     from shared.adapters.credentials import GraphCredentials
     from shared.adapters.desired_state import DesiredStateSource
     from shared.adapters.graph import GraphClient
+    from shared.adapters.sign_in import SignIns
     from shared.clock import SystemClock
     from shared.domain.subscriptions import Endpoint
     from shared.services.renew import Renewal
 
     settings = _settings()
     clock = SystemClock()
+    sign_ins = SignIns(
+        vault_url=settings.key_vault_url,
+        login_endpoint=settings.login_endpoint,
+        graph_endpoint=settings.graph_endpoint,
+        app_id=settings.sign_in_app_id,
+    )
     return Renewal(
-        graph=GraphClient(settings.graph_endpoint, GraphCredentials(), clock),
+        graph=GraphClient(settings.graph_endpoint, GraphCredentials(sign_ins), clock),
         certificates=_certificates(),
         desired=DesiredStateSource(settings.subscriptions, _blobs(), settings.tenant_ids),
         endpoint=Endpoint(settings.notification_url, settings.lifecycle_notification_url, settings.client_states),

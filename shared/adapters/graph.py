@@ -23,7 +23,7 @@ from azure.core.exceptions import AzureError
 from requests.adapters import HTTPAdapter
 
 from shared.clock import Clock
-from shared.domain import graph
+from shared.domain import graph, resources
 from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.domain.graph import Call, CredentialError, OutcomeUnknownError, Reply, Subscription
 
@@ -123,6 +123,26 @@ class GraphClient:
                 found = list(_subscriptions(page, tenant_id, version))
                 yield [one for one in found if one.id not in seen]
                 seen.update(one.id for one in found)
+        async for others in self._signed_in_pages(tenant_id):
+            yield [one for one in others if one.id not in seen]
+
+    async def _signed_in_pages(self, tenant_id: str) -> AsyncIterator[Sequence[Subscription]]:
+        """What was subscribed to for a signed-in user, by another application where the app is a managed identity.
+
+        This concerns presence alone, so if it cannot be had, the other lists are none the worse for it.
+        """
+        version = resources.PRESENCE.api_version
+        try:
+            credentials = {id(self._credentials(tenant_id, delegated=delegated)) for delegated in (False, True)}
+            if len(credentials) == 1:
+                return
+            url = f"{self._endpoint}/{version}/subscriptions"
+            async for page in self._pages(url, tenant_id, listing=True, delegated=True):
+                yield list(_subscriptions(page, tenant_id, version))
+        except graph.SignInRequiredError:
+            return  # whether presence is wanted at all is not known here
+        except (UnavailableError, graph.GraphError) as error:
+            _log.warning("the signed-in user's subscriptions cannot be listed: reason=%s", error.reason)
 
     async def group_members(self, tenant_id: str, group_id: str) -> tuple[str, ...]:
         """Object ids of the users in a group and in the groups within it ("List group transitive members").
@@ -155,10 +175,17 @@ class GraphClient:
             except graph.SubscriptionNotFoundError:
                 continue
             return graph.parse_subscription(value, tenant_id, version)
-        raise graph.SubscriptionNotFoundError(f"no subscription {subscription_id}")
+        version = resources.PRESENCE.api_version
+        try:
+            value = await self._get(
+                f"{self._endpoint}/{version}/subscriptions/{subscription_id}", tenant_id, delegated=True
+            )
+        except CredentialError:
+            raise graph.SubscriptionNotFoundError(f"no subscription {subscription_id}") from None
+        return graph.parse_subscription(value, tenant_id, version)
 
     async def _pages(
-        self, url: str, tenant_id: str, *, listing: bool = False
+        self, url: str, tenant_id: str, *, listing: bool = False, delegated: bool = False
     ) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
         """A collection, following `@odata.nextLink` after empty pages too."""
         asked: set[str] = set()
@@ -167,21 +194,23 @@ class GraphClient:
                 # A link elsewhere would be handed the token.
                 raise UnavailableError("Graph's list", reason="paging")
             asked.add(url)
-            page = await self._get(url, tenant_id, listing=listing)
+            page = await self._get(url, tenant_id, listing=listing, delegated=delegated)
             found = page.get("value")
             if not isinstance(found, list):
                 raise UnavailableError("Graph's list", reason="paging")
             yield [value for value in found if isinstance(value, Mapping)]
             url = str(page.get("@odata.nextLink") or "")
 
-    async def _get(self, url: str, tenant_id: str, *, listing: bool = False) -> Mapping[str, Any]:
+    async def _get(
+        self, url: str, tenant_id: str, *, listing: bool = False, delegated: bool = False
+    ) -> Mapping[str, Any]:
         """GET, tried again where that may help; `listing` counts it against the limit of LIST."""
         tries = 1
         while True:
             try:
                 async with self._lists.enter(tenant_id, int(listing)):
                     await self._observe_embargo(tenant_id)
-                    return await self._exchange("GET", url, tenant_id, delegated=False)
+                    return await self._exchange("GET", url, tenant_id, delegated)
             except CredentialError:
                 raise
             except UnavailableError as error:

@@ -18,6 +18,7 @@ type ApiVersion = Literal["v1.0", "beta"]
 
 API_VERSIONS: Final[tuple[ApiVersion, ...]] = ("v1.0", "beta")
 BATCH_SIZE: Final = 20  # requests in a $batch, at most
+SIGN_IN_REQUIRED: Final = "sign-in-required"
 _LONGEST_WAIT: Final = 3600.0
 _LIFETIME_MINUTES: Final = re.compile(r"can only be (\d+) minutes in the future", re.IGNORECASE)
 _LIFETIME_SPAN: Final = re.compile(r"beyond allowed max '(?:(\d+)\.)?(\d+):(\d+):(\d+)", re.IGNORECASE)
@@ -153,6 +154,14 @@ class CredentialError(UnavailableError):
 
     def __init__(self, what: str) -> None:
         super().__init__(what, reason="credential")
+
+
+class SignInRequiredError(CredentialError):
+    """Presence needs somebody who is signed in, and nobody is, or not any more: an operator can mend that."""
+
+    def __init__(self, why: str | None = None) -> None:
+        super().__init__(f"the sign-in for presence (run: manage.py login{'' if why is None else f'; {why}'})")
+        self.reason = SIGN_IN_REQUIRED
 
 
 type Reply = Subscription | SwitchboardError | None

@@ -95,6 +95,14 @@ class RenewalReport:
         return not self.failures
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a run would do with each subscription, and what could not be found out."""
+
+    actions: tuple[Action, ...]
+    failures: tuple[Failure, ...]
+
+
 class Renewal:
     """Runs of one process; only one at a time, for they would do each other's work."""
 
@@ -131,6 +139,15 @@ class Renewal:
         """
         async with self._lock:
             return await self._run(self._tenant_ids, prune=prune)
+
+    async def plan(self, *, prune: bool = False) -> "Forecast":
+        """What a run would do now; nothing is done.
+
+        Args:
+            prune: as for `run`.
+        """
+        run = _Run(self._graph, self._endpoint, self._clock, self._lifetimes, self._clock.now() + self._budget)
+        return await run.plan_only(self._certificates, self._desired, self._tenant_ids, prune=prune)
 
     async def resync(self, tenant_id: str, *, gone: str | None = None) -> RenewalReport:
         """Do all that is to be done in one tenant; callers that have to wait for their turn share one run.
@@ -242,6 +259,20 @@ class _Run:
         results = await self._settle(results, terms)
         self._check_anything_done(results)
         return self._report(started, len(desired), results)
+
+    async def plan_only(
+        self, certificates: Certificates, source: DesiredSource, tenant_ids: tuple[str, ...], *, prune: bool
+    ) -> Forecast:
+        certificate = await self._certificate(certificates)
+        desired, known = await self._desired(source, tenant_ids)
+        listed = await self._list(tenant_ids, lambda _: None)
+        actions = self._plan(
+            [want for want in desired if want.tenant_id in listed],
+            [one for subscriptions in listed.values() for one in subscriptions],
+            Terms(self.endpoint, certificate, self.lifetimes, self.clock.now),
+            prune=prune and known,
+        )
+        return Forecast(actions, _summary(self.failures))
 
     async def _reconcile(
         self,

@@ -60,7 +60,7 @@ async def _close() -> None:
     if wiring._renewal.cache_info().currsize:
         graph = wiring._renewal()._graph
         graph._session.close()
-        graph._credentials._application.close()
+        graph._credentials.close()
 
 
 def _forget() -> None:

@@ -243,8 +243,8 @@ async def test_one_entry_that_cannot_be_read_hides_no_other(
     [made] = await create(client, clock, records())
     get = client._get
 
-    async def spoilt(url: str, tenant_id: str, *, listing: bool) -> dict[str, Any]:
-        page = dict(await get(url, tenant_id, listing=listing))
+    async def spoilt(url: str, tenant_id: str, **options: Any) -> dict[str, Any]:
+        page = dict(await get(url, tenant_id, **options))
         return page | {"value": [{"id": "x", "resource": None}, *page["value"], "y"]}
 
     monkeypatch.setattr(client, "_get", spoilt)
