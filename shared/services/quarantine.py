@@ -32,7 +32,7 @@ class Parked(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: str
     quarantined: datetime
     attempts: int
-    envelope: msgspec.Raw | None = None
+    envelope: Envelope | None = None
     text: str | None = None  # instead of `envelope`, of a message that is none
 
 
@@ -76,7 +76,7 @@ class Quarantine:
         if isinstance(content, str):
             name, envelope, text = hashlib.sha256(content.encode()).hexdigest()[:32], None, content
         else:
-            name, envelope, text = content.item_id(0), msgspec.Raw(msgspec.json.encode(content)), None
+            name, envelope, text = content.item_id(0), content, None
         parked = Parked(
             v=1,
             reason=error.reason,

@@ -1,0 +1,264 @@
+"""`manage.py quarantine`: what could not be handled, and what is to become of it."""
+
+import asyncio
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Never
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from commands.environment import environment
+from commands.terminal import group
+from shared.adapters.blobs import Blobs
+from shared.adapters.queues import Queues
+from shared.adapters.storage import StorageAccount
+from shared.domain.errors import SwitchboardError
+from shared.services.quarantine import Parked
+from shared.services.replay import Done, Entry, Replay, Selection
+from shared.settings import storage_settings
+
+_AT_ONCE: Final = 16
+_AGE: Final = re.compile(r"(\d+)([smhd])")
+_UNIT: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_SECRET: Final = "clientState"  # noqa: S105 - the name of the field
+_HIDDEN: Final = "(hidden)"
+
+app = group("What could not be handled: look at it, put it back, or throw it away.")
+
+
+def _age(text: str) -> timedelta:
+    match = _AGE.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not an age such as 90s, 15m, 2h or 3d")
+    return timedelta(**{_UNIT[match[2]]: int(match[1])})
+
+
+Names = Annotated[list[str] | None, typer.Argument(help="Names as `list` shows them.")]
+Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this reason; may be repeated.")]
+Kinds = Annotated[list[str] | None, typer.Option("--kind", help="Only this kind of resource; may be repeated.")]
+Older = Annotated[timedelta | None, typer.Option("--older-than", parser=_age, metavar="AGE", help="Such as 15m or 2d.")]
+Younger = Annotated[
+    timedelta | None, typer.Option("--younger-than", parser=_age, metavar="AGE", help="Such as 15m or 2d.")
+]
+All = Annotated[bool, typer.Option("--all", help="All that is there.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of tables and bars.")]
+
+
+@app.command("list")
+def list_entries(
+    reason: Reasons = None,
+    kind: Kinds = None,
+    older_than: Older = None,
+    younger_than: Younger = None,
+    as_json: Json = False,
+) -> None:
+    """List what lies in quarantine, by reason, kind and age."""
+    selection = _selection(reason, kind, older_than, younger_than)
+    now = datetime.now(UTC)
+
+    async def entries() -> list[Entry]:
+        async with _replay() as replay:
+            return [entry async for entry in replay.entries(selection, now)]
+
+    found = _run(entries())
+    if as_json:
+        _print_json([msgspec.to_builtins(entry) for entry in found])
+        return
+    if not found:
+        Console().print(
+            "Quarantine is empty." if selection == Selection() else "Nothing of that kind is in quarantine."
+        )
+        return
+    table = Table("reason", "kind", "age", "name", box=None, pad_edge=False, header_style="bold")
+    for entry in sorted(found, key=lambda entry: (entry.reason, entry.quarantined)):
+        table.add_row(entry.reason, entry.kind, _short(now - entry.quarantined), entry.name)
+    Console().print(table)
+    totals = Counter(entry.reason for entry in found).most_common()
+    Console().print(f"\n{len(found)} in quarantine: " + ", ".join(f"{count} {name}" for name, count in totals))
+
+
+@app.command()
+def show(name: str, as_json: Json = False) -> None:
+    """Show one entry as it was received, still encrypted; its client state is left out."""
+
+    async def entry() -> Parked | None:
+        async with _replay() as replay:
+            return await replay.show(name)
+
+    parked = _run(entry())
+    if parked is None:
+        _fail(f"{name} is not in quarantine")
+    found = _disclosed(parked)
+    if as_json:
+        _print_json(found)
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in found.items():
+        if key != "envelope":
+            table.add_row(key, str(value))
+    Console().print(table)
+    if "envelope" in found:
+        Console().print_json(data=found["envelope"])
+
+
+@app.command()
+def replay(
+    names: Names = None,
+    *,
+    reason: Reasons = None,
+    kind: Kinds = None,
+    older_than: Older = None,
+    younger_than: Younger = None,
+    everything: All = False,
+    as_json: Json = False,
+) -> None:
+    """Put entries back on their queue, and remove each once it is durably there."""
+    _carry_out(
+        Replay.replay,
+        "Replaying",
+        names,
+        _selection(reason, kind, older_than, younger_than),
+        everything=everything,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def discard(
+    names: Names = None,
+    *,
+    reason: Reasons = None,
+    kind: Kinds = None,
+    older_than: Older = None,
+    younger_than: Younger = None,
+    everything: All = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete entries for good."""
+    if not yes:
+        if as_json or not sys.stdin.isatty():
+            raise typer.BadParameter("say --yes: what is discarded is lost")
+        typer.confirm("What is discarded is lost. Go on?", abort=True)
+    _carry_out(
+        Replay.discard,
+        "Discarding",
+        names,
+        _selection(reason, kind, older_than, younger_than),
+        everything=everything,
+        as_json=as_json,
+    )
+
+
+def _carry_out(
+    act: Callable[[Replay, str], Coroutine[Any, Any, Done]],
+    title: str,
+    names: list[str] | None,
+    selection: Selection,
+    *,
+    everything: bool,
+    as_json: bool,
+) -> None:
+    if bool(names) + (selection != Selection()) + everything != 1:
+        raise typer.BadParameter("say which: names, or a choice by reason, kind and age, or --all")
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=as_json,
+        transient=True,
+    )
+
+    async def work() -> tuple[Counter[str], dict[str, str]]:
+        outcomes: Counter[str] = Counter()
+        problems: dict[str, str] = {}
+        slots = asyncio.Semaphore(_AT_ONCE)
+        async with _replay() as found:
+            now = datetime.now(UTC)
+            todo = names or [entry.name async for entry in found.entries(selection, now)]
+            task = progress.add_task(title, total=len(todo))
+
+            async def one(name: str) -> None:
+                async with slots:
+                    try:
+                        outcomes[await act(found, name)] += 1
+                    except SwitchboardError as error:
+                        problems[name] = error.reason
+                progress.advance(task)
+
+            await asyncio.gather(*map(one, todo))
+        return outcomes, problems
+
+    with progress:
+        outcomes, problems = _run(work())
+    if as_json:
+        _print_json({"outcomes": outcomes, "problems": problems})
+    else:
+        for outcome, count in outcomes.most_common() or [("done: there was nothing of that kind", 0)]:
+            Console().print(f"{count} {outcome}")
+        for name, problem in problems.items():
+            Console(stderr=True).print(f"{name}: {problem}")
+    missing = names is not None and outcomes[Done.GONE]
+    if problems or missing or outcomes[Done.CHANGED]:
+        raise typer.Exit(1)
+
+
+def _selection(
+    reasons: list[str] | None, kinds: list[str] | None, older: timedelta | None, younger: timedelta | None
+) -> Selection:
+    return Selection(frozenset(reasons or ()), frozenset(kinds or ()), older, younger)
+
+
+@asynccontextmanager
+async def _replay() -> AsyncIterator[Replay]:
+    settings = storage_settings(environment())
+    if settings is None:
+        _fail("AzureWebJobsStorage is missing: the settings name no storage")
+    account = StorageAccount(settings)
+    async with account.queues, account.blobs:
+        yield Replay(Blobs(account), Queues(account))
+
+
+def _run[T](work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except SwitchboardError as error:
+        _fail(f"{error} ({error.reason})")
+
+
+def _fail(problem: str) -> Never:
+    Console(stderr=True).print(problem)
+    raise typer.Exit(1)
+
+
+def _disclosed(parked: Parked) -> dict[str, Any]:
+    """An entry without the shared secret that each notification carries."""
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(parked))
+    for notification in found.get("envelope", {}).get("notifications", ()):
+        if isinstance(notification, dict) and _SECRET in notification:
+            notification[_SECRET] = _HIDDEN
+    return found
+
+
+def _print_json(found: Any) -> None:
+    typer.echo(json.dumps(found, indent=2))
+
+
+def _short(age: timedelta) -> str:
+    seconds = int(age.total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{max(seconds, 0)}s"

@@ -1,0 +1,185 @@
+"""What operators do with quarantine: look through it, put items back on their queue, or throw them away."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Final, Protocol
+
+import msgspec
+
+from shared.domain.errors import MalformedInputError
+from shared.domain.notifications import Envelope, to_message
+from shared.domain.queue_text import Encoding
+from shared.domain.resources import RAW_QUEUES
+from shared.services.quarantine import QUARANTINE_CONTAINER, Parked
+from shared.services.raw_messages import CLAIMS_CONTAINER
+
+_UNKNOWN: Final = "unknown"
+
+
+class Version(Protocol):
+    """A blob as it was at one time."""
+
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def etag(self) -> str: ...
+
+
+class Listed(Protocol):
+    """A blob as a list shows it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+
+
+class QuarantineBlobs(Protocol):
+    def list(self, container: str) -> AsyncIterator[Listed]: ...
+    async def get_version(self, container: str, name: str) -> Version | None: ...
+    async def put(self, container: str, name: str, data: bytes) -> str: ...
+    async def delete(self, container: str, name: str) -> None: ...
+    async def delete_version(self, container: str, name: str, etag: str) -> bool: ...
+
+
+class RawQueues(Protocol):
+    async def put(self, queue: str, body: bytes, encoding: Encoding) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the list: what quarantine says of an item without opening it."""
+
+    name: str
+    reason: str
+    kind: str
+    queue: str
+    quarantined: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which entries are meant; whatever is left empty does not matter."""
+
+    reasons: frozenset[str] = frozenset()
+    kinds: frozenset[str] = frozenset()
+    older_than: timedelta | None = None
+    younger_than: timedelta | None = None
+
+    def takes(self, entry: Entry, now: datetime) -> bool:
+        """Whether an entry is one of them."""
+        age = now - entry.quarantined
+        return (
+            (not self.reasons or entry.reason in self.reasons)
+            and (not self.kinds or entry.kind in self.kinds)
+            and (self.older_than is None or age >= self.older_than)
+            and (self.younger_than is None or age < self.younger_than)
+        )
+
+
+class Done(StrEnum):
+    """What became of an entry."""
+
+    REPLAYED = "replayed"
+    DISCARDED = "discarded"
+    GONE = "gone"  # somebody else was quicker
+    CHANGED = "changed"  # it has failed and been parked once more meanwhile, and stays
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Lists, replays and discards what lies in quarantine."""
+
+    blobs: QuarantineBlobs
+    queues: RawQueues
+
+    async def entries(self, selection: Selection, now: datetime) -> AsyncIterator[Entry]:
+        """The selected entries, by queue and name; no blob is read for it.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        async for listed in self.blobs.list(QUARANTINE_CONTAINER):
+            entry = _entry(listed)
+            if selection.takes(entry, now):
+                yield entry
+
+    async def show(self, name: str) -> Parked | None:
+        """All that is known of one entry; None where there is none of that name.
+
+        Raises:
+            UnavailableError: storage did not answer.
+            MalformedInputError: the blob was not written by quarantine.
+        """
+        found = await self.blobs.get_version(QUARANTINE_CONTAINER, name)
+        return None if found is None else _parked(found.data)
+
+    async def replay(self, name: str) -> Done:
+        """Put an entry back on its queue as if it had just come, and remove it once it is durably there.
+
+        A crash in between leaves the entry where it is as well: replaying it again makes events of the same ids.
+
+        Raises:
+            UnavailableError: storage did not answer; the entry is still there.
+            MalformedInputError: the blob was not written by quarantine.
+        """
+        found = await self.blobs.get_version(QUARANTINE_CONTAINER, name)
+        if found is None:
+            return Done.GONE
+        parked = _parked(found.data)
+        if parked.envelope is None:
+            await self.queues.put(parked.queue, (parked.text or "").encode(), "base64")
+        else:
+            await self._put(parked.queue, msgspec.structs.replace(parked.envelope, attempts=0, failing_since=None))
+        # The item may have failed again by now, and lie here anew under the same name.
+        removed = await self.blobs.delete_version(QUARANTINE_CONTAINER, name, found.etag)
+        return Done.REPLAYED if removed else Done.CHANGED
+
+    async def discard(self, name: str) -> Done:
+        """Delete an entry, and the blob of its claim check if it has one.
+
+        Raises:
+            UnavailableError: storage did not answer.
+            MalformedInputError: the blob was not written by quarantine.
+        """
+        found = await self.blobs.get_version(QUARANTINE_CONTAINER, name)
+        if found is None:
+            return Done.GONE
+        parked = _parked(found.data)
+        if parked.envelope is not None and parked.envelope.claim is not None:
+            await self.blobs.delete(CLAIMS_CONTAINER, parked.envelope.claim)
+        removed = await self.blobs.delete_version(QUARANTINE_CONTAINER, name, found.etag)
+        return Done.DISCARDED if removed else Done.CHANGED
+
+    async def _put(self, queue: str, envelope: Envelope) -> None:
+        message = to_message(envelope)
+        if message.claim_name is not None:
+            await self.blobs.put(CLAIMS_CONTAINER, message.claim_name, message.body)
+        await self.queues.put(queue, message.queue_body, "base64")
+
+
+def _parked(data: bytes) -> Parked:
+    try:
+        parked = msgspec.json.decode(data, type=Parked)
+    except ValueError:
+        raise MalformedInputError("not an entry of quarantine", reason="quarantine-malformed") from None
+    if parked.queue not in RAW_QUEUES:
+        raise MalformedInputError("an entry of quarantine names no raw queue", reason="quarantine-malformed")
+    return parked
+
+
+def _entry(listed: Listed) -> Entry:
+    about = listed.metadata
+    try:
+        quarantined = datetime.fromisoformat(about.get("quarantined", ""))
+    except ValueError:
+        quarantined = datetime.fromtimestamp(0, UTC)  # not written by quarantine: shown as old as can be
+    return Entry(
+        listed.name,
+        about.get("reason", _UNKNOWN),
+        about.get("kind", _UNKNOWN),
+        about.get("queue", listed.name.partition("/")[0]),
+        quarantined,
+    )
