@@ -1,10 +1,339 @@
 """`manage.py subscriptions`: the subscriptions in Graph, beside the desired ones."""
 
-from commands.terminal import group
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final
+
+import typer
+from rich.table import Column
+from rich.text import Text
+
+from commands.terminal import Json, Yes, confirm, console, fail, group, perform, print_json, span, table
+from commands.workshop import Workshop
+from shared.domain.execution import Outcome, Result, Terms
+from shared.domain.graph import Subscription
+from shared.domain.subscriptions import Action, Lifetimes, Reason, Standing, Verb
+from shared.services.batches import Batches
+from shared.services.renew import Failure, Forecast, RenewalReport
+
+_BUDGET: Final = timedelta(minutes=8)
+_BAR: Final = 20  # characters
+_RESOURCE: Final = 40  # characters
+
+_WHY: Final = {
+    Reason.MISSING: "it does not exist",
+    Reason.HALF_LIFE: "half of its life is over",
+    Reason.REAUTHORIZATION: "Graph asked for it",
+    Reason.CERTIFICATE: "the certificate was rotated",
+    Reason.NOTIFICATION_URL: "the notification URL has changed",
+    Reason.CLIENT_STATE: "the client state was rotated",
+    Reason.UNKNOWN_MARK: "it was made with another client state or lifecycle URL",
+    Reason.RESOURCE_DATA: "resource data is wanted, or no longer wanted",
+    Reason.CHANGE_TYPE: "its change types are not the desired ones",
+    Reason.SUPERSEDED: "the list of users has changed",
+    Reason.DUPLICATE: "there is another one for the same resource",
+    Reason.UNWANTED: "nothing asks for it",
+    Reason.FRESH: "all is well",
+    Reason.FOREIGN: "it delivers elsewhere: not ours",
+    Reason.UNKNOWN_RESOURCE: "its resource is not in the catalogue",
+}
+_COLOURS: Final = {
+    Verb.CREATE: "green",
+    Verb.RENEW: "cyan",
+    Verb.REPLACE: "yellow",
+    Verb.DELETE: "red",
+    Verb.LEAVE: "dim",
+}
 
 app = group("Graph's subscriptions, beside the desired ones.")
 
+Prune = Annotated[bool, typer.Option("--prune", help="Also delete what is ours and nothing asks for.")]
 
-@app.callback()
-def subscriptions() -> None:
-    """Graph's subscriptions, beside the desired ones."""
+
+@app.command()
+def plan(
+    prune: Prune = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also what stays as it is.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what a renewal run would change now, and why; change nothing."""
+
+    async def work(workshop: Workshop) -> Forecast:
+        return await workshop.renewal.plan(prune=prune)
+
+    forecast = perform(work, as_json=as_json)
+    if as_json:
+        shown = [action for action in forecast.actions if everything or action.verb is not Verb.LEAVE]
+        print_json(
+            {
+                "actions": [_action_json(action) for action in shown],
+                "failures": [_failure_json(failure) for failure in forecast.failures],
+            }
+        )
+    else:
+        _print_plan(forecast.actions, everything=everything)
+        _print_failures(forecast.failures)
+    if forecast.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def apply(prune: Prune = False, as_json: Json = False) -> None:
+    """Do now what the renewal timer does: create, renew and replace."""
+
+    async def work(workshop: Workshop) -> RenewalReport:
+        report = await workshop.renewal.run(prune=prune)
+        await workshop.renewal_states.save(report)
+        return report
+
+    report = perform(work, as_json=as_json)
+    done = {str(outcome): count for outcome, count in report.outcomes.items()}
+    if as_json:
+        print_json(
+            {
+                "desired": report.desired,
+                "live": report.live,
+                "outcomes": done,
+                "nearestExpirySeconds": None if report.nearest is None else round(report.nearest.total_seconds()),
+                "failures": [_failure_json(failure) for failure in report.failures],
+            }
+        )
+    else:
+        _print_counts(done)
+        nearest = "" if report.nearest is None else f"; the nearest end is {span(report.nearest)} away"
+        console().print(f"{report.desired} desired, {report.live} live{nearest}")
+        _print_failures(report.failures)
+    if report.failures:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_subscriptions(as_json: Json = False) -> None:
+    """List Graph's subscriptions, with what is left of their lives."""
+
+    async def work(workshop: Workshop) -> list[tuple[Subscription, str]]:
+        return [(one, _state(one, workshop)) for one in await _listed(workshop)]
+
+    found = perform(work, as_json=as_json)
+    now = datetime.now().astimezone()
+    if as_json:
+        print_json([_subscription_json(one, now) | {"state": state} for one, state in found])
+        return
+    if not found:
+        console().print("There are no subscriptions.")
+        return
+    shown = table(Column("id", min_width=36), "kind", _resource_column(), "left", "", "state")
+    for one, state in found:
+        shown.add_row(one.id, _kind(one), one.resource, span(one.expires - now), _life(one, now), _state_text(state))
+    console().print(shown)
+
+
+@app.command()
+def delete(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids as `list` shows them.")],
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Delete subscriptions of ours by id. Desired ones come back with the next renewal run."""
+    confirm(
+        f"Delete {len(ids)}? Nothing is notified of what they were for until they are back.", yes=yes, as_json=as_json
+    )
+
+    async def work(workshop: Workshop) -> list[Result] | str:
+        found = {one.id: one for one in await _listed(workshop)}
+        for name in ids:
+            if name not in found:
+                return f"there is no subscription {name}"
+            if not workshop.endpoint.owns(found[name].notification_url):
+                return f"{name} delivers elsewhere: it is not ours to delete"
+        return await _delete([found[name] for name in dict.fromkeys(ids)], workshop)
+
+    result = perform(work, as_json=as_json)
+    if isinstance(result, str):
+        fail(result, reason="not-ours", as_json=as_json)
+    _report(result, as_json=as_json)
+
+
+@app.command()
+def prune(yes: Yes = False, as_json: Json = False) -> None:
+    """Delete the subscriptions that are ours and that nothing asks for."""
+
+    async def survey(workshop: Workshop) -> Forecast:
+        return await workshop.renewal.plan(prune=True)
+
+    forecast = perform(survey, as_json=as_json)
+    if forecast.failures:
+        if not as_json:
+            _print_failures(forecast.failures)
+        fail("nothing is deleted while the whole picture is not known", reason="incomplete", as_json=as_json)
+    unwanted = [
+        action.subscription
+        for action in forecast.actions
+        if action.verb is Verb.DELETE and action.reason is Reason.UNWANTED and action.subscription is not None
+    ]
+    if not unwanted:
+        _report([], as_json=as_json)
+        return
+    if not as_json:
+        _print_plan([action for action in forecast.actions if action.subscription in unwanted], everything=True)
+    confirm(f"Delete these {len(unwanted)}?", yes=yes, as_json=as_json)
+
+    async def work(workshop: Workshop) -> list[Result]:
+        return await _delete(unwanted, workshop)
+
+    _report(perform(work, as_json=as_json), as_json=as_json)
+
+
+async def _listed(workshop: Workshop) -> list[Subscription]:
+    """All subscriptions, the next to end first."""
+    found = [
+        one
+        for tenant_id in sorted(workshop.settings.tenant_ids)
+        async for page in workshop.graph.subscription_pages(tenant_id)
+        for one in page
+    ]
+    return sorted(found, key=lambda one: one.expires)
+
+
+async def _delete(subscriptions: Iterable[Subscription], workshop: Workshop) -> list[Result]:
+    now = workshop.clock.now()
+    terms = Terms(workshop.endpoint, None, Lifetimes(), workshop.clock.now)
+    batches = Batches(workshop.graph, workshop.clock, terms, now + _BUDGET)
+    batches.add(Action(Verb.DELETE, Reason.UNWANTED, one.tenant_id, one.kind, now, None, one) for one in subscriptions)
+    batches.close()
+    return await batches.run()
+
+
+def _report(results: Sequence[Result], *, as_json: bool) -> None:
+    """Say what was deleted; exit code 1 where something was not."""
+    problems = {
+        result.action.subscription.id: result.error.reason
+        for result in results
+        if result.error is not None and result.action.subscription is not None
+    }
+    done = sum(result.outcome is Outcome.DELETED for result in results)
+    if as_json:
+        print_json({"deleted": done, "problems": problems})
+    else:
+        console().print(f"{done} deleted" if results else "There is nothing to delete.")
+        for name, problem in problems.items():
+            console(stderr=True).print(f"{name}: {problem}", style="red")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _print_plan(actions: Sequence[Action], *, everything: bool) -> None:
+    changes = [action for action in actions if everything or action.verb is not Verb.LEAVE]
+    if changes:
+        shown = table("action", "kind", Column("resource", overflow="fold"), "why", "left")
+        now = datetime.now().astimezone()
+        for action in changes:
+            shown.add_row(
+                Text(action.verb, style=_COLOURS[action.verb]),
+                "" if action.kind is None else action.kind.key,
+                _resource(action),
+                _WHY[action.reason],
+                "" if action.subscription is None else span(action.subscription.expires - now),
+            )
+        console().print(shown)
+        console().print()
+    counts = Counter(str(action.verb) for action in actions)
+    stay = counts.pop(str(Verb.LEAVE), 0)
+    console().print("; ".join((*(f"{count} to {verb}" for verb, count in counts.items()), f"{stay} stay as they are")))
+
+
+def _print_counts(counts: dict[str, int]) -> None:
+    shown = table("", "")
+    shown.show_header = False
+    for name, count in counts.items():
+        shown.add_row(name, str(count))
+    console().print(shown)
+
+
+def _print_failures(failures: Iterable[Failure]) -> None:
+    for failure in failures:
+        times = f" ({failure.count} times)" if failure.count > 1 else ""
+        console(stderr=True).print(
+            f"{failure.kind or 'subscriptions'}: {failure.reason}{times}: {failure.detail}", style="red", markup=False
+        )
+
+
+def _action_json(action: Action) -> dict[str, Any]:
+    old = action.subscription
+    return {
+        "action": str(action.verb),
+        "reason": str(action.reason),
+        "tenantId": action.tenant_id,
+        "kind": None if action.kind is None else action.kind.key,
+        "resource": _resource(action),
+        "subscriptionId": None if old is None else old.id,
+        "expires": None if old is None else old.expires.isoformat(),
+    }
+
+
+def _failure_json(failure: Failure) -> dict[str, Any]:
+    return {
+        "tenantId": failure.tenant_id,
+        "kind": failure.kind,
+        "reason": failure.reason,
+        "count": failure.count,
+        "detail": failure.detail,
+        "subscriptionId": failure.subscription_id,
+    }
+
+
+def _subscription_json(one: Subscription, now: datetime) -> dict[str, Any]:
+    return {
+        "id": one.id,
+        "tenantId": one.tenant_id,
+        "kind": None if one.kind is None else one.kind.key,
+        "resource": one.resource,
+        "expires": one.expires.isoformat(),
+        "remainingSeconds": round((one.expires - now).total_seconds()),
+        "certificateId": one.certificate_id,
+    }
+
+
+def _resource(action: Action) -> str:
+    if action.desired is not None:
+        return action.desired.resource
+    return "" if action.subscription is None else action.subscription.resource
+
+
+def _resource_column() -> Column:
+    """One line to a resource, however long it is; JSON has all of it."""
+    return Column("resource", no_wrap=True, overflow="ellipsis", max_width=_RESOURCE)
+
+
+def _kind(one: Subscription) -> str:
+    return "?" if one.kind is None else one.kind.key
+
+
+def _state(one: Subscription, workshop: Workshop) -> str:
+    if not workshop.endpoint.owns(one.notification_url):
+        return "foreign"
+    standing, _ = workshop.endpoint.standing(one.notification_url)
+    return str(standing)
+
+
+def _state_text(state: str) -> Text:
+    """Whose it is, and which client state it carries."""
+    texts = {
+        str(Standing.CURRENT): ("ours", "green"),
+        str(Standing.PREVIOUS): ("ours, of the previous client state", "yellow"),
+        str(Standing.UNKNOWN): ("ours, of an unknown client state: refused", "red"),
+    }
+    text, style = texts.get(state, ("not ours", "dim"))
+    return Text(text, style=style)
+
+
+def _life(one: Subscription, now: datetime) -> Text:
+    """What is left, of the longest life that Graph grants the kind; renewal is due at half of it."""
+    if one.kind is None:
+        return Text()
+    share = min(max((one.expires - now) / one.kind.max_lifetime, 0.0), 1.0)
+    filled = round(share * _BAR)
+    # Renewal comes by every five minutes, so a subscription well below half is one that it does not reach.
+    style = "green" if share > 0.45 else "yellow" if share > 0.2 else "red"
+    return Text.assemble(("█" * filled, style), ("░" * (_BAR - filled), "dim"))

@@ -1,8 +1,86 @@
 """What all commands share in speaking to whoever runs them."""
 
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Annotated, Any, Final, Never
+
 import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from commands.workshop import Workshop
+from shared.domain.errors import SwitchboardError
+
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of tables and bars.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+_WIDTH: Final = 140  # where no terminal says how wide it is
+_UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def group(about: str) -> typer.Typer:
     """An empty group of commands that shows its help when called without one."""
     return typer.Typer(help=about, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where to print for people."""
+    found = Console(stderr=stderr, highlight=False)
+    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=_WIDTH)
+
+
+def table(*columns: Column | str) -> Table:
+    """An empty table in the style of all the others."""
+    return Table(*columns, box=None, pad_edge=False, header_style="bold")
+
+
+def print_json(found: Any) -> None:
+    """Print for programs."""
+    typer.echo(json.dumps(found, indent=2))
+
+
+def perform[T](work: Callable[[Workshop], Awaitable[T]], *, as_json: bool) -> T:
+    """Do what a command is for; where that cannot be done, say why and end with exit code 1."""
+
+    async def within() -> T:
+        async with Workshop() as workshop:
+            return await work(workshop)
+
+    try:
+        return asyncio.run(within())
+    except SwitchboardError as error:
+        fail(str(error), reason=error.reason, as_json=as_json)
+
+
+def fail(problem: str, *, reason: str, as_json: bool) -> Never:
+    """Say what is wrong and end with exit code 1."""
+    if as_json:
+        print_json({"error": {"reason": reason, "message": problem}})
+    else:
+        console(stderr=True).print(problem, markup=False)
+    raise typer.Exit(1)
+
+
+def confirm(question: str, *, yes: bool, as_json: bool) -> None:
+    """Ask, unless told not to; end the command on a no."""
+    if yes:
+        return
+    if as_json or not sys.stdin.isatty():
+        raise typer.BadParameter("there is nobody to ask: say --yes")
+    typer.confirm(question, abort=True)
+
+
+def span(length: timedelta) -> str:
+    """A length of time, to two units: ``1 d 4 h``, ``53 min 20 s``."""
+    seconds = int(abs(length.total_seconds()))
+    parts: list[str] = []
+    for size, unit in _UNITS:
+        if seconds >= size or (size == 1 and not parts):
+            parts.append(f"{seconds // size} {unit}")
+            seconds %= size
+        elif parts:
+            break
+    return ("-" if length < timedelta(0) else "") + " ".join(parts[:2])

@@ -7,9 +7,14 @@ PKCS#12 in base64 or as PEM ("Get started with Key Vault certificates", "Composi
 import asyncio
 import re
 from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
 from typing import Any, Final
 
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.core.rest import HttpRequest
 from azure.keyvault.secrets import KeyVaultSecret
 from azure.keyvault.secrets.aio import SecretClient
 from cryptography import x509
@@ -26,6 +31,16 @@ from shared.domain.subscriptions import EncryptionCertificate
 from shared.settings import is_loopback
 
 _VERSION: Final = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateDetails:
+    """A version of the certificate. `key_size` is in bits."""
+
+    id: str
+    key_size: int
+    not_before: datetime
+    expires: datetime
 
 
 class KeyVaultCertificates:
@@ -81,6 +96,41 @@ class KeyVaultCertificates:
         return EncryptionCertificate(
             id=f"{self._name}/{secret.properties.version}", der_base64=b64encode(der).decode("ascii")
         )
+
+    async def inspect(self) -> "CertificateDetails":
+        """What the newest version is like, for those who look after it.
+
+        Raises:
+            UnknownCertificateError: Key Vault has none, or one without an RSA key.
+            UnavailableError: Key Vault did not answer, or refused.
+        """
+        secret = await self._get(None)
+        certificate, key = await asyncio.to_thread(_parse, secret)
+        return CertificateDetails(
+            id=f"{self._name}/{secret.properties.version}",
+            key_size=key.key_size,
+            not_before=certificate.not_valid_before_utc,
+            expires=certificate.not_valid_after_utc,
+        )
+
+    async def policy(self) -> Mapping[str, Any] | None:
+        """The certificate's policy ("Get Certificate Policy"); None where this identity may not read it.
+
+        Raises:
+            UnavailableError: Key Vault did not answer.
+        """
+        request = HttpRequest("GET", f"/certificates/{self._name}/policy")
+        try:
+            response = await self._client.send_request(request)
+        except AzureError as error:
+            raise UnavailableError("Key Vault", reason="key-vault-no-answer") from error
+        found = response.json() if response.status_code == HTTPStatus.OK else None
+        return found if isinstance(found, Mapping) else None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+        await self._credential.close()
 
     async def _load(self, version: str) -> RSAPrivateKey:
         secret = await self._get(version)

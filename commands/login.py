@@ -1,0 +1,43 @@
+"""`manage.py login`: somebody signs in, because Graph gives presence to people alone."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from commands.terminal import Json, console, perform, print_json, span
+from commands.workshop import Workshop
+from shared.adapters.sign_in import PERMISSION, SignInPrompt
+
+Tenant = Annotated[str | None, typer.Option(help="Which of GRAPH_TENANT_IDS; not needed where there is one.")]
+
+
+def login(tenant: Tenant = None, as_json: Json = False) -> None:
+    """Sign in by device code, so that presence can be subscribed to."""
+
+    def prompt(wanted: SignInPrompt) -> None:
+        console(stderr=True).print(
+            f"Open [bold]{wanted.url}[/] and enter the code [bold]{wanted.code}[/]"
+            f" (good for {span(wanted.expires - datetime.now(UTC))}).\n"
+            f"Sign in as somebody who may read the presence of the users in question; {PERMISSION} is asked for."
+        )
+
+    async def work(workshop: Workshop) -> tuple[str, str]:
+        tenant_id = _choose(tenant, workshop.settings.tenant_ids)
+        return tenant_id, await asyncio.to_thread(workshop.sign_ins.user(tenant_id).sign_in, prompt)
+
+    tenant_id, user_id = perform(work, as_json=as_json)
+    if as_json:
+        print_json({"tenantId": tenant_id, "userId": user_id})
+        return
+    console().print(f"Signed in to tenant {tenant_id} as user {user_id}. Key Vault keeps the sign-in.")
+    console().print("The next renewal run subscribes; `manage.py subscriptions apply` does so now.")
+
+
+def _choose(tenant: str | None, served: frozenset[str]) -> str:
+    if tenant is None and len(served) == 1:
+        return next(iter(served))
+    if tenant is None or tenant.lower() not in served:
+        raise typer.BadParameter(f"say which tenant: --tenant with one of {', '.join(sorted(served))}")
+    return tenant.lower()

@@ -1,0 +1,122 @@
+"""The app's parts, put together for one command."""
+
+import os
+from contextlib import AsyncExitStack
+from functools import cached_property
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from commands.environment import environment
+from shared.adapters.blobs import Blobs
+from shared.adapters.credentials import GraphCredentials
+from shared.adapters.desired_state import DesiredStateSource
+from shared.adapters.graph import GraphClient
+from shared.adapters.key_vault import KeyVaultCertificates
+from shared.adapters.queues import Queues
+from shared.adapters.sign_in import SignIns
+from shared.adapters.storage import StorageAccount
+from shared.clock import SystemClock
+from shared.domain.errors import SettingsError
+from shared.domain.subscriptions import Endpoint
+from shared.services.renew import Renewal
+from shared.services.renewal_state import RenewalStates
+from shared.settings import Settings, load
+
+
+class Workshop:
+    """Parts that are made when they are first needed and closed when the command ends.
+
+    Every property may raise SettingsError.
+    """
+
+    def __init__(self) -> None:
+        self.clock = SystemClock()
+        self._closing = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._closing.__aexit__(kind, error, trace)
+
+    @cached_property
+    def settings(self) -> Settings:
+        try:
+            # The SDKs look for their own settings (identity, certificates) in the environment.
+            os.environ.update(environment())
+        except msgspec.DecodeError as error:
+            raise SettingsError([f"local.settings.json: {error}"]) from error
+        return load(os.environ)
+
+    @cached_property
+    def account(self) -> StorageAccount:
+        account = StorageAccount(self.settings.storage)
+        self._closing.push_async_callback(account.queues.close)
+        self._closing.push_async_callback(account.blobs.close)
+        return account
+
+    @cached_property
+    def queues(self) -> Queues:
+        return Queues(self.account)
+
+    @cached_property
+    def blobs(self) -> Blobs:
+        return Blobs(self.account)
+
+    @cached_property
+    def certificates(self) -> KeyVaultCertificates:
+        certificates = KeyVaultCertificates(self.settings.key_vault_url, self.settings.certificate_name)
+        self._closing.push_async_callback(certificates.close)
+        return certificates
+
+    @cached_property
+    def sign_ins(self) -> SignIns:
+        settings = self.settings
+        sign_ins = SignIns(
+            vault_url=settings.key_vault_url,
+            login_endpoint=settings.login_endpoint,
+            graph_endpoint=settings.graph_endpoint,
+            app_id=settings.sign_in_app_id,
+        )
+        self._closing.callback(sign_ins.close)
+        return sign_ins
+
+    @cached_property
+    def credentials(self) -> GraphCredentials:
+        credentials = GraphCredentials(self.sign_ins)
+        self._closing.callback(credentials.close)
+        return credentials
+
+    @cached_property
+    def graph(self) -> GraphClient:
+        graph = GraphClient(self.settings.graph_endpoint, self.credentials, self.clock)
+        self._closing.callback(graph.close)
+        return graph
+
+    @cached_property
+    def desired(self) -> DesiredStateSource:
+        return DesiredStateSource(self.settings.subscriptions, self.blobs, self.settings.tenant_ids)
+
+    @cached_property
+    def endpoint(self) -> Endpoint:
+        settings = self.settings
+        return Endpoint(settings.notification_url, settings.lifecycle_notification_url, settings.client_states)
+
+    @cached_property
+    def renewal(self) -> Renewal:
+        return Renewal(
+            graph=self.graph,
+            certificates=self.certificates,
+            desired=self.desired,
+            endpoint=self.endpoint,
+            tenant_ids=self.settings.tenant_ids,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def renewal_states(self) -> RenewalStates:
+        return RenewalStates(self.blobs)
