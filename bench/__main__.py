@@ -1,11 +1,13 @@
 """`python3 run.py bench [--quick]`."""
 
 import argparse
+from itertools import chain
 
 from rich.console import Console
 from rich.table import Table
 
 from bench.figures import figures
+from bench.pipeline import pipeline
 
 
 def main() -> None:
@@ -16,9 +18,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds: under a minute")
     arguments = parser.parse_args()
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
     table = Table("figure", "ratio", "lowest to highest", "itself", "reference", "rounds", "aim")
     with console.status("measuring …") as status:
-        for figure in figures(quick=arguments.quick):
+        for figure in chain(figures(quick=arguments.quick), pipeline(quick=arguments.quick)):
             table.add_row(
                 figure.name,
                 f"{figure.ratio:.2f}",

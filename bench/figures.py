@@ -91,7 +91,9 @@ class _Sink:
         return
 
 
-class _Keys:
+class FixedKeys:
+    """Entra ID's keys, at hand."""
+
     def __init__(self, keys: Mapping[str, RSAPublicKey]) -> None:
         self._keys = keys
 
@@ -110,7 +112,7 @@ def receive(count: int, rounds: int) -> Ratio:
     receiver = Receiver(
         queues=_Sink(),
         blobs=_Sink(),
-        signing_keys=_Keys({key.kid: key.private_key.public_key()}),
+        signing_keys=FixedKeys({key.kid: key.private_key.public_key()}),
         client_states=(STATE,),
         app_ids={APP},
         tenant_ids={TENANT},

@@ -78,7 +78,7 @@ def _clues(plaintext: bytes) -> tuple[str, Any]:
         return _NO_OBJECT, None
     except (ValueError, RecursionError):
         raise _not_json() from None
-    nested = clues.emergencyCallEvent if isinstance(clues.emergencyCallEvent, Mapping) else {}
+    nested = clues.emergencyCallEvent if isinstance(clues.emergencyCallEvent, dict) else {}
     # The published emergency page nests the event, the entity page has it flat.
     candidates = (nested.get("callEventType"), nested.get("eventType"), clues.eventType, clues.callEventType)
     word = next((found for found in map(event_word, candidates) if found), "")
@@ -178,7 +178,7 @@ def _event_id(notification: ChangeNotification) -> str | None:
     if isinstance(notification.id, str) and 0 < len(notification.id) <= _MAX_ID_CHARS:
         return notification.id
     content = notification.encrypted_content
-    signature = content.get("dataSignature") if isinstance(content, Mapping) else None
+    signature = content.get("dataSignature") if isinstance(content, dict) else None
     if not isinstance(signature, str):
         return None
     try:
@@ -210,7 +210,7 @@ def _basic_data(item: Item) -> bytes:
     """What a basic notification says, verbatim: its `resourceData`, else all but the secret and the ciphertext."""
     fields = _read_fields(item.raw)
     data = fields.get("resourceData")
-    if data is not None and isinstance(item.notification.resource_data, Mapping):
+    if data is not None and isinstance(item.notification.resource_data, dict):
         return bytes(data)
     return msgspec.json.encode({k: v for k, v in fields.items() if k not in {"clientState", "encryptedContent"}})
 

@@ -3,9 +3,10 @@
 Source: "Put Message" (Azure Queue Storage REST): a message is UTF-8 text of at most 64 KiB inside an XML document.
 """
 
-from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from typing import Final, Literal
+
+import pybase64
 
 type Encoding = Literal["base64", "none"]
 
@@ -23,7 +24,7 @@ def base64_bytes(count: int) -> int:
 def encode(body: bytes, encoding: Encoding) -> str:
     """The text that carries `body`, which is JSON, on a queue."""
     if encoding == "base64":
-        return b64encode(body).decode("ascii")
+        return pybase64.b64encode_as_string(body)
     return body.decode("utf-8").translate(_NOT_IN_XML) if b"\xef\xbf" in body else body.decode("utf-8")
 
 

@@ -234,4 +234,4 @@ def presence_path(user_ids: tuple[str, ...]) -> str:
 
 def odata_type_of(resource_data: object) -> Any:
     """`@odata.type` of a resource-data object, whatever that is; None where there is none."""
-    return resource_data.get("@odata.type") if isinstance(resource_data, Mapping) else None
+    return resource_data.get("@odata.type") if isinstance(resource_data, dict) else None

@@ -174,7 +174,7 @@ def seal_of(raw: bytes) -> Sealed | SwitchboardError:
     except MalformedInputError as error:
         return error
     content = item.notification.encrypted_content
-    return Sealed(item, content) if content is None or isinstance(content, Mapping) else MalformedContentError()
+    return Sealed(item, content) if content is None or isinstance(content, dict) else MalformedContentError()
 
 
 def open_items(envelope: Envelope, items: Sequence[Sealed | SwitchboardError], keys: Keys) -> list[Opened]:

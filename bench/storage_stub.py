@@ -1,0 +1,46 @@
+"""Storage that takes everything at once, in a process of its own: what is measured against it is our own CPU."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiohttp import web
+
+_MESSAGE = b"""<?xml version="1.0" encoding="utf-8"?><QueueMessagesList><QueueMessage>\
+<MessageId>00000000-0000-0000-0000-000000000000</MessageId><InsertionTime>Fri, 09 Oct 2026 21:04:30 GMT</InsertionTime>\
+<ExpirationTime>Fri, 31 Dec 9999 23:59:59 GMT</ExpirationTime><PopReceipt>AAAAAAAAAAAAAAAA</PopReceipt>\
+<TimeNextVisible>Fri, 09 Oct 2026 21:04:30 GMT</TimeNextVisible></QueueMessage></QueueMessagesList>"""
+
+
+@contextmanager
+def stub() -> Iterator[str]:
+    """Run it for the length of a `with` block; yields a connection string."""
+    process = subprocess.Popen([sys.executable, "-m", "bench.storage_stub"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        url = f"http://127.0.0.1:{process.stdout.readline().strip()}/bench"
+        yield f"AccountName=bench;AccountKey=YmVuY2g=;QueueEndpoint={url};BlobEndpoint={url}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def _answer(request: web.Request) -> web.Response:
+    await request.read()
+    return web.Response(status=201, body=_MESSAGE, content_type="application/xml")
+
+
+async def _main() -> None:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", _answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())
