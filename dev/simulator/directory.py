@@ -28,6 +28,7 @@ _COMPARE: Final[dict[str, Callable[[datetime, datetime], bool]]] = {
     "ge": datetime.__ge__,
 }
 _CLAUSE: Final = re.compile(r"startDateTime (lt|le|gt|ge) (\S+)")
+_PARTICIPANT: Final = re.compile(r"participants_v2/any\(p:p/id eq '([^']+)'\)")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class CallRecord:
     version: int = 1
     participants: int = 2
     sessions: int = 1
+    modified: datetime | None = None  # two minutes after the call's end, and later with each version, unless given
+
+    @property
+    def user_ids(self) -> tuple[str, ...]:
+        """The participants' object ids."""
+        return tuple(_principal_id(f"{self.id}/user/{number}") for number in range(self.participants))
 
     def entity(self) -> JSON:
         """The `callRecord` without what must be expanded."""
@@ -50,7 +57,7 @@ class CallRecord:
             "modalities": ["audio"],
             "startDateTime": graph_time(self.started),
             "endDateTime": graph_time(end),
-            "lastModifiedDateTime": graph_time(end + timedelta(minutes=self.version)),
+            "lastModifiedDateTime": graph_time(self.modified or end + timedelta(minutes=1 + self.version)),
             "joinWebUrl": None,
         }
 
@@ -102,17 +109,9 @@ class Directory:
 
     async def _records(self, request: GraphRequest, caller: Caller, _match: re.Match[str]) -> GraphResponse:
         _demand(caller, "CallRecords.Read.All")
-        condition = request.query.get("$filter", "")
-        clauses = [_CLAUSE.fullmatch(text.strip()) for text in condition.split(" and ")] if condition else []
-        bounds = [(_COMPARE[clause[1]], parse_time(clause[2])) for clause in clauses if clause is not None]
-        if len(bounds) < len(clauses):
-            raise bad_request(f"The filter '{condition}' is not supported.")
+        wanted = _wanted(request.query.get("$filter", ""))
         known = sorted(self.call_records.values(), key=lambda record: record.started)
-        found = [
-            record.entity()
-            for record in known
-            if not self._is_old(record) and all(compare(record.started, bound) for compare, bound in bounds)
-        ]
+        found = [record.entity() for record in known if not self._is_old(record) and wanted(record)]
         return GraphResponse(200, _page(request, found, self.record_page))
 
     async def _record(self, request: GraphRequest, caller: Caller, match: re.Match[str]) -> GraphResponse:
@@ -120,6 +119,8 @@ class Directory:
         record = self._find(match["id"])
         body = record.entity()
         expand = request.query.get("$expand", "")
+        if "sessions" in expand and "participants_v2" in expand:
+            raise bad_request("Only a single relationship can be expanded.")
         for part in ("sessions", "participants_v2"):
             if part in expand:
                 page = self._part(request, record, part, with_segments="segments" in expand)
@@ -181,8 +182,22 @@ class Directory:
         return GraphResponse(200, _page(request, assignments, 100))
 
 
+def _wanted(condition: str) -> Callable[[CallRecord], bool]:
+    """What a $filter of the list lets through."""
+    checks: list[Callable[[CallRecord], bool]] = []
+    for clause in condition.split(" and ") if condition else []:
+        if found := _CLAUSE.fullmatch(clause.strip()):
+            compare, bound = _COMPARE[found[1]], parse_time(found[2])
+            checks.append(lambda record, compare=compare, bound=bound: compare(record.started, bound))  # type: ignore[misc]
+        elif found := _PARTICIPANT.fullmatch(clause.strip()):
+            checks.append(lambda record, user=found[1]: user in record.user_ids)  # type: ignore[misc]
+        else:
+            raise bad_request(f"The filter '{condition}' is not supported.")
+    return lambda record: all(check(record) for check in checks)
+
+
 def _participant(record: CallRecord, number: int) -> JSON:
-    user = {"id": _principal_id(f"{record.id}/user/{number}"), "displayName": f"Participant {number}"}
+    user = {"id": record.user_ids[number], "displayName": f"Participant {number}"}
     return {"id": user["id"], "identity": {"user": user}, "administrativeUnitInfos": []}
 
 

@@ -1,7 +1,7 @@
 """Entra ID: signing keys and their discovery, the token endpoint, the device-code flow.
 
 Sources: Microsoft identity platform, "OpenID Connect", "OAuth 2.0 client credentials flow", "OAuth 2.0 device
-authorization grant flow", "Access tokens".
+authorization grant flow", "Access tokens", "Configure an application to trust a managed identity".
 """
 
 import base64
@@ -30,6 +30,8 @@ APP_ROLES: Final = (
     "User.Read.All",
     "Application.Read.All",
 )
+TOKEN_EXCHANGE: Final = "api://AzureADTokenExchange"
+_JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _DEVICE_CODE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"
 
 
@@ -82,8 +84,9 @@ def _first_keys() -> tuple[SigningKey, SigningKey]:
 class Entra:
     """Keys and grants. Attributes without underscore are switches, to be set at any time from any thread.
 
-    Client credentials are accepted for every client id with `client_secret`. With `auto_approve`, a device code is
-    approved for that user at once.
+    Client credentials are accepted for every client id with `client_secret`, and for one in `federated` with a token of
+    the managed identity that it trusts: client id of the application -> client id of the identity, both of the first
+    tenant. With `auto_approve`, a device code is approved for that user at once.
     """
 
     clock: Clock
@@ -100,6 +103,7 @@ class Entra:
     auto_approve: User | None = None
     validation_token_version: TokenVersion = 2
     validation_token_lifetime: timedelta = timedelta(hours=24)
+    federated: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
@@ -158,7 +162,7 @@ class Entra:
             caller=client_id,
             tenant_id=tenant_id,
             now=now,
-            version=1,
+            version=2 if audience == TOKEN_EXCHANGE else 1,
             lifetime=self.access_token_lifetime,
         )
         if self._is_graph(audience):
@@ -273,7 +277,9 @@ class Entra:
                 raise TokenError(400, "unsupported_grant_type", f"AADSTS70003: Unsupported grant type '{other}'.")
 
     def _grant_client_credentials(self, tenant_id: str, form: Mapping[str, str]) -> dict[str, Any]:
-        if not secrets.compare_digest(form.get("client_secret", "").encode(), self.client_secret.encode()):
+        if "client_assertion" in form:
+            self._check_assertion(form)
+        elif not secrets.compare_digest(form.get("client_secret", "").encode(), self.client_secret.encode()):
             raise TokenError(401, "invalid_client", "AADSTS7000215: Invalid client secret provided.")
         scope = form.get("scope", "")
         if not scope.endswith("/.default"):
@@ -283,6 +289,14 @@ class Entra:
         )
         seconds = int((expires - self.clock.now()).total_seconds())
         return {"token_type": "Bearer", "expires_in": seconds, "ext_expires_in": seconds, "access_token": token}
+
+    def _check_assertion(self, form: Mapping[str, str]) -> None:
+        """A federated identity credential: issuer, subject and audience must be those that the application trusts."""
+        caller = self.verify(f"Bearer {form['client_assertion']}", [TOKEN_EXCHANGE])
+        if caller is None or form.get("client_assertion_type") != _JWT_BEARER:
+            raise TokenError(401, "invalid_client", "AADSTS700211: The client assertion is not valid.")
+        if (caller.tenant_id, caller.app_id) != (self.tenants[0], self.federated.get(form.get("client_id", ""))):
+            raise TokenError(401, "invalid_client", "AADSTS700213: No matching federated identity record found.")
 
     def _grant_device_code(self, code: str) -> dict[str, Any]:
         with self._lock:

@@ -58,7 +58,8 @@ class Simulator:
         self.app_id = app_id
         self.tenants = tuple(tenants)
         self.faults = Faults(clock)
-        self.entra = Entra(clock, self.tenants, app_id)
+        # Only the first tenant knows the managed identity; the application that trusts it is known in all.
+        self.entra = Entra(clock, self.tenants, app_id, federated={app_id: app_id})
         self.identity = ManagedIdentity(self.entra, self.tenants[0])
         self.vault = KeyVault(clock, certificate_name)
         self._courier = Courier(clock)

@@ -59,12 +59,24 @@ class TestDirectory:
         sim.directory.call_records["r"] = CallRecord("r", sim.clock.now(), participants=300, sessions=70)
         path = "/v1.0/communications/callRecords/r"
         assert "sessions" not in graph("GET", path).json()
-        record = graph("GET", f"{path}?$expand=sessions($expand=segments),participants_v2").json()
+        record = graph("GET", f"{path}?$expand=sessions($expand=segments)").json()
         rest = pages(graph, record["sessions@odata.nextLink"])
         assert [len(page) for page in (record["sessions"], *rest)] == [60, 10]
         assert all(len(session["segments"]) == 1 for page in rest for session in page)
+        record = graph("GET", f"{path}?$expand=participants_v2").json()
         people = pages(graph, record["participants_v2@odata.nextLink"])
         assert [len(page) for page in (record["participants_v2"], *people)] == [130, 130, 40]
+        assert [len(page) for page in pages(graph, f"{path}/participants_v2")] == [130, 130, 40]
+        assert graph("GET", f"{path}?$expand=sessions,participants_v2").status_code == 400
+
+    def test_call_records_are_filtered_by_participant(self, graph: GraphClient, sim: Simulator) -> None:
+        for name in ("a", "b"):
+            sim.directory.call_records[name] = CallRecord(name, sim.clock.now() - timedelta(hours=1))
+        user = sim.directory.call_records["b"].user_ids[1]
+        since = f"{sim.clock.now() - timedelta(hours=2):%Y-%m-%dT%H:%M:%SZ}"
+        condition = f"startDateTime ge {since} and participants_v2/any(p:p/id eq '{user}')"
+        found = graph("GET", "/v1.0/communications/callRecords", params={"$filter": condition}).json()["value"]
+        assert [entry["id"] for entry in found] == ["b"]
 
     def test_the_service_principal_tells_of_its_assignments(self, graph: GraphClient, sim: Simulator) -> None:
         path = f"/v1.0/servicePrincipals(appId='{sim.app_id}')"

@@ -5,6 +5,7 @@ import pytest
 import requests
 from azure.core.exceptions import ClientAuthenticationError
 from azure.identity import (
+    ClientAssertionCredential,
     ClientSecretCredential,
     CredentialUnavailableError,
     DeviceCodeCredential,
@@ -102,6 +103,28 @@ class TestClientCredentials:
     def test_the_wrong_one_does_not(self, sim: Simulator) -> None:
         with pytest.raises(ClientAuthenticationError, match="AADSTS7000215"):
             self.credential(sim, "wrong").get_token(SCOPE)
+
+    @pytest.mark.parametrize(
+        ("audience", "trusted", "accepted"),
+        [
+            ("api://AzureADTokenExchange", True, True),
+            ("api://other", True, False),
+            ("api://AzureADTokenExchange", False, False),
+        ],
+    )
+    def test_a_managed_identity_can_stand_in_for_a_secret(
+        self, audience: str, trusted: bool, accepted: bool, sim: Simulator
+    ) -> None:
+        sim.entra.federated = {"client": sim.app_id} if trusted else {}
+        identity = ManagedIdentityCredential()
+        credential = ClientAssertionCredential(
+            sim.tenants[0], "client", lambda: identity.get_token(f"{audience}/.default").token, authority=sim.login_url
+        )
+        if accepted:
+            assert claims_of(credential.get_token(SCOPE).token)["appid"] == "client"
+        else:
+            with pytest.raises(ClientAuthenticationError, match="AADSTS7002"):
+                credential.get_token(SCOPE)
 
     def test_an_unknown_tenant_does_not(self, sim: Simulator) -> None:
         answer = requests.post(
