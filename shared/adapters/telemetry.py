@@ -4,7 +4,14 @@ Whether anything listens is the deployment's business; without an SDK every call
 below are a contract with the queries of the workbook and the alerts. No attribute ever holds more than an id.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
+
+from opentelemetry import context, metrics, trace
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from shared.domain.errors import SwitchboardError
 
 # Counters, unless said otherwise. Azure Monitor shows attributes as `Properties` of `AppMetrics`.
 RECEIVED: Final = "switchboard.received"
@@ -42,3 +49,127 @@ ATTRIBUTES: Final = {
     REMAINING: (KIND,),
 }
 """The attributes of each metric: all that a query may refer to."""
+
+# Bounds of the histogram in seconds: from a warm pipeline's tens of milliseconds to an outage's hours.
+_LATENCY_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400)
+
+_SCOPE: Final = "switchboard"
+_SYSTEM: Final = "azure_storage_queues"  # the semantic conventions list no word for these queues
+
+
+class OpenTelemetry:
+    """Fills `shared.services.telemetry.Telemetry` with the providers that the worker set up before its first call."""
+
+    def __init__(
+        self, meters: metrics.MeterProvider | None = None, tracers: trace.TracerProvider | None = None
+    ) -> None:
+        """Make the instruments.
+
+        Args:
+            meters: None for the process's.
+            tracers: None for the process's.
+        """
+        meter = metrics.get_meter(_SCOPE, meter_provider=meters)
+        tracers = tracers or trace.get_tracer_provider()
+        # A span that nobody records costs as much as all else together.
+        self._tracing = not isinstance(tracers, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+        self._tracer = tracers.get_tracer(_SCOPE)
+        self._received = meter.create_counter(RECEIVED, "{notification}", "notifications durably queued")
+        self._refused = meter.create_counter(REFUSED, "{notification}", "notifications not taken")
+        self._decrypted = meter.create_counter(DECRYPTED, "{notification}", "notifications decrypted")
+        self._written = meter.create_counter(WRITTEN, "{event}", "events written")
+        self._quarantined = meter.create_counter(QUARANTINED, "{notification}", "notifications put into quarantine")
+        self._latency = meter.create_histogram(
+            LATENCY, "s", "time until an event was written", explicit_bucket_boundaries_advisory=_LATENCY_BOUNDS
+        )
+        self._renewals = meter.create_counter(RENEWALS, "{subscription}", "subscriptions dealt with by renewal runs")
+        self._remaining = meter.create_gauge(REMAINING, "s", "life left of the subscription nearest to its end")
+
+    def received(self, queue: str, count: int) -> None:
+        self._received.add(count, {QUEUE: queue})
+
+    def refused(self, reason: str, count: int) -> None:
+        self._refused.add(count, {REASON: reason})
+
+    def decrypted(self, queue: str, count: int) -> None:
+        self._decrypted.add(count, {QUEUE: queue})
+
+    def written(self, event_type: str, queue: str, *, since_event: float | None, since_receipt: float) -> None:
+        self._written.add(1, {TYPE: event_type})
+        # Two clocks are compared: an event from the future took no time.
+        self._latency.record(max(since_receipt, 0.0), {SINCE: "receipt", QUEUE: queue})
+        if since_event is not None:
+            self._latency.record(max(since_event, 0.0), {SINCE: "event", QUEUE: queue})
+
+    def quarantined(self, reason: str, queue: str) -> None:
+        self._quarantined.add(1, {REASON: reason, QUEUE: queue})
+
+    def renewed(self, outcomes: Mapping[str, int], remaining: Mapping[str, float]) -> None:
+        for outcome, count in outcomes.items():
+            self._renewals.add(count, {OUTCOME: outcome})
+        for kind, seconds in remaining.items():
+            self._remaining.set(seconds, {KIND: kind})
+
+    def sending(self, queue: str, count: int, traceparent: str) -> AbstractContextManager[str]:
+        """A span within the invocation where that is traced, else after the caller's."""
+        if not self._tracing:
+            return nullcontext(traceparent)
+        here = trace.get_current_span().get_span_context()
+        parent = here if here.is_valid else _span_context(traceparent)
+        return self._span(f"send {queue}", SpanKind.PRODUCER, parent, _about("send", queue, count))
+
+    def processing(self, queue: str, message_id: str, count: int, traceparent: str) -> AbstractContextManager[str]:
+        """A span after the one that put the message there, so that the way from POST to event is one operation.
+
+        The platform begins an operation of its own for each invocation; a link leads to it.
+        """
+        if not self._tracing:
+            return nullcontext(traceparent)
+        invocation = trace.get_current_span().get_span_context()
+        links = [Link(invocation)] if invocation.is_valid else []
+        attributes = {**_about("process", queue, count), "messaging.message.id": message_id}
+        return self._span(f"process {queue}", SpanKind.CONSUMER, _span_context(traceparent), attributes, links)
+
+    @contextmanager
+    def _span(
+        self,
+        name: str,
+        kind: SpanKind,
+        parent: SpanContext,
+        attributes: Mapping[str, str | int],
+        links: Sequence[Link] = (),
+    ) -> Iterator[str]:
+        """A span that is the current one meanwhile; what an exception says is kept out of it, as it may hold data."""
+        before = trace.set_span_in_context(NonRecordingSpan(parent))
+        span = self._tracer.start_span(name, before, kind, attributes, links)
+        token = context.attach(trace.set_span_in_context(span))
+        try:
+            yield _traceparent(span.get_span_context())
+        except Exception as error:
+            reason = error.reason if isinstance(error, SwitchboardError) else type(error).__name__
+            span.set_status(Status(StatusCode.ERROR, reason))
+            raise
+        finally:
+            context.detach(token)
+            span.end()
+
+
+def _about(operation: str, queue: str, count: int) -> Mapping[str, str | int]:
+    """Attributes by the semantic conventions for messaging spans."""
+    return {
+        "messaging.system": _SYSTEM,
+        "messaging.operation.type": operation,
+        "messaging.operation.name": operation,
+        "messaging.destination.name": queue,
+        "messaging.batch.message_count": count,
+    }
+
+
+def _span_context(traceparent: str) -> SpanContext:
+    """W3C's `traceparent` ("Trace Context"), which was checked when it was received."""
+    _, trace_id, span_id, flags = traceparent.split("-")
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
+
+
+def _traceparent(found: SpanContext) -> str:
+    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"

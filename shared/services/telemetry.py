@@ -1,0 +1,75 @@
+"""What services tell about their work, and to whom: the port that `shared.adapters.telemetry` fills."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final, Protocol
+
+
+class Telemetry(Protocol):
+    """Takes figures and the beginnings and ends of work. Nothing it is told may hold more than ids.
+
+    Traces are joined across the queues by W3C traceparents: each context manager takes that of what came before, and
+    gives the one to pass on.
+    """
+
+    def received(self, queue: str, count: int) -> None:
+        """That many notifications are durably on a raw queue."""
+
+    def refused(self, reason: str, count: int) -> None:
+        """That many notifications, or one body that is no collection, were not taken."""
+
+    def decrypted(self, queue: str, count: int) -> None:
+        """The content of that many notifications of a raw queue was decrypted."""
+
+    def written(self, event_type: str, queue: str, *, since_event: float | None, since_receipt: float) -> None:
+        """An event is durably on its queue.
+
+        Args:
+            event_type: the CloudEvent's.
+            queue: the raw queue that its notification came by.
+            since_event: seconds since it happened, by Graph's clock; None where Graph does not say when.
+            since_receipt: seconds since its notification was received.
+        """
+
+    def quarantined(self, reason: str, queue: str) -> None:
+        """A notification or a message of a raw queue was parked."""
+
+    def renewed(self, outcomes: Mapping[str, int], remaining: Mapping[str, float]) -> None:
+        """A renewal run is over.
+
+        Args:
+            outcomes: subscriptions by what became of them.
+            remaining: seconds of life left of the subscription nearest to its end, by kind.
+        """
+
+    def sending(self, queue: str, count: int, traceparent: str) -> AbstractContextManager[str]:
+        """Around the putting of notifications on a raw queue, or of events on theirs."""
+
+    def processing(self, queue: str, message_id: str, count: int, traceparent: str) -> AbstractContextManager[str]:
+        """Around the handling of one raw message."""
+
+
+class _NoTelemetry:
+    """Takes no notice."""
+
+    def received(self, queue: str, count: int) -> None: ...
+
+    def refused(self, reason: str, count: int) -> None: ...
+
+    def decrypted(self, queue: str, count: int) -> None: ...
+
+    def written(self, event_type: str, queue: str, *, since_event: float | None, since_receipt: float) -> None: ...
+
+    def quarantined(self, reason: str, queue: str) -> None: ...
+
+    def renewed(self, outcomes: Mapping[str, int], remaining: Mapping[str, float]) -> None: ...
+
+    def sending(self, queue: str, count: int, traceparent: str) -> AbstractContextManager[str]:
+        return nullcontext(traceparent)
+
+    def processing(self, queue: str, message_id: str, count: int, traceparent: str) -> AbstractContextManager[str]:
+        return nullcontext(traceparent)
+
+
+NO_TELEMETRY: Final[Telemetry] = _NoTelemetry()
+"""For whoever has nobody to tell."""
