@@ -4,13 +4,15 @@ Settings come from the environment, else from `Values` in local.settings.json. E
 Exit codes: 0 well, 1 problems, 2 usage.
 """
 
-from commands import login, quarantine, subscriptions
+from commands import doctor, events, login, quarantine, subscriptions
 from commands.terminal import group
 
 app = group("Look after Switchboard: its subscriptions, its sign-in, its health.")
 app.add_typer(subscriptions.app, name="subscriptions")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(events.app, name="events")
 app.command()(login.login)
+app.command()(doctor.doctor)
 
 if __name__ == "__main__":
     app()

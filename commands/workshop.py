@@ -87,7 +87,10 @@ class Workshop:
 
     @cached_property
     def credentials(self) -> GraphCredentials:
-        credentials = GraphCredentials(self.sign_ins)
+        settings = self.settings
+        credentials = GraphCredentials(
+            self.sign_ins, federated_app_id=settings.federated_app_id, login_endpoint=settings.login_endpoint
+        )
         self._closing.callback(credentials.close)
         return credentials
 

@@ -36,6 +36,7 @@ _LISTS: Final = (25, 40)  # per period, in a tenant and in all
 _TRIES: Final = 4
 _LONGEST_PAUSE: Final = 60.0  # seconds; whoever is asked to wait longer is told so instead
 _MAX_PAGES: Final = 2000
+_CHANGE_TRACKING: Final = "Microsoft Graph Change Tracking"
 
 _log = logging.getLogger(__name__)
 
@@ -159,6 +160,25 @@ class GraphClient:
             if value.get("@odata.type") == "#microsoft.graph.user" and "id" in value
         ]
         return tuple(dict.fromkeys(users))
+
+    async def may_get_validation_tokens(self, tenant_id: str, app_id: str) -> bool:
+        """Whether Entra ID gives Graph the tokens that vouch for rich notifications to an application.
+
+        It does not where users have to be assigned to the application and "Microsoft Graph Change Tracking" is not
+        ("Set up change notifications that include resource data").
+
+        Raises:
+            UnavailableError: Graph or Entra ID did not answer.
+            GraphError: there is no such application in the tenant, or Application.Read.All is not granted.
+        """
+        principal = f"{self._endpoint}/v1.0/servicePrincipals(appId='{app_id}')"
+        found = await self._get(f"{principal}?$select=id,appRoleAssignmentRequired", tenant_id)
+        if not found.get("appRoleAssignmentRequired"):
+            return True
+        async for page in self._pages(f"{principal}/appRoleAssignedTo", tenant_id):
+            if any(value.get("principalDisplayName") == _CHANGE_TRACKING for value in page):
+                return True
+        return False
 
     async def subscription(self, tenant_id: str, subscription_id: str) -> Subscription:
         """One subscription, in whichever API version knows it.

@@ -1,6 +1,7 @@
 """Azure Storage queues."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -13,6 +14,8 @@ from shared.domain.queue_text import Encoding, encode
 
 _AT_ONCE: Final = timedelta(0)
 _IN_FLIGHT: Final = 32  # puts; more only lengthen the wait of each
+_PAGE: Final = 32  # as many as storage gives at a time
+_LEASE_SECONDS: Final = 30
 
 
 class Queues:
@@ -52,6 +55,52 @@ class Queues:
             except ResourceNotFoundError:
                 return None
         return messages[0].inserted_on if messages else None
+
+    async def count(self, queue: str) -> int:
+        """About how many messages there are; none where there is no queue.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        with storage_errors(f"queue {queue}"):
+            try:
+                properties = await self._client(queue).get_queue_properties()
+            except ResourceNotFoundError:
+                return 0
+        return properties.approximate_message_count or 0
+
+    async def peek(self, queue: str) -> list[str]:
+        """The texts of up to 32 messages at the front, which stay there; none where there is no queue.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        with storage_errors(f"queue {queue}"):
+            try:
+                messages = await self._client(queue).peek_messages(_PAGE)
+            except ResourceNotFoundError:
+                return []
+        return [str(message.content) for message in messages]
+
+    async def take(self, queue: str, see: Callable[[str], None], *, at_most: int) -> int:
+        """Take messages off until there are none: each is shown to `see` and deleted after that.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        client, taken = self._client(queue), 0
+        with storage_errors(f"queue {queue}"):
+            try:
+                async for message in client.receive_messages(max_messages=at_most, visibility_timeout=_LEASE_SECONDS):
+                    see(str(message.content))
+                    await client.delete_message(message)
+                    taken += 1
+            except ResourceNotFoundError:
+                return taken
+        return taken
 
     @staticmethod
     async def _create(client: QueueClient) -> None:

@@ -7,17 +7,18 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
 from shared.domain.errors import UnavailableError
+from shared.domain.graph import SIGN_IN_REQUIRED
 from shared.domain.resources import EMERGENCY_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUE
 from shared.services.renewal_state import RenewalState
 
 _CHECK_SECONDS: Final = 10.0
 # A raw message waits for seconds; one that is older than this is not being handled.
-_OLDEST: Final = {
+OLDEST: Final = {
     RAW_QUEUE: timedelta(minutes=5),
     EMERGENCY_QUEUE: timedelta(minutes=1),
     LIFECYCLE_QUEUE: timedelta(minutes=5),
 }
-_RENEWAL_OVERDUE: Final = timedelta(hours=1)
+RENEWAL_OVERDUE: Final = timedelta(hours=1)
 
 
 class RawQueues(Protocol):
@@ -56,11 +57,11 @@ class Health:
         return well, {"status": "ok" if well else "failing", "checks": dict(zip(names, results, strict=True))}
 
     async def _storage(self) -> dict[str, Any]:
-        queues = list(_OLDEST)
+        queues = list(OLDEST)
         fronts = await asyncio.gather(*(self.queues.oldest(queue) for queue in queues))
         now = self.now()
         ages = {queue: now - front for queue, front in zip(queues, fronts, strict=True) if front is not None}
-        late = [queue for queue, age in ages.items() if age > _OLDEST[queue]]
+        late = [queue for queue, age in ages.items() if age > OLDEST[queue]]
         return {
             "ok": not late,
             "oldestRawMessageSeconds": {queue: round(age.total_seconds()) for queue, age in ages.items()},
@@ -83,12 +84,14 @@ class Health:
         }
         if state.nearest_expiry is not None:
             found["nearestExpirySeconds"] = round((state.nearest_expiry - now).total_seconds())
-        if now - state.finished > _RENEWAL_OVERDUE:
+        if now - state.finished > RENEWAL_OVERDUE:
             problem = "the renewal timer does not run"
         elif state.nearest_expiry is not None and state.nearest_expiry <= now:
             problem = "a subscription has lapsed"
         elif state.failures:
             problem = "; ".join(state.failures)
+            if any(SIGN_IN_REQUIRED in failure for failure in state.failures):
+                problem += " (run manage.py login)"
         else:
             return {"ok": True, **found}
         return {"ok": False, **found, "problem": problem}

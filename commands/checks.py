@@ -1,0 +1,402 @@
+"""What `doctor` looks at: each check says what it found and, where that is not well, how to mend it."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
+
+import jwt
+import requests
+from azure.core.exceptions import AzureError
+
+from commands.terminal import span
+from commands.workshop import Workshop
+from shared.domain.desired import DesiredState, DesiredStateError
+from shared.domain.errors import SettingsError, SwitchboardError, UnavailableError, UnknownCertificateError
+from shared.domain.graph import CredentialError, GraphError, PermissionDeniedError, SignInRequiredError
+from shared.domain.resources import RAW_QUEUE, RAW_QUEUES
+from shared.domain.subscriptions import Reason, Verb
+from shared.services.health import OLDEST, RENEWAL_OVERDUE
+from shared.services.quarantine import QUARANTINE_CONTAINER
+from shared.services.renew import Failure
+
+_HANDSHAKE_SECONDS: Final = 10.0  # Graph's limit ("Receive change notifications through webhooks")
+_SLOW_SECONDS: Final = 3.0
+_KEY_SIZES: Final = range(2048, 4097)  # "Set up change notifications that include resource data"
+_EXPIRES_SOON: Final = timedelta(days=30)
+_COUNTED: Final = 1000
+_VALIDATION: Final = "Validation: doctor +%20&ä"  # what an endpoint that echoes carelessly would get wrong
+_LOGIN: Final = "run: python manage.py login"
+_APPLY: Final = "the next renewal run mends it; python manage.py subscriptions apply does so now"
+
+
+class State(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line: what was looked at, how it is, what was found, and what to do about it."""
+
+    name: str
+    state: State
+    found: str
+    remedy: str | None = None
+
+
+def _ok(name: str, found: str) -> Check:
+    return Check(name, State.OK, found)
+
+
+def _warning(name: str, found: str, remedy: str) -> Check:
+    return Check(name, State.WARNING, found, remedy)
+
+
+def _problem(name: str, found: str, remedy: str) -> Check:
+    return Check(name, State.PROBLEM, found, remedy)
+
+
+async def examine(workshop: Workshop) -> list[Check]:
+    """Make every check. One that depends on another's failure says so or is left out."""
+    try:
+        settings = workshop.settings
+    except SettingsError as error:
+        return [
+            _problem("settings", problem, "set it in the app's settings, or in local.settings.json")
+            for problem in error.problems
+        ]
+    checks: tuple[Callable[[Workshop], Awaitable[list[Check]]], ...] = (
+        _storage,
+        _certificate,
+        _policy,
+        _graph_token,
+        _validation_tokens,
+        _sign_in,
+        _handshakes,
+        _subscriptions,
+        _timer,
+        _raw_messages,
+        _poison,
+        _quarantine,
+    )
+    found = await asyncio.gather(*(check(workshop) for check in checks))
+    return [_ok("settings", f"{len(settings.tenant_ids)} tenant(s)"), *(check for some in found for check in some)]
+
+
+async def _storage(workshop: Workshop) -> list[Check]:
+    found = []
+    for name, role, question in (
+        ("queue storage", "Storage Queue Data Contributor", workshop.queues.count(RAW_QUEUE)),
+        ("blob storage", "Storage Blob Data Contributor", workshop.blobs.get("state", "renewal.json")),
+    ):
+        try:
+            await question
+        except UnavailableError as error:
+            remedy = (
+                "check AzureWebJobsStorage and the account's firewall"
+                if error.reason == "storage-no-answer"
+                else f"grant this identity the role {role}, or correct the key in AzureWebJobsStorage"
+            )
+            found.append(_problem(name, f"{error} ({error.reason})", remedy))
+        else:
+            found.append(_ok(name, "answers"))
+    return found
+
+
+async def _certificate(workshop: Workshop) -> list[Check]:
+    name, certificate = "certificate", workshop.settings.certificate_name
+    try:
+        found = await workshop.certificates.inspect()
+    except UnknownCertificateError:
+        remedy = f"create an RSA certificate named {certificate} in Key Vault (az keyvault certificate create)"
+        return [_problem(name, f"Key Vault has no RSA certificate {certificate}", remedy)]
+    except UnavailableError as error:
+        remedy = (
+            "grant this identity the role Key Vault Secrets User"
+            if error.reason in {"key-vault-401", "key-vault-403"}
+            else "check KEY_VAULT_URL and the vault's firewall"
+        )
+        return [_problem(name, f"{error} ({error.reason})", remedy)]
+    left = found.expires - workshop.clock.now()
+    facts = f"{found.id}, RSA {found.key_size}"
+    rotate = "rotate it: az keyvault certificate create makes a new version, which renewals move to"
+    if found.key_size not in _KEY_SIZES:
+        return [_problem(name, f"{facts}: Graph takes 2048 to 4096 bits", f"make a key of 2048 bits; {rotate}")]
+    if left <= timedelta(0):
+        return [_problem(name, f"{facts}: expired {span(-left)} ago", rotate)]
+    if left < _EXPIRES_SOON:
+        return [_warning(name, f"{facts}: expires in {span(left)}", rotate)]
+    return [_ok(name, f"{facts}, expires in {span(left)}")]
+
+
+async def _policy(workshop: Workshop) -> list[Check]:
+    """The certificate's policy, where this identity may read it: it has to, for nothing but this check."""
+    name = "certificate policy"
+    try:
+        policy = await workshop.certificates.policy()
+    except UnavailableError:
+        return []  # the check of the certificate itself has said so
+    if policy is None:
+        return []
+    if not policy.get("key_props", {}).get("exportable"):
+        return [_problem(name, "the key is not exportable", "set exportable to true in the policy, and rotate")]
+    actions = {action.get("action", {}).get("action_type") for action in policy.get("lifetime_actions", ())}
+    if "AutoRenew" not in actions:
+        return [_warning(name, "Key Vault does not renew it by itself", "add the lifetime action AutoRenew to it")]
+    return [_ok(name, "exportable, renewed by Key Vault")]
+
+
+async def _graph_token(workshop: Workshop) -> list[Check]:
+    found: list[Check] = []
+    desired = await _desired(workshop)
+    for tenant_id in sorted(workshop.settings.tenant_ids):
+        name = f"Graph token, tenant {tenant_id}"
+        try:
+            credential = workshop.credentials(tenant_id, delegated=False)
+            token = await asyncio.to_thread(credential.get_token, f"{workshop.settings.graph_endpoint}/.default")
+            claims = jwt.decode(token.token, options={"verify_signature": False})  # it is Graph's to verify
+        except (AzureError, SwitchboardError, jwt.InvalidTokenError) as error:
+            remedy = "check the managed identity (AZURE_CLIENT_ID), or sign in where this runs; then LOGIN_ENDPOINT"
+            found.append(_problem(name, f"no token: {type(error).__name__}", remedy))
+            continue
+        found += _identity_checks(name, claims, tenant_id, workshop.settings.app_ids)
+        found += _permission_checks(claims, desired, tenant_id)
+    return found
+
+
+def _identity_checks(name: str, claims: dict[str, Any], tenant_id: str, app_ids: frozenset[str]) -> list[Check]:
+    app_id = str(claims.get("appid") or claims.get("azp") or "").lower()
+    if str(claims.get("tid", "")).lower() != tenant_id:
+        remedy = "give this tenant an identity of its own, or take it out of GRAPH_TENANT_IDS"
+        return [_problem(name, f"the token is of another tenant: {claims.get('tid')}", remedy)]
+    if app_id not in app_ids:
+        remedy = "run this as the app itself, or add the application to GRAPH_APP_IDS"
+        return [_problem(name, f"it is for application {app_id}, which is not in GRAPH_APP_IDS", remedy)]
+    return [_ok(name, f"application {app_id}")]
+
+
+def _permission_checks(claims: dict[str, Any], desired: DesiredState | None, tenant_id: str) -> list[Check]:
+    if desired is None:
+        return []
+    held = set(claims.get("roles", ()))
+    needed = {
+        want.kind.permission
+        for want in desired.subscriptions
+        if want.tenant_id == tenant_id and not want.kind.delegated_only
+    }
+    if any(group.tenant_id == tenant_id for group in desired.groups):
+        needed |= {"CallEvents.Read.All", "GroupMember.Read.All"}
+    return [
+        _ok(f"permission {permission}", "granted")
+        if permission in held
+        else _problem(
+            f"permission {permission}",
+            f"not granted in tenant {tenant_id}",
+            f"grant the application permission {permission} of Microsoft Graph, with an administrator's consent",
+        )
+        for permission in sorted(needed)
+    ]
+
+
+async def _validation_tokens(workshop: Workshop) -> list[Check]:
+    found = []
+    for tenant_id in sorted(workshop.settings.tenant_ids):
+        for app_id in sorted(workshop.settings.app_ids):
+            name = f"appRoleAssignmentRequired, application {app_id}"
+            where = "Entra ID, Enterprise applications, Properties, Assignment required"
+            try:
+                well = await workshop.graph.may_get_validation_tokens(tenant_id, app_id)
+            except PermissionDeniedError:
+                remedy = f"grant Application.Read.All to this identity, or see that it is No: {where}"
+                found.append(_warning(name, "cannot be read", remedy))
+            except CredentialError:
+                continue  # the check of the token has said so
+            except (GraphError, UnavailableError) as error:
+                found.append(_warning(name, f"cannot be read: {error.reason}", f"see that it is No: {where}"))
+            else:
+                remedy = f"set it to No ({where}), or assign a role to Microsoft Graph Change Tracking"
+                found.append(
+                    _ok(name, "Graph can vouch for rich notifications")
+                    if well
+                    else _problem(
+                        name, "true: rich notifications come without validation tokens and are refused", remedy
+                    )
+                )
+    return found
+
+
+async def _sign_in(workshop: Workshop) -> list[Check]:
+    desired = await _desired(workshop)
+    tenants = {want.tenant_id for want in desired.subscriptions if want.kind.delegated_only} if desired else set()
+    found = []
+    for tenant_id in sorted(tenants):
+        name = f"sign-in for presence, tenant {tenant_id}"
+        try:
+            user = workshop.sign_ins.user(tenant_id)
+            await asyncio.to_thread(user.get_token)
+        except SignInRequiredError:
+            remedy = _LOGIN if workshop.settings.sign_in_app_id else f"set SIGN_IN_APP_ID, then {_LOGIN}"
+            found.append(_problem(name, "nobody is signed in, or not any more", remedy))
+        except UnavailableError as error:
+            found.append(_problem(name, f"{error} ({error.reason})", "see that Key Vault and Entra ID can be reached"))
+        else:
+            found.append(_ok(name, "good"))
+    return found
+
+
+async def _handshakes(workshop: Workshop) -> list[Check]:
+    settings = workshop.settings
+    urls = dict.fromkeys((settings.notification_url, settings.lifecycle_notification_url))
+    return [await asyncio.to_thread(_handshake, url) for url in urls]
+
+
+def _handshake(url: str) -> Check:
+    """What Graph does before it creates a subscription."""
+    parts = urlsplit(url)
+    name = f"handshake, {parts.netloc}{parts.path}"  # the query may hold a function key
+    asked = f"{url}{'&' if parts.query else '?'}{urlencode({'validationToken': _VALIDATION})}"
+    started = time.monotonic()
+    try:
+        response = requests.post(asked, timeout=_HANDSHAKE_SECONDS, allow_redirects=False)
+    except requests.Timeout:
+        return _problem(
+            name, f"no answer within {_HANDSHAKE_SECONDS:.0f} s", "keep an instance always ready; see the logs"
+        )
+    except requests.RequestException as error:
+        remedy = "see that the app runs, that NOTIFICATION_URL is right, and that Graph may reach it"
+        return _problem(name, f"cannot be reached: {type(error).__name__}", remedy)
+    seconds = time.monotonic() - started
+    if response.status_code != requests.codes.ok:
+        return _problem(name, f"answered {response.status_code}", "see that NOTIFICATION_URL is the app's own URL")
+    if response.content != _VALIDATION.encode() or not response.headers.get("Content-Type", "").startswith(
+        "text/plain"
+    ):
+        return _problem(
+            name, "does not echo the token", "see that NOTIFICATION_URL is the app's and nothing rewrites it"
+        )
+    if seconds > _SLOW_SECONDS:
+        return _warning(name, f"took {seconds:.1f} s", "keep an instance always ready: Graph waits for 10 s")
+    return _ok(name, f"{seconds * 1000:.0f} ms")
+
+
+async def _subscriptions(workshop: Workshop) -> list[Check]:
+    name = "subscriptions"
+    try:
+        await workshop.desired.load()
+    except DesiredStateError as error:
+        problems = "; ".join(error.problems)
+        return [_problem("desired state", problems, f"correct {workshop.settings.subscriptions}")]
+    except UnavailableError as error:
+        return [_problem("desired state", f"{error} ({error.reason})", "see that storage can be reached")]
+    forecast = await workshop.renewal.plan()
+    found = [_failure(failure) for failure in forecast.failures if failure.kind != "certificate"]
+    missing = sum(action.verb is Verb.CREATE for action in forecast.actions)
+    useless = sum(action.reason is Reason.UNKNOWN_MARK and action.desired is not None for action in forecast.actions)
+    late = sum(action.verb in {Verb.RENEW, Verb.REPLACE} for action in forecast.actions) - useless
+    well = sum(action.desired is not None for action in forecast.actions) - missing - useless - late
+    unwanted = sum(
+        action.desired is None and action.reason is not Reason.FOREIGN and action.reason is not Reason.DUPLICATE
+        for action in forecast.actions
+    )
+    if missing or useless:
+        text = f"{missing} missing, {useless} of another client state, {well} well"
+        found.append(_problem(name, text, f"{_APPLY}, and says what is in the way"))
+    elif late:
+        found.append(_warning(name, f"{late} due for renewal or replacement, {well} well", _APPLY))
+    elif not found:
+        found.append(_ok(name, f"{well} as desired"))
+    if unwanted:
+        found.append(_warning(name, f"{unwanted} that nothing asks for", "python manage.py subscriptions prune"))
+    return found
+
+
+def _failure(failure: Failure) -> Check:
+    remedies = {
+        "list": "see that Graph can be reached and that the token is good",
+        "group": "grant GroupMember.Read.All, or correct the group's id in the desired state",
+        "desired-state": "correct the desired state",
+    }
+    return _problem(
+        "subscriptions",
+        f"{failure.kind}: {failure.reason}: {failure.detail}",
+        remedies.get(failure.kind, "see the logs"),
+    )
+
+
+async def _timer(workshop: Workshop) -> list[Check]:
+    name = "renewal timer"
+    try:
+        state = await workshop.renewal_states.latest()
+    except UnavailableError:
+        return []  # the check of storage has said so
+    remedy = "see that renew_subscriptions is enabled, RENEWAL_SCHEDULE is valid, and what its log says"
+    if state is None:
+        return [_problem(name, "no run has finished yet", remedy)]
+    ago = workshop.clock.now() - state.finished
+    if ago > RENEWAL_OVERDUE:
+        return [_problem(name, f"the last run was {span(ago)} ago", remedy)]
+    if state.failures:
+        return [_problem(name, f"the last run, {span(ago)} ago: {'; '.join(state.failures)}", _remedy(state.failures))]
+    return [_ok(name, f"the last run was {span(ago)} ago")]
+
+
+def _remedy(failures: Iterable[str]) -> str:
+    if any("sign-in-required" in failure for failure in failures):
+        return _LOGIN
+    return "the other checks say what to do; python manage.py subscriptions apply tries again"
+
+
+async def _raw_messages(workshop: Workshop) -> list[Check]:
+    name = "raw messages"
+    try:
+        fronts = await asyncio.gather(*(workshop.queues.oldest(queue) for queue in OLDEST))
+    except UnavailableError:
+        return []  # the check of storage has said so
+    now = workshop.clock.now()
+    ages = {queue: now - front for queue, front in zip(OLDEST, fronts, strict=True) if front is not None}
+    late = {queue: age for queue, age in ages.items() if age > OLDEST[queue]}
+    if late:
+        text = ", ".join(f"{queue} has waited for {span(age)}" for queue, age in late.items())
+        return [_problem(name, text, "see that the queue functions are enabled, and what their log says")]
+    return [_ok(name, f"the oldest has waited for {span(max(ages.values()))}" if ages else "none is waiting")]
+
+
+async def _poison(workshop: Workshop) -> list[Check]:
+    name = "poison messages"
+    try:
+        counts = await asyncio.gather(*(workshop.queues.count(f"{queue}-poison") for queue in RAW_QUEUES))
+    except UnavailableError:
+        return []  # the check of storage has said so
+    if total := sum(counts):
+        remedy = "they go on by themselves if the quarantine_poison functions run: see that these are enabled"
+        return [_warning(name, str(total), remedy)]
+    return [_ok(name, "none")]
+
+
+async def _quarantine(workshop: Workshop) -> list[Check]:
+    name, count = "quarantine", 0
+    try:
+        async for _ in workshop.blobs.list(QUARANTINE_CONTAINER):
+            count += 1
+            if count == _COUNTED:
+                break
+    except UnavailableError:
+        return []  # the check of storage has said so
+    if count:
+        text = f"{count}{' or more' if count == _COUNTED else ''} in quarantine"
+        return [_warning(name, text, "python manage.py quarantine list says why; quarantine replay tries again")]
+    return [_ok(name, "empty")]
+
+
+async def _desired(workshop: Workshop) -> DesiredState | None:
+    """The desired state, or None where another check says what is wrong with it."""
+    try:
+        return await workshop.desired.load()
+    except SwitchboardError:
+        return None
