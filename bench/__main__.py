@@ -1,28 +1,61 @@
 """`python3 run.py bench [--quick]`."""
 
 import argparse
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
 from itertools import chain
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from bench.endtoend import Finding, end_to_end
 from bench.figures import figures
+from bench.measure import Ratio
 from bench.pipeline import pipeline
+
+RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
 def main() -> None:
-    """Measure, and print a row for each figure as it comes."""
+    """Measure, print a row for each figure as it comes, and keep them all."""
     parser = argparse.ArgumentParser(
         prog="run.py bench", description="Measure, in ratios to a reference of the same run."
     )
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: under a minute")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller amounts: under a minute")
+    parser.add_argument("--only", choices=["cpu", "end-to-end"], help="half of it")
     arguments = parser.parse_args()
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
+    quick, only = arguments.quick, arguments.only
+    ratios = [] if only == "end-to-end" else _ratios(console, chain(figures(quick=quick), pipeline(quick=quick)))
+    findings = [] if only == "cpu" else _findings(console, end_to_end(quick=quick))
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(
+        json.dumps(
+            {
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+                "quick": quick,
+                "ratios": [asdict(ratio) for ratio in ratios],
+                "findings": [asdict(finding) for finding in findings],
+            },
+            indent=2,
+        )
+        + "\n"
+    )
+
+
+def _ratios(console: Console, figures: Iterator[Ratio]) -> list[Ratio]:
     table = Table("figure", "ratio", "lowest to highest", "itself", "reference", "rounds", "aim")
+    found = []
     with console.status("measuring …") as status:
-        for figure in chain(figures(quick=arguments.quick), pipeline(quick=arguments.quick)):
+        for figure in figures:
+            found.append(figure)
             table.add_row(
                 figure.name,
                 f"{figure.ratio:.2f}",
@@ -34,6 +67,15 @@ def main() -> None:
             )
             status.update(f"measured: {figure.name}")
     console.print(table)
+    return found
+
+
+def _findings(console: Console, findings: Iterator[Finding]) -> list[Finding]:
+    found = []
+    for finding in findings:
+        found.append(finding)
+        console.print(f"  {finding.name:55} {finding.value}", highlight=False)
+    return found
 
 
 if __name__ == "__main__":

@@ -1,0 +1,192 @@
+"""End to end on Azurite through the local host: throughput, latency, memory, and emergencies ahead of a backlog.
+
+The emulator, the simulator and the app share this machine's cores, so the figures say what this set-up does and not
+what Azure does; the RSA rate of the same run stands beside them.
+"""
+
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+import requests
+from azure.storage.queue import QueueServiceClient
+
+from bench.figures import rsa_operation
+from bench.measure import cpu_seconds
+from dev import traffic
+from dev.azurite import ACCOUNT_KEY
+from dev.consumer import Arrival, Consumer
+from dev.simulator import Kind
+from dev.simulator.crypto import KeyCertificate
+from dev.simulator.delivery import Notification
+from dev.stack import Stack
+from shared.domain.resources import RAW_QUEUE
+
+_PATIENCE = 600.0
+_POST = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A measured value with its unit, for a person to read."""
+
+    name: str
+    value: str
+
+
+def end_to_end(*, quick: bool) -> Iterator[Finding]:
+    """All findings, one by one."""
+    rate = 1 / cpu_seconds(rsa_operation(KeyCertificate.generate().private_key), 1000)
+    yield Finding("bare RSA-2048 operations on one core", f"{rate:,.0f}/s")
+    for workers in (1,) if quick else (1, 2):
+        for form in ("single", "batch"):
+            settings = {"FUNCTIONS_WORKER_PROCESS_COUNT": str(workers), "EVENT_FORMAT": form}
+            name = f"{workers} worker{'s' if workers > 1 else ''}, {form} events"
+            with _stack(settings) as stack:
+                yield from _throughput(stack, name, 800 if quick else 6000)
+    with _stack({}) as stack:
+        yield from _latency(stack, 200 if quick else 2000)
+    with _stack({}) as stack:
+        yield from _emergency(stack, 1000 if quick else 20_000)
+
+
+@contextmanager
+def _stack(settings: dict[str, str]) -> Iterator[Stack]:
+    with (
+        tempfile.TemporaryDirectory(prefix="switchboard-bench-", ignore_cleanup_errors=True) as folder,
+        Stack.start(Path(folder), subscriptions=traffic.SUBSCRIPTIONS, settings=settings) as stack,
+    ):
+        requests.post(f"{stack.url}/admin/functions/renew_subscriptions", json={}, timeout=10).raise_for_status()
+        _until(lambda: len(stack.sim.graph.subscriptions) >= traffic.SUBSCRIPTION_COUNT)
+        stack.sim.graph.delivery.batch_size = _POST
+        yield stack
+
+
+def _throughput(stack: Stack, name: str, count: int) -> Iterator[Finding]:
+    """All at once; done when nothing is left on the raw queue, messages under way included."""
+    prepared = _calls(stack, count)
+    _warm_up(stack)
+    used = _host(stack)
+    started = time.monotonic()
+    stack.sim.graph.send(prepared)
+    stack.sim.graph.drain(_PATIENCE)
+    _until(lambda: _waiting(stack) == 0)
+    seconds = time.monotonic() - started
+    now = _host(stack)
+    yield Finding(f"throughput, {name}", f"{count / seconds:,.0f} notifications/s over {count:,}")
+    cpu = (now.cpu_seconds - used.cpu_seconds) / count
+    yield Finding(f"the host's CPU, {name}", f"{cpu * 1000:.2f} s per 1,000 notifications")
+    yield Finding(f"memory, {name}", f"{now.memory / 2**20:.0f} MiB after {count:,}, {used.memory / 2**20:.0f} before")
+
+
+def _latency(stack: Stack, count: int) -> Iterator[Finding]:
+    """A steady stream well below what the set-up can do, read by a consumer as it comes."""
+    arrivals: list[Arrival] = []
+    with Consumer(stack.azurite.connection_string, ACCOUNT_KEY, arrivals.append):
+        _warm_up(stack)
+        _until(lambda: len(arrivals) >= 1)
+        arrivals.clear()
+        prepared = _calls(stack, count)
+        for start in range(0, count, 5):
+            stack.sim.graph.send(prepared[start : start + 5])
+            time.sleep(0.1)
+        _until(lambda: len(arrivals) >= count)
+    seconds = _seconds_from_post(stack, arrivals)
+    yield Finding("latency at 50 notifications/s, POST to event read", _percentiles(seconds))
+
+
+def _emergency(stack: Stack, backlog: int) -> Iterator[Finding]:
+    arrivals: list[Arrival] = []
+    arrived = threading.Event()
+
+    def arrive(arrival: Arrival) -> None:
+        if arrival.queue == "emergency-call-events":
+            arrivals.append(arrival)
+            arrived.set()
+
+    def emergencies(count: int) -> list[float]:
+        arrivals.clear()
+        stack.sim.graph.forget_deliveries()
+        for _ in range(count):
+            arrived.clear()
+            options = traffic.unique(traffic.EMERGENCY)
+            stack.sim.graph.notify(traffic.EMERGENCY, Kind.EMERGENCY_NESTED, options)
+            arrived.wait(_PATIENCE)
+        return _seconds_from_post(stack, arrivals)
+
+    with Consumer(stack.azurite.connection_string, ACCOUNT_KEY, arrive):
+        emergencies(1)
+        yield Finding("an emergency alone, POST to event read", _percentiles(emergencies(20)))
+        prepared = _calls(stack, backlog)
+        stack.sim.graph.send(prepared)
+        stack.sim.graph.drain(_PATIENCE)
+        yield Finding(f"an emergency behind {backlog:,} ordinary notifications", _percentiles(emergencies(20)))
+
+
+def _calls(stack: Stack, count: int) -> list[Notification]:
+    found: list[Notification] = []
+    for _ in range(count):
+        found += stack.sim.graph.prepare(traffic.CALL, Kind.CALL_STARTED, traffic.unique(traffic.CALL))
+    return found
+
+
+def _warm_up(stack: Stack) -> None:
+    stack.sim.graph.send(_calls(stack, 2 * _POST))
+    stack.sim.graph.drain(_PATIENCE)
+    _until(lambda: _waiting(stack) == 0)
+
+
+def _waiting(stack: Stack) -> int:
+    queues = QueueServiceClient.from_connection_string(stack.azurite.connection_string)
+    with queues.get_queue_client(RAW_QUEUE) as raw:
+        return raw.get_queue_properties().approximate_message_count or 0
+
+
+def _seconds_from_post(stack: Stack, arrivals: Sequence[Arrival]) -> list[float]:
+    posted: dict[str, datetime] = {}
+    for delivery in stack.sim.graph.deliveries:
+        for notification in delivery.notifications:
+            if delivery.attempts:
+                posted[str(notification.item.get("id"))] = delivery.attempts[0].at
+    return [
+        (arrival.at - posted[arrival.event.id]).total_seconds() for arrival in arrivals if arrival.event.id in posted
+    ]
+
+
+def _percentiles(seconds: Sequence[float]) -> str:
+    ordered = sorted(seconds)
+
+    def at(share: float) -> float:
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
+
+    tail = f", p99.9 {at(0.999):.0f} ms" if len(ordered) >= 1000 else ""
+    return f"median {statistics.median(ordered) * 1000:.0f} ms, p99 {at(0.99):.0f} ms{tail}, n = {len(ordered)}"
+
+
+def _until(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not ready():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.02)
+
+
+@dataclass(frozen=True, slots=True)
+class _Usage:
+    cpu_seconds: float
+    memory: int  # resident bytes of the largest process
+
+
+def _host(stack: Stack) -> _Usage:
+    """What the host and its workers have used."""
+    parent = psutil.Process(stack.host.pid)
+    family = [parent, *parent.children(recursive=True)]
+    cpu = sum(sum(process.cpu_times()[:2]) for process in family)
+    return _Usage(cpu, max(process.memory_info().rss for process in family))
