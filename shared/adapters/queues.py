@@ -1,6 +1,7 @@
 """Azure Storage queues."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -13,7 +14,7 @@ from shared.adapters.storage import StorageAccount, storage_errors
 from shared.domain.queue_text import Encoding, encode
 
 _AT_ONCE: Final = timedelta(0)
-_IN_FLIGHT: Final = 32  # puts; more only lengthen the wait of each
+_IN_FLIGHT: Final = 32  # puts to a queue; more only lengthen the wait of each
 _PAGE: Final = 32  # as many as storage gives at a time
 _LEASE_SECONDS: Final = 30
 
@@ -25,7 +26,8 @@ class Queues:
         self._account = account
         self._putter = MessagePutter(account)
         self._clients: dict[str, QueueClient] = {}
-        self._slots = asyncio.Semaphore(_IN_FLIGHT)
+        # One set for each queue: a backlog's events must hold up neither receiving nor an emergency.
+        self._slots = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(_IN_FLIGHT))
 
     async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta = _AT_ONCE) -> None:
         """Put a message that never expires, and that nobody sees before `delay` (whole seconds) has passed.
@@ -35,7 +37,7 @@ class Queues:
         """
         text = encode(body, encoding)
         client = self._client(queue)
-        async with self._slots:
+        async with self._slots[queue]:
             with storage_errors(f"queue {queue}"):
                 try:
                     await self._putter.put(client, text, delay)
