@@ -91,7 +91,7 @@ class Demo:
 
     def scenes(self) -> Iterator[tuple[str, Callable[[], str | None]]]:
         """What happens, and how to make it happen; what that returns is worth a word as well."""
-        yield "the renewal timer creates the subscriptions, each through its validation handshake", self.subscribe
+        yield "somebody signs in for presence, and the renewal timer creates the subscriptions", self.subscribe
         yield "calls, meetings, rosters, emergencies, call records, presence, online meetings", self.everything
         yield "Graph delivers one notification twice", self.duplicate
         yield "somebody posts forged notifications", self.forge
@@ -101,11 +101,9 @@ class Demo:
         yield f"a busy hour: {_BUSY} notifications", self.busy
 
     def subscribe(self) -> str:
+        self.stack.sign_in()
         self._fire_timer()
-        _wait(lambda: len(self.sim.graph.subscriptions) >= traffic.SUBSCRIPTION_COUNT, "the subscriptions")
-        traffic.subscribe_to_presence(
-            self.sim, self.stack.settings["NOTIFICATION_URL"], self.stack.settings["CLIENT_STATE"]
-        )
+        _wait(lambda: len(self.sim.graph.subscriptions) == traffic.WITH_PRESENCE_COUNT, "the subscriptions")
         return f"{len(self.sim.graph.subscriptions)} subscriptions"
 
     def everything(self) -> None:
@@ -186,8 +184,8 @@ class Demo:
         requests.post(f"{self.stack.url}/admin/functions/renew_subscriptions", json={}, timeout=10).raise_for_status()
 
     def _moved_to(self, version: str) -> bool:
-        """Whether every rich subscription of the app's is encrypted for a version of the certificate."""
-        recipients = [found.addressee.recipient for found in self.sim.graph.subscriptions if found.user_id is None]
+        """Whether every rich subscription is encrypted for a version of the certificate."""
+        recipients = [found.addressee.recipient for found in self.sim.graph.subscriptions]
         return all(found.certificate_id.endswith(version) for found in recipients if found is not None)
 
 
@@ -203,7 +201,7 @@ def main() -> int:
             console.status("starting storage, the simulator of Microsoft's side, and the app …"),
             ExitStack() as starting,
         ):
-            stack = starting.enter_context(Stack.start(Path(folder), subscriptions=traffic.SUBSCRIPTIONS))
+            stack = starting.enter_context(Stack.start(Path(folder), subscriptions=traffic.WITH_PRESENCE))
             running = starting.pop_all()
         with running:
             with Consumer(stack.azurite.connection_string, ACCOUNT_KEY, books.arrive), _view(console, books) as say:

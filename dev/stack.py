@@ -6,6 +6,8 @@ For the demo, for `run.py start`, and for tests that end parts of it and bring t
 import os
 import secrets
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Final, NamedTuple
 from dev.azurite import FREE_PORTS, Azurite, Ports, TlsFiles
 from dev.host import HostProcess
 from dev.simulator import Simulator
+from dev.simulator.entra import User
 
 APP = Path(__file__).parents[1]
 HOST = "127.0.0.1"
@@ -103,6 +106,31 @@ class Stack:
     def url(self) -> str:
         """The host's address, without a trailing slash."""
         return self.host.url
+
+    def sign_in(self) -> None:
+        """Somebody signs in, so that presence can be subscribed to: `manage.py login`, approved at once.
+
+        Raises:
+            subprocess.CalledProcessError: the command failed.
+        """
+        self.sim.entra.auto_approve = User()
+        try:
+            self.manage("login").check_returncode()
+        finally:
+            self.sim.entra.auto_approve = None
+
+    def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of `manage.py` with the app's settings, to its end."""
+        return subprocess.run(
+            [sys.executable, str(APP / "manage.py"), *arguments],
+            cwd=APP,
+            env={name: os.environ[name] for name in _INHERITED if name in os.environ} | dict(self.settings),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
     def restart_host(self) -> None:
         """End the host as a deployment does, if it runs, and start it at the same address."""

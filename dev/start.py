@@ -27,8 +27,9 @@ def main() -> int:
         signal.signal(number, lambda *_: stopping.set())
     with (
         tempfile.TemporaryDirectory(prefix="switchboard-", ignore_cleanup_errors=True) as folder,
-        Stack.start(Path(folder), subscriptions=traffic.SUBSCRIPTIONS, ports=WELL_KNOWN) as stack,
+        Stack.start(Path(folder), subscriptions=traffic.WITH_PRESENCE, ports=WELL_KNOWN) as stack,
     ):
+        stack.sign_in()
         requests.post(f"{stack.url}/admin/functions/renew_subscriptions", json={}, timeout=10).raise_for_status()
         _introduce(console, stack)
         if arguments.traffic > 0:
@@ -49,7 +50,9 @@ def _introduce(console: Console, stack: Stack) -> None:
     table.add_row("desired subscriptions", stack.settings["SUBSCRIPTIONS"])
     console.print(table)
     console.print("\nTry, in another terminal:")
-    console.print(f"  curl '{stack.settings['NOTIFICATION_URL']}?validationToken=hello'", highlight=False, soft_wrap=True)
+    console.print(
+        f"  curl '{stack.settings['NOTIFICATION_URL']}?validationToken=hello'", highlight=False, soft_wrap=True
+    )
     body = '{"target": "communications/callRecords", "kind": "call-record-created"}'
     console.print(f"  curl -d '{body}' {stack.sim.control_url}/_control/notify", highlight=False, soft_wrap=True)
     console.print(f"  curl {stack.url}/api/health", highlight=False, soft_wrap=True)
@@ -58,11 +61,10 @@ def _introduce(console: Console, stack: Stack) -> None:
 
 def _send(stack: Stack, rate: float, stopping: threading.Event) -> None:
     """Send happenings of every kind at a steady rate until it is time to stop."""
-    wanted = traffic.SUBSCRIPTION_COUNT
+    wanted = traffic.WITH_PRESENCE_COUNT
     while len(stack.sim.graph.subscriptions) < wanted:
         if stopping.wait(0.1):
             return
-    traffic.subscribe_to_presence(stack.sim, stack.settings["NOTIFICATION_URL"], stack.settings["CLIENT_STATE"])
     for resource, kind, options in traffic.a_day():
         stack.sim.graph.notify(resource, kind, options)
         _forget(stack.sim)

@@ -1,14 +1,11 @@
 """What happens in a tenant on a busy day: notifications of every kind, for the demo and for `run.py start`."""
 
 import itertools
-import time
 import uuid
 from collections.abc import Iterator
 from typing import Final
 
-import requests
-
-from dev.simulator import Kind, Options, Simulator, Spelling
+from dev.simulator import Kind, Options, Spelling
 from dev.simulator.payloads import JOIN_WEB_URL, meeting_resource
 
 POLICY: Final = "Headquarters"
@@ -31,6 +28,14 @@ joinWebUrls = ["{JOIN_WEB_URL}"]
 """
 """All that an application may subscribe to by itself; presence is for a signed-in user."""
 SUBSCRIPTION_COUNT: Final = 6
+
+WITH_PRESENCE: Final = f"""\
+{SUBSCRIPTIONS}
+[[presence]]
+users = ["{USERS[0]}"]
+"""
+"""The same and presence, for which somebody has to sign in (`Stack.sign_in`)."""
+WITH_PRESENCE_COUNT: Final = SUBSCRIPTION_COUNT + 1
 
 CALL: Final = f"users/{USERS[0]}/communications/callEvents"
 MEETING: Final = meeting_resource(JOIN_WEB_URL)
@@ -78,42 +83,3 @@ def unique(resource: str, spelling: Spelling | None = None, participants: int = 
         participants=participants,
         activity=f"InACall-{name}",  # presence has no id of its own
     )
-
-
-def subscribe_to_presence(sim: Simulator, notification_url: str, client_state: str) -> None:
-    """Subscribe to a user's presence as a signed-in user: Graph gives it to nobody else.
-
-    Raises:
-        requests.HTTPError: the simulator refuses.
-    """
-    with requests.Session() as session:
-        session.verify = str(sim.ca_bundle)
-        session.trust_env = False
-        login = f"{sim.login_url}/{sim.tenants[0]}/oauth2/v2.0"
-        form = {"client_id": sim.app_id, "scope": f"{sim.graph_url}/Presence.Read.All offline_access"}
-        code = _json(session.post(f"{login}/devicecode", data=form))
-        sim.entra.approve(code["user_code"])
-        grant = {"grant_type": "urn:ietf:params:oauth:grant-type:device_code", "device_code": code["device_code"]}
-        token = _json(session.post(f"{login}/token", data={**form, **grant}))["access_token"]
-        certificate = sim.vault.certificate()
-        assert certificate.certificate is not None
-        body = {
-            "changeType": "updated",
-            "notificationUrl": notification_url,
-            "lifecycleNotificationUrl": notification_url,
-            "resource": f"/{PRESENCE}",
-            "expirationDateTime": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 58 * 60)),
-            "includeResourceData": True,
-            "encryptionCertificate": certificate.certificate.der_base64,
-            "encryptionCertificateId": f"{sim.vault.certificate_name}/{certificate.version}",
-            "clientState": client_state,
-        }
-        _json(
-            session.post(f"{sim.graph_url}/v1.0/subscriptions", json=body, headers={"Authorization": f"Bearer {token}"})
-        )
-
-
-def _json(response: requests.Response) -> dict[str, str]:
-    response.raise_for_status()
-    found: dict[str, str] = response.json()
-    return found
