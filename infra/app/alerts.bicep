@@ -15,11 +15,12 @@ var alerts = [
     query: loadTextContent('../queries/alert-subscription-near-its-end.kql')
     severity: 1
     frequency: 'PT5M'
-    window: 'PT30M'
+    window: 'P1D'
     operator: 'LessThan'
     threshold: '0.25'
     enabled: true
     resolves: true
+    queues: []
   }
   {
     name: 'renewal-failures'
@@ -32,6 +33,7 @@ var alerts = [
     threshold: '0'
     enabled: true
     resolves: true
+    queues: []
   }
   {
     name: 'refusals'
@@ -44,6 +46,7 @@ var alerts = [
     threshold: '0.05'
     enabled: true
     resolves: true
+    queues: []
   }
   {
     name: 'quarantine-not-empty'
@@ -56,6 +59,37 @@ var alerts = [
     threshold: '0'
     enabled: true
     resolves: false
+    queues: []
+  }
+  {
+    name: 'raw-messages-wait'
+    title: 'Raw messages wait for over a minute'
+    query: loadTextContent('../queries/alert-raw-messages-wait.kql')
+    severity: 2
+    frequency: 'PT1M'
+    window: 'PT10M'
+    operator: 'GreaterThan'
+    threshold: '60'
+    enabled: true
+    resolves: true
+    queues: [
+      'raw-notifications'
+    ]
+  }
+  {
+    name: 'emergency-messages-wait'
+    title: 'Emergency calls wait for over 10 seconds'
+    query: loadTextContent('../queries/alert-raw-messages-wait.kql')
+    severity: 0
+    frequency: 'PT1M'
+    window: 'PT10M'
+    operator: 'GreaterThan'
+    threshold: '10'
+    enabled: true
+    resolves: true
+    queues: [
+      'raw-emergency'
+    ]
   }
   {
     name: 'receiving-slow'
@@ -68,6 +102,7 @@ var alerts = [
     threshold: '2000'
     enabled: true
     resolves: true
+    queues: []
   }
   {
     name: 'no-events'
@@ -80,18 +115,20 @@ var alerts = [
     threshold: '1'
     enabled: silenceMinutes > 0
     resolves: true
+    queues: []
   }
   {
     name: 'certificate-near-its-end'
     title: 'The encryption certificate was not renewed'
     query: loadTextContent('../queries/alert-certificate.kql')
     severity: 1
-    frequency: 'P1D'
+    frequency: 'PT6H'
     window: 'P1D'
     operator: 'GreaterThan'
     threshold: '0'
     enabled: true
-    resolves: false
+    resolves: true
+    queues: []
   }
 ]
 
@@ -101,7 +138,6 @@ resource people 'Microsoft.Insights/actionGroups@2023-01-01' = if (!empty(email)
   tags: tags
   properties: {
     enabled: true
-    resolves: true
     groupShortName: 'switchboard'
     emailReceivers: [
       {
@@ -133,7 +169,14 @@ resource rules 'Microsoft.Insights/scheduledQueryRules@2022-06-15' = [for alert 
         {
           query: alert.query
           metricMeasureColumn: 'Value'
-          timeAggregation: 'Maximum'
+          timeAggregation: alert.operator == 'LessThan' ? 'Minimum' : 'Maximum'
+          dimensions: empty(alert.queues) ? [] : [
+            {
+              name: 'Queue'
+              operator: 'Include'
+              values: alert.queues
+            }
+          ]
           operator: alert.operator
           threshold: json(alert.threshold)
           failingPeriods: {

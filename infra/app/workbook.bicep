@@ -80,6 +80,12 @@ var rows = [
     aggregation: 4
   }
   {
+    name: 'waiting'
+    title: 'Seconds that the slowest raw message waited, by queue'
+    query: loadTextContent('../queries/waiting.kql')
+    visualization: 'timechart'
+  }
+  {
     name: 'quarantined'
     title: 'Sent to quarantine, by reason'
     query: loadTextContent('../queries/quarantined.kql')

@@ -189,10 +189,12 @@ class TestSettings:
                 "GRAPH_TENANT_IDS": GUID,
                 "GRAPH_APP_IDS": GUID,
                 "SIGN_IN_APP_ID": "",
+                "FEDERATED_APP_ID": "",
                 "AzureWebJobsStorage__clientId": GUID,
                 "CERTIFICATE_NAME": default_of("certificateName"),
                 "EVENT_ENCODING": default_of("eventEncoding"),
                 "EVENT_FORMAT": default_of("eventFormat"),
+                "CALL_RECORDS": default_of("callRecords"),
                 "MAX_BODY_BYTES": default_of("maxBodyBytes"),
                 "AzureWebJobsStorage__blobServiceUri": "https://example.blob.core.windows.net/",
                 "AzureWebJobsStorage__queueServiceUri": "https://example.queue.core.windows.net/",
@@ -243,7 +245,14 @@ ROLES = {
 _BLOBS = ("storage", "Storage Blob Data Owner")
 _QUEUES = ("storage", "Storage Queue Data Contributor")
 CALLS: dict[type, dict[str, tuple[str, str]]] = {
-    QueueClient: {"send_message": _QUEUES, "peek_messages": _QUEUES, "create_queue": _QUEUES},
+    QueueClient: {
+        "create_queue": _QUEUES,
+        "get_queue_properties": _QUEUES,
+        "delete_message": _QUEUES,
+        "peek_messages": _QUEUES,
+        "receive_messages": _QUEUES,
+        "send_message": _QUEUES,
+    },
     ContainerClient: {
         "create_container": _BLOBS,
         "upload_blob": _BLOBS,
