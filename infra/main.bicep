@@ -23,6 +23,9 @@ param graphTenantIds string = ''
 @description('For presence: the id of the application that somebody signs in to. Empty where presence is not wanted.')
 param signInAppId string = ''
 
+@description('For several tenants: the id of the multi-tenant application that trusts the managed identity. Empty for one tenant.')
+param federatedAppId string = ''
+
 @description('Put storage and Key Vault behind private endpoints. The notification endpoint stays public: Graph has to reach it.')
 param vnetEnabled bool = false
 
@@ -72,6 +75,13 @@ param eventEncoding string = 'base64'
   'batch'
 ])
 param eventFormat string = 'single'
+
+@description('Whether an event of a call record only names it (notify) or carries it (fetch).')
+@allowed([
+  'notify'
+  'fetch'
+])
+param callRecords string = 'notify'
 
 @description('Largest request body taken, in bytes.')
 param maxBodyBytes int = 4194304
@@ -222,10 +232,12 @@ module app './app/function.bicep' = {
     maximumInstanceCount: maximumInstanceCount
     tenantIds: tenantIds
     signInAppId: signInAppId
+    federatedAppId: federatedAppId
     certificateName: certificateName
     renewalSchedule: renewalSchedule
     eventEncoding: eventEncoding
     eventFormat: eventFormat
+    callRecords: callRecords
     maxBodyBytes: maxBodyBytes
   }
   dependsOn: [

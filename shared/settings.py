@@ -40,6 +40,7 @@ class Settings:
     tenant_ids: frozenset[str]  # lower case
     app_ids: frozenset[str]  # lower case
     sign_in_app_id: str | None  # lower case
+    federated_app_id: str | None  # lower case
     graph_endpoint: str
     login_endpoint: str
     key_vault_url: str
@@ -49,6 +50,7 @@ class Settings:
     subscriptions: str
     event_encoding: Literal["base64", "none"]
     event_format: Literal["single", "batch"]
+    call_records: Literal["notify", "fetch"]
     max_body_bytes: int
 
 
@@ -72,6 +74,7 @@ def load(env: Mapping[str, str]) -> Settings:
         tenant_ids=tenant_ids,
         app_ids=app_ids,
         sign_in_app_id=reader.sign_in_app_id(app_ids),
+        federated_app_id=reader.federated_app_id(app_ids, tenant_ids),
         graph_endpoint=reader.text(
             "GRAPH_ENDPOINT", "Graph's address, for national clouds", _url, "https://graph.microsoft.com"
         ).rstrip("/"),
@@ -99,6 +102,12 @@ def load(env: Mapping[str, str]) -> Settings:
         event_format=cast(
             Literal["single", "batch"],
             reader.choice("EVENT_FORMAT", ("single", "batch"), "one event or several to a queue message"),
+        ),
+        call_records=cast(
+            Literal["notify", "fetch"],
+            reader.choice(
+                "CALL_RECORDS", ("notify", "fetch"), "whether an event of a call record carries the record itself"
+            ),
         ),
         max_body_bytes=reader.positive("MAX_BODY_BYTES", 4 * 1024 * 1024, "the largest request body taken, in bytes"),
     )
@@ -142,6 +151,10 @@ def _client_state(value: str) -> bool:
     return len(value) <= 128  # Graph's limit on a subscription's clientState
 
 
+def _only(values: frozenset[str]) -> str | None:
+    return next(iter(values)) if len(values) == 1 else None
+
+
 class _Reader:
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
@@ -182,12 +195,25 @@ class _Reader:
 
     def sign_in_app_id(self, app_ids: frozenset[str]) -> str | None:
         name, purpose = "SIGN_IN_APP_ID", "the application that people sign in to, for presence; one of GRAPH_APP_IDS"
+        return self._one_of(app_ids, name, purpose) or _only(app_ids)
+
+    def federated_app_id(self, app_ids: frozenset[str], tenant_ids: frozenset[str]) -> str | None:
+        name = "FEDERATED_APP_ID"
+        purpose = (
+            "the multi-tenant application that trusts the managed identity, for several tenants; one of GRAPH_APP_IDS"
+        )
+        value = self._one_of(app_ids, name, purpose)
+        if value is not None or len(tenant_ids) <= 1:
+            return value
+        if len(app_ids) > 1:  # a managed identity has no tokens for other tenants than its own
+            self.problems.append(f"{name}: missing ({purpose})")
+        return _only(app_ids)
+
+    def _one_of(self, app_ids: frozenset[str], name: str, purpose: str) -> str | None:
         value = self.text(name, purpose, default="").lower()
-        if not value:
-            return next(iter(app_ids)) if len(app_ids) == 1 else None
-        if value not in app_ids:  # Graph's validation tokens for its subscriptions would be refused
+        if value and value not in app_ids:  # Graph's validation tokens for its subscriptions would be refused
             self.problems.append(f"{name}: not valid ({purpose})")
-        return value
+        return value or None
 
     def choice(self, name: str, allowed: tuple[str, ...], purpose: str) -> str:
         value = self.text(name, purpose, default=allowed[0]).lower()

@@ -17,6 +17,7 @@ from shared.services.http_answer import Answer, handshake, refused, try_again
 
 if TYPE_CHECKING:
     from shared.adapters.blobs import Blobs
+    from shared.adapters.graph import GraphClient
     from shared.adapters.key_vault import KeyVaultCertificates
     from shared.adapters.queues import Queues
     from shared.adapters.storage import StorageAccount
@@ -227,17 +228,13 @@ def _lifecycle_messages() -> "LifecycleMessages":
 
 
 @cache
-def _renewal() -> "Renewal":
+def _graph() -> "GraphClient":
     from shared.adapters.credentials import GraphCredentials
-    from shared.adapters.desired_state import DesiredStateSource
     from shared.adapters.graph import GraphClient
     from shared.adapters.sign_in import SignIns
     from shared.clock import SystemClock
-    from shared.domain.subscriptions import Endpoint
-    from shared.services.renew import Renewal
 
     settings = _settings()
-    clock = SystemClock()
     sign_ins = SignIns(
         vault_url=settings.key_vault_url,
         login_endpoint=settings.login_endpoint,
@@ -245,10 +242,24 @@ def _renewal() -> "Renewal":
         app_id=settings.sign_in_app_id,
     )
     return Renewal(
-        graph=GraphClient(settings.graph_endpoint, GraphCredentials(sign_ins), clock),
+        graph=_graph(),
         certificates=_certificates(),
         desired=DesiredStateSource(settings.subscriptions, _blobs(), settings.tenant_ids),
         endpoint=Endpoint(settings.notification_url, settings.lifecycle_notification_url, settings.client_states),
         tenant_ids=settings.tenant_ids,
-        clock=clock,
+        clock=SystemClock(),
+    credentials = GraphCredentials(
+        sign_ins, federated_app_id=settings.federated_app_id, login_endpoint=settings.login_endpoint
+    )
+    return GraphClient(settings.graph_endpoint, credentials, SystemClock())
+
+
+@cache
+def _renewal() -> "Renewal":
+    from shared.adapters.desired_state import DesiredStateSource
+    from shared.clock import SystemClock
+    from shared.domain.subscriptions import Endpoint
+    from shared.services.renew import Renewal
+
+    settings = _settings()
     )

@@ -17,10 +17,12 @@ param instanceMemoryMB int
 param maximumInstanceCount int
 param tenantIds string
 param signInAppId string
+param federatedAppId string
 param certificateName string
 param renewalSchedule string
 param eventEncoding string
 param eventFormat string
+param callRecords string
 param maxBodyBytes int
 
 resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
@@ -131,8 +133,9 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
     CLIENT_STATE: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/client-state)'
     CLIENT_STATE_PREVIOUS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/client-state-previous)'
     GRAPH_TENANT_IDS: tenantIds
-    GRAPH_APP_IDS: empty(signInAppId) ? identityClientId : '${identityClientId},${signInAppId}'
+    GRAPH_APP_IDS: join(union([identityClientId], empty(signInAppId) ? [] : [signInAppId], empty(federatedAppId) ? [] : [federatedAppId]), ',')
     SIGN_IN_APP_ID: signInAppId
+    FEDERATED_APP_ID: federatedAppId
     KEY_VAULT_URL: vaultUri
     CERTIFICATE_NAME: certificateName
     NOTIFICATION_URL: 'https://${app.properties.defaultHostName}/api/notifications'
@@ -141,6 +144,7 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
     RENEWAL_SCHEDULE: renewalSchedule
     EVENT_ENCODING: eventEncoding
     EVENT_FORMAT: eventFormat
+    CALL_RECORDS: callRecords
     MAX_BODY_BYTES: string(maxBodyBytes)
   }
 }

@@ -55,6 +55,7 @@ def test_every_wrong_setting_is_named_at_once() -> None:
         NOTIFICATION_URL="http://app.azurewebsites.net/",
         EVENT_ENCODING="utf-8",
         EVENT_FORMAT="many",
+        CALL_RECORDS="all",
         MAX_BODY_BYTES="0",
     ) == [
         "CLIENT_STATE",
@@ -66,6 +67,7 @@ def test_every_wrong_setting_is_named_at_once() -> None:
         "CERTIFICATE_NAME",
         "EVENT_ENCODING",
         "EVENT_FORMAT",
+        "CALL_RECORDS",
         "MAX_BODY_BYTES",
     ]
 
@@ -80,6 +82,30 @@ def test_no_problem_repeats_a_secret() -> None:
     with pytest.raises(SettingsError) as caught:
         load({**GOOD, "CLIENT_STATE": "hush" * 40, "KEY_VAULT_URL": "hush"})
     assert "hush" not in str(caught.value)
+
+
+ONE_TENANT = {"GRAPH_TENANT_IDS": "f69f5191-20ae-4093-8dae-3ec09edeb253"}
+APP, OTHER_APP = GOOD["GRAPH_APP_IDS"], "11111111-2222-4333-8444-555555555555"
+
+
+@pytest.mark.parametrize(
+    ("changes", "app_id"),
+    [
+        ({}, APP),
+        (ONE_TENANT, None),
+        ({**ONE_TENANT, "FEDERATED_APP_ID": APP.upper()}, APP),
+        ({"GRAPH_APP_IDS": f"{APP},{OTHER_APP}", "FEDERATED_APP_ID": OTHER_APP}, OTHER_APP),
+    ],
+)
+def test_several_tenants_need_an_application(changes: dict[str, str], app_id: str | None) -> None:
+    assert load(GOOD | changes).federated_app_id == app_id
+
+
+@pytest.mark.parametrize(
+    "changes", [{"GRAPH_APP_IDS": f"{APP},{OTHER_APP}"}, {"FEDERATED_APP_ID": OTHER_APP}, {"FEDERATED_APP_ID": "x"}]
+)
+def test_which_application_must_be_said_where_it_is_not_clear(changes: dict[str, str]) -> None:
+    assert problems(**changes) == ["FEDERATED_APP_ID"]
 
 
 @pytest.mark.parametrize("value", ["-1", "4 MiB", "1.5", "٤", ""])
