@@ -120,13 +120,15 @@ class Decryptor:
         return await _failures(((index,), put(index, event)) for index, event in events)
 
     async def _put_batched(self, queue: str, events: Sequence[tuple[int, Event]], envelope: Envelope) -> Failures:
-        bodies: dict[int, bytes] = {}
+        bodies = {index: event.to_json() for index, event in events}
+        large = {index for index, body in bodies.items() if not fits(join([body]), self.encoding)}
 
-        async def prepare(index: int, event: Event) -> None:
-            body = event.to_json()
-            bodies[index] = body if fits(join([body]), self.encoding) else await self._check_in(event, index, envelope)
+        async def check_in(index: int, event: Event) -> None:
+            bodies[index] = await self._check_in(event, index, envelope)
 
-        failures = await _failures(((index,), prepare(index, event)) for index, event in events)
+        failures = await _failures(((index,), check_in(index, event)) for index, event in events if index in large)
+        for index in failures:
+            del bodies[index]
         ready = iter(bodies)
         messages = [
             (tuple(itertools.islice(ready, len(batch))), self.queues.put(queue, join(batch), self.encoding))
