@@ -241,13 +241,6 @@ def _graph() -> "GraphClient":
         graph_endpoint=settings.graph_endpoint,
         app_id=settings.sign_in_app_id,
     )
-    return Renewal(
-        graph=_graph(),
-        certificates=_certificates(),
-        desired=DesiredStateSource(settings.subscriptions, _blobs(), settings.tenant_ids),
-        endpoint=Endpoint(settings.notification_url, settings.lifecycle_notification_url, settings.client_states),
-        tenant_ids=settings.tenant_ids,
-        clock=SystemClock(),
     credentials = GraphCredentials(
         sign_ins, federated_app_id=settings.federated_app_id, login_endpoint=settings.login_endpoint
     )
@@ -262,4 +255,11 @@ def _renewal() -> "Renewal":
     from shared.services.renew import Renewal
 
     settings = _settings()
+    return Renewal(
+        graph=_graph(),
+        certificates=_certificates(),
+        desired=DesiredStateSource(settings.subscriptions, _blobs(), settings.tenant_ids),
+        endpoint=Endpoint(settings.notification_url, settings.lifecycle_notification_url, settings.client_states),
+        tenant_ids=settings.tenant_ids,
+        clock=SystemClock(),
     )
