@@ -49,6 +49,12 @@ async def renew_subscriptions(timer: func.TimerRequest) -> None:
     await wiring.renew()
 
 
+@app.function_name("sweep_claim_checks")
+@app.timer_trigger("timer", schedule="0 20 3 * * *", run_on_startup=False, use_monitor=True)
+async def sweep_claim_checks(timer: func.TimerRequest) -> None:
+    await wiring.sweep_claim_checks()
+
+
 @app.function_name("quarantine_poison_notifications")
 @app.queue_trigger("msg", queue_name="raw-notifications-poison", connection=STORAGE)
 async def quarantine_poison_notifications(msg: func.QueueMessage) -> None:

@@ -1,8 +1,9 @@
-"""`python3 run.py bench [--quick]`."""
+"""`python3 run.py bench [--quick | --reliability]`."""
 
 import argparse
 import json
 import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench import reliability
 from bench.endtoend import Finding, end_to_end
 from bench.figures import figures
 from bench.measure import Ratio
@@ -27,7 +29,13 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller amounts: under a minute")
     parser.add_argument("--only", choices=["cpu", "end-to-end"], help="half of it")
+    parser.add_argument("--reliability", action="store_true", help="the long ledger run instead: docs/reliability.md")
+    parser.add_argument("--notifications", type=int, default=50_000, help="of the ledger run")
+    parser.add_argument("--faults", type=int, default=36, help="of the ledger run")
+    parser.add_argument("--seed", type=int, default=1, help="of the ledger run")
     arguments = parser.parse_args()
+    if arguments.reliability:
+        sys.exit(reliability.main(arguments.notifications, arguments.faults, arguments.seed))
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)

@@ -90,6 +90,13 @@ async def quarantine(msg: func.QueueMessage, queue: str) -> None:
     await _raw_messages().take_back(msg.get_body().decode(), queue=queue, attempts=_TRIES)
 
 
+async def sweep_claim_checks() -> None:
+    """Claim checks that a crash has left without a message."""
+    from shared.services.claims import sweep
+
+    await sweep(_blobs(), _queues(), _now())
+
+
 async def health(req: func.HttpRequest) -> func.HttpResponse:
     """All checks, as JSON; 200 or 503."""
     import json

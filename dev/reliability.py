@@ -1,0 +1,492 @@
+"""A load, a schedule of faults, and a ledger that must balance.
+
+The app in its host (two workers, as processes of their own), storage and the simulator stand as they do for the demo.
+Notifications come in waves, by Graph's own rules for retries. Each wave meets one fault; once that is over, the run
+waits until the wave is all there, and so learns how long recovery takes. Forged and undecryptable items travel among
+the good ones.
+"""
+
+import asyncio
+import itertools
+import json
+import random
+import socket
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import requests
+from azure.core.exceptions import ResourceNotFoundError
+from azure.storage.blob import ContainerClient
+
+from dev import traffic
+from dev.azurite import ACCOUNT, ACCOUNT_KEY, HOST, Ports
+from dev.consumer import Arrival, Consumer
+from dev.link import Link
+from dev.simulator import Fault, Kind
+from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
+from dev.simulator.delivery import Notification
+from dev.simulator.tokens import Forgery, forge
+from dev.stack import Stack, StackPorts
+from shared.adapters.blobs import Blobs
+from shared.adapters.queues import Queues
+from shared.adapters.storage import StorageAccount
+from shared.services.claims import sweep
+from shared.services.decrypt import DATA_CONTAINER
+from shared.services.quarantine import QUARANTINE_CONTAINER
+from shared.services.raw_messages import CLAIMS_CONTAINER
+from shared.settings import StorageSettings
+
+FAULTS: Final = (
+    "host killed",
+    "storage killed",
+    "storage restarted",
+    "storage slow",
+    "storage unreachable",
+    "Key Vault answers 503",
+    "Key Vault answers 429",
+    "signing keys unreachable",
+    "certificate rotated",
+    "signing keys rotated",
+    "duplicated deliveries",
+    "reordered deliveries",
+)
+
+_AUTOSAVE_SECONDS: Final = 6.0  # Azurite saves its tables every five
+_POLL_SECONDS: Final = 0.02
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does.
+
+    `faults` names them in their order, one for each wave; `time_scale` shortens Graph's waits between retries; `seed`
+    decides everything random.
+    """
+
+    notifications: int
+    faults: tuple[str, ...]
+    seed: int = 1
+    time_scale: float = 1.0
+    outage_seconds: float = 5.0
+    patience: float = 240.0  # seconds to wait for anything
+    forged: int = 20
+    undecryptable: int = 20
+
+
+@dataclass
+class Report:
+    """What came of it; times in seconds."""
+
+    notifications: int = 0
+    events: int = 0
+    deliveries_repeated: int = 0
+    lost: int = 0
+    forged_sent: int = 0
+    forged_accepted: int = 0
+    duplicates_by_id: int = 0
+    second_ids_of_basic_items: int = 0
+    undecryptable_sent: int = 0
+    quarantined: int = 0
+    quarantine_exact: bool = False
+    claims_swept: int = 0
+    claims_left: int = 0
+    data_blobs_without_event: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    recovery: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    posts: int = 0
+    posts_failed: int = 0
+    seconds: float = 0.0
+
+    @property
+    def balances(self) -> bool:
+        """Whether every promise was kept."""
+        return (
+            self.lost == self.forged_accepted == self.duplicates_by_id == 0
+            and self.quarantine_exact
+            and self.claims_left == self.data_blobs_without_event == 0
+        )
+
+
+class Ledger:
+    """What was sent, and what has arrived of it. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: set[str] = set()
+        self.sent: set[str] = set()
+        self.basic: set[str] = set()  # those that carry no id of Graph's
+        self.ids: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+        self.arrivals = 0
+        self.datarefs: set[str] = set()
+
+    def expect(self, notifications: list[Notification]) -> None:
+        """Enter what is about to be sent."""
+        with self._lock:
+            for one in notifications:
+                content = _canonical(one.plaintext or one.item["resourceData"])
+                self.sent.add(content)
+                self._waiting.add(content)
+                if not one.rich and "id" not in one.item:
+                    self.basic.add(content)
+
+    def arrive(self, arrival: Arrival) -> None:
+        """Enter an event that has come."""
+        content = _canonical(json.loads(arrival.data))
+        with self._lock:
+            self.arrivals += 1
+            self.ids[content].add(arrival.event.key)
+            self._waiting.discard(content)
+            if arrival.event.dataref is not None:
+                self.datarefs.add(arrival.event.dataref.rpartition(f"/{DATA_CONTAINER}/")[2])
+
+    @property
+    def missing(self) -> int:
+        """How many have not come yet."""
+        with self._lock:
+            return len(self._waiting)
+
+
+def _canonical(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, sort_keys=True)
+
+
+class Run:
+    """One run, from start to report."""
+
+    def __init__(
+        self, stack: Stack, links: list[Link], plan: Plan, ledger: Ledger, note: Callable[[str], None]
+    ) -> None:
+        self._stack = stack
+        self._links = links
+        self._plan = plan
+        self._ledger = ledger
+        self._note = note
+        self._random = random.Random(plan.seed)
+        self._happenings = traffic.a_day()
+        self._bad: Counter[str] = Counter()  # subscription ids of what is to be quarantined
+        self._report = Report()
+        vault = self._key_vault
+        self._faults: dict[str, Callable[[], None]] = dict(
+            zip(
+                FAULTS,
+                (
+                    self._kill_host,
+                    self._kill_storage,
+                    self._restart_storage,
+                    self._slow_storage,
+                    self._unreachable_storage,
+                    lambda: vault(503),
+                    lambda: vault(429),
+                    self._signing_keys_unreachable,
+                    self._rotate_certificate,
+                    self._rotate_signing_keys,
+                    self._duplicate,
+                    self._reorder,
+                ),
+                strict=True,
+            )
+        )
+
+    @classmethod
+    @contextmanager
+    def start(cls, directory: Path, plan: Plan, note: Callable[[str], None]) -> "Iterator[Run]":
+        """Bring everything up; `note` is told what goes on."""
+        ports = Ports(*(_free_port() for _ in Ports._fields))
+        with Link.to(ports.blob) as blob, Link.to(ports.queue) as queue:
+            # The host, its triggers and the app reach storage over links that can be slow or cut.
+            settings = {
+                "AzureWebJobsStorage": (
+                    f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};"
+                    f"BlobEndpoint=http://{HOST}:{blob.port}/{ACCOUNT};"
+                    f"QueueEndpoint=http://{HOST}:{queue.port}/{ACCOUNT};"
+                ),
+                "FUNCTIONS_WORKER_PROCESS_COUNT": "2",
+            }
+            ledger = Ledger()
+            with (
+                Stack.start(
+                    directory,
+                    subscriptions=traffic.SUBSCRIPTIONS,
+                    settings=settings,
+                    lease_seconds=2,
+                    ports=StackPorts(storage=ports),
+                ) as stack,
+                Consumer(stack.azurite.connection_string, ACCOUNT_KEY, ledger.arrive),
+            ):
+                stack.sim.graph.delivery.time_scale = plan.time_scale
+                run = cls(stack, [blob, queue], plan, ledger, note)
+                run._renew()
+                yield run
+
+    def execute(self) -> Report:
+        """Send all waves, meet all faults, wait for everything, and draw up the balance."""
+        started = time.monotonic()
+        plan = self._plan
+        waves = len(plan.faults)
+        for number, name in enumerate(plan.faults):
+            # Graph may or may not give its notifications ids; what is promised holds for both.
+            self._stack.sim.graph.settings.notification_ids = number % 2 == 0
+            count = plan.notifications * (number + 1) // waves - plan.notifications * number // waves
+            self._wave(name, count, _share(plan.forged, number, waves), _share(plan.undecryptable, number, waves))
+        self._await(self._is_quarantined, "quarantine")
+        self._report.claims_swept = self._sweep_claims()
+        self._await(lambda: not self._blobs(CLAIMS_CONTAINER), "the last claim checks")
+        self._balance()
+        self._report.seconds = time.monotonic() - started
+        return self._report
+
+    def _wave(self, name: str, count: int, forged: int, undecryptable: int) -> None:
+        for _ in range(forged):
+            self._send_forged()
+        self._send(self._prepare(count // 2), self._spoil(undecryptable))
+        self._await(lambda: self._ledger.missing < max(count // 2, 1), "a sign of life")
+        self._faults[name]()
+        ended = time.monotonic()
+        self._send(self._prepare(count - count // 2), [])
+        self._await(lambda: not self._ledger.missing, f"what came before and after: {name}")
+        self._stack.sim.graph.drain(self._plan.patience)
+        recovery = time.monotonic() - ended
+        self._report.faults[name] += 1
+        self._report.recovery[name].append(recovery)
+        self._settle()
+        self._note(f"{name}: {count} notifications, all there {recovery:.1f} s after its end")
+
+    # --- what is sent
+
+    def _prepare(self, count: int) -> list[Notification]:
+        prepared: list[Notification] = []
+        while len(prepared) < count:
+            resource, kind, options = next(self._happenings)
+            if kind is Kind.PRESENCE:
+                continue
+            if self._random.random() < 0.005:  # too large for a queue message: by claim check, and data in a blob
+                options = replace(options, participants=300)
+            prepared += self._stack.sim.graph.prepare(resource, kind, options)
+        return prepared
+
+    def _send(self, good: list[Notification], bad: list[Notification]) -> None:
+        self._ledger.expect(good)
+        together = good + bad
+        self._random.shuffle(together)
+        self._report.notifications += len(good)
+        self._stack.sim.graph.send(together)
+
+    def _spoil(self, count: int) -> list[Notification]:
+        """Authentic items that nobody can decrypt."""
+        spoilt: list[Notification] = []
+        ways = itertools.cycle(("key", "signature", "certificate"))
+        while len(spoilt) < count:
+            (one,) = self._stack.sim.graph.prepare(traffic.CALL, Kind.CALL_STARTED, traffic.unique(traffic.CALL))
+            content = dict(one.item["encryptedContent"])
+            match next(ways):
+                case "key":
+                    content = encrypt(b"{}", Recipient.of(_STRANGER, content["encryptionCertificateId"]))
+                case "signature":
+                    content["dataSignature"] = "AAAA" + content["dataSignature"][4:]
+                case _:
+                    content["encryptionCertificateId"] = f"switchboard/{self._random.getrandbits(128):032x}"
+            spoilt.append(replace(one, item=dict(one.item) | {"encryptedContent": content}))
+            self._bad[_canonical(content)] += 1
+        self._report.undecryptable_sent += len(spoilt)
+        return spoilt
+
+    def _send_forged(self) -> None:
+        """A collection that Graph never made; sent again until it is answered, as a patient forger would."""
+        sim = self._stack.sim
+        (one,) = sim.graph.prepare(traffic.CALL, Kind.CALL_STARTED, traffic.unique(traffic.CALL))
+        way = self._random.choice((*(f for f in Forgery if f is not Forgery.UNKNOWN_KID), "client state", "no token"))
+        item = dict(one.item)
+        body = json.loads(sim.graph.collection([one]))
+        if way == "client state":
+            item["clientState"] = "guessed"
+        elif way == "no token":
+            body["validationTokens"] = []
+        elif isinstance(way, Forgery):
+            body["validationTokens"] = [
+                forge(
+                    way,
+                    sim.entra.signing_key,
+                    app_id=sim.app_id,
+                    tenant_id=sim.tenants[0],
+                    now=sim.clock.now(),
+                )
+            ]
+        body["value"] = [item]
+        text = json.dumps(body).encode()
+        self._await(lambda: sim.graph.post(one.url, text).status == 202, "an answer to a forger")
+        self._report.forged_sent += 1
+
+    # --- what goes wrong
+
+    def _kill_host(self) -> None:
+        self._stack.kill_host()
+        self._stack.restart_host()
+
+    def _kill_storage(self) -> None:
+        # Real storage has written down what it confirmed. The emulator does so every few seconds, hence the wait.
+        self._cut()
+        time.sleep(_AUTOSAVE_SECONDS)
+        self._stack.kill_azurite()
+        self._stack.restart_azurite()
+        self._mend()
+
+    def _restart_storage(self) -> None:
+        self._stack.restart_azurite()
+
+    def _slow_storage(self) -> None:
+        for link in self._links:
+            link.delay = 1.0
+        time.sleep(self._plan.outage_seconds)
+        self._mend()
+
+    def _unreachable_storage(self) -> None:
+        self._cut()
+        self._send_some()
+        time.sleep(self._plan.outage_seconds)
+        self._mend()
+
+    def _key_vault(self, status: int) -> None:
+        """Key Vault goes away while a certificate is new, so that its key is in nobody's memory."""
+        self._stack.sim.vault.rotate_certificate()
+        self._renew()
+        self._stack.sim.faults.add(Fault("vault", status=status), times=None)
+        self._stack.kill_host()
+        self._stack.restart_host()
+        self._send_some()
+        time.sleep(self._plan.outage_seconds)
+        self._stack.sim.faults.clear()
+
+    def _signing_keys_unreachable(self) -> None:
+        self._stack.sim.entra.rotate_keys()
+        self._stack.sim.faults.add(Fault("login", hang_up="before"), times=None)
+        self._stack.kill_host()
+        self._stack.restart_host()
+        self._send_some()
+        time.sleep(self._plan.outage_seconds)
+        self._stack.sim.faults.clear()
+
+    def _rotate_certificate(self) -> None:
+        self._stack.sim.vault.rotate_certificate()
+        self._renew()
+
+    def _rotate_signing_keys(self) -> None:
+        self._stack.sim.entra.rotate_keys()
+
+    def _duplicate(self) -> None:
+        delivery = self._stack.sim.graph.delivery
+        delivery.copies = 2
+        self._send_some()
+        delivery.copies = 1
+
+    def _reorder(self) -> None:
+        delivery = self._stack.sim.graph.delivery
+        delivery.shuffle, delivery.seed = True, self._random.getrandbits(32)
+        self._send_some()
+        delivery.shuffle = False
+
+    def _send_some(self) -> None:
+        self._send(self._prepare(40), [])
+
+    def _cut(self) -> None:
+        for link in self._links:
+            link.cut()
+
+    def _mend(self) -> None:
+        for link in self._links:
+            link.mend()
+
+    # --- what is waited for, and what is found
+
+    def _renew(self) -> None:
+        """Fire the renewal timer, and wait until every subscription names the current certificate."""
+        graph = self._stack.sim.graph
+        wanted = f"{self._stack.sim.vault.certificate_name}/{self._stack.sim.vault.certificate().version}"
+
+        def is_current() -> bool:
+            found = graph.subscriptions
+            return len(found) == traffic.SUBSCRIPTION_COUNT and all(
+                one.addressee.recipient is None or one.addressee.recipient.certificate_id == wanted for one in found
+            )
+
+        def fire() -> bool:
+            url = f"{self._stack.url}/admin/functions/renew_subscriptions"
+            requests.post(url, json={}, timeout=10).raise_for_status()
+            deadline = time.monotonic() + 5
+            while not is_current() and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+            return is_current()
+
+        self._await(fire, "the subscriptions")
+
+    def _await(self, ready: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + self._plan.patience
+        while not ready():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited for {what}, in vain: {self._ledger.missing} missing")
+            time.sleep(_POLL_SECONDS)
+
+    def _settle(self) -> None:
+        """Count the POSTs of the wave, and forget their bodies."""
+        for one in self._stack.sim.graph.deliveries:
+            self._report.posts += len(one.attempts)
+            self._report.posts_failed += sum(attempt.status != 202 for attempt in one.attempts)
+        self._stack.sim.graph.forget_deliveries()
+        self._stack.sim.faults.forget_requests()
+
+    def _is_quarantined(self) -> bool:
+        return len(self._blobs(QUARANTINE_CONTAINER)) >= len(self._bad)
+
+    def _sweep_claims(self) -> int:
+        """What the app's own timer does about claim checks that a crash has orphaned, three days later."""
+
+        async def sweep_later() -> int:
+            account = StorageAccount(StorageSettings(self._stack.azurite.connection_string, None, None, None))
+            async with account.queues, account.blobs:
+                return await sweep(Blobs(account), Queues(account), datetime.now(UTC) + timedelta(days=3))
+
+        return asyncio.run(sweep_later())
+
+    def _balance(self) -> None:
+        report, ledger = self._report, self._ledger
+        arrived = set(ledger.ids)
+        report.events = len(arrived)
+        report.lost = len(ledger.sent - arrived)
+        report.forged_accepted = len(arrived - ledger.sent)
+        again = {content for content, ids in ledger.ids.items() if len(ids) > 1}
+        report.duplicates_by_id = len(again - ledger.basic)
+        report.second_ids_of_basic_items = len(again & ledger.basic)
+        report.deliveries_repeated = ledger.arrivals - sum(map(len, ledger.ids.values()))
+        parked: Counter[str] = Counter()
+        for data in self._blobs(QUARANTINE_CONTAINER).values():
+            (item,) = json.loads(data)["envelope"]["notifications"]
+            parked[_canonical(item["encryptedContent"])] += 1
+        report.quarantined = parked.total()
+        report.quarantine_exact = set(parked) == set(self._bad)
+        report.claims_left = len(self._blobs(CLAIMS_CONTAINER))
+        report.data_blobs_without_event = len(set(self._blobs(DATA_CONTAINER)) - ledger.datarefs)
+
+    def _blobs(self, container: str) -> dict[str, bytes]:
+        with ContainerClient.from_connection_string(self._stack.azurite.connection_string, container) as client:
+            try:
+                return {blob.name: client.download_blob(blob.name).readall() for blob in client.list_blobs()}
+            except ResourceNotFoundError:
+                return {}
+
+
+_STRANGER: Final = KeyCertificate.generate()
+
+
+def _share(total: int, number: int, parts: int) -> int:
+    return total * (number + 1) // parts - total * number // parts
+
+
+def _free_port() -> int:
+    with socket.create_server((HOST, 0)) as probe:
+        return int(probe.getsockname()[1])
