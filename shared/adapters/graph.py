@@ -7,10 +7,8 @@ Sources: "Combine multiple HTTP requests using JSON batching", "List subscriptio
 import asyncio
 import logging
 import random
-from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, Protocol
@@ -22,6 +20,7 @@ from azure.core.credentials import TokenCredential
 from azure.core.exceptions import AzureError
 from requests.adapters import HTTPAdapter
 
+from shared.adapters.pace import Pace
 from shared.clock import Clock
 from shared.domain import graph, resources
 from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
@@ -30,7 +29,6 @@ from shared.domain.graph import Call, CredentialError, OutcomeUnknownError, Repl
 _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 60.0  # of a batch; each POST in it waits for our own endpoint's handshake, up to 10 s
 _CONNECTIONS: Final = 8
-_PERIOD: Final = timedelta(seconds=20)
 _WRITES: Final = (500, 2000)  # per period, in a tenant and in all: POST, PATCH, DELETE, each part of a batch counted
 _LISTS: Final = (25, 40)  # per period, in a tenant and in all
 _TRIES: Final = 4
@@ -77,8 +75,8 @@ class GraphClient:
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # threads share the session
         self._session.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
-        self._writes = _Pace(*_WRITES, clock)
-        self._lists = _Pace(*_LISTS, clock)
+        self._writes = Pace(*_WRITES, clock)
+        self._lists = Pace(*_LISTS, clock)
         self._embargoes: dict[str, datetime] = {}
 
     def close(self) -> None:
@@ -120,7 +118,7 @@ class GraphClient:
         """
         seen: set[str] = set()
         for version in graph.API_VERSIONS:
-            async for page in self._pages(f"{self._endpoint}/{version}/subscriptions", tenant_id, listing=True):
+            async for page in self.pages(f"{self._endpoint}/{version}/subscriptions", tenant_id, pace=self._lists):
                 found = list(_subscriptions(page, tenant_id, version))
                 yield [one for one in found if one.id not in seen]
                 seen.update(one.id for one in found)
@@ -138,7 +136,7 @@ class GraphClient:
             if len(credentials) == 1:
                 return
             url = f"{self._endpoint}/{version}/subscriptions"
-            async for page in self._pages(url, tenant_id, listing=True, delegated=True):
+            async for page in self.pages(url, tenant_id, pace=self._lists, delegated=True):
                 yield list(_subscriptions(page, tenant_id, version))
         except graph.SignInRequiredError:
             return  # whether presence is wanted at all is not known here
@@ -155,7 +153,7 @@ class GraphClient:
         url = f"{self._endpoint}/v1.0/groups/{group_id}/transitiveMembers?$select=id&$top=999"
         users = [
             str(value["id"])
-            async for page in self._pages(url, tenant_id)
+            async for page in self.pages(url, tenant_id)
             for value in page
             if value.get("@odata.type") == "#microsoft.graph.user" and "id" in value
         ]
@@ -172,10 +170,10 @@ class GraphClient:
             GraphError: there is no such application in the tenant, or Application.Read.All is not granted.
         """
         principal = f"{self._endpoint}/v1.0/servicePrincipals(appId='{app_id}')"
-        found = await self._get(f"{principal}?$select=id,appRoleAssignmentRequired", tenant_id)
+        found = await self.get(f"{principal}?$select=id,appRoleAssignmentRequired", tenant_id)
         if not found.get("appRoleAssignmentRequired"):
             return True
-        async for page in self._pages(f"{principal}/appRoleAssignedTo", tenant_id):
+        async for page in self.pages(f"{principal}/appRoleAssignedTo", tenant_id):
             if any(value.get("principalDisplayName") == _CHANGE_TRACKING for value in page):
                 return True
         return False
@@ -191,44 +189,56 @@ class GraphClient:
         for version in graph.API_VERSIONS:
             url = f"{self._endpoint}/{version}/subscriptions/{subscription_id}"
             try:
-                value = await self._get(url, tenant_id)
+                value = await self.get(url, tenant_id)
             except graph.SubscriptionNotFoundError:
                 continue
             return graph.parse_subscription(value, tenant_id, version)
         version = resources.PRESENCE.api_version
         try:
-            value = await self._get(
+            value = await self.get(
                 f"{self._endpoint}/{version}/subscriptions/{subscription_id}", tenant_id, delegated=True
             )
         except CredentialError:
             raise graph.SubscriptionNotFoundError(f"no subscription {subscription_id}") from None
         return graph.parse_subscription(value, tenant_id, version)
 
-    async def _pages(
-        self, url: str, tenant_id: str, *, listing: bool = False, delegated: bool = False
+    async def pages(
+        self, url: str, tenant_id: str, *, pace: Pace | None = None, delegated: bool = False
     ) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-        """A collection, following `@odata.nextLink` after empty pages too."""
+        """A collection, following `@odata.nextLink` after empty pages too; see `get`."""
         asked: set[str] = set()
         while url:
-            if url in asked or len(asked) >= _MAX_PAGES or not _same_origin(url, self._endpoint):
-                # A link elsewhere would be handed the token.
+            if url in asked or len(asked) >= _MAX_PAGES:
                 raise UnavailableError("Graph's list", reason="paging")
             asked.add(url)
-            page = await self._get(url, tenant_id, listing=listing, delegated=delegated)
+            page = await self.get(url, tenant_id, pace=pace, delegated=delegated)
             found = page.get("value")
             if not isinstance(found, list):
                 raise UnavailableError("Graph's list", reason="paging")
             yield [value for value in found if isinstance(value, Mapping)]
             url = str(page.get("@odata.nextLink") or "")
 
-    async def _get(
-        self, url: str, tenant_id: str, *, listing: bool = False, delegated: bool = False
+    async def get(
+        self, url: str, tenant_id: str, *, pace: Pace | None = None, delegated: bool = False
     ) -> Mapping[str, Any]:
-        """GET, tried again where that may help; `listing` counts it against the limit of LIST."""
+        """GET one answer, tried again where that may help.
+
+        Args:
+            url: below the endpoint, or as Graph gave it in a link.
+            tenant_id: whose data it is.
+            pace: the limit that it counts against.
+            delegated: as the signed-in user.
+
+        Raises:
+            UnavailableError: Graph or Entra ID did not answer, or the link leads elsewhere.
+            GraphError: Graph refuses.
+        """
+        if not _same_origin(url, self._endpoint):  # it would be handed the token
+            raise UnavailableError("Graph's list", reason="paging")
         tries = 1
         while True:
             try:
-                async with self._lists.enter(tenant_id, int(listing)):
+                async with nullcontext() if pace is None else pace.enter(tenant_id, 1):
                     await self._observe_embargo(tenant_id)
                     return await self._exchange("GET", url, tenant_id, delegated)
             except CredentialError:
@@ -333,57 +343,6 @@ def pause(tries: int, retry_after: float | None) -> float:
     """Seconds to wait before the next try: what was asked for, else longer each time; spread, so that none collide."""
     spread = random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
     return retry_after + spread / 2 if retry_after is not None else spread * 2.0 ** min(tries, 6)
-
-
-class _Pace:
-    """Keeps within a limit for each tenant and one for all of them together."""
-
-    def __init__(self, in_a_tenant: int, in_all: int, clock: Clock) -> None:
-        self._tenants: defaultdict[str, _Window] = defaultdict(lambda: _Window(in_a_tenant, clock))
-        self._all = _Window(in_all, clock)
-
-    @asynccontextmanager
-    async def enter(self, tenant_id: str, count: int) -> AsyncIterator[None]:
-        """Wait until `count` more are allowed; they are under way within the context."""
-        async with self._tenants[tenant_id].enter(count), self._all.enter(count):
-            yield
-
-
-class _Window:
-    """At most so many in any period.
-
-    Each counts until a period after it was *answered*: when Graph counted it is not known, but it was before that.
-    """
-
-    def __init__(self, limit: int, clock: Clock) -> None:
-        self._limit = limit
-        self._clock = clock
-        self._entries: deque[_Entry] = deque()
-
-    @asynccontextmanager
-    async def enter(self, count: int) -> AsyncIterator[None]:
-        while (wait := self._seconds_until(count)) > 0:
-            await self._clock.sleep(wait)
-        entry = _Entry(self._clock.now(), count)
-        self._entries.append(entry)
-        try:
-            yield
-        finally:
-            entry.at = self._clock.now()
-
-    def _seconds_until(self, count: int) -> float:
-        now = self._clock.now()
-        while self._entries and self._entries[0].at + _PERIOD <= now:
-            self._entries.popleft()
-        if not count or sum(entry.count for entry in self._entries) + count <= self._limit:
-            return 0.0
-        return (self._entries[0].at + _PERIOD - now).total_seconds()
-
-
-@dataclass(slots=True)
-class _Entry:
-    at: datetime
-    count: int
 
 
 def _subscriptions(

@@ -227,11 +227,11 @@ async def test_lists_are_read_to_their_end_in_both_versions(
 async def test_a_link_to_elsewhere_is_not_followed(client: GraphClient, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    async def get(url: str, *_: object, **__: object) -> dict[str, object]:
+    async def answer(_: str, url: str, *__: object) -> dict[str, object]:
         asked.append(url)
         return {"value": [], "@odata.nextLink": "https://elsewhere.example/v1.0/subscriptions?$skiptoken=1"}
 
-    monkeypatch.setattr(client, "_get", get)
+    monkeypatch.setattr(client, "_exchange", answer)
     with pytest.raises(UnavailableError):
         await listed(client, TENANT)
     assert len(asked) == 1
@@ -241,13 +241,13 @@ async def test_one_entry_that_cannot_be_read_hides_no_other(
     client: GraphClient, clock: HastyClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [made] = await create(client, clock, records())
-    get = client._get
+    get = client.get
 
     async def spoilt(url: str, tenant_id: str, **options: Any) -> dict[str, Any]:
         page = dict(await get(url, tenant_id, **options))
         return page | {"value": [{"id": "x", "resource": None}, *page["value"], "y"]}
 
-    monkeypatch.setattr(client, "_get", spoilt)
+    monkeypatch.setattr(client, "get", spoilt)
     assert await listed(client, TENANT) == (made,)
 
 
