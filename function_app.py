@@ -55,6 +55,14 @@ async def sweep_claim_checks(timer: func.TimerRequest) -> None:
     await wiring.sweep_claim_checks()
 
 
+if os.environ.get("SELFTEST_SCHEDULE"):
+
+    @app.function_name("self_test")
+    @app.timer_trigger("timer", schedule="%SELFTEST_SCHEDULE%", run_on_startup=False, use_monitor=True)
+    async def self_test(timer: func.TimerRequest) -> None:
+        await wiring.self_test()
+
+
 @app.function_name("quarantine_poison_notifications")
 @app.queue_trigger("msg", queue_name="raw-notifications-poison", connection=STORAGE)
 async def quarantine_poison_notifications(msg: func.QueueMessage) -> None:

@@ -4,7 +4,7 @@ Settings come from the environment, else from `Values` in local.settings.json. E
 Exit codes: 0 well, 1 problems, 2 usage.
 """
 
-from commands import doctor, events, login, quarantine, subscriptions
+from commands import doctor, events, login, quarantine, selftest, subscriptions
 from commands.terminal import group
 
 app = group("Look after Switchboard: its subscriptions, its sign-in, its health.")
@@ -13,6 +13,7 @@ app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(events.app, name="events")
 app.command()(login.login)
 app.command()(doctor.doctor)
+app.command()(selftest.selftest)
 
 if __name__ == "__main__":
     app()

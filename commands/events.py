@@ -51,9 +51,10 @@ def tail(
     if not peek:
         confirm("Events shown here are taken off their queues and reach no consumer. Go on?", yes=yes, as_json=as_json)
 
-    def see(name: str, text: str) -> None:
+    def see(name: str, text: str) -> bool:
         for event in _events(text):
             _show(name, event, as_json=as_json)
+        return True
 
     async def work(workshop: Workshop) -> int:
         if peek:
@@ -71,7 +72,7 @@ def tail(
         console().print("There are no events.")
 
 
-async def _take(workshop: Workshop, queues: Sequence[str], see: Callable[[str, str], None], count: int) -> int:
+async def _take(workshop: Workshop, queues: Sequence[str], see: Callable[[str, str], bool], count: int) -> int:
     taken = 0
     while True:
         before = taken

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from functools import cached_property
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ from shared.adapters.blobs import Blobs
 from shared.adapters.credentials import GraphCredentials
 from shared.adapters.desired_state import DesiredStateSource
 from shared.adapters.graph import GraphClient
+from shared.adapters.http import post_json
 from shared.adapters.key_vault import KeyVaultCertificates
 from shared.adapters.queues import Queues
 from shared.adapters.sign_in import SignIns
@@ -22,6 +24,7 @@ from shared.domain.errors import SettingsError
 from shared.domain.subscriptions import Endpoint
 from shared.services.renew import Renewal
 from shared.services.renewal_state import RenewalStates
+from shared.services.self_test import SelfTest
 from shared.settings import Settings, load
 
 
@@ -118,6 +121,19 @@ class Workshop:
             endpoint=self.endpoint,
             tenant_ids=self.settings.tenant_ids,
             clock=self.clock,
+        )
+
+    def self_test(self, patience: timedelta) -> SelfTest:
+        settings = self.settings
+        return SelfTest(
+            queues=self.queues,
+            certificates=self.certificates,
+            post=post_json,
+            clock=self.clock,
+            url=settings.notification_url,
+            tenant_id=min(settings.tenant_ids),
+            client_state=settings.client_states[0],
+            patience=patience,
         )
 
     @cached_property

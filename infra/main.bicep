@@ -62,6 +62,9 @@ param certificateName string = 'graph-notifications'
 @description('When subscriptions are renewed (NCRONTAB).')
 param renewalSchedule string = '0 */5 * * * *'
 
+@description('When Switchboard tests itself (NCRONTAB); empty: never.')
+param selfTestSchedule string = ''
+
 @description('Encoding of event messages: base64, as a Functions queue trigger expects it, or none.')
 @allowed([
   'base64'
@@ -235,6 +238,7 @@ module app './app/function.bicep' = {
     federatedAppId: federatedAppId
     certificateName: certificateName
     renewalSchedule: renewalSchedule
+    selfTestSchedule: selfTestSchedule
     eventEncoding: eventEncoding
     eventFormat: eventFormat
     callRecords: callRecords

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from shared.services.receive import Receiver
     from shared.services.renew import Renewal
     from shared.services.renewal_state import RenewalStates
+    from shared.services.self_test import SelfTest
     from shared.settings import Settings
 
 # ruff: noqa: PLC0415 - that imports are late is this module's purpose
@@ -83,6 +84,15 @@ async def renew() -> None:
         report.nearest,
         " ".join(f"{outcome}={count}" for outcome, count in report.outcomes.items()),
     )
+
+
+async def self_test() -> None:
+    """One self-test."""
+    for leg in await _self_test().run():
+        if leg.problem is None:
+            logger.info("self-test: leg=%r seconds=%.3f", leg.name, leg.seconds)
+        else:
+            logger.error("self-test: leg=%r failed: %s", leg.name, leg.problem)
 
 
 async def quarantine(msg: func.QueueMessage, queue: str) -> None:
@@ -252,6 +262,24 @@ def _graph() -> "GraphClient":
         sign_ins, federated_app_id=settings.federated_app_id, login_endpoint=settings.login_endpoint
     )
     return GraphClient(settings.graph_endpoint, credentials, SystemClock())
+
+
+@cache
+def _self_test() -> "SelfTest":
+    from shared.adapters.http import post_json
+    from shared.clock import SystemClock
+    from shared.services.self_test import SelfTest
+
+    settings = _settings()
+    return SelfTest(
+        queues=_queues(),
+        certificates=_certificates(),
+        post=post_json,
+        clock=SystemClock(),
+        url=settings.notification_url,
+        tenant_id=min(settings.tenant_ids),
+        client_state=settings.client_states[0],
+    )
 
 
 @cache

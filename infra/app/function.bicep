@@ -20,6 +20,7 @@ param signInAppId string
 param federatedAppId string
 param certificateName string
 param renewalSchedule string
+param selfTestSchedule string
 param eventEncoding string
 param eventFormat string
 param callRecords string
@@ -142,6 +143,7 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
     LIFECYCLE_NOTIFICATION_URL: 'https://${app.properties.defaultHostName}/api/lifecycleNotifications'
     SUBSCRIPTIONS: 'blob:config/subscriptions.toml'
     RENEWAL_SCHEDULE: renewalSchedule
+    SELFTEST_SCHEDULE: selfTestSchedule
     EVENT_ENCODING: eventEncoding
     EVENT_FORMAT: eventFormat
     CALL_RECORDS: callRecords

@@ -16,7 +16,7 @@ from shared.domain.queue_text import Encoding, encode
 _AT_ONCE: Final = timedelta(0)
 _IN_FLIGHT: Final = 32  # puts to a queue; more only lengthen the wait of each
 _PAGE: Final = 32  # as many as storage gives at a time
-_LEASE_SECONDS: Final = 30
+_LEASE_SECONDS: Final = 5
 
 
 class Queues:
@@ -84,11 +84,11 @@ class Queues:
                 return []
         return [str(message.content) for message in messages]
 
-    async def take(self, queue: str, see: Callable[[str], None], *, at_most: int) -> int:
-        """Take messages off until there are none: each is shown to `see` and deleted after that.
+    async def take(self, queue: str, see: Callable[[str], bool], *, at_most: int) -> int:
+        """Show messages to `see`, which says whether a message is done with and to be deleted; the others come back.
 
         Returns:
-            How many there were.
+            How many were deleted.
 
         Raises:
             UnavailableError: storage did not answer.
@@ -97,9 +97,9 @@ class Queues:
         with storage_errors(f"queue {queue}"):
             try:
                 async for message in client.receive_messages(max_messages=at_most, visibility_timeout=_LEASE_SECONDS):
-                    see(str(message.content))
-                    await client.delete_message(message)
-                    taken += 1
+                    if see(str(message.content)):
+                        await client.delete_message(message)
+                        taken += 1
             except ResourceNotFoundError:
                 return taken
         return taken

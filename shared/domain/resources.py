@@ -150,6 +150,21 @@ ONLINE_MEETING: Final = ResourceKind(
     event_types={**_MEETING_TYPES, "": "Microsoft.Graph.OnlineMeetingUpdated"},
 )
 
+SELF_TEST: Final = ResourceKind(
+    key="selfTest",
+    api_version="v1.0",
+    rich=Rich.OPTIONAL,
+    max_lifetime=timedelta(0),
+    permission="",
+    delegated_only=False,
+    change_type="created",
+    events_queue="self-test-events",
+    raw_queue=RAW_QUEUE,
+    odata_types=frozenset(),
+    event_types={"": "Switchboard.SelfTest"},
+)
+"""What Switchboard sends to itself; no resource of Graph's, and so not in the catalogue."""
+
 CATALOGUE: Final[Mapping[str, ResourceKind]] = {
     kind.key: kind
     for kind in (
@@ -202,7 +217,7 @@ def _match_path(path: str) -> ResourceKind | None:
             return MEETING_CALL_EVENTS if "/meetingcallevents" in rest else ONLINE_MEETING
     if head.startswith("users") and "communications/callevents" in rest:
         return CALL_EVENTS
-    return None
+    return SELF_TEST if head == "switchboard" and rest.startswith("selftest/") else None
 
 
 def meeting_call_events_path(join_web_url: str) -> str:
