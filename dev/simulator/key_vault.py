@@ -55,12 +55,22 @@ def _first_key() -> rsa.RSAPrivateKey:
 
 
 class KeyVault:
-    """The vault's content. Thread-safe. `page_size` is the most items that a list answers at once."""
+    """The vault's content. Thread-safe.
+
+    `page_size` is the most items that a list answers at once; `policy` is the certificate's, as "Get Certificate
+    Policy" answers it.
+    """
 
     def __init__(self, clock: Clock, certificate_name: str) -> None:
         self.clock = clock
         self.certificate_name = certificate_name
         self.page_size = 25
+        self.policy: dict[str, Any] = {
+            "key_props": {"exportable": True, "kty": "RSA", "key_size": 2048, "reuse_key": False},
+            "secret_props": {"contentType": "application/x-pkcs12"},
+            "lifetime_actions": [{"trigger": {"lifetime_percentage": 80}, "action": {"action_type": "AutoRenew"}}],
+            "issuer": {"name": "Self"},
+        }
         self._lock = threading.RLock()
         self._secrets: dict[str, list[SecretVersion]] = {}
         self.rotate_certificate(
@@ -193,8 +203,15 @@ def application(vault: KeyVault, entra: Entra, login_url: str, tenant_id: str) -
             return error_body(404, f"A certificate with (name/id) {name} was not found in this key vault.")
         return web.json_response(_certificate_bundle(base(request), name, entry, entry.certificate))
 
+    async def get_policy(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name != vault.certificate_name:
+            return error_body(404, f"A certificate with (name/id) {name} was not found in this key vault.")
+        return web.json_response({"id": f"{base(request)}/certificates/{name}/policy", **vault.policy})
+
     application = web.Application(middlewares=[guard])
     application.router.add_get("/secrets/{name}/versions", get_versions)
+    application.router.add_get("/certificates/{name}/policy", get_policy)
     for suffix in ("", "/", "/{version}"):
         application.router.add_get(f"/secrets/{{name}}{suffix}", get_secret)
         application.router.add_get(f"/certificates/{{name}}{suffix}", get_certificate)

@@ -222,7 +222,7 @@ def _ask(question: Callable[[], Any]) -> Any:
     """
     try:
         return question()
-    except (requests.RequestException, ValueError, RuntimeError) as error:
+    except (requests.RequestException, msal.exceptions.MsalError, ValueError, RuntimeError) as error:
         raise CredentialError("Entra ID's token") from error
 
 
