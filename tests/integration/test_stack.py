@@ -1,6 +1,5 @@
 """The app as it is served: over HTTP, by the production worker's library, with the parts that production has."""
 
-import json
 import subprocess
 import sys
 import time
@@ -13,7 +12,6 @@ from azure.storage.queue import QueueServiceClient
 
 from dev import traffic
 from dev.azurite import ACCOUNT_KEY
-from dev.consumer import Arrival, Consumer
 from dev.simulator import Kind
 from dev.simulator.delivery import Notification
 from dev.stack import APP, Stack
@@ -46,21 +44,6 @@ def send(stack: Stack, count: int) -> list[Notification]:
     return prepared
 
 
-def data_of(sent: list[Notification]) -> list[str]:
-    return sorted(json.dumps(one.plaintext or one.item["resourceData"], sort_keys=True) for one in sent)
-
-
-def data_in(arrivals: list[Arrival]) -> list[str]:
-    """What arrived, each event once however often it was redelivered."""
-    unique = {arrival.event.key: arrival for arrival in arrivals}
-    return sorted(json.dumps(json.loads(arrival.data), sort_keys=True) for arrival in unique.values())
-
-
-@pytest.fixture
-def arrivals() -> list[Arrival]:
-    return []
-
-
 @pytest.fixture(params=["connection-string", "identity"])
 def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
     with Stack.start(
@@ -78,27 +61,6 @@ def test_every_notification_is_an_event_with_storage_by_either_way(stack: Stack)
     assert health.status_code == 200, health.text
     queues = _queues(stack)
     until(lambda: _count(queues) == len(sent), f"{len(sent)} events")
-
-
-def test_with_two_workers_a_crash_of_host_and_storage_loses_nothing(tmp_path: Path, arrivals: list[Arrival]) -> None:
-    settings = {"FUNCTIONS_WORKER_PROCESS_COUNT": "2"}
-    with (
-        Stack.start(tmp_path, subscriptions=traffic.SUBSCRIPTIONS, settings=settings, lease_seconds=2) as stack,
-        Consumer(stack.azurite.connection_string, ACCOUNT_KEY, arrivals.append),
-    ):
-        renew(stack)
-        stack.sim.graph.delivery.first_retry = 0.5
-        sent = send(stack, 40)
-        until(lambda: len(arrivals) >= 5, "the first events")
-        stack.kill_host()
-        sent += send(stack, 20)
-        stack.restart_host()
-        stack.restart_azurite()
-        sent += send(stack, 20)
-        until(lambda: len({arrival.event.key for arrival in arrivals}) >= len(sent), "all events")
-        stack.sim.graph.drain(PATIENCE)
-        assert {delivery.state for delivery in stack.sim.graph.deliveries} == {"delivered"}
-    assert set(data_in(arrivals)) == set(data_of(sent))
 
 
 def test_the_handshake_needs_nothing_but_the_standard_library_and_azure_functions() -> None:
