@@ -6,42 +6,40 @@ import os
 import re
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import pathspec
 import pytest
 import requests
 
 from dev.azurite import Azurite
 from dev.host import HostProcess
+from dev.package import files, write
 
 ROOT = Path(__file__).parents[2]
-IGNORED = pathspec.GitIgnoreSpec.from_lines((ROOT / ".funcignore").read_text().splitlines())
-
-
-def packaged() -> list[str]:
-    """Paths of the files that a deployment takes from this checkout."""
-    found = []
-    for folder, names, files in os.walk(ROOT):
-        relative = Path(folder).relative_to(ROOT)
-        names[:] = [name for name in names if not IGNORED.match_file((relative / name).as_posix() + "/")]
-        found += [(relative / name).as_posix() for name in files]
-    return sorted(path for path in found if not IGNORED.match_file(path))
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package")
-    for path in packaged():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / path, folder / path)
+    archive = tmp_path_factory.mktemp("zip") / "switchboard.zip"
+    write(ROOT, archive)
+    with zipfile.ZipFile(archive) as found:
+        found.extractall(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def host(package: Path, azurite: Azurite) -> Iterator[HostProcess]:
+    env = {"AzureWebJobsStorage": azurite.connection_string, "PATH": os.environ["PATH"]}
+    with HostProcess(package, env) as host:
+        yield host
 
 
 class TestFiles:
     def test_are_the_app_and_nothing_else(self) -> None:
-        top = {path.partition("/")[0] for path in packaged()}
+        top = {path.partition("/")[0] for path in files(ROOT)}
 
         assert top - {"subscriptions.toml"} == {"function_app.py", "host.json", "requirements.txt", "shared"}
 
@@ -52,11 +50,22 @@ class TestFiles:
             if path.is_file() and "__pycache__" not in path.parts
         }
 
-        assert {path for path in packaged() if path.startswith("shared/")} == wanted
+        assert {path for path in files(ROOT) if path.startswith("shared/")} == wanted
 
-    def test_hold_no_settings_of_this_machine(self) -> None:
-        for name in ("local.settings.json", ".azure/production/.env", ".env", ".switchboard/state.json"):
-            assert IGNORED.match_file(name), name
+    def test_hold_no_settings_of_this_machine(self, tmp_path: Path) -> None:
+        shutil.copyfile(ROOT / ".funcignore", tmp_path / ".funcignore")
+        for name in ("local.settings.json", ".azure/production/.env", ".env", ".switchboard/state.json", "host.json"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+
+        assert files(tmp_path) == ["host.json"]
+
+    def test_make_the_same_package_every_time(self, tmp_path: Path) -> None:
+        packages = [tmp_path / "a.zip", tmp_path / "b.zip"]
+        for package in packages:
+            write(ROOT, package)
+
+        assert packages[0].read_bytes() == packages[1].read_bytes()
 
 
 class TestImports:
@@ -98,12 +107,6 @@ def imports(package: Path) -> Iterator[tuple[str, set[str]]]:
 
 
 class TestStart:
-    @pytest.fixture(scope="class")
-    def host(self, package: Path, azurite: Azurite) -> Iterator[HostProcess]:
-        env = {"AzureWebJobsStorage": azurite.connection_string, "PATH": os.environ["PATH"]}
-        with HostProcess(package, env) as host:
-            yield host
-
     def test_lists_its_functions(self, host: HostProcess) -> None:
         for function in ("receive_notifications", "decrypt_notifications", "renew_subscriptions", "health"):
             assert function in host.output
