@@ -5,7 +5,8 @@ import logging
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -26,6 +27,8 @@ _ANSWER_SECONDS: Final = 2.5
 # One token comes for each pair of application and tenant; a body with more than this is not Graph's.
 _MAX_TOKENS: Final = 200
 _MAX_LOG_LINES: Final = 20
+# Bodies under way at once; a worker's memory holds several times as much while it handles them.
+_MAX_LOAD_BYTES: Final = 32 * 1024 * 1024
 _MAX_VERIFIED: Final = 1000
 _BELIEVED_FOR: Final = timedelta(hours=1)
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -43,6 +46,24 @@ class ClaimBlobs(Protocol):
 
 class SigningKeySource(Protocol):
     async def get(self, wanted: Collection[str]) -> Mapping[str, RSAPublicKey]: ...
+
+
+@dataclass(slots=True)
+class Load:
+    """What a worker has accepted to handle and has not answered yet."""
+
+    body_bytes: int = 0
+
+    @contextmanager
+    def of(self, count: int) -> Iterator[bool]:
+        """Count a body for as long as it is handled; says whether there is room for it. One alone always has room."""
+        admitted = not self.body_bytes or self.body_bytes + count <= _MAX_LOAD_BYTES
+        taken = count if admitted else 0
+        self.body_bytes += taken
+        try:
+            yield admitted
+        finally:
+            self.body_bytes -= taken
 
 
 class VerifiedTokens:
@@ -80,16 +101,24 @@ class Receiver:
     max_body_bytes: int
     now: Callable[[], datetime]
     verified: VerifiedTokens = field(default_factory=VerifiedTokens)
+    load: Load = field(default_factory=Load)
 
     async def receive(self, body: bytes, traceparent: str | None) -> Answer:
         """Check a posted collection and put what is authentic on the raw queues.
 
         Returns:
             202 once all of it is durably queued or found not to be authentic; 400 or 413 for what is no collection;
-            503 where a check or a put could not be made, so that Graph sends it all again.
+            503 where a check or a put could not be made, or too much is under way, so that Graph sends it all again.
         """
         if len(body) > self.max_body_bytes:
             return refused(413, f"the body is over {self.max_body_bytes} bytes")
+        with self.load.of(len(body)) as admitted:
+            if not admitted:
+                logger.warning("cannot accept notifications now: reason=too-much-under-way")
+                return try_again("too much is under way, please send it again")
+            return await self._answer(body, traceparent)
+
+    async def _answer(self, body: bytes, traceparent: str | None) -> Answer:
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await self._accept(body, traceparent)

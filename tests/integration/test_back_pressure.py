@@ -1,0 +1,188 @@
+"""Too much, too slow, too full: always an answer within Graph's 3 seconds, and a 202 only for what is kept."""
+
+import asyncio
+import gc
+import time
+import tracemalloc
+from dataclasses import dataclass, field
+from typing import Any
+
+import azure.functions as func
+import pytest
+
+from dev.azurite import ACCOUNT, ACCOUNT_KEY, Azurite
+from dev.link import HOST, Link
+from dev.simulator import Fault, Kind, Options, build
+from dev.simulator.collection import Addressee, change_notification, collection
+from dev.simulator.crypto import Recipient
+from dev.simulator.tokens import validation_claims
+from shared import wiring
+from shared.domain.errors import UnavailableError
+from shared.services.receive import Receiver
+from tests.integration.app import App
+from tests.unit.test_receive import APP, KEY, PAIR, START, STATE, TENANT, setup
+
+GOOD = Kind.CALL_STARTED
+GRAPHS_PATIENCE = 3.0
+
+
+async def timed(app: App, posted: bytes) -> tuple[func.HttpResponse, float]:
+    started = time.monotonic()
+    return await app.post(posted), time.monotonic() - started
+
+
+def over(monkeypatch: pytest.MonkeyPatch, queue: Link, blob: Link) -> None:
+    monkeypatch.setenv(
+        "AzureWebJobsStorage",
+        f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};"
+        f"QueueEndpoint=http://{HOST}:{queue.port}/{ACCOUNT};BlobEndpoint=http://{HOST}:{blob.port}/{ACCOUNT}",
+    )
+
+
+@pytest.mark.parametrize("participants", [2, 400], ids=["on the queue", "by claim check"])
+async def test_storage_that_is_slow(
+    app: App, azurite: Azurite, monkeypatch: pytest.MonkeyPatch, participants: int
+) -> None:
+    posted = app.collection(app.item(build(Kind.ROSTER_JOINED, Options(participants=participants))))
+    with Link.to(azurite.ports.queue) as queue, Link.to(azurite.ports.blob) as blob:
+        over(monkeypatch, queue, blob)
+        queue.delay = blob.delay = 30.0
+        response, seconds = await timed(app, posted)
+        assert (response.status_code, int(response.headers["Retry-After"]) > 0) == (503, True)
+        assert seconds < GRAPHS_PATIENCE
+        queue.mend()
+        blob.mend()
+        response, _ = await timed(app, posted)
+        assert response.status_code == 202
+
+
+@pytest.mark.parametrize("code", ["AccountIsDisabled", "ServerBusy", "InsufficientAccountPermissions"])
+async def test_storage_that_is_full_or_says_no(app: App, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    async def refuse(*_: Any) -> None:
+        raise UnavailableError("queue", reason=f"storage-{code}")
+
+    await app.post(app.collection(tokens=[]))
+    monkeypatch.setattr(wiring._queues(), "put", refuse)
+    response, seconds = await timed(app, app.collection(app.item(build(GOOD))))
+    assert response.status_code == 503
+    assert seconds < GRAPHS_PATIENCE
+    assert code not in response.get_body().decode()
+
+
+async def test_one_queue_of_two_that_takes_nothing_is_no_202(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    await app.post(app.collection(tokens=[]))
+    put = wiring._queues().put
+
+    async def refuse_one(queue: str, *rest: Any) -> None:
+        if queue == "raw-emergency":
+            raise UnavailableError("queue", reason="storage-503")
+        await put(queue, *rest)
+
+    monkeypatch.setattr(wiring._queues(), "put", refuse_one)
+    both = app.collection(app.item(build(Kind.EMERGENCY_FLAT)), app.item(build(GOOD)))
+    assert (await app.post(both)).status_code == 503
+
+
+async def test_a_slow_key_vault_does_not_hold_up_receiving(app: App) -> None:
+    app.sim.vault.rotate_certificate()
+    await app.post(app.collection(app.item(build(GOOD))))
+    app.sim.faults.add(Fault("vault", delay=4.0), times=1)
+    decrypting = asyncio.create_task(app.handle())
+    async with asyncio.timeout(10):
+        while not any(record.service == "identity" for record in app.sim.faults.requests):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    for _ in range(3):
+        response, seconds = await timed(app, app.collection(app.item(build(GOOD))))
+        assert response.status_code == 202
+        assert seconds < 1.0
+    assert not decrypting.done()
+    await decrypting
+
+
+# --- many at once ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Slow:
+    """Queues that take nothing until they are told to, and count."""
+
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    items: int = 0
+
+    async def put(self, _queue: str, _body: bytes, _encoding: Any) -> None:
+        await self.go.wait()
+        self.items += 1
+
+
+def body(items: int) -> bytes:
+    to = Addressee(TENANT, STATE, Recipient.of(PAIR, "c/" + "0" * 32))
+    token = KEY.sign(validation_claims(app_id=APP, tenant_id=TENANT, now=START))
+    return collection([change_notification(build(GOOD), to) for _ in range(items)], [token])
+
+
+def receiver_over(queues: Slow) -> Receiver:
+    receiver, *_ = setup()
+    return Receiver(
+        queues=queues,
+        blobs=receiver.blobs,
+        signing_keys=receiver.signing_keys,
+        client_states=receiver.client_states,
+        app_ids=receiver.app_ids,
+        tenant_ids=receiver.tenant_ids,
+        issuers=receiver.issuers,
+        max_body_bytes=4 * 1024 * 1024,
+        now=receiver.now,
+    )
+
+
+async def test_ten_thousand_items_at_once_are_answered_in_time_and_leave_nothing_behind() -> None:
+    queues = Slow()
+    receiver = receiver_over(queues)
+    posted = body(items=40)
+
+    async def storm() -> list[int]:
+        return [answer.status for answer in await asyncio.gather(*(receiver.receive(posted, None) for _ in range(250)))]
+
+    async def measured() -> tuple[list[int], int, int]:
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        statuses = await storm()
+        gc.collect()
+        after, peak = tracemalloc.get_traced_memory()
+        return statuses, after - before, peak - before
+
+    tracemalloc.start()
+    try:
+        started = time.monotonic()
+        first, _, _ = await measured()
+        seconds = time.monotonic() - started
+        assert set(first) == {503}
+        assert queues.items == 0
+        queues.go.set()
+        statuses, left, peak = await measured()
+        assert set(statuses) <= {202, 503}
+        assert 202 in statuses
+        again, left_again, _ = await measured()
+    finally:
+        tracemalloc.stop()
+    assert set(again) <= {202, 503}
+    assert queues.items >= statuses.count(202) + again.count(202)
+    assert seconds < 2 * GRAPHS_PATIENCE  # parsing 250 bodies is this machine's work, waiting is not
+    assert peak < 400 * 1024 * 1024
+    assert left < 1024 * 1024
+    assert left_again < 256 * 1024
+    assert receiver.load.body_bytes == 0
+
+
+async def test_what_is_under_way_is_bounded_and_one_large_body_always_gets_in() -> None:
+    queues = Slow()
+    receiver = receiver_over(queues)
+    large = body(items=1) + b" " * (4 * 1024 * 1024 - 8192)
+    waiting = [asyncio.create_task(receiver.receive(large, None)) for _ in range(12)]
+    done, pending = await asyncio.wait(waiting, timeout=1.5)
+    assert [task.result().status for task in done] == [503] * 4
+    assert all(task.result().headers["Retry-After"] for task in done)
+    queues.go.set()
+    assert {task.result().status for task in (await asyncio.wait(pending))[0]} == {202}
+    assert (await receiver.receive(large, None)).status == 202
