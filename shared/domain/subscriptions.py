@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -25,9 +26,12 @@ from shared.domain.graph import Subscription, format_time
 from shared.domain.resources import ResourceKind
 
 _MARK: Final = "mark"
+_RESOURCES: Final = 32_768  # each is compared several times a run, and there may be 10,000 of them
+_URLS: Final = 256  # thousands of subscriptions share a handful of notification URLs
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 _SMALLEST_MARGIN: Final = timedelta(minutes=2)
-_LEAST_ASKED: Final = timedelta(minutes=45)  # Graph raises anything shorter to this
+_LEAST_GRANTED: Final = timedelta(minutes=45)  # Graph raises anything shorter to this
+_LEAST_ASKED: Final = timedelta(minutes=30)  # on a clock that is ahead, Graph may find 45 minutes too many
 
 PATIENCE: Final = timedelta(minutes=15)
 """A missing subscription waits behind the live ones that would lapse sooner than this: keeping is surer than making."""
@@ -84,6 +88,7 @@ class Endpoint:
         address = _address(url)
         return address is not None and address == _address(self.notification_url)
 
+    @lru_cache(maxsize=_URLS)  # noqa: B019 - there is one endpoint
     def standing(self, url: str) -> tuple[Standing, bool]:
         """Which secret the mark in a notification URL stands for, and whether the subscription is a rich one."""
         mark = dict(parse_qsl(urlsplit(url).query)).get(_MARK, "")
@@ -118,7 +123,7 @@ class Lifetimes:
 
     def half(self, kind: ResourceKind) -> timedelta:
         """With this much or less remaining, renew."""
-        return min(self.ask(kind), self._granted.get(kind.key, kind.max_lifetime)) / 2
+        return self._granted.get(kind.key, self.ask(kind)) / 2
 
     def refused(self, kind: ResourceKind, asked: timedelta, maximum: timedelta) -> None:
         """Graph refused what was asked for and named its maximum: ask for less than both from now on."""
@@ -127,7 +132,7 @@ class Lifetimes:
 
     def granted(self, kind: ResourceKind, lifetime: timedelta) -> None:
         """Graph granted this much, whatever was asked for."""
-        self._granted[kind.key] = max(lifetime, _LEAST_ASKED)
+        self._granted[kind.key] = max(lifetime, _LEAST_GRANTED)
 
 
 class Verb(StrEnum):
@@ -334,6 +339,7 @@ def subscription_key(found: Subscription) -> tuple[str, str]:
     return found.tenant_id, resource_key(found.resource)
 
 
+@lru_cache(maxsize=_RESOURCES)
 def resource_key(resource: str) -> str:
     """A resource path for comparing: the same with or without a leading slash, in any case outside quotes."""
     parts = resource.strip().lstrip("/").split("'")
@@ -344,6 +350,7 @@ def _supersedes(want: Desired, old: Subscription) -> bool:
     return want.kind is resources.PRESENCE and old.kind is resources.PRESENCE and old.tenant_id == want.tenant_id
 
 
+@lru_cache(maxsize=_URLS)
 def _change_types(text: str) -> frozenset[str]:
     return frozenset(word.strip().lower() for word in text.split(","))
 
@@ -352,6 +359,7 @@ def _less_a_margin(lifetime: timedelta) -> timedelta:
     return lifetime - max(_SMALLEST_MARGIN, lifetime / 100)
 
 
+@lru_cache(maxsize=_URLS)
 def _address(url: str) -> tuple[str, str, int | None, str] | None:
     """Scheme, host, port and path; None where that cannot be read."""
     try:
@@ -362,5 +370,6 @@ def _address(url: str) -> tuple[str, str, int | None, str] | None:
     return parts.scheme, parts.hostname or "", port, parts.path.rstrip("/")
 
 
-def _query(url: str) -> list[tuple[str, str]]:
-    return sorted(pair for pair in parse_qsl(urlsplit(url).query, keep_blank_values=True) if pair[0] != _MARK)
+@lru_cache(maxsize=_URLS)
+def _query(url: str) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(pair for pair in parse_qsl(urlsplit(url).query, keep_blank_values=True) if pair[0] != _MARK))

@@ -1,0 +1,273 @@
+"""When each subscription was there, when it was not, and whether that can be excused."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Literal
+
+from dev.simulator.clock import Clock
+from dev.simulator.subscriptions import Store, Subscription
+from shared.domain.subscriptions import resource_key
+
+type Cause = Literal["new", "lapsed", "removed", "deleted", "refused", "old certificate"]
+type Nuisance = Literal["graph", "timers", "vault"]
+
+TWO_RUNS = timedelta(minutes=12)
+"""Two runs of a timer of five minutes, and the time that they take."""
+
+SKEW = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From `start` up to `end`."""
+
+    start: datetime
+    end: datetime
+
+    @property
+    def length(self) -> timedelta:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A time in which something that ought to be so was not; `due` is when the app could first have averted it."""
+
+    kind: str
+    resource: str
+    cause: Cause
+    span: Span
+    due: datetime | None = None
+
+
+@dataclass(slots=True)
+class _Wanted:
+    kind: str
+    resource: str
+    since: datetime
+    until: datetime | None = None
+    live: set[str] = field(default_factory=set)
+    absent_since: tuple[datetime, Cause, datetime | None] | None = None
+    stale_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one kind: times added up over its subscriptions."""
+
+    wanted: timedelta
+    absent: timedelta
+    reachable: timedelta
+    absent_while_reachable: timedelta
+    longest_while_reachable: timedelta
+    causes: Counter[Cause]
+
+
+class Ledger:
+    """Hears of every subscription that comes and goes, and of every nuisance."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._wanted: dict[str, _Wanted] = {}
+        self._closed: list[_Wanted] = []
+        self._known: dict[str, tuple[Subscription, datetime]] = {}
+        self._nuisances: defaultdict[Nuisance, list[Span]] = defaultdict(list)
+        self._certificate: str | None = None
+        self._states: tuple[str, ...] = ()
+        self.absences: list[Absence] = []
+        self.journal: list[tuple[datetime, str, str]] = []
+
+    # What the world tells
+
+    def want(self, kind: str, resource: str) -> None:
+        now = self._clock.now()
+        self._wanted[resource_key(resource)] = _Wanted(kind, resource, now, absent_since=(now, "new", None))
+
+    def want_no_more(self, resource: str) -> None:
+        wanted = self._wanted.pop(resource_key(resource))
+        self._close(wanted)
+
+    def disturb(self, nuisance: Nuisance, start: datetime, end: datetime) -> None:
+        self._nuisances[nuisance].append(Span(start, end))
+
+    def accept(self, states: tuple[str, ...]) -> None:
+        """From now on notifications are taken with these client states only."""
+        self._states = states
+        for one, _ in self._known.values():
+            if one.client_state not in states:
+                self._lose(one, self._clock.now(), "refused")
+
+    def rotate(self, certificate_id: str) -> None:
+        """From now on rich subscriptions ought to move to this certificate."""
+        self._certificate = certificate_id
+        for wanted in self._wanted.values():
+            if self._stale(wanted) and wanted.stale_since is None:
+                wanted.stale_since = self._clock.now()
+
+    def finish(self) -> None:
+        for wanted in self._wanted.values():
+            self._close(wanted)
+        self._wanted.clear()
+
+    # What the store tells
+
+    def appeared(self, one: Subscription) -> None:
+        self._note("+", one)
+        self._known[one.id] = one, self._clock.now()
+        wanted = self._wanted.get(resource_key(one.resource))
+        if wanted is None or one.client_state not in self._states:
+            return
+        wanted.live.add(one.id)
+        self._end_absence(wanted)
+        self._end_staleness(wanted)
+
+    def changed(self, one: Subscription) -> None:
+        self._note("~", one)
+        self._known[one.id] = one, self._clock.now()
+        wanted = self._wanted.get(resource_key(one.resource))
+        if wanted is not None:
+            self._end_staleness(wanted)
+
+    def vanished(self, one: Subscription, *, removed: bool) -> None:
+        self._note("-", one)
+        if one.expires <= self._clock.now():
+            self._lose(one, one.expires, "lapsed")
+        else:
+            self._lose(one, self._clock.now(), "removed" if removed else "deleted")
+        del self._known[one.id]
+
+    # What comes of it
+
+    def violations(self) -> list[str]:
+        """What cannot be excused: two undisturbed runs of the timer would have put it right, or kept it right."""
+        found = []
+        for absence in self.absences:
+            longest = self._longest_calm(absence.kind, absence.span)
+            if longest > TWO_RUNS:
+                found.append(f"{_told(absence)}: for {longest} of it nothing stood in the way")
+            if absence.due is not None and absence.due + 2 * SKEW < absence.span.start:
+                before = Span(absence.due + 2 * SKEW, absence.span.start)
+                calm = max((span.length for span in self._calm(before, ("graph", "timers"))), default=timedelta(0))
+                if calm > TWO_RUNS:
+                    found.append(f"{_told(absence)}: though for {calm} before it nothing stood in the way of renewal")
+        return found
+
+    def figures(self) -> dict[str, Figures]:
+        wanted: defaultdict[str, timedelta] = defaultdict(timedelta)
+        reachable: defaultdict[str, timedelta] = defaultdict(timedelta)
+        for one in self._closed:
+            assert one.until is not None
+            span = Span(one.since, one.until)
+            wanted[one.kind] += span.length
+            reachable[one.kind] += self._calm_time(span)
+        absent: defaultdict[str, timedelta] = defaultdict(timedelta)
+        unexcused: defaultdict[str, timedelta] = defaultdict(timedelta)
+        longest: defaultdict[str, timedelta] = defaultdict(timedelta)
+        causes: defaultdict[str, Counter[Cause]] = defaultdict(Counter)
+        for absence in self.absences:
+            causes[absence.kind][absence.cause] += 1
+            if absence.cause == "old certificate":
+                continue  # it is there, and what it brings can be decrypted
+            absent[absence.kind] += absence.span.length
+            unexcused[absence.kind] += self._calm_time(absence.span)
+            longest[absence.kind] = max(longest[absence.kind], self._longest_calm(absence.kind, absence.span))
+        return {
+            kind: Figures(wanted[kind], absent[kind], reachable[kind], unexcused[kind], longest[kind], causes[kind])
+            for kind in sorted(wanted)
+        }
+
+    def _lose(self, one: Subscription, when: datetime, cause: Cause) -> None:
+        _, renewed = self._known[one.id]
+        wanted = self._wanted.get(resource_key(one.resource))
+        if wanted is None or one.id not in wanted.live:
+            return
+        wanted.live.remove(one.id)
+        if not wanted.live:
+            due = renewed + (one.expires - renewed) / 2 if cause == "lapsed" else None
+            wanted.absent_since = when, cause, due
+            self._end_staleness(wanted, when)
+
+    def _end_absence(self, wanted: _Wanted) -> None:
+        if wanted.absent_since is not None:
+            since, cause, due = wanted.absent_since
+            span = Span(since, self._clock.now())
+            self.absences.append(Absence(wanted.kind, wanted.resource, cause, span, due))
+            wanted.absent_since = None
+
+    def _stale(self, wanted: _Wanted) -> bool:
+        ids = {self._known[identity][0].encryption_certificate_id for identity in wanted.live}
+        return bool(ids - {None, self._certificate}) and self._certificate not in ids
+
+    def _end_staleness(self, wanted: _Wanted, when: datetime | None = None) -> None:
+        if wanted.stale_since is not None and not self._stale(wanted):
+            span = Span(wanted.stale_since, when or self._clock.now())
+            self.absences.append(Absence(wanted.kind, wanted.resource, "old certificate", span))
+            wanted.stale_since = None
+
+    def _close(self, wanted: _Wanted) -> None:
+        wanted.until = self._clock.now()
+        self._end_absence(wanted)
+        self._closed.append(wanted)
+
+    def _calm(self, span: Span, nuisances: Iterable[Nuisance]) -> Iterator[Span]:
+        """The parts of a span without any of these nuisances."""
+        start = span.start
+        all_of_them = sorted(
+            (one for nuisance in nuisances for one in self._nuisances[nuisance]), key=lambda one: one.start
+        )
+        for nuisance in all_of_them:
+            if nuisance.start >= span.end:
+                break
+            if nuisance.start > start:
+                yield Span(start, nuisance.start)
+            start = max(start, nuisance.end)
+        if start < span.end:
+            yield Span(start, span.end)
+
+    def _longest_calm(self, kind: str, span: Span) -> timedelta:
+        # Without a certificate none but a basic subscription can be made.
+        nuisances: tuple[Nuisance, ...] = ("graph", "timers") if kind == "callRecords" else ("graph", "timers", "vault")
+        return max((part.length for part in self._calm(span, nuisances)), default=timedelta(0))
+
+    def _calm_time(self, span: Span) -> timedelta:
+        return sum((part.length for part in self._calm(span, ("graph",))), timedelta(0))
+
+    def _note(self, what: str, one: Subscription) -> None:
+        self.journal.append((self._clock.now(), what, f"{one.rule.name} {one.id} {one.expires}"))
+
+
+def _told(absence: Absence) -> str:
+    return f"{absence.kind} {absence.resource}: {absence.cause} from {absence.span.start} to {absence.span.end}"
+
+
+class WatchedStore(Store):
+    """Tells the ledger what happens to it."""
+
+    def __init__(self, clock: Clock, ledger: Ledger) -> None:
+        super().__init__(clock)
+        self._ledger = ledger
+        self._removing = False
+
+    def add(self, subscription: Subscription, *, quota: int | None, refuse_duplicates: bool) -> None:
+        super().add(subscription, quota=quota, refuse_duplicates=refuse_duplicates)
+        self._ledger.appeared(subscription)
+
+    def change(self, subscription_id: str, update: object) -> Subscription | None:
+        changed = super().change(subscription_id, update)  # type: ignore[arg-type]
+        if changed is not None:
+            self._ledger.changed(changed)
+        return changed
+
+    def lose(self, subscription_id: str) -> None:
+        """Graph forgets one."""
+        self._removing = True
+        try:
+            self.remove(subscription_id)
+        finally:
+            self._removing = False
+
+    def _drop(self, subscription: Subscription) -> None:
+        super()._drop(subscription)
+        self._ledger.vanished(subscription, removed=self._removing)

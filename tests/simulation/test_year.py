@@ -1,0 +1,148 @@
+"""The year, for three seeds and a month each; `python3 run.py bench --year` lives through a hundred whole ones."""
+
+from collections import Counter
+from datetime import timedelta
+from typing import Any, get_args
+
+import pytest
+
+from dev.simulator.clock import ManualClock
+from dev.simulator.rules import RULES
+from dev.simulator.subscriptions import Subscription
+from shared.domain.resources import CATALOGUE
+from tests.simulation.coverage import Ledger
+from tests.simulation.virtual_time import START
+from tests.simulation.weather import What, forecast
+from tests.simulation.year import Year, simulate
+
+DAYS = 30.0
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_subscription_is_absent_without_an_excuse(seed: int) -> None:
+    year = simulate(seed, DAYS)
+    replay = f"python -m tests.simulation.year --seed {seed} --days {DAYS:g}"
+    assert not year.violations, "\n".join((replay, *year.violations))
+    assert set(year.figures) == set(CATALOGUE)
+
+
+def test_a_seed_replays() -> None:
+    assert simulate(7, 2).journal == simulate(7, 2).journal != simulate(8, 2).journal
+
+
+@pytest.mark.parametrize("seed", [20, 30])
+def test_ticks_of_the_timer_that_are_skipped_would_have_changed_nothing(seed: int) -> None:
+    skipping, patient = simulate(seed, 2), simulate(seed, 2, skip_idle=False)
+    assert skipping.runs < patient.runs / 3
+    assert _by_tick(skipping) == _by_tick(patient)
+
+
+def _by_tick(year: Year) -> list[tuple[float, str, str]]:
+    # Pauses between tries are drawn from one stream for all, so within a tick the order may differ.
+    return sorted(((at - START) // (5 * MINUTE), sign, what.split()[0]) for at, sign, what in year.journal)
+
+
+def test_every_nuisance_befalls_a_year() -> None:
+    year = Counter(event.what for event in forecast(1, 365))
+    assert year["new certificate"] == 12
+    assert len(year) == len(get_args(What.__value__))
+    assert min(year.values()) >= 2
+
+
+class TestLedger:
+    """That it would find what it is there to find."""
+
+    clock: ManualClock
+    ledger: Ledger
+
+    @pytest.fixture(autouse=True)
+    def begin(self) -> None:
+        self.clock = ManualClock(START)
+        self.ledger = Ledger(self.clock)
+        self.ledger.accept(("state",))
+        self.ledger.rotate("c/1")
+        self.ledger.want("callEvents", "users/1/communications/callEvents")
+
+    def appear(self, identity: str, **changes: Any) -> Subscription:
+        one = Subscription(
+            id=identity,
+            rule=RULES[1],
+            version="beta",
+            resource="users/1/communications/callEvents",
+            change_type="updated",
+            notification_url="https://calls.example.com",
+            lifecycle_notification_url=None,
+            client_state=changes.pop("client_state", "state"),
+            expires=self.clock.now() + 24 * HOUR,
+            app_id="",
+            tenant_id="",
+            user_id=None,
+            creator_id="",
+            latest_tls_version="v1_2",
+            notification_url_app_id=None,
+            encryption_certificate_id="c/1",
+            **changes,
+        )
+        self.ledger.appeared(one)
+        return one
+
+    def verdict(self) -> list[str]:
+        self.ledger.finish()
+        return self.ledger.violations()
+
+    def test_a_prompt_creation_is_well(self) -> None:
+        self.clock.advance(9 * MINUTE)
+        self.appear("a")
+        self.clock.advance(23 * HOUR)
+        assert self.verdict() == []
+
+    def test_a_late_creation_is_not(self) -> None:
+        self.clock.advance(13 * MINUTE)
+        self.appear("a")
+        assert len(self.verdict()) == 1
+
+    def test_what_never_comes_back_is_not_well(self) -> None:
+        one = self.appear("a")
+        self.ledger.vanished(one, removed=True)
+        self.clock.advance(13 * MINUTE)
+        assert len(self.verdict()) == 1
+
+    @pytest.mark.parametrize(("outage", "found"), [(13 * HOUR, 0), (11 * HOUR, 1)])
+    def test_a_lapse_is_excused_by_an_outage_of_half_a_life_and_no_less(self, outage: timedelta, found: int) -> None:
+        one = self.appear("a")
+        self.ledger.disturb("graph", START + 25 * HOUR - outage, START + 25 * HOUR)
+        self.clock.advance(25 * HOUR)
+        self.ledger.vanished(one, removed=False)
+        self.appear("b")
+        assert len(self.verdict()) == found
+
+    def test_a_second_one_bridges_the_gap(self) -> None:
+        one = self.appear("a")
+        self.appear("b")
+        self.ledger.vanished(one, removed=True)
+        self.clock.advance(HOUR)
+        assert self.verdict() == []
+
+    def test_one_with_a_secret_that_is_no_longer_accepted_is_as_good_as_none(self) -> None:
+        self.appear("a")
+        self.ledger.accept(("newer",))
+        self.clock.advance(HOUR)
+        assert len(self.verdict()) == 1
+
+    def test_staying_with_an_old_certificate_is_found(self) -> None:
+        one = self.appear("a")
+        self.ledger.rotate("c/2")
+        self.clock.advance(HOUR)
+        self.ledger.vanished(one, removed=True)
+        self.appear("b")
+        assert len(self.verdict()) == 1
+
+    def test_key_vault_excuses_no_lapse(self) -> None:
+        one = self.appear("a")
+        self.ledger.disturb("vault", START, START + 30 * HOUR)
+        self.clock.advance(25 * HOUR)
+        self.ledger.vanished(one, removed=False)
+        self.appear("b")
+        assert len(self.verdict()) == 1

@@ -1,0 +1,48 @@
+"""An event loop whose time passes only when everybody waits, and a clock that tells it."""
+
+import asyncio
+import selectors
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Runs what is ready; when nothing is, leaps to the next timer.
+
+    There is no input and output: whatever waits for a socket or a thread waits for ever, and is told so. Everything is
+    therefore repeatable.
+    """
+
+    def __init__(self) -> None:
+        self._leaps = _Leaps()
+        super().__init__(self._leaps)
+        self._clock_resolution = 1e-6
+
+    def time(self) -> float:
+        return self._leaps.now
+
+
+class _Leaps(selectors.SelectSelector):
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            raise RuntimeError("everybody waits, and nothing is going to happen")
+        self.now += max(timeout, 0.0)
+        return []
+
+
+class LoopClock:
+    """The loop's time as a date, or that of a machine whose clock is `skew` ahead."""
+
+    def __init__(self, skew: timedelta = timedelta(0)) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._start = START + skew
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=self._loop.time())
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(seconds, 0.0))

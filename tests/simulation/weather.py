@@ -1,0 +1,139 @@
+"""What befalls a year: drawn from a seed, so that it can be had again."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+from typing import Final, Literal
+
+from dev.simulator.faults import Fault
+
+HALF_LIVES: Final = (timedelta(minutes=29), timedelta(hours=11.8), timedelta(hours=34.8))
+"""Just under half of what presence, callEvents and callRecords are granted."""
+
+_DAY: Final = 86400.0
+_YEAR: Final = 365.0
+
+type What = Literal[
+    "outage of graph",
+    "outage of entra",
+    "outage of vault",
+    "storm of 429",
+    "fault",
+    "removal",
+    "told removal",
+    "reauthorization",
+    "shorter lives",
+    "whim of graph",
+    "deploy",
+    "overlap",
+    "new certificate",
+    "new client state",
+    "joins",
+    "leaves",
+]
+
+_A_YEAR: Final[tuple[tuple[What, int], ...]] = (
+    ("outage of graph", 10),
+    ("outage of entra", 8),
+    ("outage of vault", 8),
+    ("storm of 429", 12),
+    ("fault", 120),
+    ("removal", 40),
+    ("told removal", 30),
+    ("reauthorization", 40),
+    ("shorter lives", 6),
+    ("whim of graph", 10),
+    ("deploy", 40),
+    ("overlap", 60),
+    ("new client state", 2),
+    ("joins", 6),
+    ("leaves", 4),
+)
+"""How often on average; a certificate is new each month."""
+
+_FAULTS: Final = (
+    Fault("graph", "PATCH", "/subscriptions/", status=404),
+    Fault("graph", "GET", "/subscriptions/", status=404),
+    Fault("graph", "PATCH", "/subscriptions/", status=429, retry_after=30),
+    Fault("graph", "PATCH", "/subscriptions/", status=503),
+    Fault("graph", "PATCH", "/subscriptions/", hang_up="after"),
+    Fault("graph", "POST", r"/subscriptions$", hang_up="after"),
+    Fault("graph", "POST", r"/subscriptions$", hang_up="before"),
+    Fault("graph", "DELETE", "/subscriptions/", hang_up="after"),
+    Fault("graph", "DELETE", "/subscriptions/", status=503),
+    Fault("graph", "POST", r"\$batch", hang_up="before"),
+    Fault("graph", "POST", r"\$batch", hang_up="after"),
+    Fault("graph", "POST", r"\$batch", status=504),
+    Fault("graph", "POST", r"\$batch", status=500),
+    Fault("graph", "GET", r"/subscriptions$", status=500),
+    Fault("graph", "GET", r"/subscriptions$", hang_up="before"),
+    Fault("graph", "GET", "/groups/", status=503),
+    Fault("graph", ".*", "/subscriptions", delay=40.0),
+)
+_OUTAGES: Final = (
+    Fault("graph", status=503),
+    Fault("graph", status=503, retry_after=120),
+    Fault("graph", status=500),
+    Fault("graph", status=504),
+    Fault("graph", hang_up="before"),
+)
+_STORMS: Final = (
+    Fault("graph", status=429, retry_after=10),
+    Fault("graph", status=429, retry_after=100),
+    Fault("graph", "POST|PATCH|DELETE", "/subscriptions", status=429, retry_after=20),
+    Fault("graph", "POST", r"\$batch", status=429),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happens `at` (seconds from the start), for `seconds`; `fault` is what requests then meet.
+
+    `draw` is a number from 0 to 1 for whatever else has to be chosen.
+    """
+
+    at: float
+    what: What
+    seconds: float = 0.0
+    fault: Fault | None = None
+    draw: float = 0.0
+
+
+def forecast(seed: int, days: float) -> list[Event]:
+    """The events of `days` days, in order."""
+    return sorted(_events(Random(seed), days), key=lambda event: event.at)
+
+
+def _events(random: Random, days: float) -> Iterator[Event]:
+    length = days * _DAY
+    for what, in_a_year in _A_YEAR:
+        share = in_a_year * days / _YEAR
+        for _ in range(int(share) + (random.random() < share % 1)):
+            at = random.uniform(0, length)
+            if random.random() < 0.3:
+                at += 4 - at % 300 + random.uniform(0, 10)  # while the timer's function runs
+            yield _event(random, at, what)
+    for month in range(int(days // 30)):
+        yield Event((month + random.random()) * 30 * _DAY, "new certificate")
+    for hours in (26.0, 75.0):  # longer than any life of its kind
+        if days >= 60:
+            fault = random.choice(_OUTAGES)
+            yield Event(random.uniform(0, length - 100 * 3600), "outage of graph", hours * 3600, fault)
+
+
+def _event(random: Random, at: float, what: What) -> Event:
+    seconds, fault = 0.0, None
+    match what:
+        case "outage of graph" | "outage of entra" | "outage of vault":
+            seconds = random.choice(HALF_LIVES).total_seconds() * random.uniform(0.02, 1.0)
+            fault = random.choice(_OUTAGES) if what == "outage of graph" else None
+        case "storm of 429":
+            seconds, fault = random.uniform(60, 2400), random.choice(_STORMS)
+        case "fault":
+            fault = random.choice(_FAULTS)
+        case "shorter lives":
+            seconds = random.uniform(0.5, 10) * _DAY
+        case "deploy":
+            seconds = random.uniform(0, 3600)
+    return Event(at, what, seconds, fault, random.random())

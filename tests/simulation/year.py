@@ -1,0 +1,502 @@
+"""A year of Switchboard's subscriptions in a minute: `python -m tests.simulation.year --seed N [--seeds M] [--days D]`.
+
+The real renewal and lifecycle services, the real Graph client but for its wire (see `in_process`), and the simulator's
+rules of Graph and Entra ID run under one virtual clock, through whatever `weather` draws from the seed. What is written
+down in `coverage` is judged at the end.
+"""
+
+import argparse
+import asyncio
+import heapq
+import logging
+import random as random_module
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from random import Random
+from typing import Final
+from unittest.mock import patch
+
+from dev.simulator.crypto import KeyCertificate
+from dev.simulator.delivery import Courier
+from dev.simulator.directory import Directory
+from dev.simulator.faults import Faults
+from dev.simulator.graph_api import GraphApi
+from dev.simulator.rules import RULES
+from dev.simulator.subscriptions import Subscription
+from shared.domain import resources
+from shared.domain.desired import DesiredState, Group
+from shared.domain.errors import SwitchboardError, UnavailableError
+from shared.domain.execution import Outcome
+from shared.domain.resources import ResourceKind
+from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint
+from shared.services.lifecycle import Lifecycle
+from shared.services.renew import Renewal, RenewalReport
+from tests.simulation.coverage import SKEW, Figures, Ledger, WatchedStore
+from tests.simulation.in_process import Identities, InProcessClient, Latency, RememberingEntra, SignIn
+from tests.simulation.virtual_time import START, LoopClock, VirtualLoop
+from tests.simulation.weather import Event, forecast
+
+TENANT: Final = "f69f5191-20ae-4093-8dae-3ec09edeb253"
+APP: Final = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
+OTHER_APP: Final = "11111111-6a1e-4d0e-9a53-0d4f7a3c9b11"
+NOTIFICATION_URL: Final = "https://calls.example.com/api/notifications?code=key"
+LIFECYCLE_URL: Final = "https://calls.example.com/api/lifecycleNotifications"
+GROUP: Final = str(uuid.UUID(int=900))
+TIMER: Final = 300.0  # seconds
+_RETRIES_OF_A_QUEUE: Final = 5
+_PAIR: Final = KeyCertificate.generate()  # keys are not what is tried here: versions are
+
+
+def user(number: int) -> str:
+    return str(uuid.UUID(int=number))
+
+
+def _want(kind: ResourceKind, resource: str, *, rich: bool = True) -> Desired:
+    return Desired(TENANT, kind, resource, rich)
+
+
+_MEETING: Final = "https://teams.microsoft.com/l/meetup-join/19%3ameeting_{}%40thread.v2/0"
+DESIRED: Final = (
+    _want(resources.CALL_RECORDS, "communications/callRecords", rich=False),
+    _want(resources.CALL_EVENTS, resources.call_events_path(user(1))),
+    _want(resources.MEETING_CALL_EVENTS, resources.meeting_call_events_path(_MEETING.format(1))),
+    _want(resources.MEETING_CALL_EVENTS, resources.meeting_call_events_path(_MEETING.format(2))),
+    _want(resources.ONLINE_MEETING, resources.online_meeting_path(_MEETING.format(3))),
+    _want(resources.EMERGENCY_CALL_EVENTS, resources.emergency_path("Headquarters")),
+    _want(resources.PRESENCE, resources.presence_path((user(1), user(2)))),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Year:
+    """How a seed went."""
+
+    seed: int
+    days: float
+    figures: dict[str, Figures]
+    violations: list[str]
+    runs: int
+    ticks: int
+    requests: int
+    outcomes: Counter[Outcome]
+    journal: list[tuple[datetime, str, str]]
+
+
+@dataclass(slots=True)
+class _Vault:
+    """Key Vault's certificate, by version."""
+
+    version: int = 1
+    outages: int = 0
+
+    @property
+    def certificate_id(self) -> str:
+        return f"switchboard/{self.version:032x}"
+
+    async def current(self) -> EncryptionCertificate:
+        await asyncio.sleep(0.02)
+        if self.outages:
+            raise UnavailableError("Key Vault", reason="key-vault-503")
+        return EncryptionCertificate(self.certificate_id, _PAIR.der_base64)
+
+
+@dataclass(slots=True)
+class _Source:
+    """The desired state; its group is read from Graph."""
+
+    async def load(self) -> DesiredState:
+        return DesiredState(DESIRED, (Group(TENANT, GROUP),))
+
+
+@dataclass(slots=True)
+class _Process:
+    """One instance of the app, on a machine with a clock of its own."""
+
+    skew: timedelta
+    identities: Identities
+    renewal: Renewal
+    lifecycle: Lifecycle
+
+
+@dataclass(slots=True)
+class _World:
+    seed: int
+    days: float
+    skip_idle: bool
+    random: Random = field(init=False)
+    clock: LoopClock = field(init=False)
+    ledger: Ledger = field(init=False)
+    faults: Faults = field(init=False)
+    entra: RememberingEntra = field(init=False)
+    api: GraphApi = field(init=False)
+    store: WatchedStore = field(init=False)
+    members: list[str] = field(init=False)
+    vault: _Vault = field(default_factory=_Vault)
+    client_states: tuple[str, ...] = ("state-1",)
+    process: _Process = field(init=False)
+    sign_in: SignIn = field(init=False)
+    latency: Latency = field(init=False)
+    events: list[Event] = field(init=False)
+    happened: int = 0
+    changes: int = 0  # every event and every end of one
+    ends: list[float] = field(default_factory=list)  # a heap: of what is going on
+    telling: int = 0
+    suspended_until: float = 0.0
+    overlap: bool = False
+    graph_outages: int = 0
+    runs: int = 0
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    errands: set[asyncio.Task[None]] = field(default_factory=set)
+    bystanders: list[Subscription] = field(default_factory=list)
+
+    async def live(self) -> Year:
+        self._begin()
+        weather = asyncio.create_task(self._weather())
+        length = self.days * 86400.0
+        tick = 0.0
+        while tick < length:
+            await self._sleep_until(tick)
+            quiet, changes = False, self.changes
+            if tick >= self.suspended_until:
+                quiet = await self._tick()
+            tick = max(tick + TIMER, self._grid(asyncio.get_running_loop().time()))
+            if quiet and changes == self.changes and not self.telling and self.skip_idle:
+                tick = max(tick, self._grid(min(self._next_due(), self._next_change(), length)))
+        await weather
+        await self._sleep_until(length)
+        for _ in range(3):
+            await self._tick()
+            await asyncio.sleep(TIMER)
+        await self._end()
+        return Year(
+            self.seed,
+            self.days,
+            self.ledger.figures(),
+            self.problems + self.ledger.violations(),
+            self.runs,
+            int(length // TIMER),
+            self.latency.requests,
+            self.outcomes,
+            self.ledger.journal,
+        )
+
+    def _begin(self) -> None:
+        self.random = Random(self.seed)
+        self.clock = LoopClock()
+        self.ledger = Ledger(self.clock)
+        self.faults = Faults(self.clock)
+        self.entra = RememberingEntra(self.clock, (TENANT,), APP)
+        self.entra.delegated_token_lifetime = timedelta(hours=20)
+        self.api = GraphApi(self.clock, self.entra, Courier(self.clock), self.faults)
+        self.store = self.api.store = WatchedStore(self.clock, self.ledger)
+        self.api.settings.handshake = False
+        self.api.throttle.enabled = True
+        self.api.settings.page_size = self.random.choice((5, 100, 100, 100))
+        self.api.settings.empty_page_first = self.random.random() < 0.3
+        self.api.settings.separate_versions = self.random.random() < 0.5
+        directory = Directory(self.clock)
+        directory.mount(self.api)
+        self.members = [user(10), user(11), user(12)]
+        directory.groups[GROUP] = self.members
+        self.latency = Latency(self.seed)
+        self.sign_in = SignIn.by_device_code(self.entra, TENANT)
+        self.process = self._start()
+        self.events = forecast(self.seed, self.days)
+        self.ledger.accept(self.client_states)
+        self.ledger.rotate(self.vault.certificate_id)
+        for want in DESIRED:
+            self.ledger.want(want.kind.key, want.resource)
+        for member in self.members:
+            self.ledger.want("callEvents", resources.call_events_path(member))
+        self._add_bystanders()
+
+    def _add_bystanders(self) -> None:
+        """Subscriptions of the same application for another address, and of another application."""
+        for app, url in ((APP, "https://elsewhere.example.com/api/notifications"), (OTHER_APP, NOTIFICATION_URL)):
+            one = Subscription(
+                id=str(uuid.uuid4()),
+                rule=RULES[0],
+                version="v1.0",
+                resource="communications/callRecords?$filter=participants/any(p:p/id eq 'x')",
+                change_type="created",
+                notification_url=url,
+                lifecycle_notification_url=url,
+                client_state="theirs",
+                expires=START + timedelta(days=self.days + 1),
+                app_id=app,
+                tenant_id=TENANT,
+                user_id=None,
+                creator_id=app,
+                latest_tls_version="v1_2",
+                notification_url_app_id=None,
+            )
+            self.store.add(one, quota=None, refuse_duplicates=False)
+            self.bystanders.append(one)
+
+    def _start(self) -> _Process:
+        """A new process: it has learned nothing, holds no token, and its clock is wrong in a way of its own."""
+        skew = SKEW * self.random.choice((-1, 0, 0, 1)) * self.random.random()
+        clock = LoopClock(skew)
+        identities = Identities.of_a_new_process(self.entra, TENANT, APP, self.sign_in)
+        renewal = Renewal(
+            graph=InProcessClient(self.api, identities, clock, self.latency),
+            certificates=self.vault,
+            desired=_Source(),
+            endpoint=Endpoint(NOTIFICATION_URL, LIFECYCLE_URL, self.client_states),
+            tenant_ids=(TENANT,),
+            clock=clock,
+        )
+        return _Process(skew, identities, renewal, Lifecycle(renewal))
+
+    # The timer
+
+    async def _tick(self) -> bool:
+        """One tick of the timer; whether the next would do nothing if nothing happened and nothing became due."""
+        self.faults.forget_requests()
+        processes = [self.process]
+        if self.overlap:
+            self.overlap = False
+            processes.append(self._start())
+        return all(await asyncio.gather(*(self._run(process) for process in processes)))
+
+    async def _run(self, process: _Process) -> bool:
+        self.runs += 1
+        try:
+            report = await process.renewal.run()
+        except UnavailableError:
+            # With all of Graph away no run can change anything, until that is over: an event.
+            return self.graph_outages > 0
+        self.outcomes.update(report.outcomes)
+        return _is_quiet(report) and process is self.process
+
+    def _next_due(self) -> float:
+        """When the process would have something to do although nothing has happened, in seconds from the start."""
+        lifetimes = self.process.renewal._lifetimes
+        dues = (
+            []
+            if self.graph_outages
+            else [
+                one.expires - lifetimes.half(kind) - self.process.skew
+                for one in self.store.all()
+                if one not in self.bystanders and (kind := resources.match(one.resource)) is not None
+            ]
+        )
+        identities = self.process.identities
+        dues += [identity.refresh_at or START for identity in (identities.application, identities.user)]
+        return (min(dues) - START).total_seconds()
+
+    def _next_change(self) -> float:
+        ahead = [event.at for event in self.events[self.happened : self.happened + 1]]
+        return min(ahead + self.ends[:1], default=self.days * 86400.0)
+
+    @staticmethod
+    def _grid(moment: float) -> float:
+        return -(-moment // TIMER) * TIMER
+
+    @staticmethod
+    async def _sleep_until(moment: float) -> None:
+        await asyncio.sleep(max(moment - asyncio.get_running_loop().time(), 0.0))
+
+    # What happens
+
+    async def _weather(self) -> None:
+        while self.happened < len(self.events):
+            event = self.events[self.happened]
+            await self._sleep_until(event.at)
+            self.happened += 1
+            self.changes += 1
+            self._befall(event)
+
+    def _befall(self, event: Event) -> None:  # noqa: PLR0912 - one for each sort
+        match event.what:
+            case "outage of graph" | "storm of 429":
+                self._errand(self._affliction(event))
+            case "outage of entra":
+                self._errand(self._entra_outage(event.seconds))
+            case "outage of vault":
+                self._errand(self._vault_outage(event.seconds))
+            case "fault":
+                assert event.fault is not None
+                self.faults.add(event.fault)
+            case "removal" | "told removal":
+                self._remove(event)
+            case "reauthorization":
+                if (one := self._any(event.draw)) is not None:
+                    self._errand(self._tell(one, "reauthorizationRequired"))
+            case "shorter lives":
+                self._errand(self._shorter_lives(event))
+            case "whim of graph":
+                self.api.settings.duplicates = "allow" if event.draw < 0.5 else "refuse"
+                self.api.settings.certificate_patch = "ignore" if event.draw % 0.5 < 0.25 else "honour"
+            case "deploy":
+                now = asyncio.get_running_loop().time()
+                self.suspended_until = max(self.suspended_until, now + event.seconds)
+                self._disturb("timers", event.seconds)
+                self.process = self._start()
+            case "overlap":
+                self.overlap = True
+            case "new certificate":
+                self.vault.version += 1
+                self.ledger.rotate(self.vault.certificate_id)
+            case "new client state":
+                self.client_states = (f"state-{event.at:.0f}", self.client_states[0])
+                self.store.all()
+                self.ledger.accept(self.client_states)
+                self.process = self._start()
+            case "joins":
+                self.members.append(user(100 + len(self.ledger.journal)))
+                self.ledger.want("callEvents", resources.call_events_path(self.members[-1]))
+            case "leaves":
+                if self.members:
+                    self.ledger.want_no_more(resources.call_events_path(self.members.pop(0)))
+
+    def _errand(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self.errands.add(task)
+        task.add_done_callback(self._errand_done)
+
+    def _errand_done(self, task: asyncio.Task[None]) -> None:
+        self.errands.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.problems.append(f"{type(error).__name__}: {error}")
+
+    def _disturb(self, nuisance: str, seconds: float) -> None:
+        now = self.clock.now()
+        self.ledger.disturb(nuisance, now, now + timedelta(seconds=seconds))  # type: ignore[arg-type]
+
+    async def _pass(self, seconds: float) -> None:
+        """Wait for the end of something, which is a change too."""
+        end = asyncio.get_running_loop().time() + seconds
+        heapq.heappush(self.ends, end)
+        await asyncio.sleep(seconds)
+        heapq.heappop(self.ends)
+        self.changes += 1
+
+    async def _affliction(self, event: Event) -> None:
+        fault = event.fault
+        assert fault is not None
+        total = event.what == "outage of graph"
+        self._disturb("graph", event.seconds + (fault.retry_after or 0))
+        self.graph_outages += total
+        fault = replace(fault)  # one of its own, to be found again
+        self.faults.add(fault, times=None)
+        await self._pass(event.seconds)
+        planned = next(one for one in self.faults._planned if one.fault is fault)
+        self.faults._planned.remove(planned)
+        self.graph_outages -= total
+
+    async def _entra_outage(self, seconds: float) -> None:
+        self._disturb("graph", seconds)
+        self.entra.outages += 1
+        await self._pass(seconds)
+        self.entra.outages -= 1
+
+    async def _vault_outage(self, seconds: float) -> None:
+        self._disturb("vault", seconds)
+        self.vault.outages += 1
+        await self._pass(seconds)
+        self.vault.outages -= 1
+
+    async def _shorter_lives(self, event: Event) -> None:
+        self.api.settings.lifetime_margin = timedelta(minutes=event.draw * 14)
+        await self._pass(event.seconds)
+        self.api.settings.lifetime_margin = timedelta(0)
+
+    def _any(self, draw: float) -> Subscription | None:
+        ours = [one for one in self.store.all() if one not in self.bystanders]
+        return ours[int(draw * len(ours))] if ours else None
+
+    def _remove(self, event: Event) -> None:
+        one = self._any(event.draw)
+        if one is None:
+            return
+        self.store.lose(one.id)
+        if event.what == "told removal":
+            self._errand(self._tell(one, "subscriptionRemoved"))
+
+    async def _tell(self, one: Subscription, event: str) -> None:
+        """A lifecycle notification, tried again like any message of a queue."""
+        item = {"tenantId": TENANT, "subscriptionId": one.id, "lifecycleEvent": event}
+        self.telling += 1
+        await asyncio.sleep(self.random.uniform(0.5, 90.0))
+        for _ in range(_RETRIES_OF_A_QUEUE):
+            try:
+                await self.process.lifecycle.handle(item)
+            except SwitchboardError:
+                await asyncio.sleep(60.0)
+            else:
+                break
+        self.telling -= 1
+        self.changes += 1
+
+    async def _end(self) -> None:
+        for errand in tuple(self.errands):
+            errand.cancel()
+        await asyncio.gather(*self.errands, return_exceptions=True)
+        held = self.store.all()
+        self.problems += [
+            f"a bystander was touched: {one.resource}"
+            for one in self.bystanders
+            if not any(one is other for other in held)
+        ]
+        self.ledger.finish()
+
+
+def _is_quiet(report: RenewalReport) -> bool:
+    return set(report.outcomes) <= {Outcome.LEFT, Outcome.RENEWED} and not report.failures
+
+
+def simulate(seed: int, days: float = 365.0, *, skip_idle: bool = True) -> Year:
+    """Live through `days` days of this seed's weather.
+
+    Args:
+        seed: draws everything that is drawn.
+        days: the year, or a shorter time.
+        skip_idle: leave out ticks of the timer that can do nothing: nothing has happened since a run that left
+            nothing to do, and nothing is due.
+    """
+    ids = Random(seed)
+    state, disabled = random_module.getstate(), logging.root.manager.disable
+    random_module.seed(seed)
+    logging.disable()  # a year's failures would fill pages
+    try:
+        with (
+            patch("uuid.uuid4", lambda: uuid.UUID(int=ids.getrandbits(128), version=4)),
+            asyncio.Runner(loop_factory=VirtualLoop) as runner,
+        ):
+            return runner.run(_World(seed, days, skip_idle).live())
+    finally:
+        random_module.setstate(state)
+        logging.disable(disabled)
+
+
+def main() -> int:
+    """Run seeds one after another; the first that fails ends it with 1."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.year")
+    parser.add_argument("--seed", type=int, default=1, help="the first one")
+    parser.add_argument("--seeds", type=int, default=1, help="how many")
+    parser.add_argument("--days", type=float, default=365.0)
+    arguments = parser.parse_args()
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+        year = simulate(seed, arguments.days)
+        print(f"seed {seed}: {year.ticks} ticks, {year.runs} runs, {year.requests} requests, {dict(year.outcomes)}")
+        for kind, found in year.figures.items():
+            print(
+                f"  {kind:20} {1 - found.absent / found.wanted:.6%} of all time, "
+                f"{1 - found.absent_while_reachable / found.reachable:.6%} while Graph is reachable, "
+                f"longest {found.longest_while_reachable}, {dict(found.causes)}"
+            )
+        for violation in year.violations:
+            print(f"  VIOLATION {violation}")
+        if year.violations:
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
