@@ -12,6 +12,8 @@ var queueNames = [
   'raw-notifications-poison'
   'raw-emergency'
   'raw-emergency-poison'
+  'raw-call-records'
+  'raw-call-records-poison'
   'lifecycle-notifications'
   'lifecycle-notifications-poison'
   'call-events'
