@@ -6,8 +6,10 @@ import logging
 import traceback
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Protocol
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from shared.domain.encryption import decrypt
@@ -22,7 +24,8 @@ from shared.domain.errors import (
 from shared.domain.events import Event, event_of
 from shared.domain.notifications import Envelope, Item, parse_item
 from shared.domain.queue_text import Encoding, batches, fits, join
-from shared.services.raw_messages import RawMessages
+from shared.services.raw_messages import RawMessages, Unpacked
+from shared.services.telemetry import NO_TELEMETRY, Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,12 @@ class PrivateKeys(Protocol):
     async def private_key(self, certificate_id: str) -> RSAPrivateKey: ...
 
 
+class ActivityLog(Protocol):
+    """Where the status page's events per minute come from; see `shared.services.activity`."""
+
+    def add(self, event_type: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """An item of a raw message: its place, and its event or why it has none."""
@@ -62,6 +71,8 @@ class Decryptor:
     private_keys: PrivateKeys
     encoding: Encoding
     batched: bool
+    activity: ActivityLog | None = None
+    telemetry: Telemetry = NO_TELEMETRY
 
     async def handle(self, text: str, *, queue: str, attempts: int) -> None:
         """Handle one raw message.
@@ -81,10 +92,40 @@ class Decryptor:
         if unpacked is None:
             return
         envelope = unpacked.envelope
+        count = len(envelope.notifications)
+        with self.telemetry.processing(queue, envelope.id, count, envelope.traceparent) as traceparent:
+            await self._handle(unpacked, msgspec.structs.replace(envelope, traceparent=traceparent))
+
+    async def _handle(self, unpacked: Unpacked, envelope: Envelope) -> None:
         items = [seal_of(bytes(raw)) for raw in envelope.notifications]
         keys = await self._keys({item.certificate_id for item in items if isinstance(item, Sealed)})
         opened = await asyncio.to_thread(open_items, envelope, items, keys)
-        await self.raw_messages.finish(unpacked, await self._write(envelope, opened))
+        failures = await self._write(envelope, opened)
+        self._report(unpacked, items, [one for one in opened if one.index not in failures])
+        await self.raw_messages.finish(unpacked, failures)
+
+    def _report(
+        self, unpacked: Unpacked, items: Sequence[Sealed | SwitchboardError], written: Iterable[Opened]
+    ) -> None:
+        """Tell what has become of a message."""
+        now, received, decrypted = self.raw_messages.now(), unpacked.envelope.received, 0
+        for one in written:
+            event, item = one.result, items[one.index]
+            if not isinstance(event, Event):
+                continue
+            decrypted += isinstance(item, Sealed) and item.content is not None
+            happened = datetime.fromisoformat(event.attributes["time"])
+            self.telemetry.written(
+                event.type,
+                unpacked.queue,
+                # Where Graph gives no time, the event has that of its receipt.
+                since_event=None if happened == received else (now - happened).total_seconds(),
+                since_receipt=(now - received).total_seconds(),
+            )
+            if self.activity is not None:
+                self.activity.add(event.type)
+        if decrypted:
+            self.telemetry.decrypted(unpacked.queue, decrypted)
 
     async def _keys(self, certificate_ids: Iterable[str | None]) -> Keys:
         async def key(certificate_id: str) -> RSAPrivateKey | SwitchboardError:
@@ -105,10 +146,14 @@ class Decryptor:
                 lanes.setdefault(one.result.queue, []).append((one.index, one.result))
             else:
                 failures[one.index] = one.result
-        put = self._put_batched if self.batched else self._put_single
-        for failed in await asyncio.gather(*(put(queue, events, envelope) for queue, events in lanes.items())):
+        for failed in await asyncio.gather(*(self._send(queue, events, envelope) for queue, events in lanes.items())):
             failures.update(failed)
         return failures
+
+    async def _send(self, queue: str, events: Sequence[tuple[int, Event]], envelope: Envelope) -> Failures:
+        put = self._put_batched if self.batched else self._put_single
+        with self.telemetry.sending(queue, len(events), envelope.traceparent):
+            return await put(queue, events, envelope)
 
     async def _put_single(self, queue: str, events: Sequence[tuple[int, Event]], envelope: Envelope) -> Failures:
         async def put(index: int, event: Event) -> None:

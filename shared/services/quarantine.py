@@ -12,6 +12,7 @@ import msgspec
 from shared.domain.errors import MalformedInputError, SwitchboardError, UnexpectedError
 from shared.domain.notifications import Envelope, parse_envelope, parse_item
 from shared.domain.resources import LIFECYCLE_QUEUE
+from shared.services.telemetry import NO_TELEMETRY, Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Quarantine:
 
     blobs: QuarantineBlobs
     now: Callable[[], datetime]
+    telemetry: Telemetry = NO_TELEMETRY
 
     async def park_item(
         self, envelope: Envelope, index: int, *, queue: str, error: SwitchboardError, attempts: int
@@ -96,6 +98,7 @@ class Quarantine:
         }
         # The same item has the same name at every try, so that a crash between this and its end makes no second blob.
         await self.blobs.put(QUARANTINE_CONTAINER, f"{parked.queue}/{name}.json", msgspec.json.encode(parked), metadata)
+        self.telemetry.quarantined(parked.reason, parked.queue)
         logger.error(
             "quarantined: reason=%s queue=%s item=%s attempts=%d", parked.reason, parked.queue, name, parked.attempts
         )

@@ -5,7 +5,7 @@ import logging
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -19,6 +19,7 @@ from shared.domain.queue_text import Encoding
 from shared.domain.validation_tokens import Claims, Issuers, key_id, validate
 from shared.services.http_answer import ACCEPTED, Answer, refused, try_again
 from shared.services.raw_messages import CLAIMS_CONTAINER
+from shared.services.telemetry import NO_TELEMETRY, Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class Receiver:
     max_body_bytes: int
     now: Callable[[], datetime]
     verified: VerifiedTokens = field(default_factory=VerifiedTokens)
+    telemetry: Telemetry = NO_TELEMETRY
     load: Load = field(default_factory=Load)
 
     async def receive(self, body: bytes, traceparent: str | None) -> Answer:
@@ -111,6 +113,7 @@ class Receiver:
             503 where a check or a put could not be made, or too much is under way, so that Graph sends it all again.
         """
         if len(body) > self.max_body_bytes:
+            self.telemetry.refused("body-too-large", 1)
             return refused(413, f"the body is over {self.max_body_bytes} bytes")
         with self.load.of(len(body)) as admitted:
             if not admitted:
@@ -123,6 +126,7 @@ class Receiver:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await self._accept(body, traceparent)
         except MalformedInputError as error:
+            self.telemetry.refused(error.reason, 1)
             return refused(400, str(error))
         except UnavailableError as error:
             logger.warning("cannot accept notifications now: reason=%s", error.reason)
@@ -156,6 +160,8 @@ class Receiver:
             for queue in item.notification.queues:
                 lanes.setdefault(queue, []).append(item.raw)
         _log_refusals(refusals)
+        for (reason, _), count in refusals.items():
+            self.telemetry.refused(reason, count)
         await self._enqueue(lanes, received, traceparent)
 
     async def _covered_tenants(
@@ -211,15 +217,15 @@ class Receiver:
 
     async def _enqueue(self, lanes: Mapping[str, list[bytes]], received: datetime, traceparent: str | None) -> None:
         trace = _trace(traceparent)
-        puts = [
-            self._put(queue, message)
-            for queue, raws in lanes.items()
-            for message in pack(raws, delivery_id=secrets.token_hex(16), received=received, traceparent=trace)
-        ]
-        results = await asyncio.gather(*puts, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        puts = [self._send(queue, raws, received, trace) for queue, raws in lanes.items()]
+        _raise_first(await asyncio.gather(*puts, return_exceptions=True))
+
+    async def _send(self, queue: str, raws: Sequence[bytes], received: datetime, traceparent: str) -> None:
+        with self.telemetry.sending(queue, len(raws), traceparent) as trace:
+            messages = pack(raws, delivery_id=secrets.token_hex(16), received=received, traceparent=trace)
+            puts = [self._put(queue, message) for message in messages]
+            _raise_first(await asyncio.gather(*puts, return_exceptions=True))
+        self.telemetry.received(queue, len(raws))
 
     async def _put(self, queue: str, message: RawMessage) -> None:
         if message.claim_name is None:
@@ -232,6 +238,12 @@ class Receiver:
             # Graph sends it again under a new name, and nothing would ever fetch this one.
             await self.blobs.delete(CLAIMS_CONTAINER, message.claim_name)
             raise
+
+
+def _raise_first(results: Iterable[BaseException | None]) -> None:
+    for result in results:
+        if result is not None:
+            raise result
 
 
 def _trace(traceparent: str | None) -> str:
