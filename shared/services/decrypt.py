@@ -105,7 +105,7 @@ class Decryptor:
         await self.raw_messages.finish(unpacked, failures)
 
     def _report(
-        self, unpacked: Unpacked, items: Sequence[Sealed | SwitchboardError], written: Iterable[Opened]
+        self, unpacked: Unpacked, items: Sequence["Sealed | SwitchboardError"], written: Iterable[Opened]
     ) -> None:
         """Tell what has become of a message."""
         now, received, decrypted = self.raw_messages.now(), unpacked.envelope.received, 0
