@@ -6,6 +6,7 @@
     python3 run.py test [...]       the tests; arguments go to pytest
     python3 run.py lint             ruff and mypy
     python3 run.py bench [...]      the measurements; arguments go to them
+    python3 run.py audit            known vulnerabilities, licences, and a bill of materials
 
 The first run sets the checkout up: a Python 3.13 or newer, the locked Python packages in .venv, Node.js and Azurite.
 Every later run starts at once and needs no network. Standard library only; runs on Python 3.9 or newer.
@@ -56,8 +57,9 @@ COMMANDS: Mapping[str, Sequence[Sequence[str]]] = {
     "test": [["pytest"]],
     "lint": [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]],
     "bench": [["bench"]],
+    "audit": [["dev.audit"]],
 }
-TAKES_ARGUMENTS = {"demo", "start", "test", "bench"}
+TAKES_ARGUMENTS = {"demo", "start", "test", "bench", "audit"}
 
 
 class SetupError(Exception):
