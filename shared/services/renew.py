@@ -88,6 +88,7 @@ class RenewalReport:
     outcomes: Mapping[Outcome, int]
     failures: tuple[Failure, ...]
     nearest: timedelta | None
+    subscriptions: tuple[Subscription, ...] = ()  # all that are live, the nearest to its end first
 
     @property
     def complete(self) -> bool:
@@ -440,6 +441,7 @@ class _Run:
             outcomes=Counter(result.outcome for result in results),
             failures=_summary(self.failures),
             nearest=min((one.expires - now for one in live), default=None),
+            subscriptions=tuple(sorted(live, key=lambda one: one.expires)),
         )
 
 

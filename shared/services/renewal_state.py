@@ -1,15 +1,29 @@
 """What the last renewal run found, kept where every worker can read it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final, Protocol
 
 import msgspec
 
+from shared.domain.graph import Subscription
 from shared.services.renew import RenewalReport
 
 STATE_CONTAINER: Final = "state"
 _NAME: Final = "renewal.json"
+
+
+_LISTED: Final = 50  # one by one; ten thousand would be a megabyte to be read by everybody who asks how things are
+_UNKNOWN_KIND: Final = "unknown"
+
+
+class SubscriptionState(msgspec.Struct, frozen=True, kw_only=True):
+    """A live subscription; `kind` is the catalogue's key."""
+
+    id: str
+    kind: str
+    expires: datetime
 
 
 class RenewalState(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +35,8 @@ class RenewalState(msgspec.Struct, frozen=True, kw_only=True):
     nearest_expiry: datetime | None
     outcomes: Mapping[str, int]
     failures: tuple[str, ...]  # "{kind}: {reason} x {count}"; ids and names stay out of it
+    by_kind: Mapping[str, int] = {}  # live ones
+    subscriptions: tuple[SubscriptionState, ...] = ()  # those nearest to their end
 
 
 class StateBlobs(Protocol):
@@ -46,6 +62,11 @@ class RenewalStates:
             live=report.live,
             nearest_expiry=None if report.nearest is None else report.finished + report.nearest,
             outcomes={str(outcome): count for outcome, count in report.outcomes.items()},
+            by_kind=Counter(_kind(one) for one in report.subscriptions),
+            subscriptions=tuple(
+                SubscriptionState(id=one.id, kind=_kind(one), expires=one.expires)
+                for one in report.subscriptions[:_LISTED]
+            ),
             failures=tuple(f"{found.kind}: {found.reason} x {found.count}" for found in report.failures),
         )
         await self._blobs.put(STATE_CONTAINER, _NAME, msgspec.json.encode(state))
@@ -58,3 +79,15 @@ class RenewalStates:
         """
         data = await self._blobs.get(STATE_CONTAINER, _NAME)
         return None if data is None else msgspec.json.decode(data, type=RenewalState)
+
+
+def remaining_by_kind(report: RenewalReport) -> dict[str, float]:
+    """Seconds of life left of the subscription nearest to its end, by kind."""
+    remaining: dict[str, float] = {}
+    for one in report.subscriptions:
+        remaining.setdefault(_kind(one), (one.expires - report.finished).total_seconds())
+    return remaining
+
+
+def _kind(one: Subscription) -> str:
+    return _UNKNOWN_KIND if one.kind is None else one.kind.key
