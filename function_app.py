@@ -37,6 +37,12 @@ async def decrypt_emergency(msg: func.QueueMessage) -> None:
     await wiring.decrypt(msg, "raw-emergency")
 
 
+@app.function_name("decrypt_call_records")
+@app.queue_trigger("msg", queue_name="raw-call-records", connection=STORAGE)
+async def decrypt_call_records(msg: func.QueueMessage) -> None:
+    await wiring.decrypt(msg, "raw-call-records")
+
+
 @app.function_name("handle_lifecycle")
 @app.queue_trigger("msg", queue_name="lifecycle-notifications", connection=STORAGE)
 async def handle_lifecycle(msg: func.QueueMessage) -> None:
@@ -73,6 +79,12 @@ async def quarantine_poison_notifications(msg: func.QueueMessage) -> None:
 @app.queue_trigger("msg", queue_name="raw-emergency-poison", connection=STORAGE)
 async def quarantine_poison_emergency(msg: func.QueueMessage) -> None:
     await wiring.quarantine(msg, "raw-emergency")
+
+
+@app.function_name("quarantine_poison_call_records")
+@app.queue_trigger("msg", queue_name="raw-call-records-poison", connection=STORAGE)
+async def quarantine_poison_call_records(msg: func.QueueMessage) -> None:
+    await wiring.quarantine(msg, "raw-call-records")
 
 
 @app.function_name("quarantine_poison_lifecycle")

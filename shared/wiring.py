@@ -7,7 +7,7 @@ belongs to its one event loop.
 
 import logging
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,12 @@ from shared.services.http_answer import Answer, handshake, refused, try_again
 
 if TYPE_CHECKING:
     from shared.adapters.blobs import Blobs
+    from shared.adapters.call_records import CallRecords
     from shared.adapters.graph import GraphClient
     from shared.adapters.key_vault import KeyVaultCertificates
     from shared.adapters.queues import Queues
     from shared.adapters.storage import StorageAccount
+    from shared.services.backfill import Backfill
     from shared.services.decrypt import Decryptor
     from shared.services.health import Health
     from shared.services.lifecycle_messages import LifecycleMessages
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TRIES = 5  # maxDequeueCount in host.json
+_BACKFILL_TIME = timedelta(minutes=5)  # since the start of a run, of the ten that host.json gives a function
 
 
 # --- one function for each trigger ----------------------------------------------------------------------------------
@@ -70,7 +73,10 @@ async def handle_lifecycle(msg: func.QueueMessage, queue: str) -> None:
 
 
 async def renew() -> None:
-    """One renewal run."""
+    """One renewal run, and in the time that is left, the search for call records that were missed."""
+    from shared.services.backfill import LEAST_TIME
+
+    started = _now()
     report = await _renewal().run()
     await _renewal_states().save(report)
     for failure in report.failures:
@@ -84,6 +90,8 @@ async def renew() -> None:
         report.nearest,
         " ".join(f"{outcome}={count}" for outcome, count in report.outcomes.items()),
     )
+    await _backfill().observe(report.call_records)
+    await _backfill().run(report.call_records, max(started + _BACKFILL_TIME, _now() + LEAST_TIME))
 
 
 async def self_test() -> None:
@@ -190,6 +198,7 @@ def _raw_messages() -> "RawMessages":
 @cache
 def _receiver() -> "Receiver":
     from shared.adapters.entra import SigningKeys
+    from shared.domain.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
     from shared.domain.validation_tokens import issuers_of
     from shared.services.receive import Receiver
 
@@ -204,11 +213,13 @@ def _receiver() -> "Receiver":
         issuers=issuers_of(settings.login_endpoint),
         max_body_bytes=settings.max_body_bytes,
         now=_now,
+        call_records_queue=CALL_RECORDS_QUEUE if settings.call_records == "fetch" else RAW_QUEUE,
     )
 
 
 @cache
 def _decryptor() -> "Decryptor":
+    from shared.services.call_records import CallRecordFetch
     from shared.services.decrypt import Decryptor
 
     settings = _settings()
@@ -219,6 +230,7 @@ def _decryptor() -> "Decryptor":
         private_keys=_certificates(),
         encoding=settings.event_encoding,
         batched=settings.event_format == "batch",
+        completion=CallRecordFetch(_call_records(), settings.tenant_ids) if settings.call_records == "fetch" else None,
     )
 
 
@@ -241,7 +253,23 @@ def _lifecycle_messages() -> "LifecycleMessages":
     from shared.services.lifecycle import Lifecycle
     from shared.services.lifecycle_messages import LifecycleMessages
 
-    return LifecycleMessages(_raw_messages(), Lifecycle(_renewal()))
+    return LifecycleMessages(_raw_messages(), Lifecycle(_renewal(), _backfill()))
+
+
+@cache
+def _backfill() -> "Backfill":
+    from shared.clock import SystemClock
+    from shared.services.backfill import Backfill
+
+    return Backfill(_blobs(), _queues(), _call_records(), SystemClock())
+
+
+@cache
+def _call_records() -> "CallRecords":
+    from shared.adapters.call_records import CallRecords
+    from shared.clock import SystemClock
+
+    return CallRecords(_graph(), _settings().graph_endpoint, SystemClock())
 
 
 @cache

@@ -78,6 +78,30 @@ class Blobs:
             except ResourceNotFoundError:
                 return None
 
+    async def put_version(self, container: str, name: str, data: bytes, etag: str | None) -> bool:
+        """Write JSON unless the blob has been written anew since; None: unless there is one. Says whether it did.
+
+        Raises:
+            UnavailableError: storage did not take it.
+        """
+        client = self._container(container)
+        blob = client.get_blob_client(name)
+        condition: dict[str, Any] = (
+            {} if etag is None else {"overwrite": True, "etag": etag, "match_condition": MatchConditions.IfNotModified}
+        )
+        settings = ContentSettings(content_type="application/json")
+        with storage_errors(f"container {container}"):
+            try:
+                await blob.upload_blob(data, content_settings=settings, **condition)
+            except (ResourceExistsError, ResourceModifiedError):
+                return False
+            except ResourceNotFoundError:
+                if etag is not None:
+                    return False
+                await self._create(client)
+                await blob.upload_blob(data, content_settings=settings)
+        return True
+
     async def list(self, container: str) -> AsyncIterator[Listed]:
         """The blobs of a container with their metadata, by name; none where there is no container.
 

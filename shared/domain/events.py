@@ -8,7 +8,7 @@ the payloads and their spellings.
 import binascii
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
@@ -24,6 +24,7 @@ UNRECOGNIZED: Final = "Microsoft.Graph.Unrecognized"
 JSON_CONTENT_TYPE: Final = "application/json"
 
 _GRAPH: Final = "https://graph.microsoft.com"
+_CALL_RECORDS: Final = f"{_GRAPH}/{resources.CALL_RECORDS.api_version}/communications/callRecords"
 _MAX_ID_CHARS: Final = 256
 # RFC 3339, with as many digits of a second as Graph likes (seven).
 _RFC3339: Final = re.compile(
@@ -47,6 +48,15 @@ class _Clues(msgspec.Struct):
     emergencyCallEvent: Any = None  # noqa: N815
 
 
+class _RecordClues(msgspec.Struct):
+    """What names a version of a call record, and when it was made."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=128)]
+    version: int = 0
+    lastModifiedDateTime: Any = None  # noqa: N815
+
+
+_read_record_clues = msgspec.json.Decoder(_RecordClues).decode
 _read_clues = msgspec.json.Decoder(_Clues).decode
 _read_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -124,7 +134,15 @@ class Event:
         return msgspec.json.encode({**self.attributes, "dataref": url})
 
 
-def event_of(item: Item, plaintext: bytes | None, *, fallback_id: str, received: datetime, traceparent: str) -> Event:
+def event_of(
+    item: Item,
+    plaintext: bytes | None,
+    *,
+    fallback_id: str,
+    received: datetime,
+    traceparent: str,
+    backfilled: bool = False,
+) -> Event:
     """Make the event of one authentic notification.
 
     Args:
@@ -133,9 +151,10 @@ def event_of(item: Item, plaintext: bytes | None, *, fallback_id: str, received:
         fallback_id: names this delivery of this item, for a notification that carries nothing unique.
         received: when it was received; the event's time where Graph gives none.
         traceparent: W3C trace context.
+        backfilled: nobody sent it; it stands for a notification that was missed, and holds the call record.
 
     Raises:
-        MalformedInputError: the plaintext is not JSON.
+        MalformedInputError: the plaintext is not JSON, or what was backfilled is no call record.
     """
     notification = item.notification
     kind = notification.kind
@@ -165,7 +184,30 @@ def event_of(item: Item, plaintext: bytes | None, *, fallback_id: str, received:
     # CloudEvents knows no empty attribute.
     attributes |= {name: value for name, value in optional.items() if isinstance(value, str) and value}
     queue = resources.UNRECOGNIZED_QUEUE if kind is None else kind.events_queue
-    return Event(queue, attributes, data)
+    event = Event(queue, attributes, data)
+    if not backfilled:
+        return event
+    return with_record(replace(event, attributes={**attributes, "backfilled": "true"}), data)
+
+
+def with_record(event: Event, record: bytes) -> Event:
+    """The event of a call record that carries the record itself.
+
+    It is named after the record and its version, and not after a delivery or subscription, so that the same version is
+    the same event in whichever way, and however often, it has become known.
+
+    Raises:
+        MalformedInputError: it is no callRecord ("callRecord resource type").
+    """
+    try:
+        clues = _read_record_clues(record)
+    except (ValueError, RecursionError):
+        raise MalformedInputError("not a call record", reason="call-record-malformed") from None
+    modified = clues.lastModifiedDateTime
+    attributes = {**event.attributes, "id": f"{clues.id}/{clues.version}", "source": _CALL_RECORDS}
+    if isinstance(modified, str) and _is_time(modified):
+        attributes["time"] = modified
+    return replace(event, attributes=attributes, data=record)
 
 
 def schema_id(event_type: str) -> str:
@@ -389,7 +431,25 @@ class EmergencyCallEventData(_Graph, frozen=True, kw_only=True):
 
 
 class CallRecordData(_Graph, frozen=True, kw_only=True):
-    """`CallRecordCreated`, `CallRecordUpdated`: `id` is the call record's; the record itself is read from Graph."""
+    """`CallRecordCreated`, `CallRecordUpdated`: `id` is the call record's.
+
+    The other fields are there when the event carries the record: all of them where records are fetched, and all but
+    `sessions` and `participants_v2` where it is only backfilled.
+    """
+
+    version: Annotated[int | None, Meta(description="Rises with each change: the highest counts.")] = None
+    type: Annotated[str | None, Meta(description="`groupCall` or `peerToPeer`.")] = None
+    modalities: Annotated[list[str] | None, Meta(description="`audio`, `video`, `videoBasedScreenSharing`…")] = None
+    start_date_time: Annotated[str | None, Meta(description="When the first user joined, in RFC 3339.")] = None
+    end_date_time: Annotated[str | None, Meta(description="When the last user left, in RFC 3339.")] = None
+    last_modified_date_time: Annotated[str | None, Meta(description="When Graph made the record, in RFC 3339.")] = None
+    join_web_url: Annotated[str | None, Meta(description="URL of the meeting, for group calls.")] = None
+    sessions: Annotated[list[Any] | None, Meta(description="All sessions with their segments, as Graph has them.")] = (
+        None
+    )
+    participants_v2: Annotated[list[Any] | None, Meta(description="All participants, as Graph has them.")] = (
+        msgspec.field(default=None, name="participants_v2")
+    )
 
 
 class PresenceData(_Graph, frozen=True, kw_only=True):
@@ -469,6 +529,12 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
     tenantid: Annotated[str | None, Meta(description="Id of the Entra ID tenant that it happened in.")] = None
     subscriptionid: Annotated[str | None, Meta(description="Id of the Graph subscription.")] = None
     changetype: Annotated[str | None, Meta(description="Graph's `changeType`: `created`, `updated`…")] = None
+    backfilled: Annotated[
+        Literal["true"] | None,
+        Meta(
+            description="There if Graph's notification was missed and the event was made from a list of call records."
+        ),
+    ] = None
     traceparent: Annotated[str | None, Meta(description="W3C trace context of the delivery.")] = None
     dataref: Annotated[
         str | None,

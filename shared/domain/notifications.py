@@ -175,6 +175,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     """A raw message. `received` is when the POST arrived; `traceparent` is W3C's.
 
     `attempts` counts the tries before it was put on its queue once more; `failing_since` is when the first one failed.
+    `backfilled` says that nobody posted it: it stands for notifications that were missed.
     """
 
     v: Literal[1]
@@ -186,6 +187,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     claim: str | None = None
     attempts: int = 0
     failing_since: datetime | None = None
+    backfilled: bool = False
 
     def item_id(self, index: int) -> str:
         """The lasting name of the item at `index` of `notifications`."""
@@ -227,7 +229,13 @@ class RawMessage:
 
 
 def pack(
-    raws: Sequence[bytes], *, delivery_id: str, received: datetime, traceparent: str, limit: int = QUEUE_MESSAGE_BYTES
+    raws: Sequence[bytes],
+    *,
+    delivery_id: str,
+    received: datetime,
+    traceparent: str,
+    backfilled: bool = False,
+    limit: int = QUEUE_MESSAGE_BYTES,
 ) -> list[RawMessage]:
     """Pack notifications into as few raw messages as the limit allows, in their order.
 
@@ -236,6 +244,7 @@ def pack(
         delivery_id: unique to these notifications, on this queue.
         received: when they arrived.
         traceparent: W3C trace context.
+        backfilled: they were missed, and are made up from what Graph lists.
         limit: bytes of a message as it is stored, after base64.
     """
 
@@ -245,6 +254,7 @@ def pack(
         received=received,
         traceparent=traceparent,
         notifications=tuple(map(msgspec.Raw, raws)),
+        backfilled=backfilled,
     )
     room = limit - base64_bytes(_RETRY_BYTES)
     overhead = len(msgspec.json.encode(whole.part(len(raws), len(raws)))) + len('"notifications":[],')

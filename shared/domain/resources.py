@@ -17,6 +17,9 @@ from urllib.parse import quote
 RAW_QUEUE: Final = "raw-notifications"
 EMERGENCY_QUEUE: Final = "raw-emergency"
 LIFECYCLE_QUEUE: Final = "lifecycle-notifications"
+CALL_RECORDS_QUEUE: Final = "raw-call-records"
+"""For what takes its time, so that no call waits behind it: records that are fetched, and those of a gap."""
+
 UNRECOGNIZED_QUEUE: Final = "unrecognized-events"
 
 MAX_PRESENCE_IDS: Final = 650
@@ -178,7 +181,7 @@ CATALOGUE: Final[Mapping[str, ResourceKind]] = {
 }
 
 EVENT_QUEUES: Final = (*(kind.events_queue for kind in CATALOGUE.values()), UNRECOGNIZED_QUEUE)
-RAW_QUEUES: Final = (RAW_QUEUE, EMERGENCY_QUEUE, LIFECYCLE_QUEUE)
+RAW_QUEUES: Final = (RAW_QUEUE, EMERGENCY_QUEUE, LIFECYCLE_QUEUE, CALL_RECORDS_QUEUE)
 
 
 def match(resource: object, odata_type: object = None) -> ResourceKind | None:

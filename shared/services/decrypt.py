@@ -61,6 +61,12 @@ class Opened:
     result: Event | SwitchboardError
 
 
+class Completion(Protocol):
+    """What adds to events what Graph's notifications only name; see `shared.services.call_records`."""
+
+    async def complete(self, opened: Sequence[Opened]) -> list[Opened]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Decryptor:
     """Turns raw messages into events; `batched` puts several events into one message."""
@@ -71,6 +77,7 @@ class Decryptor:
     private_keys: PrivateKeys
     encoding: Encoding
     batched: bool
+    completion: Completion | None = None
     activity: ActivityLog | None = None
     telemetry: Telemetry = NO_TELEMETRY
 
@@ -100,6 +107,8 @@ class Decryptor:
         items = [seal_of(bytes(raw)) for raw in envelope.notifications]
         keys = await self._keys({item.certificate_id for item in items if isinstance(item, Sealed)})
         opened = await asyncio.to_thread(open_items, envelope, items, keys)
+        if self.completion is not None:
+            opened = await self.completion.complete(opened)
         failures = await self._write(envelope, opened)
         self._report(unpacked, items, [one for one in opened if one.index not in failures])
         await self.raw_messages.finish(unpacked, failures)
@@ -239,6 +248,7 @@ def _open(sealed: Sealed | SwitchboardError, keys: Keys, envelope: Envelope, ind
             fallback_id=envelope.item_id(index),
             received=envelope.received,
             traceparent=envelope.traceparent,
+            backfilled=envelope.backfilled,
         )
     except SwitchboardError as error:
         return error

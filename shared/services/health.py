@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from shared.domain.errors import UnavailableError
 from shared.domain.graph import SIGN_IN_REQUIRED
-from shared.domain.resources import EMERGENCY_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUE
+from shared.domain.resources import CALL_RECORDS_QUEUE, EMERGENCY_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUE
 from shared.services.renewal_state import RenewalState
 
 _CHECK_SECONDS: Final = 10.0
@@ -17,6 +17,7 @@ OLDEST: Final = {
     RAW_QUEUE: timedelta(minutes=5),
     EMERGENCY_QUEUE: timedelta(minutes=1),
     LIFECYCLE_QUEUE: timedelta(minutes=5),
+    CALL_RECORDS_QUEUE: timedelta(hours=1),  # a gap may hold thousands of them, and fetching takes its time
 }
 RENEWAL_OVERDUE: Final = timedelta(hours=1)
 

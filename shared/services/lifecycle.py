@@ -4,13 +4,14 @@ Source: "Reduce missing subscriptions and change notifications". Their clientSta
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from shared.domain.errors import MalformedInputError
 from shared.domain.execution import Outcome
-from shared.services.renew import Renewal
+from shared.domain.graph import Subscription
+from shared.services.renew import Renewal, RenewalReport
 
 _log = logging.getLogger(__name__)
 
@@ -25,11 +26,21 @@ class Handled(StrEnum):
     UNKNOWN = "unknown"  # a kind that is not known: to be kept by the caller
 
 
+class CallRecordCoverage(Protocol):
+    """Who makes up for missed notifications of call records; see `shared.services.backfill.Backfill`."""
+
+    async def observe(self, subscriptions: Iterable[Subscription]) -> None: ...
+
+    async def missed(self, subscription: Subscription) -> None: ...
+
+
 class Lifecycle:
     """Acts on lifecycle notifications. Acting twice on the same one does no harm."""
 
-    def __init__(self, renewal: Renewal) -> None:
+    def __init__(self, renewal: Renewal, call_records: CallRecordCoverage | None = None) -> None:
+        """Take what it needs; without `call_records`, nothing is written down of gaps."""
         self._renewal = renewal
+        self._call_records = call_records
 
     async def handle(self, item: Mapping[str, Any]) -> Handled:
         """Do what one notification asks for.
@@ -51,7 +62,10 @@ class Lifecycle:
                 await self._resync(tenant_id, subscription_id)
                 handled = Handled.RECREATED
             case "missed":
-                await self._resync(tenant_id)
+                report = await self._resync(tenant_id)
+                for subscription in report.call_records:
+                    if self._call_records is not None and subscription.id == subscription_id:
+                        await self._call_records.missed(subscription)
                 handled = Handled.RESYNCED
             case _:
                 handled = Handled.UNKNOWN
@@ -68,10 +82,13 @@ class Lifecycle:
             case _:
                 return Handled.LEFT
 
-    async def _resync(self, tenant_id: str, gone: str | None = None) -> None:
+    async def _resync(self, tenant_id: str, gone: str | None = None) -> RenewalReport:
         report = await self._renewal.resync(tenant_id, gone=gone)
         for failure in report.failures:
             _log.error("resync of tenant %s: %s, %d times: %s", tenant_id, failure.reason, failure.count, failure.kind)
+        if self._call_records is not None:
+            await self._call_records.observe(report.call_records)
+        return report
 
 
 def _text(item: Mapping[str, Any], *names: str) -> str:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from shared.domain.errors import MalformedInputError, TokenRejected, UnavailableError
 from shared.domain.notifications import Item, RawMessage, client_state_matches, pack, parse_collection
 from shared.domain.queue_text import Encoding
+from shared.domain.resources import CALL_RECORDS, RAW_QUEUE
 from shared.domain.validation_tokens import Claims, Issuers, key_id, validate
 from shared.services.http_answer import ACCEPTED, Answer, refused, try_again
 from shared.services.raw_messages import CLAIMS_CONTAINER
@@ -90,7 +91,11 @@ class VerifiedTokens:
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Accepts what Graph posts. `now` is the clock, aware; `max_body_bytes` the largest body taken."""
+    """Accepts what Graph posts.
+
+    `now` is the clock, aware; `max_body_bytes` the largest body taken; `call_records_queue` the raw queue of call
+    records, which is one of their own where the records are fetched.
+    """
 
     queues: RawQueues
     blobs: ClaimBlobs
@@ -101,6 +106,7 @@ class Receiver:
     issuers: Issuers
     max_body_bytes: int
     now: Callable[[], datetime]
+    call_records_queue: str = RAW_QUEUE
     verified: VerifiedTokens = field(default_factory=VerifiedTokens)
     telemetry: Telemetry = NO_TELEMETRY
     load: Load = field(default_factory=Load)
@@ -158,11 +164,14 @@ class Receiver:
                 refusals["not-covered-by-a-validation-token", _loggable(item)] += 1
                 continue
             for queue in item.notification.queues:
-                lanes.setdefault(queue, []).append(item.raw)
+                lanes.setdefault(self._lane(queue, item), []).append(item.raw)
         _log_refusals(refusals)
         for (reason, _), count in refusals.items():
             self.telemetry.refused(reason, count)
         await self._enqueue(lanes, received, traceparent)
+
+    def _lane(self, queue: str, item: Item) -> str:
+        return self.call_records_queue if queue == RAW_QUEUE and item.notification.kind is CALL_RECORDS else queue
 
     async def _covered_tenants(
         self, tokens: Sequence[str], wanted: Collection[str | None], now: datetime

@@ -8,13 +8,13 @@ renewed even while Key Vault is away or the desired state cannot be read.
 import asyncio
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from shared.clock import Clock
-from shared.domain import graph
+from shared.domain import graph, resources
 from shared.domain.desired import DesiredState, call_events_of
 from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.domain.execution import Outcome, Result, Terms
@@ -26,6 +26,7 @@ from shared.domain.subscriptions import (
     Endpoint,
     Lifetimes,
     Reason,
+    Standing,
     plan,
     subscription_key,
 )
@@ -79,7 +80,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class RenewalReport:
-    """What a run did. `nearest` is the shortest remaining life among the live subscriptions of ours at its end."""
+    """What a run did.
+
+    `nearest` is the shortest remaining life among the live subscriptions of ours at its end; `call_records` are those
+    of call records that are as desired, for these have a past that can be looked up.
+    """
 
     started: datetime
     finished: datetime
@@ -89,6 +94,7 @@ class RenewalReport:
     failures: tuple[Failure, ...]
     nearest: timedelta | None
     subscriptions: tuple[Subscription, ...] = ()  # all that are live, the nearest to its end first
+    call_records: tuple[Subscription, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -418,6 +424,15 @@ class _Run:
         if first is not None and (errors or unlisted):
             raise UnavailableError("everything that renewal needs", reason=first.reason) from first
 
+    def _of_call_records(self, results: Iterable[Result]) -> Iterator[Subscription]:
+        """Those that deliver: an unknown mark means that what comes from one is refused."""
+        for result in results:
+            want, one = result.action.desired, result.subscription
+            if want is None or want.kind is not resources.CALL_RECORDS or one is None:
+                continue
+            if self.endpoint.standing(one.notification_url)[0] is not Standing.UNKNOWN:
+                yield one
+
     def _failed(self, tenant_id: str, kind: str, error: SwitchboardError, identity: str | None = None) -> None:
         self.failures.append((tenant_id, kind, error, identity))
 
@@ -442,6 +457,7 @@ class _Run:
             failures=_summary(self.failures),
             nearest=min((one.expires - now for one in live), default=None),
             subscriptions=tuple(sorted(live, key=lambda one: one.expires)),
+            call_records=tuple(self._of_call_records(results)),
         )
 
 

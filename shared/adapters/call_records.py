@@ -1,0 +1,80 @@
+"""Call records, read from Graph.
+
+Sources: "List callRecords", "Get callRecord" (a single relationship can be expanded), "List sessions", "List
+participants_v2", and "Microsoft Graph service-specific throttling limits", Call records.
+"""
+
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from shared.adapters.graph import GraphClient
+from shared.adapters.pace import Pace
+from shared.clock import Clock
+from shared.domain import graph
+from shared.domain.call_records import RecordPage, Step, parse_record
+from shared.domain.errors import UnavailableError
+
+_READS: Final = (1500, 15_000)  # per 20 s: of the application in a tenant, and in all
+_LISTS: Final = (40, 15_000)
+
+
+class CallRecords:
+    """One reader for all tenants of a process; it keeps within the limits by itself."""
+
+    def __init__(self, client: GraphClient, endpoint: str, clock: Clock) -> None:
+        """Take what it needs.
+
+        Args:
+            client: what speaks to Graph.
+            endpoint: Graph's address without a slash at the end.
+            clock: for pauses.
+        """
+        self._client = client
+        self._url = f"{endpoint}/v1.0/communications/callRecords"
+        self._reads = Pace(*_READS, clock)
+        self._lists = Pace(*_LISTS, clock)
+
+    async def page(self, tenant_id: str, step: Step, link: str | None) -> RecordPage:
+        """A page of a step's records: the one that `link` leads to, or the first.
+
+        Raises:
+            UnavailableError: Graph or Entra ID did not answer.
+            GraphError: Graph refuses.
+        """
+        url = link or f"{self._url}?$filter={quote(step.condition)}"
+        page = await self._client.get(url, tenant_id, pace=self._lists)
+        found = page.get("value")
+        if not isinstance(found, list):
+            raise UnavailableError("Graph's list", reason="paging")
+        following = page.get("@odata.nextLink")
+        return RecordPage(
+            tuple(parse_record(value) for value in found if isinstance(value, dict)),
+            following if isinstance(following, str) and following else None,
+        )
+
+    async def record(self, tenant_id: str, record_id: str) -> bytes:
+        """A whole call record, in JSON: with all its sessions, their segments, and its participants.
+
+        Raises:
+            UnavailableError: Graph or Entra ID did not answer, or the record cannot be read yet.
+            GraphError: Graph refuses.
+        """
+        url = f"{self._url}/{quote(record_id, safe='')}"
+        try:
+            record = dict(
+                await self._client.get(f"{url}?$expand=sessions($expand=segments)", tenant_id, pace=self._reads)
+            )
+            sessions = record.get("sessions")
+            link = record.pop("sessions@odata.nextLink", None)
+            record["sessions"] = [*(sessions if isinstance(sessions, list) else ()), *await self._all(link, tenant_id)]
+            record["participants_v2"] = await self._all(f"{url}/participants_v2", tenant_id)
+        except graph.SubscriptionNotFoundError as error:
+            raise UnavailableError("the call record", reason="call-record-not-found") from error
+        return msgspec.json.encode(record)
+
+    async def _all(self, url: object, tenant_id: str) -> list[Any]:
+        if not isinstance(url, str) or not url:
+            return []
+        return [value async for page in self._client.pages(url, tenant_id, pace=self._reads) for value in page]

@@ -1,0 +1,177 @@
+"""Which call records may have been missed, and how to look for them.
+
+Notifications are missed while there is no subscription, while they are not answered for so long that Graph gives up,
+and when Graph says so. What it lists can only be narrowed by the start of the call ("List callRecords"), and a call may
+have started long before its record was made: so the list is read from well before the gap, and judged record by record.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from shared.domain.errors import MalformedInputError
+from shared.domain.graph import Subscription, format_time, parse_time
+
+LONGEST_SILENCE: Final = timedelta(hours=1)
+"""Whoever has not looked for so long may have been away for all of it; Graph gives up after four hours of trying."""
+
+RETRIES_OF_GRAPH: Final = timedelta(hours=4)  # "Change notifications delivery: webhooks"
+NOTIFICATION_LATENCY: Final = timedelta(minutes=150)  # the documented maximum, "subscription resource type"
+
+_LONGEST_CALL: Final = timedelta(hours=30)  # "Limits and specifications for Microsoft Teams"
+_KEPT: Final = timedelta(days=30)  # "Get callRecord"
+_SKEW: Final = timedelta(minutes=5)
+_WINDOW: Final = timedelta(hours=6)
+_PARTICIPANT: Final = re.compile(r"'([0-9a-fA-F-]{36})'")
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRecord:
+    """A call record as a list shows it: without sessions and participants. `data` is its JSON."""
+
+    id: str
+    version: int
+    modified: datetime | None
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPage:
+    """A page of a list; `link` leads to the next one."""
+
+    records: tuple[ListedRecord, ...]
+    link: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of the search: calls that started in [`start`, `end`), of one participant or of anybody."""
+
+    start: datetime
+    end: datetime
+    participant: str | None
+
+    @property
+    def condition(self) -> str:
+        """The list's $filter."""
+        window = f"startDateTime ge {format_time(self.start)} and startDateTime lt {format_time(self.end)}"
+        return (
+            window if self.participant is None else f"{window} and participants_v2/any(p:p/id eq '{self.participant}')"
+        )
+
+
+class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A time in which notifications may have been missed, and how far it has been searched.
+
+    `done` counts steps; `link` is the next page of the one under way.
+    """
+
+    since: datetime
+    until: datetime
+    done: int = 0
+    link: str | None = None
+
+    def steps(self, participants: tuple[str, ...], now: datetime) -> tuple[Step, ...]:
+        """The whole search, the same at every call: some hours at a time, or one participant after another.
+
+        A step that lies wholly before what Graph keeps is still counted, so that `done` keeps its meaning.
+        """
+        start, end = self.since - NOTIFICATION_LATENCY - _LONGEST_CALL, self.until + _SKEW
+        if participants:
+            return tuple(Step(max(start, now - _KEPT), end, participant) for participant in participants)
+        count = -(-(end - start) // _WINDOW)
+        return tuple(
+            Step(start + place * _WINDOW, min(start + (place + 1) * _WINDOW, end), None) for place in range(count)
+        )
+
+    def may_miss(self, record: ListedRecord) -> bool:
+        """Whether the record's notification may have fallen into the gap.
+
+        The first version's does so if it was made in the gap, or before it by no more than a notification takes. Of a
+        later version the documentation does not say whether `lastModifiedDateTime` is its own time or the first one's.
+        """
+        if record.modified is None:
+            return True
+        made_before = record.modified < self.since - NOTIFICATION_LATENCY - _SKEW
+        return record.modified <= self.until + _SKEW and not (made_before and record.version <= 1)
+
+
+class Coverage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is known of a subscription's past: it was there and answered for up to `covered_until`, but for the gaps.
+
+    The first gap is under way; at most one more waits, since gaps that wait are put together.
+    """
+
+    subscription_id: str
+    covered_until: datetime
+    gaps: tuple[Gap, ...] = ()
+
+    def noted(self, since: datetime, until: datetime) -> "Coverage":
+        """With one more gap."""
+        first, *waiting = self.gaps or (Gap(since, until),)
+        if not self.gaps:
+            return msgspec.structs.replace(self, gaps=(first,))
+        starts, ends = [since, *(gap.since for gap in waiting)], [until, *(gap.until for gap in waiting)]
+        return msgspec.structs.replace(self, gaps=(first, Gap(min(starts), max(ends))))
+
+    def searched(self, before: Gap, after: Gap | None) -> "Coverage":
+        """With the search of the gap under way gone from `before` to `after`, or to its end."""
+        if not self.gaps or (self.gaps[0].since, self.gaps[0].until) != (before.since, before.until):
+            return self
+        return msgspec.structs.replace(self, gaps=(*(() if after is None else (after,)), *self.gaps[1:]))
+
+
+def observed(known: Coverage | None, subscription_id: str, now: datetime) -> Coverage:
+    """What is known once a subscription has been seen alive.
+
+    One that is seen for the first time covers what comes; another one than before, or the same after a long silence,
+    leaves a gap since it was last seen. A subscription that has expired never comes back.
+    """
+    if known is None:
+        return Coverage(subscription_id, now)
+    seen = msgspec.structs.replace(known, subscription_id=subscription_id, covered_until=now)
+    if known.subscription_id == subscription_id and now - known.covered_until <= LONGEST_SILENCE:
+        return seen
+    return seen.noted(known.covered_until, now)
+
+
+def missed(known: Coverage, now: datetime) -> Coverage:
+    """What is known once Graph has said that notifications were missed; it does not say which."""
+    return known.noted(now - RETRIES_OF_GRAPH, now)
+
+
+def participants_of(subscription: Subscription) -> tuple[str, ...]:
+    """The participants that a callRecords subscription is limited to; none: it is for all records."""
+    return tuple(_PARTICIPANT.findall(subscription.resource))
+
+
+def parse_record(value: Mapping[str, Any]) -> ListedRecord:
+    """Read a callRecord from a list.
+
+    Raises:
+        MalformedInputError: it has no id.
+    """
+    identity, version, modified = (value.get(name) for name in ("id", "version", "lastModifiedDateTime"))
+    if not isinstance(identity, str) or not identity:
+        raise MalformedInputError("not a call record", reason="call-record-malformed")
+    try:
+        made = parse_time(modified) if isinstance(modified, str) else None
+    except MalformedInputError:
+        made = None
+    return ListedRecord(identity, version if isinstance(version, int) else 0, made, msgspec.json.encode(value))
+
+
+def notification_of(record: ListedRecord, tenant_id: str) -> bytes:
+    """The notification that was missed, with the record in place of its mere id."""
+    return msgspec.json.encode(
+        {
+            "changeType": "created" if record.version <= 1 else "updated",
+            "tenantId": tenant_id,
+            "resource": f"communications/callRecords/{record.id}",
+            "resourceData": msgspec.Raw(record.data),
+        }
+    )

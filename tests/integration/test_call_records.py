@@ -1,0 +1,242 @@
+"""Call records from end to end: gaps that are filled, and records that are fetched."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dev.simulator import Fault, Kind, Options
+from dev.simulator.directory import CallRecord
+from dev.simulator.payloads import build
+from shared import wiring
+from shared.domain.call_records import Coverage
+from shared.domain.events import CloudEvent
+from shared.domain.resources import CALL_RECORDS_QUEUE
+from shared.services.renewal_state import STATE_CONTAINER
+from tests.integration.app import App, Message
+
+EVENTS = "call-record-events"
+TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
+SOURCE = "https://graph.microsoft.com/v1.0/communications/callRecords"
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def desired(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    """The app with a subscription to all call records; nobody is there to answer handshakes."""
+    path = tmp_path / "subscriptions.toml"
+    path.write_text(f'[[callRecords]]\ntenant = "{TENANT}"\n')
+    monkeypatch.setenv("SUBSCRIPTIONS", str(path))
+    monkeypatch.setattr(app.sim.graph.settings, "handshake", False)
+    for subscription in app.sim.graph.subscriptions:
+        app.sim.graph.remove(subscription.id)
+    app.sim.directory.call_records.clear()
+    yield app
+    app.sim.directory.call_records.clear()
+
+
+@pytest.fixture
+def fetching(desired: App, monkeypatch: pytest.MonkeyPatch) -> App:
+    monkeypatch.setenv("CALL_RECORDS", "fetch")
+    return desired
+
+
+def record(app: App, name: str, ago: timedelta, **changes: Any) -> CallRecord:
+    """A record that was made `ago`, of a call that had started an hour before."""
+    made = app.sim.clock.now() - ago
+    found = CallRecord(name, made - HOUR, modified=made, **changes)
+    app.sim.directory.call_records[name] = found
+    return found
+
+
+async def lose_the_subscription(app: App, ago: timedelta) -> None:
+    """Subscribe; then the subscription was seen last some time ago, and is gone."""
+    await wiring.renew()
+    (subscription,) = app.sim.graph.subscriptions
+    app.sim.graph.remove(subscription.id)
+    (name,) = await states(app)
+    coverage = await coverage_of(app)
+    seen = msgspec.structs.replace(coverage, covered_until=app.sim.clock.now() - ago)
+    await wiring._blobs().put(STATE_CONTAINER, name, msgspec.json.encode(seen))
+
+
+async def states(app: App) -> list[str]:
+    return [name for name in await app.blobs_in(STATE_CONTAINER) if name.startswith("call-records/")]
+
+
+async def coverage_of(app: App) -> Coverage:
+    (name,) = await states(app)
+    return msgspec.json.decode((await app.blobs_in(STATE_CONTAINER))[name], type=Coverage)
+
+
+async def handle(app: App, queue: str = CALL_RECORDS_QUEUE) -> None:
+    """Run the function of a queue on all that waits."""
+    waiting = (await app.raw()).get(queue, [])
+    if waiting:
+        await app.queues.get_queue_client(queue).clear_messages()
+    for message in waiting:
+        await wiring.decrypt(Message(json.dumps(message), 1), queue)
+
+
+async def events(app: App) -> list[CloudEvent]:
+    return sorted(await app.on(EVENTS), key=lambda event: event.id)
+
+
+async def test_what_a_gap_holds_is_written_and_marked(desired: App) -> None:
+    await lose_the_subscription(desired, timedelta(hours=6))
+    record(desired, "long-before", timedelta(hours=12))
+    record(desired, "in-the-gap", timedelta(hours=5))
+    record(desired, "updated-in-the-gap", timedelta(hours=3), version=2)
+    await wiring.renew()
+    await handle(desired)
+    first, second = await events(desired)
+    assert (first.id, first.source, first.type) == ("in-the-gap/1", SOURCE, "Microsoft.Graph.CallRecordCreated")
+    assert (second.id, second.source, second.type) == (
+        "updated-in-the-gap/2",
+        SOURCE,
+        "Microsoft.Graph.CallRecordUpdated",
+    )
+    assert {(one.backfilled, one.tenantid, one.subscriptionid) for one in (first, second)} == {("true", TENANT, None)}
+    assert json.loads(bytes(first.data)) == desired.sim.directory.call_records["in-the-gap"].entity()
+    assert first.time == desired.sim.directory.call_records["in-the-gap"].modified
+    assert (await coverage_of(desired)).gaps == ()
+
+
+async def test_a_gap_is_filled_once(desired: App) -> None:
+    await lose_the_subscription(desired, timedelta(hours=6))
+    record(desired, "one", timedelta(hours=5))
+    await wiring.renew()
+    await handle(desired)
+    desired.sim.faults.forget_requests()
+    await wiring.renew()
+    assert CALL_RECORDS_QUEUE not in await desired.raw()
+    assert not [one for one in desired.sim.faults.requests if "callRecords" in one.path]
+    assert len(await events(desired)) == 1
+
+
+async def test_a_second_search_of_the_same_time_gives_the_same_ids(desired: App) -> None:
+    await lose_the_subscription(desired, timedelta(hours=6))
+    record(desired, "one", timedelta(hours=5))
+    await wiring.renew()
+    await lose_the_subscription(desired, timedelta(hours=7))
+    await wiring.renew()
+    await handle(desired)
+    assert [event.key for event in await events(desired)] == [(SOURCE, "one/1")] * 2
+
+
+async def test_all_pages_are_read(desired: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desired.sim.directory, "record_page", 2)
+    await lose_the_subscription(desired, timedelta(hours=6))
+    for number in range(5):
+        record(desired, f"{number}", timedelta(hours=5))
+    await wiring.renew()
+    await handle(desired)
+    assert [event.id for event in await events(desired)] == [f"{number}/1" for number in range(5)]
+
+
+async def test_graph_says_that_some_were_missed(desired: App) -> None:
+    await wiring.renew()
+    record(desired, "one", timedelta(hours=2))
+    (subscription,) = desired.sim.graph.subscriptions
+    item = {
+        "subscriptionId": subscription.id,
+        "tenantId": TENANT,
+        "clientState": subscription.client_state,
+        "lifecycleEvent": "missed",
+    }
+    await desired.post(desired.collection(item, tokens=[]))
+    for message in (await desired.raw())["lifecycle-notifications"]:
+        await wiring.handle_lifecycle(Message(json.dumps(message), 1), "lifecycle-notifications")
+    assert len((await coverage_of(desired)).gaps) == 1
+    await wiring.renew()
+    await handle(desired)
+    assert [event.id for event in await events(desired)] == ["one/1"]
+
+
+async def test_while_graph_lists_nothing_the_gap_stays(desired: App) -> None:
+    await lose_the_subscription(desired, timedelta(hours=6))
+    record(desired, "one", timedelta(hours=5))
+    desired.sim.faults.add(Fault("graph", "GET", "communications/callRecords", status=403), times=None)
+    await wiring.renew()
+    assert len((await coverage_of(desired)).gaps) == 1
+    desired.sim.faults.clear()
+    await wiring.renew()
+    await handle(desired)
+    assert [event.id for event in await events(desired)] == ["one/1"]
+
+
+async def test_a_record_is_fetched_with_all_its_pages(fetching: App) -> None:
+    found = record(fetching, "r", HOUR, participants=300, sessions=70, version=3)
+    await fetching.post(fetching.collection(fetching.item(build(Kind.CALL_RECORD_CREATED, Options(id="r"))), tokens=[]))
+    assert list(await fetching.raw()) == [CALL_RECORDS_QUEUE]
+    await handle(fetching)
+    (event,) = await events(fetching)
+    assert (event.id, event.source, event.type) == ("r/3", SOURCE, "Microsoft.Graph.CallRecordCreated")
+    assert (event.backfilled, event.time) == (None, found.modified)
+    assert event.dataref is not None
+    (data,) = [json.loads(blob) for blob in (await fetching.data()).values()]
+    assert len({session["id"] for session in data["sessions"]}) == 70
+    assert all(session["segments"] for session in data["sessions"])
+    assert [person["id"] for person in data["participants_v2"]] == list(found.user_ids)
+    assert not [name for name in data if "nextLink" in name]
+
+
+async def test_a_record_that_cannot_be_read_yet_is_tried_again(fetching: App) -> None:
+    await fetching.post(
+        fetching.collection(
+            fetching.item(build(Kind.CALL_RECORD_CREATED, Options(id="late"))),
+            fetching.item(build(Kind.CALL_RECORD_CREATED, Options(id="there"))),
+            tokens=[],
+        )
+    )
+    record(fetching, "there", HOUR)
+    await handle(fetching)
+    assert [event.id for event in await events(fetching)] == ["there/1"]
+    assert await fetching.quarantined() == []
+    record(fetching, "late", HOUR)
+    properties = await fetching.queues.get_queue_client(CALL_RECORDS_QUEUE).get_queue_properties()
+    assert properties.approximate_message_count == 1
+
+
+async def test_two_notifications_of_one_record_are_one_event(fetching: App) -> None:
+    record(fetching, "r", HOUR, version=2)
+    items = [
+        fetching.item(build(kind, Options(id="r"))) for kind in (Kind.CALL_RECORD_CREATED, Kind.CALL_RECORD_UPDATED)
+    ]
+    await fetching.post(fetching.collection(*items, tokens=[]))
+    await handle(fetching)
+    assert [event.id for event in await events(fetching)] == ["r/2"]
+    assert await fetching.quarantined() == []
+
+
+async def test_what_was_missed_is_fetched_too(fetching: App) -> None:
+    await lose_the_subscription(fetching, timedelta(hours=6))
+    record(fetching, "one", timedelta(hours=5))
+    await wiring.renew()
+    await handle(fetching)
+    (event,) = await events(fetching)
+    assert (event.id, event.backfilled) == ("one/1", "true")
+    assert len(json.loads(bytes(event.data))["participants_v2"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tenantId": "00000000-0000-0000-0000-000000000000"}, "unknown-tenant"),
+        ({"resourceData": {"@odata.type": "#microsoft.graph.callRecord", "id": "../users"}}, "call-record-malformed"),
+        ({"resourceData": {"@odata.type": "#microsoft.graph.callRecord"}}, "call-record-malformed"),
+    ],
+)
+async def test_what_names_no_record_of_ours_asks_graph_nothing(
+    fetching: App, changes: dict[str, Any], reason: str
+) -> None:
+    item = fetching.item(build(Kind.CALL_RECORD_CREATED, Options(id="r")), **changes)
+    await fetching.post(fetching.collection(item, tokens=[]))
+    await handle(fetching)
+    (parked,) = await fetching.quarantined()
+    assert parked["reason"] == reason
+    assert not [one for one in fetching.sim.faults.requests if "callRecords" in one.path]
