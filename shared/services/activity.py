@@ -1,0 +1,124 @@
+"""Events per minute by type, for the status page: counted by each worker, and kept where every worker can read it.
+
+A worker that writes events writes its counts into a blob of its own, every half minute at the most. That costs two
+small puts a minute and busy worker, nothing per event, and what a worker counted in its last half minute is lost with
+it: good enough to see what is going on. The books are kept elsewhere (`switchboard.written`).
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+import msgspec
+
+from shared.domain.errors import UnavailableError
+from shared.services.renewal_state import STATE_CONTAINER
+
+MINUTES: Final = 15
+"""How far back the counts go."""
+
+_PREFIX: Final = "activity/"
+_WRITTEN: Final = "written"  # metadata, so that a list shows which workers are of today
+_FLUSH_SECONDS: Final = 30.0
+_FORGOTTEN_AFTER: Final = timedelta(days=1)
+_MAX_WORKERS: Final = 200
+
+logger = logging.getLogger(__name__)
+
+
+class Listed(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+
+
+class ActivityBlobs(Protocol):
+    async def put(self, container: str, name: str, data: bytes, metadata: Mapping[str, str]) -> str: ...
+    async def get(self, container: str, name: str) -> bytes | None: ...
+    async def delete(self, container: str, name: str) -> None: ...
+    def list(self, container: str) -> AsyncIterator[Listed]: ...
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """What one worker wrote: events by type, by minute since the epoch."""
+
+    minutes: dict[int, dict[str, int]]
+
+
+class Activity:
+    """The counts of this worker. Belongs to one event loop. `now` is the clock, aware."""
+
+    def __init__(self, blobs: ActivityBlobs, worker: str, now: Callable[[], datetime]) -> None:
+        self._blobs = blobs
+        self._name = f"{_PREFIX}{worker}.json"
+        self._now = now
+        self._minutes: dict[int, Counter[str]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.Task[None] | None = None
+        self._tidied = False
+
+    def add(self, event_type: str) -> None:
+        """Count an event; it shows within half a minute."""
+        self._minutes.setdefault(_minute(self._now()), Counter())[event_type] += 1
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self._begin)
+
+    async def flush(self) -> None:
+        """Write the counts; where storage does not take them, the next ones will say the same."""
+        self._timer = None
+        now = self._now()
+        self._minutes = {minute: found for minute, found in self._minutes.items() if minute > _minute(now) - MINUTES}
+        data = msgspec.json.encode(Counts({minute: dict(found) for minute, found in self._minutes.items()}))
+        try:
+            await self._blobs.put(STATE_CONTAINER, self._name, data, {_WRITTEN: now.isoformat()})
+            if not self._tidied:
+                await self._tidy(now)
+                self._tidied = True
+        except UnavailableError as error:
+            logger.warning("the status page's counts could not be written: reason=%s", error.reason)
+
+    def _begin(self) -> None:
+        self._flushing = asyncio.create_task(self.flush())
+
+    async def _tidy(self, now: datetime) -> None:
+        """Delete what workers have left that are long gone; each worker does so once."""
+        async for blob in self._blobs.list(STATE_CONTAINER):
+            if blob.name.startswith(_PREFIX) and now - _written(blob) > _FORGOTTEN_AFTER:
+                await self._blobs.delete(STATE_CONTAINER, blob.name)
+
+
+async def events_per_minute(blobs: ActivityBlobs, now: datetime) -> dict[str, list[int]]:
+    """Events of all workers by type: for each of the last `MINUTES` whole minutes how many, the oldest first.
+
+    Raises:
+        UnavailableError: storage did not answer.
+    """
+    recent = now - timedelta(minutes=MINUTES + 1)
+    names = [
+        blob.name
+        async for blob in blobs.list(STATE_CONTAINER)
+        if blob.name.startswith(_PREFIX) and _written(blob) > recent
+    ]
+    end = _minute(now)
+    totals: dict[str, list[int]] = {}
+    for data in await asyncio.gather(*(blobs.get(STATE_CONTAINER, name) for name in names[:_MAX_WORKERS])):
+        if data is None:
+            continue
+        for minute, counts in msgspec.json.decode(data, type=Counts).minutes.items():
+            place = minute - (end - MINUTES)
+            if 0 <= place < MINUTES:
+                for event_type, count in counts.items():
+                    totals.setdefault(event_type, [0] * MINUTES)[place] += count
+    return dict(sorted(totals.items()))
+
+
+def _minute(moment: datetime) -> int:
+    return int(moment.timestamp() // 60)
+
+
+def _written(blob: Listed) -> datetime:
+    return datetime.fromisoformat(blob.metadata[_WRITTEN])

@@ -1,0 +1,257 @@
+"""How Switchboard is doing, for people: what `GET /api/status` shows, as values. It holds ids and counts alone."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final, Protocol
+
+import msgspec
+
+from shared.domain.errors import UnavailableError
+from shared.domain.resources import CATALOGUE, EMERGENCY_QUEUE, EVENT_QUEUES, RAW_QUEUES
+from shared.services.activity import ActivityBlobs, events_per_minute
+from shared.services.quarantine import QUARANTINE_CONTAINER
+from shared.services.renewal_state import RenewalState
+
+MAX_QUARANTINED: Final = 5000
+"""Where counting stops: one page of a list."""
+
+_SECONDS: Final = 5.0  # for each section
+_NEAR_ITS_END: Final = 0.25  # of its longest life; renewal comes at half
+_LATE: Final = timedelta(minutes=1)
+_LATE_EMERGENCY: Final = timedelta(seconds=10)
+_RENEWAL_OVERDUE: Final = timedelta(minutes=15)  # three runs
+
+
+class Level(StrEnum):
+    """How something is, from well to bad."""
+
+    WELL = "well"
+    ATTENTION = "attention"
+    BAD = "bad"
+    UNKNOWN = "unknown"
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a section could not be made."""
+
+    problem: str
+    level: Level = Level.UNKNOWN
+
+
+class SubscriptionRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A subscription. `life_left` is from 0 to 1, of the longest life that Graph gives its kind."""
+
+    id: str
+    kind: str
+    expires: datetime
+    remaining_seconds: float
+    life_left: float
+    level: Level
+
+
+class Subscriptions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """All of the last renewal run's by kind, and those nearest to their end one by one."""
+
+    level: Level
+    desired: int
+    live: int
+    by_kind: dict[str, int]
+    nearest: list[SubscriptionRow]
+
+
+class Renewal(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The last renewal run."""
+
+    level: Level
+    finished: datetime
+    seconds_ago: float
+    outcomes: dict[str, int]
+    failures: list[str]
+
+
+class QueueRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A queue. `depth` is what storage estimates; `oldest_seconds` is the age of the message at the front, if any."""
+
+    name: str
+    depth: int
+    oldest_seconds: float | None
+    level: Level
+
+
+class Queues(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The queues, in the order in which a notification passes them."""
+
+    level: Level
+    queues: list[QueueRow]
+
+
+class Quarantine(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What is parked, by reason; counting stops at `MAX_QUARANTINED`."""
+
+    level: Level
+    total: int
+    complete: bool
+    by_reason: dict[str, int]
+
+
+class Events(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """For each type, how many events were written in each of the last whole minutes, the oldest first."""
+
+    level: Level
+    by_minute: dict[str, list[int]]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Everything, at one time."""
+
+    at: datetime
+    level: Level
+    subscriptions: Subscriptions | Problem
+    renewal: Renewal | Problem
+    queues: Queues | Problem
+    quarantine: Quarantine | Problem
+    events: Events | Problem
+
+
+class QueueSource(Protocol):
+    async def oldest(self, queue: str) -> datetime | None: ...
+    async def count(self, queue: str) -> int: ...
+
+
+class RenewalSource(Protocol):
+    async def latest(self) -> RenewalState | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReader:
+    """Puts the status together. `now` is the clock, aware."""
+
+    queues: QueueSource
+    blobs: ActivityBlobs
+    renewals: RenewalSource
+    now: Callable[[], datetime]
+
+    async def read(self) -> Status:
+        """Read all of it at once. What does not answer in time is shown as such, beside all that does."""
+        subscriptions, renewal, queues, quarantine, events = await asyncio.gather(
+            _guard(self._subscriptions()),
+            _guard(self._renewal()),
+            _guard(self._queues()),
+            _guard(self._quarantine()),
+            _guard(self._events()),
+        )
+        levels = [section.level for section in (subscriptions, renewal, queues, quarantine, events)]
+        return Status(
+            at=self.now(),
+            level=_worst(levels),
+            subscriptions=subscriptions,
+            renewal=renewal,
+            queues=queues,
+            quarantine=quarantine,
+            events=events,
+        )
+
+    async def _subscriptions(self) -> Subscriptions | Problem:
+        state = await self.renewals.latest()
+        if state is None:
+            return _NO_RUN
+        now = self.now()
+        rows = []
+        for one in state.subscriptions:
+            left = (one.expires - now).total_seconds()
+            kind = CATALOGUE.get(one.kind)
+            share = 0.0 if kind is None else min(max(left / kind.max_lifetime.total_seconds(), 0.0), 1.0)
+            level = Level.BAD if left <= 0 else Level.ATTENTION if share < _NEAR_ITS_END else Level.WELL
+            rows.append(
+                SubscriptionRow(
+                    id=one.id,
+                    kind=one.kind,
+                    expires=one.expires,
+                    remaining_seconds=left,
+                    life_left=share,
+                    level=level,
+                )
+            )
+        levels = [row.level for row in rows]
+        if state.live < state.desired:
+            levels.append(Level.ATTENTION)
+        return Subscriptions(
+            level=_worst(levels),
+            desired=state.desired,
+            live=state.live,
+            by_kind=dict(state.by_kind),
+            nearest=rows,
+        )
+
+    async def _renewal(self) -> Renewal | Problem:
+        state = await self.renewals.latest()
+        if state is None:
+            return _NO_RUN
+        ago = self.now() - state.finished
+        level = Level.BAD if ago > _RENEWAL_OVERDUE else Level.ATTENTION if state.failures else Level.WELL
+        return Renewal(
+            level=level,
+            finished=state.finished,
+            seconds_ago=ago.total_seconds(),
+            outcomes=dict(state.outcomes),
+            failures=list(state.failures),
+        )
+
+    async def _queues(self) -> Queues:
+        poison = [f"{queue}-poison" for queue in RAW_QUEUES]
+        rows = await asyncio.gather(*(self._queue(queue) for queue in (*RAW_QUEUES, *poison, *EVENT_QUEUES)))
+        return Queues(level=_worst([row.level for row in rows]), queues=list(rows))
+
+    async def _queue(self, queue: str) -> QueueRow:
+        depth, front = await asyncio.gather(self.queues.count(queue), self.queues.oldest(queue))
+        age = None if front is None else self.now() - front
+        late = (
+            queue in RAW_QUEUES and age is not None and age > (_LATE_EMERGENCY if queue == EMERGENCY_QUEUE else _LATE)
+        )
+        stuck = queue.endswith("-poison") and depth > 0
+        return QueueRow(
+            name=queue,
+            depth=depth,
+            oldest_seconds=None if age is None else max(age.total_seconds(), 0.0),
+            level=Level.ATTENTION if late or stuck else Level.WELL,
+        )
+
+    async def _quarantine(self) -> Quarantine:
+        reasons: Counter[str] = Counter()
+        async for blob in self.blobs.list(QUARANTINE_CONTAINER):
+            reasons[blob.metadata.get("reason", "?")] += 1
+            if reasons.total() >= MAX_QUARANTINED:
+                break
+        total = reasons.total()
+        return Quarantine(
+            level=Level.ATTENTION if total else Level.WELL,
+            total=total,
+            complete=total < MAX_QUARANTINED,
+            by_reason=dict(reasons.most_common()),
+        )
+
+    async def _events(self) -> Events:
+        return Events(level=Level.WELL, by_minute=await events_per_minute(self.blobs, self.now()))
+
+
+_NO_RUN: Final = Problem(problem="no renewal run has finished yet", level=Level.ATTENTION)
+_ORDER: Final = (Level.BAD, Level.UNKNOWN, Level.ATTENTION)
+
+
+def _worst(levels: Sequence[Level]) -> Level:
+    return next((level for level in _ORDER if level in levels), Level.WELL)
+
+
+async def _guard[Section](section: Awaitable[Section]) -> Section | Problem:
+    """A section, or why there is none."""
+    try:
+        async with asyncio.timeout(_SECONDS):
+            return await section
+    except UnavailableError as error:
+        return Problem(problem=f"storage does not answer ({error.reason})")
+    except TimeoutError:
+        return Problem(problem="storage does not answer in time")

@@ -1,0 +1,194 @@
+"""The status as a page: no script, nothing from elsewhere, everything escaped."""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Final
+
+from shared.services.activity import MINUTES
+from shared.services.status import (
+    Events,
+    Level,
+    Problem,
+    Quarantine,
+    Queues,
+    Renewal,
+    Status,
+    Subscriptions,
+)
+
+_HERE: Final = Path(__file__).parent
+_TEMPLATE: Final = Template((_HERE / "status.html").read_text("utf-8"))
+_STYLE: Final = (_HERE / "status.css").read_text("utf-8")
+_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+
+HEADERS: Final[Mapping[str, str]] = {
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",  # the address may hold the function's key
+    "X-Content-Type-Options": "nosniff",
+    "Vary": "Accept",
+}
+"""What the page is to be sent with."""
+
+_HEADLINES: Final = {
+    Level.WELL: "all is well",
+    Level.ATTENTION: "needs attention",
+    Level.BAD: "not well",
+    Level.UNKNOWN: "partly unknown",
+}
+# Said in words as well, for whoever sees no colours.
+_WORDS: Final = {Level.WELL: "", Level.ATTENTION: "attention", Level.BAD: "bad", Level.UNKNOWN: "unknown"}
+
+
+def page(status: Status) -> str:
+    """The whole document, in UTF-8 and no other encoding."""
+    return _TEMPLATE.substitute(
+        style=_STYLE,
+        level=status.level,
+        headline=_HEADLINES[status.level],
+        at=escape(f"{status.at:%Y-%m-%d %H:%M:%S} UTC"),
+        subscriptions=_section(status.subscriptions),
+        renewal=_section(status.renewal),
+        queues=_section(status.queues),
+        quarantine=_section(status.quarantine),
+        events=_section(status.events),
+    )
+
+
+def _section(found: Subscriptions | Renewal | Queues | Quarantine | Events | Problem) -> str:
+    match found:
+        case Subscriptions():
+            return _subscriptions(found)
+        case Renewal():
+            return _renewal(found)
+        case Queues():
+            return _queues(found)
+        case Quarantine():
+            return _quarantine(found)
+        case Events():
+            return _events(found)
+        case Problem():
+            return f'<p class="problem {found.level}">{escape(found.problem)}</p>'
+
+
+def _subscriptions(found: Subscriptions) -> str:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found.by_kind.items())
+    counts = f"{found.live} live of {found.desired} wanted" + (f": {kinds}" if kinds else "")
+    rows = (
+        (
+            _cell(row.kind),
+            f"<td><code>{escape(row.id)}</code></td>",
+            f'<td class="bar {row.level}">{_bar(row.life_left)}</td>',
+            _cell(_span(row.remaining_seconds) if row.remaining_seconds > 0 else "lapsed", "number"),
+            _mark(row.level),
+        )
+        for row in found.nearest
+    )
+    shown = len(found.nearest)
+    note = f'<p class="soft">the {shown} nearest to their end</p>' if shown < found.live else ""
+    return f"<p>{escape(counts)}</p>{note}" + _table(("kind", "id", "life left", "#", ""), rows)
+
+
+def _renewal(found: Renewal) -> str:
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in found.outcomes.items()) or "nothing to do"
+    failures = "".join(f'<p class="problem attention">{escape(failure)}</p>' for failure in found.failures)
+    text = f"{_span(found.seconds_ago)} ago ({found.finished:%Y-%m-%d %H:%M:%S} UTC): {outcomes}"
+    overdue = '<p class="problem bad">the timer does not run</p>' if found.level is Level.BAD else ""
+    return f"<p>{escape(text)}</p>{overdue}{failures}"
+
+
+def _queues(found: Queues) -> str:
+    rows = (
+        (
+            _cell(row.name),
+            _cell(f"{row.depth:,}", "number"),
+            _cell("" if row.oldest_seconds is None else _span(row.oldest_seconds), "number"),
+            _mark(row.level),
+        )
+        for row in found.queues
+    )
+    return _table(("queue", "#messages", "#oldest", ""), rows)
+
+
+def _quarantine(found: Quarantine) -> str:
+    if not found.total:
+        return "<p>empty</p>"
+    rows = ((_cell(reason), _cell(f"{count:,}", "number")) for reason, count in found.by_reason.items())
+    total = f"{found.total:,}" + ("" if found.complete else " or more")
+    return f'<p class="problem attention">{total} parked</p>' + _table(("reason", "#parked"), rows)
+
+
+def _events(found: Events) -> str:
+    if not found.by_minute:
+        return f"<p>none in the last {MINUTES} minutes</p>"
+    highest = max(max(counts) for counts in found.by_minute.values())
+    rows = (
+        (
+            _cell(event_type.removeprefix("Microsoft.Graph.")),
+            f'<td class="bar">{_spark(counts, highest)}</td>',
+            _cell(f"{sum(counts) / MINUTES:.1f}", "number"),
+        )
+        for event_type, counts in found.by_minute.items()
+    )
+    return _table(("type", f"last {MINUTES} minutes", "#mean"), rows)
+
+
+def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of ready cells; a heading that begins with # is of numbers."""
+    head = "".join(
+        f'<th scope="col" class="number">{escape(heading[1:])}</th>'
+        if heading.startswith("#")
+        else f'<th scope="col">{escape(heading)}</th>'
+        for heading in headings
+    )
+    body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(text: str, kind: str = "") -> str:
+    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
+
+
+def _mark(level: Level) -> str:
+    return f'<td class="mark {level}">{_WORDS[level]}</td>'
+
+
+def _bar(share: float) -> str:
+    """SVG rather than a styled element: the policy allows no style attribute."""
+    percent = round(share * 100)
+    return (
+        f'<svg role="img" aria-label="{percent} %"><rect class="track" width="100%" height="100%" rx="3"/>'
+        f'<rect class="fill" width="{percent}%" height="100%" rx="3"/></svg>'
+    )
+
+
+def _spark(counts: list[int], highest: int) -> str:
+    width = 100 / len(counts)
+    bars = "".join(
+        f'<rect class="fill" x="{place * width:.2f}%" y="{100 - 100 * count / highest:.1f}%" '
+        f'width="{width * 0.8:.2f}%" height="{100 * count / highest:.1f}%"/>'
+        for place, count in enumerate(counts)
+        if count
+    )
+    label = ", ".join(map(str, counts))
+    return f'<svg class="spark" role="img" aria-label="{label}">{bars}</svg>'
+
+
+def _span(seconds: float) -> str:
+    """A length of time in its two largest units."""
+    left = round(seconds)
+    parts = []
+    for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or (name == "s" and not parts):
+            parts.append(f"{count} {name}")
+        elif parts:
+            break
+    return " ".join(parts[:2])
