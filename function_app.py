@@ -97,3 +97,9 @@ async def quarantine_poison_lifecycle(msg: func.QueueMessage) -> None:
 @app.route("health", methods=["GET"])
 async def health(req: func.HttpRequest) -> func.HttpResponse:
     return await wiring.health(req)
+
+
+@app.function_name("status")
+@app.route("status", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
+async def status(req: func.HttpRequest) -> func.HttpResponse:
+    return await wiring.status(req)

@@ -43,6 +43,7 @@ def _introduce(console: Console, stack: Stack) -> None:
     table = Table("what", "where", show_header=False, box=None)
     table.add_row("notifications", stack.settings["NOTIFICATION_URL"])
     table.add_row("health", f"{stack.url}/api/health")
+    table.add_row("status page", f"{stack.url}/api/status")
     table.add_row(
         "queues (Azurite)", f"{stack.azurite.queue_url} (account devstoreaccount1): {', '.join(EVENT_QUEUES)}"
     )

@@ -16,6 +16,9 @@ import azure.functions as func
 from shared.services.http_answer import Answer, handshake, refused, try_again
 
 if TYPE_CHECKING:
+    from shared.adapters.telemetry import OpenTelemetry
+    from shared.services.activity import Activity
+    from shared.services.status import StatusReader
     from shared.adapters.blobs import Blobs
     from shared.adapters.call_records import CallRecords
     from shared.adapters.graph import GraphClient
@@ -77,7 +80,15 @@ async def renew() -> None:
     from shared.services.backfill import LEAST_TIME
 
     started = _now()
-    report = await _renewal().run()
+    from shared.domain.errors import UnavailableError
+    from shared.services.renewal_state import remaining_by_kind
+
+    try:
+        report = await _renewal().run()
+    except UnavailableError:
+        _telemetry().renewed({"failed": 1}, {})
+        raise
+    _telemetry().renewed(report.outcomes, remaining_by_kind(report))
     await _renewal_states().save(report)
     for failure in report.failures:
         logger.error(
@@ -133,6 +144,23 @@ async def health(req: func.HttpRequest) -> func.HttpResponse:
     )
 
 
+async def status(req: func.HttpRequest) -> func.HttpResponse:
+    """How things are, as a page; as JSON for whoever asks for it."""
+    import msgspec
+
+    from shared.domain.errors import SettingsError
+    from shared.services.status_page import HEADERS, page
+
+    try:
+        found = await _status().read()
+    except SettingsError as error:
+        return _response(try_again("\n".join(error.problems)))
+    headers = dict(HEADERS)
+    if "application/json" in req.headers.get("accept", ""):
+        return func.HttpResponse(msgspec.json.encode(found), headers=headers, mimetype="application/json")
+    return func.HttpResponse(page(found), headers=headers, mimetype="text/html", charset="utf-8")
+
+
 def _response(answer: Answer) -> func.HttpResponse:
     return func.HttpResponse(
         answer.body, status_code=answer.status, headers=dict(answer.headers), mimetype=answer.content_type
@@ -185,7 +213,7 @@ def _certificates() -> "KeyVaultCertificates":
 def _quarantine() -> "Quarantine":
     from shared.services.quarantine import Quarantine
 
-    return Quarantine(_blobs(), _now)
+    return Quarantine(_blobs(), _now, _telemetry())
 
 
 @cache
@@ -213,6 +241,7 @@ def _receiver() -> "Receiver":
         issuers=issuers_of(settings.login_endpoint),
         max_body_bytes=settings.max_body_bytes,
         now=_now,
+        telemetry=_telemetry(),
         call_records_queue=CALL_RECORDS_QUEUE if settings.call_records == "fetch" else RAW_QUEUE,
     )
 
@@ -230,8 +259,33 @@ def _decryptor() -> "Decryptor":
         private_keys=_certificates(),
         encoding=settings.event_encoding,
         batched=settings.event_format == "batch",
+        activity=_activity(),
+        telemetry=_telemetry(),
         completion=CallRecordFetch(_call_records(), settings.tenant_ids) if settings.call_records == "fetch" else None,
     )
+
+
+@cache
+def _telemetry() -> "OpenTelemetry":
+    from shared.adapters.telemetry import OpenTelemetry
+
+    return OpenTelemetry()
+
+
+@cache
+def _activity() -> "Activity":
+    import secrets
+
+    from shared.services.activity import Activity
+
+    return Activity(_blobs(), secrets.token_hex(8), _now)
+
+
+@cache
+def _status() -> "StatusReader":
+    from shared.services.status import StatusReader
+
+    return StatusReader(queues=_queues(), blobs=_blobs(), renewals=_renewal_states(), now=_now)
 
 
 @cache
