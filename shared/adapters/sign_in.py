@@ -23,7 +23,6 @@ from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.identity import DefaultAzureCredential
 from azure.keyvault.secrets import KeyVaultSecret, SecretClient
 
-from shared.domain.errors import UnavailableError
 from shared.domain.graph import CredentialError, SignInRequiredError
 from shared.settings import is_loopback
 
@@ -117,8 +116,7 @@ class SignedInUser:
 
         Raises:
             SignInRequiredError: nobody has signed in yet, or the sign-in is no longer good.
-            CredentialError: Entra ID did not answer.
-            UnavailableError: Key Vault did not answer.
+            CredentialError: Entra ID or Key Vault did not answer, or refused.
         """
         with self._lock:
             token = None if self._app is None else self._refresh(self._app)
@@ -140,8 +138,7 @@ class SignedInUser:
 
         Raises:
             SignInRequiredError: the person declined or was too late, or Entra ID refuses; the message says why.
-            CredentialError: Entra ID did not answer.
-            UnavailableError: Key Vault did not take it.
+            CredentialError: Entra ID did not answer, or Key Vault did not take it.
         """
         app = self._application(msal.SerializableTokenCache())
         flow = _ask(lambda: app.initiate_device_flow(self._scopes))
@@ -169,7 +166,7 @@ class SignedInUser:
         if app.token_cache.has_state_changed and datetime.now(UTC) - self._written > _WRITE_BACK_AFTER:
             try:
                 self._write(app)
-            except UnavailableError as error:
+            except CredentialError as error:
                 _log.warning("the sign-in of %s could not be written back: reason=%s", self._secret, error.reason)
         return AccessToken(result["access_token"], int(time.time()) + int(result["expires_in"]))
 
@@ -211,7 +208,10 @@ def _vault_errors() -> Iterator[None]:
         yield
     except AzureError as error:
         status = getattr(error, "status_code", None)
-        raise UnavailableError("Key Vault", reason=f"key-vault-{status or 'no-answer'}") from error
+        # Nobody's token, so nothing that asking Graph once more could mend.
+        unavailable = CredentialError("the sign-in in Key Vault")
+        unavailable.reason = f"key-vault-{status or 'no-answer'}"
+        raise unavailable from error
 
 
 def _ask(question: Callable[[], Any]) -> Any:

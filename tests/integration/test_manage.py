@@ -1,0 +1,515 @@
+"""The operators' commands, on the whole stack."""
+
+import functools
+import http.server
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import aiohttp.connector
+import pytest
+from azure.core.exceptions import ResourceNotFoundError
+from azure.storage.blob import BlobServiceClient
+from azure.storage.queue import QueueServiceClient
+from typer.testing import CliRunner, Result
+
+from dev import traffic
+from dev.simulator import Fault, Kind
+from dev.simulator.crypto import KeyCertificate
+from dev.simulator.entra import APP_ROLES
+from dev.stack import Stack
+from manage import app as manage
+from shared.domain.resources import SELF_TEST
+
+PATIENCE = 30.0
+NEVER = "0 0 0 29 2 *"  # hourly and five-minute timers would come in between
+UNWANTED = f'[[callEvents]]\nusers = ["{uuid4()}"]\n'
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("stack")
+    with Stack.start(folder, subscriptions=traffic.SUBSCRIPTIONS, settings={"RENEWAL_SCHEDULE": NEVER}) as stack:
+        # aiohttp read SSL_CERT_FILE when it was imported, long before there was a simulator to trust.
+        aiohttp.connector._SSL_CONTEXT_VERIFIED.load_verify_locations(stack.sim.ca_bundle)
+        yield stack
+
+
+@pytest.fixture
+def stack(running: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    """A stack without subscriptions, events or faults, and its settings in the environment."""
+    for name, value in running.settings.items():
+        monkeypatch.setenv(name, value)
+    sim = running.sim
+    sim.faults.clear()
+    sim.entra.roles = APP_ROLES
+    sim.directory.assignment_required.clear()
+    sim.directory.change_tracking_assigned.clear()
+    sim.vault.delete(f"presence-sign-in-{sim.tenants[0]}")
+    for known in sim.graph.subscriptions:
+        sim.graph.remove(known.id)
+    connection = running.azurite.connection_string
+    with (
+        QueueServiceClient.from_connection_string(connection) as queues,
+        BlobServiceClient.from_connection_string(connection) as blobs,
+    ):
+        for queue in queues.list_queues():
+            queues.get_queue_client(queue).clear_messages()
+        for container in ("state", "quarantine"):
+            client = blobs.get_container_client(container)
+            if client.exists():
+                for name in client.list_blob_names():
+                    client.delete_blob(name)
+    return running
+
+
+@pytest.fixture
+def desire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Changes what the commands take for the desired state."""
+
+    def change(text: str) -> None:
+        path = tmp_path / "subscriptions.toml"
+        path.write_text(text)
+        monkeypatch.setenv("SUBSCRIPTIONS", str(path))
+
+    return change
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(manage, list(arguments))
+
+
+def run_json(*arguments: str, exit_code: int = 0) -> Any:
+    result = run(*arguments, "--json")
+    assert result.exit_code == exit_code, result.output
+    return json.loads(result.stdout)
+
+
+class TestSubscriptions:
+    def test_plan_says_what_a_run_would_do_and_why_and_does_nothing(self, stack: Stack) -> None:
+        planned = run_json("subscriptions", "plan")
+        assert {(action["action"], action["reason"]) for action in planned["actions"]} == {("create", "missing")}
+        assert len(planned["actions"]) == traffic.SUBSCRIPTION_COUNT
+        assert not stack.sim.graph.subscriptions
+
+        shown = run("subscriptions", "plan")
+        assert shown.exit_code == 0
+        assert "6 to create; 0 stay as they are" in shown.output
+
+    def test_apply_does_it_and_then_there_is_nothing_to_do(self, stack: Stack) -> None:
+        report = run_json("subscriptions", "apply")
+        assert report["outcomes"] == {"created": traffic.SUBSCRIPTION_COUNT}
+        assert report["live"] == len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT
+        assert run_json("subscriptions", "plan")["actions"] == []
+        assert len(run_json("subscriptions", "plan", "--all")["actions"]) == traffic.SUBSCRIPTION_COUNT
+
+    def test_apply_names_what_failed_and_does_the_rest(self, stack: Stack) -> None:
+        stack.sim.entra.roles = tuple(role for role in APP_ROLES if role != "CallEvents.Read.All")
+        report = run_json("subscriptions", "apply", exit_code=1)
+        (failure,) = report["failures"]
+        assert (failure["kind"], failure["reason"], failure["count"]) == ("callEvents", "permission", 2)
+        assert "CallEvents.Read.All" in failure["detail"]
+        assert report["live"] == traffic.SUBSCRIPTION_COUNT - 2
+
+    def test_list_shows_what_is_left_of_each_life(self, stack: Stack) -> None:
+        run("subscriptions", "apply")
+        listed = run_json("subscriptions", "list")
+        assert {one["id"] for one in listed} == {known.id for known in stack.sim.graph.subscriptions}
+        assert {one["state"] for one in listed} == {"current"}
+        assert [one["remainingSeconds"] for one in listed] == sorted(one["remainingSeconds"] for one in listed)
+
+        shown = run("subscriptions", "list").output
+        assert shown.count("█" * 20) == traffic.SUBSCRIPTION_COUNT
+        assert all(one["id"] in shown for one in listed)
+
+    def test_delete_deletes_what_it_is_told_to(self, stack: Stack) -> None:
+        run("subscriptions", "apply")
+        first, second, *others = (known.id for known in stack.sim.graph.subscriptions)
+        assert run_json("subscriptions", "delete", first, second, "--yes") == {"deleted": 2, "problems": {}}
+        assert {known.id for known in stack.sim.graph.subscriptions} == set(others)
+
+    def test_delete_leaves_alone_what_is_not_ours(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+        run("subscriptions", "apply")
+        (foreign, *_) = (known.id for known in stack.sim.graph.subscriptions)
+        monkeypatch.setenv("NOTIFICATION_URL", "https://elsewhere.example/api/notifications")
+        assert run_json("subscriptions", "delete", foreign, "--yes", exit_code=1)["error"]["reason"] == "not-ours"
+        assert run_json("subscriptions", "list")[0]["state"] == "foreign"
+        assert len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT
+
+    def test_delete_asks_first(self, stack: Stack) -> None:
+        run("subscriptions", "apply")
+        (first, *_) = (known.id for known in stack.sim.graph.subscriptions)
+        assert run("subscriptions", "delete", first).exit_code == 2
+        assert len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT
+
+    def test_prune_deletes_what_nothing_asks_for(self, stack: Stack, desire: Callable[[str], None]) -> None:
+        desire(traffic.SUBSCRIPTIONS + UNWANTED)
+        run("subscriptions", "apply")
+        desire(traffic.SUBSCRIPTIONS)
+        assert run("subscriptions", "prune").exit_code == 2  # nobody to ask
+        assert run_json("subscriptions", "prune", "--yes") == {"deleted": 1, "problems": {}}
+        assert len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT
+        assert "nothing to delete" in run("subscriptions", "prune", "--yes").output
+
+    def test_prune_does_nothing_while_it_does_not_know_everything(
+        self, stack: Stack, desire: Callable[[str], None]
+    ) -> None:
+        run("subscriptions", "apply")
+        desire("[[callRecord]]\n")
+        assert run_json("subscriptions", "prune", "--yes", exit_code=1)["error"]["reason"] == "incomplete"
+        assert len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT
+
+
+class TestLogin:
+    def test_makes_presence_possible(self, stack: Stack, desire: Callable[[str], None]) -> None:
+        desire(traffic.WITH_PRESENCE)
+        assert run_json("subscriptions", "apply", exit_code=1)["failures"][0]["reason"] == "sign-in-required"
+
+        stack.sign_in()
+
+        report = run_json("subscriptions", "apply")
+        assert report["live"] == traffic.WITH_PRESENCE_COUNT
+
+    def test_tells_whose_sign_in_it_keeps_by_id_alone(self, stack: Stack) -> None:
+        approving = threading.Thread(target=approve, args=(stack,), daemon=True)
+        stack.sim.entra.device_code_interval = 1
+        approving.start()
+        result = run("login")
+        approving.join()
+        assert result.exit_code == 0, result.output
+        assert "5b1d0f4e-93c6-4d44-8c57-2f5f6c8b6d10" in result.output
+        assert "operator" not in result.output.lower().replace("operators", "")
+
+    def test_is_for_a_tenant_that_is_served(self, stack: Stack) -> None:
+        assert run("login", "--tenant", str(uuid4())).exit_code == 2
+
+
+def approve(stack: Stack) -> None:
+    """Enter the code of whoever wants to sign in."""
+    entra, deadline = stack.sim.entra, time.monotonic() + PATIENCE
+    known = set(entra._user_codes)
+    while not (new := set(entra._user_codes) - known) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    entra.approve(new.pop())
+
+
+class TestEvents:
+    @pytest.fixture
+    def sent(self, stack: Stack) -> Stack:
+        """The stack, with an event of a call record and one of an emergency call with all its personal data."""
+        run("subscriptions", "apply")
+        stack.sim.graph.notify(traffic.RECORDS, Kind.CALL_RECORD_CREATED)
+        stack.sim.graph.notify(traffic.EMERGENCY, Kind.EMERGENCY_NESTED)
+        wait_for(lambda: count(stack, "call-record-events") + count(stack, "emergency-call-events") == 2)
+        return stack
+
+    def test_peek_takes_nothing(self, sent: Stack) -> None:
+        for _ in range(2):
+            lines = [json.loads(line) for line in run("events", "tail", "--peek", "--json").stdout.splitlines()]
+            assert {line["event"]["type"] for line in lines} == {
+                "Microsoft.Graph.CallRecordCreated",
+                "Microsoft.Graph.EmergencyCallStarted",
+            }
+        assert count(sent, "call-record-events") == 1
+
+    def test_tail_takes_events_off(self, sent: Stack) -> None:
+        result = run("events", "tail", "--queue", "call-record-events", "--count", "1", "--yes")
+        assert "Microsoft.Graph.CallRecordCreated" in result.stdout
+        assert count(sent, "call-record-events") == 0
+        assert count(sent, "emergency-call-events") == 1
+
+    @pytest.mark.parametrize("form", [(), ("--json",)])
+    def test_data_is_not_shown(self, sent: Stack, form: tuple[str, ...]) -> None:
+        shown = run("events", "tail", "--peek", "--queue", "emergency-call-events", *form).output
+        assert "EmergencyCallStarted" in shown
+        sent_data = [one.plaintext for delivery in sent.sim.graph.deliveries for one in delivery.notifications]
+        assert "phoneNumber" in json.dumps(sent_data)
+        assert "phoneNumber" not in shown
+        assert "callerInfo" not in shown
+
+    def test_taking_has_to_be_confirmed(self, sent: Stack) -> None:
+        assert run("events", "tail", "--count", "1").exit_code == 2
+        assert count(sent, "call-record-events") == 1
+
+    def test_another_queue_is_no_events_queue(self, stack: Stack) -> None:
+        assert run("events", "tail", "--peek", "--queue", "raw-notifications").exit_code == 2
+
+
+class TestSelfTest:
+    def test_goes_all_the_way(self, stack: Stack) -> None:
+        found = run_json("selftest")
+        assert found["ok"]
+        assert [leg["name"] for leg in found["legs"] if leg["seconds"] > 0] == [
+            "endpoint",
+            "event by way of the endpoint",
+            "raw queue",
+            "event of encrypted content",
+        ]
+        assert count(stack, SELF_TEST.events_queue) == 0
+        assert count(stack, "unrecognized-events") == 0
+
+    def test_says_that_the_client_state_is_not_the_apps(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CLIENT_STATE", "another")
+        legs = {leg["name"]: leg for leg in run_json("selftest", "--patience", "2", exit_code=1)["legs"]}
+        assert legs["endpoint"]["problem"] is None  # a forger learns nothing, and neither do we
+        assert "did not come" in legs["event by way of the endpoint"]["problem"]
+        assert legs["event of encrypted content"]["problem"] is None
+
+    def test_says_that_the_endpoint_is_not_there(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NOTIFICATION_URL", f"{stack.url}/api/nothing")
+        legs = {leg["name"]: leg for leg in run_json("selftest", "--patience", "5", exit_code=1)["legs"]}
+        assert "404" in legs["endpoint"]["problem"]
+        assert legs["event of encrypted content"]["problem"] is None
+
+    def test_says_that_key_vault_is_not_there(self, stack: Stack) -> None:
+        stack.sim.vault.rotate_certificate()  # a version that the app has not seen yet
+        stack.sim.faults.add(Fault("vault", status=403), times=None)
+        legs = {leg["name"]: leg for leg in run_json("selftest", "--patience", "5", exit_code=1)["legs"]}
+        assert "key-vault-403" in legs["raw queue"]["problem"]
+        assert legs["event by way of the endpoint"]["problem"] is None
+
+
+class TestDoctor:
+    def test_finds_nothing_wrong_with_a_set_up_that_works(self, stack: Stack, desire: Callable[[str], None]) -> None:
+        desire(traffic.WITH_PRESENCE)
+        stack.sign_in()
+        run("subscriptions", "apply")
+        result = run("doctor")
+        assert result.exit_code == 0, result.output
+        assert "All is well." in result.output
+        assert "✗" not in result.output
+        assert "!" not in result.output
+
+    def test_lists_every_setting_that_is_wrong(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CLIENT_STATE", "")
+        monkeypatch.setenv("KEY_VAULT_URL", "nonsense")
+        found = [check["found"] for check in run_json("doctor", exit_code=1)["checks"]]
+        assert [text.partition(":")[0] for text in found] == ["CLIENT_STATE", "KEY_VAULT_URL"]
+
+    @pytest.mark.parametrize(
+        ("setting", "check", "remedy"),
+        [
+            (("CLIENT_STATE", ""), "settings", "set it"),
+            (("AzureWebJobsStorage", "storage-elsewhere"), "queue storage", "firewall"),
+            (("AzureWebJobsStorage", "storage-elsewhere"), "blob storage", "firewall"),
+            (("AzureWebJobsStorage", "another-key"), "queue storage", "Storage Queue Data Contributor"),
+            (("AzureWebJobsStorage", "another-key"), "blob storage", "Storage Blob Data Contributor"),
+            (("CERTIFICATE_NAME", "another"), "certificate", "az keyvault certificate create"),
+            (("KEY_VAULT_URL", "https://127.0.0.1:1"), "certificate", "check KEY_VAULT_URL"),
+            (("IDENTITY_HEADER", "another"), "Graph token", "managed identity"),
+            (("GRAPH_APP_IDS", str(uuid4())), "Graph token", "GRAPH_APP_IDS"),
+            (("GRAPH_TENANT_IDS", str(uuid4())), "Graph token", "GRAPH_TENANT_IDS"),
+            (("NOTIFICATION_URL", "http://127.0.0.1:1/"), "handshake", "Graph may reach it"),
+            (("LIFECYCLE_NOTIFICATION_URL", "http://127.0.0.1:1/"), "handshake, 127.0.0.1:1", "Graph may reach it"),
+            (("SUBSCRIPTIONS", "nowhere.toml"), "desired state", "correct nowhere.toml"),
+        ],
+    )
+    def test_names_the_remedy_for_a_setting(
+        self, stack: Stack, monkeypatch: pytest.MonkeyPatch, setting: tuple[str, str], check: str, remedy: str
+    ) -> None:
+        connection = stack.azurite.connection_string
+        values = {
+            "storage-elsewhere": connection.replace(str(port_of(stack.azurite.queue_url)), "1").replace(
+                str(port_of(stack.azurite.blob_url)), "1"
+            ),
+            "another-key": connection.replace("AccountKey=", "AccountKey=AAAA"),
+        }
+        name, value = setting
+        monkeypatch.setenv(name, values.get(value, value))
+        assert remedy in problem(check)["remedy"]
+
+    @pytest.mark.parametrize(
+        ("roles", "check", "remedy"),
+        [
+            ("CallEvents.Read.All", "permission CallEvents.Read.All", "CallEvents.Read.All of Microsoft Graph"),
+            ("GroupMember.Read.All", "permission GroupMember.Read.All", "GroupMember.Read.All of Microsoft Graph"),
+            ("GroupMember.Read.All", "subscriptions", "GroupMember.Read.All"),
+        ],
+    )
+    def test_names_a_permission_that_is_missing(
+        self, stack: Stack, desire: Callable[[str], None], roles: str, check: str, remedy: str
+    ) -> None:
+        group = str(uuid4())
+        stack.sim.directory.groups[group] = []
+        desire(f'[[callEvents]]\ngroups = ["{group}"]\n')
+        stack.sim.entra.roles = tuple(role for role in APP_ROLES if role != roles)
+        assert remedy in problem(check)["remedy"]
+
+    def test_says_where_an_assignment_is_required(self, stack: Stack) -> None:
+        stack.sim.directory.assignment_required.add(stack.sim.app_id)
+        assert "Assignment required" in problem("appRoleAssignmentRequired")["remedy"]
+
+        stack.sim.directory.change_tracking_assigned.add(stack.sim.app_id)
+        assert only("appRoleAssignmentRequired")["state"] == "ok"
+
+    def test_says_how_to_look_where_it_cannot(self, stack: Stack) -> None:
+        stack.sim.entra.roles = tuple(role for role in APP_ROLES if role != "Application.Read.All")
+        found = only("appRoleAssignmentRequired")
+        assert found["state"] == "warning"
+        assert "Application.Read.All" in found["remedy"]
+
+    def test_says_that_key_vault_refuses(self, stack: Stack) -> None:
+        stack.sim.faults.add(Fault("vault", status=403), times=None)
+        assert "Key Vault Secrets User" in problem("certificate")["remedy"]
+
+    @pytest.mark.parametrize(
+        ("key_size", "from_now", "state", "remedy"),
+        [
+            (1024, timedelta(days=300), "problem", "2048 bits"),
+            (2048, timedelta(days=-1), "problem", "rotate it"),
+            (2048, timedelta(days=20), "warning", "rotate it"),
+        ],
+    )
+    def test_knows_a_bad_certificate(
+        self, stack: Stack, key_size: int, from_now: timedelta, state: str, remedy: str
+    ) -> None:
+        vault, now = stack.sim.vault, datetime.now(UTC)
+        pair = KeyCertificate.generate(key_size=key_size, not_before=now - timedelta(days=30), not_after=now + from_now)
+        bad = vault.rotate_certificate(pair)
+        try:
+            found = only("certificate")
+        finally:
+            vault._secrets[vault.certificate_name].remove(bad)
+        assert (found["state"], remedy in found["remedy"]) == (state, True)
+
+    @pytest.mark.parametrize(
+        ("policy", "state", "remedy"),
+        [
+            ({"key_props": {"exportable": False}}, "problem", "exportable"),
+            ({"lifetime_actions": []}, "warning", "AutoRenew"),
+        ],
+    )
+    def test_knows_a_bad_policy(
+        self, stack: Stack, monkeypatch: pytest.MonkeyPatch, policy: dict[str, Any], state: str, remedy: str
+    ) -> None:
+        monkeypatch.setattr(stack.sim.vault, "policy", stack.sim.vault.policy | policy)
+        found = only("certificate policy")
+        assert (found["state"], remedy in found["remedy"]) == (state, True)
+
+    def test_says_that_nobody_is_signed_in(self, stack: Stack, desire: Callable[[str], None]) -> None:
+        desire(traffic.WITH_PRESENCE)
+        assert "manage.py login" in problem("sign-in for presence")["remedy"]
+
+    def test_says_that_no_application_is_set_to_sign_in_to(
+        self, stack: Stack, desire: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        desire(traffic.WITH_PRESENCE)
+        monkeypatch.setenv("GRAPH_APP_IDS", f"{stack.sim.app_id},{uuid4()}")
+        assert "SIGN_IN_APP_ID" in problem("sign-in for presence")["remedy"]
+
+    @pytest.mark.parametrize(("status", "body", "found"), [(500, b"", "500"), (200, b"hello", "echo")])
+    def test_tells_how_the_endpoint_answers_wrongly(
+        self, stack: Stack, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, found: str
+    ) -> None:
+        with serve(status, body) as url:
+            monkeypatch.setenv("NOTIFICATION_URL", url)
+            check = problem("handshake")
+        assert found in check["found"]
+        assert "NOTIFICATION_URL" in check["remedy"]
+
+    def test_never_shows_a_function_key(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NOTIFICATION_URL", "http://127.0.0.1:1/api/notifications?code=hush")
+        assert "hush" not in run("doctor").output
+
+    def test_names_the_line_of_a_wrong_desired_state(self, stack: Stack, desire: Callable[[str], None]) -> None:
+        desire('[[callRecords]]\nparticipant = "x"\n')
+        assert "line 2" in problem("desired state")["found"]
+
+    def test_says_that_subscriptions_and_runs_are_missing(self, stack: Stack) -> None:
+        assert "subscriptions apply" in problem("subscriptions")["remedy"]
+        assert "renew_subscriptions is enabled" in problem("renewal timer")["remedy"]
+
+    def test_says_what_nothing_asks_for(self, stack: Stack, desire: Callable[[str], None]) -> None:
+        desire(traffic.SUBSCRIPTIONS + UNWANTED)
+        run("subscriptions", "apply")
+        desire(traffic.SUBSCRIPTIONS)
+        assert "subscriptions prune" in " ".join(str(check["remedy"]) for check in checks("subscriptions"))
+
+    def test_says_what_the_last_run_could_not_do(self, stack: Stack, desire: Callable[[str], None]) -> None:
+        desire(traffic.WITH_PRESENCE)
+        run("subscriptions", "apply")
+        assert "manage.py login" in problem("renewal timer")["remedy"]
+
+    def test_counts_what_lies_in_quarantine(self, stack: Stack) -> None:
+        with BlobServiceClient.from_connection_string(stack.azurite.connection_string) as blobs:
+            container = blobs.get_container_client("quarantine")
+            if not container.exists():
+                container.create_container()
+            container.upload_blob("x.json", b"{}")
+        found = only("quarantine")
+        assert "1 in quarantine" in found["found"]
+        assert "quarantine list" in found["remedy"]
+
+
+def checks(name: str) -> list[dict[str, Any]]:
+    result = run("doctor", "--json")
+    assert result.exit_code in {0, 1}, result.output
+    return [check for check in json.loads(result.stdout)["checks"] if check["name"].startswith(name)]
+
+
+def only(name: str) -> dict[str, Any]:
+    found = [check for check in checks(name) if check["name"].split(",")[0] == name or "," in name]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def problem(name: str) -> dict[str, Any]:
+    """The first problem that a check of that name has found."""
+    found = [check for check in checks(name) if check["state"] == "problem"]
+    assert found, f"{name}: all is well"
+    return found[0]
+
+
+def port_of(url: str) -> str:
+    return str(urlsplit(url).port)
+
+
+def count(stack: Stack, queue: str) -> int:
+    with QueueServiceClient.from_connection_string(stack.azurite.connection_string) as queues:
+        try:
+            return queues.get_queue_client(queue).get_queue_properties().approximate_message_count or 0
+        except ResourceNotFoundError:
+            return 0
+
+
+def wait_for(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+class serve:  # noqa: N801 - used like a function
+    """An endpoint that answers every POST in the same way."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, status, body))
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self._server.server_port}/api/notifications"
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def __init__(self, status: int, body: bytes, *arguments: Any) -> None:
+        self._status, self._body = status, body
+        super().__init__(*arguments)
+
+    def do_POST(self) -> None:
+        self.send_response(self._status)
+        self.send_header("Content-Length", str(len(self._body)))
+        self.end_headers()
+        self.wfile.write(self._body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
