@@ -1,4 +1,4 @@
-"""`python3 run.py bench [--quick | --reliability]`."""
+"""`python3 run.py bench [--quick | --reliability | --year]`."""
 
 import argparse
 import json
@@ -13,11 +13,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import reliability
+from bench import reliability, year
 from bench.endtoend import Finding, end_to_end
 from bench.figures import figures
 from bench.measure import Ratio
 from bench.pipeline import pipeline
+from bench.renewal import renewal
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
@@ -28,20 +29,30 @@ def main() -> None:
         prog="run.py bench", description="Measure, in ratios to a reference of the same run."
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller amounts: under a minute")
-    parser.add_argument("--only", choices=["cpu", "end-to-end"], help="half of it")
+    parser.add_argument("--only", choices=["cpu", "end-to-end", "renewal"], help="a part of it")
     parser.add_argument("--reliability", action="store_true", help="the long ledger run instead: docs/reliability.md")
     parser.add_argument("--notifications", type=int, default=50_000, help="of the ledger run")
     parser.add_argument("--faults", type=int, default=36, help="of the ledger run")
-    parser.add_argument("--seed", type=int, default=1, help="of the ledger run")
+    parser.add_argument("--year", action="store_true", help="the simulated years instead: docs/subscriptions.md")
+    parser.add_argument("--seeds", type=int, default=100, help="how many years")
+    parser.add_argument("--days", type=float, default=365, help="of a year")
+    parser.add_argument("--seed", type=int, default=1, help="of the ledger run, or of the first year")
     arguments = parser.parse_args()
     if arguments.reliability:
         sys.exit(reliability.main(arguments.notifications, arguments.faults, arguments.seed))
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
+    if arguments.year:
+        sys.exit(year.run(range(arguments.seed, arguments.seed + arguments.seeds), arguments.days, console))
     quick, only = arguments.quick, arguments.only
-    ratios = [] if only == "end-to-end" else _ratios(console, chain(figures(quick=quick), pipeline(quick=quick)))
-    findings = [] if only == "cpu" else _findings(console, end_to_end(quick=quick))
+    ratios, findings = [], []
+    if only in {None, "cpu"}:
+        ratios = _ratios(console, chain(figures(quick=quick), pipeline(quick=quick)))
+    if only in {None, "end-to-end"}:
+        findings += _findings(console, end_to_end(quick=quick))
+    if only in {None, "renewal"}:
+        findings += _findings(console, renewal(quick=quick))
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(
         json.dumps(

@@ -64,6 +64,16 @@ class Figures:
     longest_while_reachable: timedelta
     causes: Counter[Cause]
 
+    def __add__(self, other: "Figures") -> "Figures":
+        return Figures(
+            self.wanted + other.wanted,
+            self.absent + other.absent,
+            self.reachable + other.reachable,
+            self.absent_while_reachable + other.absent_while_reachable,
+            max(self.longest_while_reachable, other.longest_while_reachable),
+            self.causes + other.causes,
+        )
+
 
 class Ledger:
     """Hears of every subscription that comes and goes, and of every nuisance."""

@@ -1,0 +1,80 @@
+"""The simulated year, for many seeds: how much of the time each kind of subscription was there."""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.simulation.coverage import Figures
+from tests.simulation.year import Year, simulate
+
+
+def run(seeds: Iterable[int], days: float, console: Console) -> int:
+    """Live through every seed's year and print what came of it; 1 if a seed fails, which is named."""
+    total = _Total()
+    failed = []
+    with (
+        console.status("living …") as status,
+        ProcessPoolExecutor(os.process_cpu_count()) as pool,
+    ):
+        for lived in as_completed([pool.submit(simulate, seed, days) for seed in seeds]):
+            year = lived.result()
+            total.add(year)
+            status.update(f"{total.years} lived, the last was seed {year.seed}")
+            if year.violations:
+                failed.append(year.seed)
+                console.print(f"[red]failed:[/] python -m tests.simulation.year --seed {year.seed} --days {days:g}")
+                console.print("\n".join(year.violations), markup=False, highlight=False)
+    console.print(total.table(days, len(failed)))
+    return 1 if failed else 0
+
+
+@dataclass
+class _Total:
+    years: int = 0
+    ticks: int = 0
+    runs: int = 0
+    requests: int = 0
+    figures: dict[str, Figures] = field(default_factory=dict)
+
+    def add(self, year: Year) -> None:
+        self.years += 1
+        self.ticks += year.ticks
+        self.runs += year.runs
+        self.requests += year.requests
+        for kind, found in year.figures.items():
+            so_far = self.figures.get(kind)
+            self.figures[kind] = found if so_far is None else so_far + found
+
+    def table(self, days: float, failed: int) -> Table:
+        table = Table(
+            "kind",
+            "there, of all time",
+            "there, while Graph is reachable",
+            "longest absence then",
+            "absent a year then",
+            "lapsed",
+            "removed",
+            "replaced",
+            title=f"{self.years} seeds of {days:g} days, {failed} failed: {self.ticks:,} ticks of the timer, "
+            f"{self.runs:,} of them run, {self.requests:,} requests",
+        )
+        for kind, found in self.figures.items():
+            share = found.absent_while_reachable / found.reachable
+            table.add_row(
+                kind,
+                f"{1 - found.absent / found.wanted:.4%}",
+                f"{1 - share:.4%}",
+                _minutes(found.longest_while_reachable),
+                _minutes(share * timedelta(days=365)),
+                *(str(found.causes[cause]) for cause in ("lapsed", "removed", "deleted")),
+            )
+        return table
+
+
+def _minutes(time: timedelta) -> str:
+    return f"{time / timedelta(minutes=1):.1f} min"
