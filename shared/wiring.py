@@ -16,15 +16,14 @@ import azure.functions as func
 from shared.services.http_answer import Answer, handshake, refused, try_again
 
 if TYPE_CHECKING:
-    from shared.adapters.telemetry import OpenTelemetry
-    from shared.services.activity import Activity
-    from shared.services.status import StatusReader
     from shared.adapters.blobs import Blobs
     from shared.adapters.call_records import CallRecords
     from shared.adapters.graph import GraphClient
     from shared.adapters.key_vault import KeyVaultCertificates
     from shared.adapters.queues import Queues
     from shared.adapters.storage import StorageAccount
+    from shared.adapters.telemetry import OpenTelemetry
+    from shared.services.activity import Activity
     from shared.services.backfill import Backfill
     from shared.services.decrypt import Decryptor
     from shared.services.health import Health
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from shared.services.renew import Renewal
     from shared.services.renewal_state import RenewalStates
     from shared.services.self_test import SelfTest
+    from shared.services.status import StatusReader
     from shared.settings import Settings
 
 # ruff: noqa: PLC0415 - that imports are late is this module's purpose
@@ -88,7 +88,8 @@ async def renew() -> None:
     except UnavailableError:
         _telemetry().renewed({"failed": 1}, {})
         raise
-    _telemetry().renewed(report.outcomes, remaining_by_kind(report))
+    outcomes = {str(outcome): count for outcome, count in report.outcomes.items()}
+    _telemetry().renewed(outcomes, remaining_by_kind(report))
     await _renewal_states().save(report)
     for failure in report.failures:
         logger.error(

@@ -184,7 +184,7 @@ def _spark(counts: list[int], highest: int) -> str:
 def _span(seconds: float) -> str:
     """A length of time in its two largest units."""
     left = round(seconds)
-    parts = []
+    parts: list[str] = []
     for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, left = divmod(left, size)
         if count or (name == "s" and not parts):
