@@ -83,17 +83,15 @@ def _subscriptions(found: Subscriptions) -> str:
     counts = f"{found.live} live of {found.desired} wanted" + (f": {kinds}" if kinds else "")
     rows = (
         (
-            _cell(row.kind),
-            f"<td><code>{escape(row.id)}</code></td>",
+            f"<td>{escape(row.kind)} <code>{escape(row.id)}</code></td>",
             f'<td class="bar {row.level}">{_bar(row.life_left)}</td>',
-            _cell(_span(row.remaining_seconds) if row.remaining_seconds > 0 else "lapsed", "number"),
-            _mark(row.level),
+            _marked(_span(row.remaining_seconds) if row.remaining_seconds > 0 else "lapsed", row.level),
         )
         for row in found.nearest
     )
     shown = len(found.nearest)
     note = f'<p class="soft">the {shown} nearest to their end</p>' if shown < found.live else ""
-    return f"<p>{escape(counts)}</p>{note}" + _table(("kind", "id", "life left", "#", ""), rows)
+    return f"<p>{escape(counts)}</p>{note}" + _table(("kind and id", "life left", "#"), rows)
 
 
 def _renewal(found: Renewal) -> str:
@@ -109,12 +107,11 @@ def _queues(found: Queues) -> str:
         (
             _cell(row.name),
             _cell(f"{row.depth:,}", "number"),
-            _cell("" if row.oldest_seconds is None else _span(row.oldest_seconds), "number"),
-            _mark(row.level),
+            _marked("" if row.oldest_seconds is None else _span(row.oldest_seconds), row.level),
         )
         for row in found.queues
     )
-    return _table(("queue", "#messages", "#oldest", ""), rows)
+    return _table(("queue", "#messages", "#oldest"), rows)
 
 
 def _quarantine(found: Quarantine) -> str:
@@ -128,11 +125,10 @@ def _quarantine(found: Quarantine) -> str:
 def _events(found: Events) -> str:
     if not found.by_minute:
         return f"<p>none in the last {MINUTES} minutes</p>"
-    highest = max(max(counts) for counts in found.by_minute.values())
     rows = (
         (
             _cell(event_type.removeprefix("Microsoft.Graph.")),
-            f'<td class="bar">{_spark(counts, highest)}</td>',
+            f'<td class="bar">{_spark(counts)}</td>',
             _cell(f"{sum(counts) / MINUTES:.1f}", "number"),
         )
         for event_type, counts in found.by_minute.items()
@@ -156,8 +152,10 @@ def _cell(text: str, kind: str = "") -> str:
     return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
 
 
-def _mark(level: Level) -> str:
-    return f'<td class="mark {level}">{_WORDS[level]}</td>'
+def _marked(text: str, level: Level) -> str:
+    """A cell of a number that says, if it is not well, so."""
+    word = _WORDS[level]
+    return f'<td class="number">{escape(text)}{f' <b class="{level}">{word}</b>' if word else ""}</td>'
 
 
 def _bar(share: float) -> str:
@@ -169,8 +167,9 @@ def _bar(share: float) -> str:
     )
 
 
-def _spark(counts: list[int], highest: int) -> str:
-    width = 100 / len(counts)
+def _spark(counts: list[int]) -> str:
+    """A column for each minute, on a scale of its own: the rare must be seen beside the frequent."""
+    width, highest = 100 / len(counts), max(counts)
     bars = "".join(
         f'<rect class="fill" x="{place * width:.2f}%" y="{100 - 100 * count / highest:.1f}%" '
         f'width="{width * 0.8:.2f}%" height="{100 * count / highest:.1f}%"/>'
