@@ -1,0 +1,226 @@
+"""The search of gaps, against a list of call records in memory."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from shared.domain.call_records import Coverage, Gap, ListedRecord, RecordPage, Step
+from shared.domain.errors import SwitchboardError, UnavailableError
+from shared.domain.graph import PermissionDeniedError, RequestRejectedError, Subscription
+from shared.domain.notifications import parse_envelope
+from shared.services.backfill import Backfill
+from tests.unit.model_graph import OTHER_TENANT, START, TENANT, ModelGraph, VirtualClock, call_records, user
+
+HOUR = timedelta(hours=1)
+LONG = timedelta(minutes=5)
+
+
+@dataclass
+class Version:
+    data: bytes
+    etag: str
+
+
+@dataclass
+class Blobs:
+    all: dict[str, Version] = field(default_factory=dict)
+    writers: list[Version] = field(default_factory=list)  # who come in between a read and the write after it
+    _etags: Iterator[int] = field(default_factory=itertools.count)
+
+    async def get_version(self, _: str, name: str) -> Version | None:
+        return self.all.get(name)
+
+    async def put_version(self, _: str, name: str, data: bytes, etag: str | None) -> bool:
+        if self.writers:
+            self.all[name] = self.writers.pop()
+        found = self.all.get(name)
+        if (None if found is None else found.etag) != etag:
+            return False
+        self.all[name] = Version(data, str(next(self._etags)))
+        return True
+
+    async def put(self, _: str, name: str, data: bytes) -> str:
+        raise AssertionError(name, data)
+
+    def coverage(self, tenant_id: str = TENANT) -> Coverage:
+        (found,) = (one for name, one in self.all.items() if f"/{tenant_id}/" in name)
+        return msgspec.json.decode(found.data, type=Coverage)
+
+
+@dataclass
+class Queue:
+    bodies: list[bytes] = field(default_factory=list)
+
+    async def put(self, queue: str, body: bytes, encoding: str) -> None:
+        assert (queue, encoding) == ("raw-call-records", "base64")
+        self.bodies.append(body)
+
+    def written(self) -> list[str]:
+        envelopes = [parse_envelope(body) for body in self.bodies]
+        assert all(envelope.backfilled for envelope in envelopes)
+        items = [msgspec.json.decode(raw) for envelope in envelopes for raw in envelope.notifications]
+        return [item["resourceData"]["id"] for item in items]
+
+
+@dataclass
+class Records:
+    """Every step has the same pages, of one record each; reading one takes `seconds`."""
+
+    clock: VirtualClock
+    pages: int = 3
+    seconds: float = 1.0
+    errors: dict[int, SwitchboardError] = field(default_factory=dict)
+    asked: list[tuple[str, Step, str | None]] = field(default_factory=list)
+    stale: set[str] = field(default_factory=set)
+
+    async def page(self, tenant_id: str, step: Step, link: str | None) -> RecordPage:
+        self.asked.append((tenant_id, step, link))
+        self.clock.advance(timedelta(seconds=self.seconds))
+        if link in self.stale:
+            raise RequestRejectedError("the link has lapsed")
+        if (error := self.errors.pop(len(self.asked), None)) is not None:
+            raise error
+        number = int(link or 0)
+        identity = f"{step.start:%d-%H}-{number}"
+        record = ListedRecord(identity, 2, None, msgspec.json.encode({"id": identity, "version": 2}))
+        return RecordPage((record,), str(number + 1) if number + 1 < self.pages else None)
+
+
+@dataclass
+class House:
+    clock: VirtualClock = field(default_factory=VirtualClock)
+    blobs: Blobs = field(default_factory=Blobs)
+    queue: Queue = field(default_factory=Queue)
+
+    def __post_init__(self) -> None:
+        self.records = Records(self.clock)
+        self.graph = ModelGraph(self.clock)
+        self.backfill = Backfill(self.blobs, self.queue, self.records, self.clock)
+
+    async def lose(self, gap: timedelta = HOUR, tenant_id: str = TENANT) -> Subscription:
+        """A subscription that was there is replaced after a while."""
+        await self.backfill.observe([self.graph.add(call_records(tenant_id))])
+        self.clock.advance(gap)
+        found = self.graph.add(call_records(tenant_id))
+        await self.backfill.observe([found])
+        return found
+
+    async def run(self, *subscriptions: Subscription, time: timedelta = LONG) -> None:
+        await self.backfill.run(subscriptions, self.clock.now() + time)
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+def wanted(gap: Gap, pages: int) -> list[str]:
+    steps = gap.steps((), START)
+    return [f"{step.start:%d-%H}-{number}" for step in steps for number in range(pages)]
+
+
+async def test_a_gap_is_searched_to_its_end_and_forgotten(house: House) -> None:
+    found = await house.lose()
+    (gap,) = house.blobs.coverage().gaps
+    await house.run(found)
+    assert house.queue.written() == wanted(gap, 3)
+    assert house.blobs.coverage() == Coverage(found.id, START + HOUR)
+
+
+async def test_what_one_run_leaves_the_next_ones_do(house: House) -> None:
+    found = await house.lose()
+    (gap,) = house.blobs.coverage().gaps
+    runs = 0
+    while house.blobs.coverage().gaps:
+        await house.run(found, time=timedelta(seconds=4))
+        runs += 1
+    assert house.queue.written() == wanted(gap, 3)
+    assert runs == -(-len(wanted(gap, 3)) // 4)
+
+
+async def test_a_link_that_has_lapsed_costs_a_step_and_no_more(house: House) -> None:
+    found = await house.lose()
+    (gap,) = house.blobs.coverage().gaps
+    await house.run(found, time=timedelta(seconds=5))
+    assert house.blobs.coverage().gaps == (msgspec.structs.replace(gap, done=1, link="2"),)
+    house.records.stale = {"2"}
+    asked = len(house.records.asked)
+    house.records.pages = 2
+    await house.run(found)
+    again, *_ = house.records.asked[asked + 1 :]
+    assert again[1:] == (gap.steps((), START)[1], None)
+    assert set(house.queue.written()) >= set(wanted(gap, 2))
+    assert house.blobs.coverage().gaps == ()
+
+
+@pytest.mark.parametrize(
+    ("error", "at", "done", "link"),
+    [(UnavailableError("Graph"), 6, 1, "2"), (PermissionDeniedError("403"), 7, 2, None)],
+)
+async def test_an_error_keeps_what_was_done_and_harms_no_other_tenant(
+    house: House, error: SwitchboardError, at: int, done: int, link: str | None
+) -> None:
+    one, other = await house.lose(), await house.lose(tenant_id=OTHER_TENANT)
+    (gap,) = house.blobs.coverage().gaps
+    house.records.errors = {at: error}
+    await house.run(one, other)
+    assert house.blobs.coverage().gaps == (msgspec.structs.replace(gap, done=done, link=link),)
+    assert house.blobs.coverage(OTHER_TENANT).gaps == ()
+    await house.run(one)
+    ours = wanted(gap, 3)  # the other tenant's gap, and so its steps, begin an hour later
+    assert [name for name in house.queue.written() if name in ours] == ours
+
+
+async def test_a_tenant_with_much_to_do_leaves_time_to_the_next(house: House) -> None:
+    one, other = await house.lose(), await house.lose(tenant_id=OTHER_TENANT)
+    house.records.pages = 1000
+    await house.run(one, other, time=timedelta(seconds=60))
+    tenants = [tenant_id for tenant_id, _, _ in house.records.asked]
+    assert (tenants.count(TENANT), tenants.count(OTHER_TENANT)) == (30, 30)
+
+
+async def test_what_graph_has_forgotten_is_not_asked_for(house: House) -> None:
+    found = await house.lose(timedelta(days=60))
+    await house.run(found, time=timedelta(days=1))
+    assert min(step.end for _, step, _ in house.records.asked) > START + timedelta(days=30)
+    assert house.blobs.coverage().gaps == ()
+
+
+async def test_a_filtered_subscription_is_searched_by_its_participants(house: House) -> None:
+    resource = f"communications/callRecords?$filter=participants/any(p:p/id in ('{user(1)}','{user(2)}'))"
+    await house.backfill.observe([house.graph.add(call_records(), resource=resource)])
+    house.clock.advance(HOUR)
+    found = house.graph.add(call_records(), resource=resource)
+    await house.backfill.observe([found])
+    await house.run(found)
+    assert list(dict.fromkeys(step.participant for _, step, _ in house.records.asked)) == [user(1), user(2)]
+
+
+async def test_subscriptions_of_one_tenant_have_each_their_own_past(house: House) -> None:
+    resource = f"communications/callRecords?$filter=participants/any(p:p/id eq '{user(1)}')"
+    all_records, of_one = house.graph.add(call_records()), house.graph.add(call_records(), resource=resource)
+    await house.backfill.observe([all_records, of_one])
+    house.clock.advance(LONG)
+    await house.backfill.observe([all_records, of_one])
+    assert [msgspec.json.decode(one.data, type=Coverage).gaps for one in house.blobs.all.values()] == [(), ()]
+
+
+async def test_missed_while_nothing_was_known_yet(house: House) -> None:
+    await house.backfill.missed(house.graph.add(call_records()))
+    assert len(house.blobs.coverage().gaps) == 1
+
+
+async def test_two_that_write_at_once_lose_nothing(house: House) -> None:
+    found = await house.lose()
+    (name,) = house.blobs.all
+    theirs = house.blobs.coverage().noted(START - 9 * HOUR, START - 8 * HOUR)
+    house.blobs.writers = [Version(msgspec.json.encode(theirs), "theirs")]
+    await house.run(found, time=timedelta(seconds=4))
+    first, second = house.blobs.coverage().gaps
+    assert (first.done, first.link) == (1, "1")
+    assert second == Gap(START - 9 * HOUR, START - 8 * HOUR)
+    assert name in house.blobs.all
