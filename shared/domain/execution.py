@@ -28,6 +28,7 @@ from shared.domain.subscriptions import (
 )
 
 _SHORTENINGS: Final = 3  # how often a refused lifetime is made shorter before the refusal is believed
+_CREATIONS: Final = _SHORTENINGS + 1  # once more where the endpoint did not answer
 _ROUNDING: Final = timedelta(minutes=1)  # two renewals may fall into one second
 
 
@@ -158,12 +159,17 @@ class _Execution:
         if want.rich and certificate is None:
             return UnavailableError("Key Vault's certificate", reason="certificate")
         reply: Reply = None
-        for _ in range(_SHORTENINGS):
+        woken = False
+        for _ in range(_CREATIONS):
             now, asked = self.terms.now(), self.terms.lifetimes.ask(want.kind)
             body = creation_body(want, now + asked, self.terms.endpoint, certificate)
             reply = yield Call("POST", want.tenant_id, want.kind.api_version, want.kind.delegated_only, None, body)
-            if not self._shortened(reply, want.kind, asked):
+            if isinstance(reply, graph.EndpointValidationError) and not woken:
+                woken = True  # an app that has been scaled in is started by the very call that it answers too late
+            elif not self._shortened(reply, want.kind, asked):
                 break
+        if isinstance(reply, graph.EndpointValidationError):
+            return graph.EndpointValidationError(f"{reply} (of {self.terms.endpoint.addresses})")
         if isinstance(reply, Subscription):
             self.terms.lifetimes.granted(want.kind, reply.expires - now)
         return reply

@@ -30,6 +30,7 @@ _INNER_STATUSES: Final = {
     "toomanyrequests": 429,
     "serviceunavailable": 503,
 }
+_FOR_THIS_ONE: Final = re.compile(r"does not match the token tenant", re.IGNORECASE)  # a meeting of somebody else's
 _QUOTA: Final = re.compile(r"\b(limit|quota|maximum|exceed\w*)\b", re.IGNORECASE)
 _HANDSHAKE: Final = re.compile(
     r"validation request (failed|timed out)|validation of the (notification|endpoint)", re.IGNORECASE
@@ -249,6 +250,8 @@ def error_of(status: int, body: object, retry_after: float | None = None) -> Swi
             return UnavailableError("Graph", retry_after=retry_after)
         case 401:
             return CredentialError("Graph's consent to the token (401)")
+        case 403 if _FOR_THIS_ONE.search(message):
+            return RequestRejectedError(text)
         case 403:
             return QuotaExceededError(text) if _QUOTA.search(message) else PermissionDeniedError(text)
         case 404 | 410:

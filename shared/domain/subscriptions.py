@@ -7,11 +7,15 @@ current mark was made by us with the current secret, and one with another mark h
 three can be changed by PATCH ("Update subscription", "Lifecycle notifications").
 
 *Ours* is a subscription whose notification URL has our scheme, host, port and path; its query decides what it needs.
-Any other subscription, of whatever application, is never touched.
+One with another address was ours if its mark, taken as it would have been at that address, is of one of our secrets:
+it gives way to a desired one for the same thing, since Graph would not hold both. Any other subscription, of whatever
+application, is never touched; so deployments that share an application need secrets of their own, or the last one to
+run would take all.
 """
 
 import hashlib
 import hmac
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,9 +30,11 @@ from shared.domain.graph import Subscription, format_time
 from shared.domain.resources import ResourceKind
 
 _MARK: Final = "mark"
+_MARKED: Final = re.compile(rf"[?&]{_MARK}=[0-9a-f]*$")
 _RESOURCES: Final = 32_768  # each is compared several times a run, and there may be 10,000 of them
 _URLS: Final = 256  # thousands of subscriptions share a handful of notification URLs
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+_SKEW: Final = timedelta(minutes=5)  # what Graph lists may seem expired on a clock that is ahead
 _SMALLEST_MARGIN: Final = timedelta(minutes=2)
 _LEAST_GRANTED: Final = timedelta(minutes=45)  # Graph raises anything shorter to this
 _LEAST_ASKED: Final = timedelta(minutes=30)  # on a clock that is ahead, Graph may find 45 minutes too many
@@ -97,6 +103,24 @@ class Endpoint:
                 if hmac.compare_digest(mark.encode(), self._mark(secret, rich=rich).encode()):
                     return standing, rich
         return Standing.UNKNOWN, False
+
+    @lru_cache(maxsize=_URLS)  # noqa: B019 - there is one endpoint
+    def was_ours(self, url: str) -> bool:
+        """Whether a subscription with this notification URL is of our making, from when we had another address."""
+        if _address(url) is None:
+            return False
+        address, own = urlsplit(url), urlsplit(self.lifecycle_url)
+        lifecycle_urls = (
+            own._replace(scheme=address.scheme, netloc=address.netloc).geturl(),
+            _MARKED.sub("", url),  # where the notification URL serves for both
+        )
+        formers = (Endpoint(url, lifecycle_url, self.client_states) for lifecycle_url in lifecycle_urls)
+        return any(former.standing(url)[0] is not Standing.UNKNOWN for former in formers)
+
+    @property
+    def addresses(self) -> str:
+        """What Graph calls, without the queries: they may carry a function key."""
+        return " and ".join(dict.fromkeys(url.partition("?")[0] for url in (self.notification_url, self.lifecycle_url)))
 
     def up_to_date(self, url: str) -> bool:
         """Whether all of a notification URL's query but the mark is what it would be today (a function key, say)."""
@@ -196,7 +220,7 @@ def plan(
     thing one is kept: the same one in every run that sees them, so that two overlapping runs cannot delete both.
 
     Args:
-        actual: what Graph lists; expired ones count as absent.
+        actual: what Graph lists; what expired longer ago than clocks differ counts as absent.
         certificate_id: the current encryption certificate, or None while it is not known; then none is outdated.
         prune: delete what is ours and not desired.
         reauthorize: ids of subscriptions to be renewed now, however long they still have.
@@ -216,11 +240,15 @@ class _Planner:
 
     def actions(self, desired: Iterable[Desired], actual: Iterable[Subscription]) -> Iterable[Action]:
         ours: defaultdict[tuple[str, str], list[Subscription]] = defaultdict(list)
+        former: dict[tuple[str, str], Subscription] = {}
         for subscription in actual:
-            if not self.endpoint.owns(subscription.notification_url):
+            if self.endpoint.owns(subscription.notification_url):
+                if subscription.expires > self.now - _SKEW:
+                    ours[subscription_key(subscription)].append(subscription)
+            elif subscription_key(subscription) not in former and self.endpoint.was_ours(subscription.notification_url):
+                former[subscription_key(subscription)] = subscription
+            else:
                 yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, subscription)
-            elif subscription.expires > self.now:
-                ours[subscription_key(subscription)].append(subscription)
         missing = []
         for want in {want.key: want for want in desired}.values():
             found = sorted(ours.pop(want.key, ()), key=lambda one: (-self._fitness(want, one), one.id))
@@ -233,7 +261,9 @@ class _Planner:
                 verb = Verb.LEAVE if kept.verb is Verb.REPLACE else Verb.DELETE
                 yield self._at_leisure(verb, Reason.DUPLICATE, duplicate)
         unwanted = [subscription for group in ours.values() for subscription in group]
-        yield from self._make(missing, unwanted)
+        yield from self._make(missing, unwanted, former)
+        for subscription in former.values():
+            yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, subscription)
         for subscription in unwanted:
             yield self._unwanted(subscription)
 
@@ -260,17 +290,24 @@ class _Planner:
             return self._at_leisure(Verb.LEAVE, Reason.FRESH, found, want)
         return Action(verb, reason, want.tenant_id, want.kind, deadline, want, found)
 
-    def _make(self, missing: list[Desired], unwanted: list[Subscription]) -> Iterable[Action]:
-        """Create what is missing; of presence, in place of what an earlier list of users left behind.
+    def _make(
+        self, missing: list[Desired], unwanted: list[Subscription], former: dict[tuple[str, str], Subscription]
+    ) -> Iterable[Action]:
+        """Create what is missing, in place of what our former address or, of presence, another list of users has left.
 
         Graph allows an application one presence subscription per signed-in user ("Change notifications overview"), so a
         longer list of users is another resource that competes with the shorter one.
         """
         for want in missing:
-            old = next((one for one in unwanted if _supersedes(want, one)), None)
-            if old is not None:
-                unwanted.remove(old)
-            verb, reason = (Verb.CREATE, Reason.MISSING) if old is None else (Verb.REPLACE, Reason.SUPERSEDED)
+            verb, reason = Verb.REPLACE, Reason.NOTIFICATION_URL
+            old = former.pop(want.key, None)
+            if old is None:
+                reason = Reason.SUPERSEDED
+                old = next((one for one in unwanted if _supersedes(want, one)), None)
+                if old is not None:
+                    unwanted.remove(old)
+                else:
+                    verb, reason = Verb.CREATE, Reason.MISSING
             yield Action(verb, reason, want.tenant_id, want.kind, self.now + PATIENCE, want, old)
 
     def _unwanted(self, found: Subscription) -> Action:
@@ -300,7 +337,8 @@ class _Planner:
         """How much of a subscription is as wanted, judged only by what no renewal changes back."""
         standing, rich = self.endpoint.standing(found.notification_url)
         return (
-            8 * (standing is not Standing.UNKNOWN)
+            16 * (found.expires > self.now)
+            + 8 * (standing is not Standing.UNKNOWN)
             + 4 * (rich == want.rich and _change_types(found.change_type) == _change_types(want.kind.change_type))
             + 2 * (standing is Standing.CURRENT)
             + 1 * (not self._outdated(found, rich=rich))

@@ -187,12 +187,13 @@ class Batches:
         kind = task.action.kind
         if isinstance(reply, graph.PermissionDeniedError) and kind is not None:
             reply = graph.PermissionDeniedError(f"{kind.permission} is needed: {reply}")
-        if task.call.method == "POST" and kind is not None and isinstance(reply, _FOR_ALL_OF_A_KIND):
-            self._refused[task.action.tenant_id, kind.key] = reply
         try:
             task.call = task.steps.send(reply)
         except StopIteration as end:
-            self._results.append(end.value)
+            result: Result = end.value
+            if task.call.method == "POST" and kind is not None and isinstance(result.error, _FOR_ALL_OF_A_KIND):
+                self._refused[task.action.tenant_id, kind.key] = result.error
+            self._results.append(result)
             return
         task.tries = 0
         self._enqueue(task)

@@ -84,6 +84,7 @@ THROTTLED = refuse(UnavailableError("Graph", reason="throttled", retry_after=3.0
 NOT_DONE = refuse(graph.OutcomeUnknownError())
 NOT_FOUND = refuse(graph.SubscriptionNotFoundError("404"))
 REJECTED = refuse(graph.RequestRejectedError("400"))
+NOT_VALIDATED = refuse(graph.EndpointValidationError("400 ValidationError: Subscription validation request failed."))
 FORBIDDEN = refuse(graph.PermissionDeniedError("403"))
 QUOTA = refuse(graph.QuotaExceededError("403"))
 

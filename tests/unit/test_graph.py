@@ -44,6 +44,7 @@ def error(status: int, message: str = "", **options: Any) -> SwitchboardError:
         ),
         (401, "InvalidAuthenticationToken", graph.CredentialError, "credential"),
         (403, "The request is not authorized for this user or application.", graph.PermissionDeniedError, "permission"),
+        (403, "The meeting tenant does not match the token tenant.", graph.RequestRejectedError, "rejected"),
         (403, "The organization has reached its limit of 100 subscriptions.", graph.QuotaExceededError, "quota"),
         (404, "", graph.SubscriptionNotFoundError, "not-found"),
         (408, "", graph.OutcomeUnknownError, "outcome-unknown"),

@@ -55,8 +55,7 @@ class House:
             desired=self.source,
             endpoint=self.endpoint,
             tenant_ids=(TENANT, OTHER_TENANT),
-            clock=self.clock,
-            **options,  # type: ignore[arg-type]
+            **{"clock": self.clock, **options},  # type: ignore[arg-type]
         )
 
 
@@ -280,6 +279,78 @@ async def test_a_place_held_by_somebody_else_is_reported_and_not_fought_over() -
     assert [failure.reason for failure in report.failures] == ["conflict"]
     assert list(house.graph.all) == [foreign.id]
     assert house.graph.methods()["POST"] <= 3
+
+
+async def test_a_place_held_for_our_former_address_is_taken_over() -> None:
+    for unique in (True, False):
+        house = House(call_events(1), call_events(2), unique=unique)
+        house.endpoint = Endpoint(
+            "https://old.example.com/api/notifications", "https://old.example.com/life", ("secret",)
+        )
+        await house.process().run()
+        house.endpoint = Endpoint(
+            "https://new.example.com/api/notifications", "https://new.example.com/life", ("secret",)
+        )
+        report = await house.process().run()
+        assert (report.outcomes, report.failures) == ({Outcome.REPLACED: 2}, ())
+        assert {one.notification_url.partition("?")[0] for one in house.graph.live()} == {
+            "https://new.example.com/api/notifications"
+        }
+        assert (await house.process().run()).outcomes == {Outcome.LEFT: 2}
+
+
+async def test_a_place_held_by_another_deployment_of_ours_is_not_fought_over() -> None:
+    house = House(call_events(1))
+    house.endpoint = Endpoint("https://blue.example.com/n", "https://blue.example.com/n", ("secret of blue",))
+    await house.process().run()
+    held = set(house.graph.all)
+    house.endpoint = Endpoint("https://green.example.com/n", "https://green.example.com/n", ("secret of green",))
+    report = await house.process().run()
+    assert [failure.reason for failure in report.failures] == ["conflict"]
+    assert set(house.graph.all) == held
+
+
+async def test_a_fast_clock_renews_what_it_takes_for_expired() -> None:
+    house = House(call_events(1))
+    old = house.graph.add(call_events(1), expires=house.clock.now() + timedelta(minutes=3))
+    fast = VirtualClock(house.clock.now() + timedelta(minutes=5))
+    report = await house.process(clock=fast).run()
+    assert (report.outcomes, report.failures) == ({Outcome.RENEWED: 1}, ())
+    assert list(house.graph.all) == [old.id]
+
+
+async def test_of_two_the_one_that_seems_expired_goes() -> None:
+    house = House(call_events(1), unique=False)
+    fresh = house.graph.add(call_events(1))
+    lapsing = house.graph.add(call_events(1), expires=house.clock.now() + timedelta(minutes=3))
+    assert lapsing.id > fresh.id
+    house.graph.all[fresh.id], house.graph.all[lapsing.id] = (
+        replace(lapsing, id=fresh.id),
+        replace(fresh, id=lapsing.id),
+    )
+    fast = VirtualClock(house.clock.now() + timedelta(minutes=5))
+    assert (await house.process(clock=fast).run()).outcomes == {Outcome.LEFT: 1, Outcome.DELETED: 1}
+    assert list(house.graph.all) == [lapsing.id]
+
+
+async def test_an_endpoint_that_was_asleep_is_tried_a_second_time() -> None:
+    house = House(*(call_events(number) for number in range(50)))
+    asleep = iter([True] * 20)
+    house.graph.faults = lambda _: model.NOT_VALIDATED if next(asleep, False) else None
+    report = await house.renewal.run()
+    assert (report.outcomes, report.failures) == ({Outcome.CREATED: 50}, ())
+
+
+async def test_an_endpoint_that_does_not_answer_is_named_without_its_key() -> None:
+    house = House(*(call_events(number) for number in range(500)))
+    house.graph.faults = lambda _: model.NOT_VALIDATED
+    report = await house.renewal.run()
+    [failure] = report.failures
+    assert (failure.reason, failure.count) == ("endpoint-validation", 500)
+    assert "https://calls.example.com/api/notifications" in failure.detail
+    assert "https://calls.example.com/api/lifecycleNotifications" in failure.detail
+    assert "key" not in failure.detail
+    assert house.graph.methods()["POST"] <= 200  # the others are not even tried
 
 
 async def test_a_quota_stops_creations_of_its_kind_and_nothing_else() -> None:

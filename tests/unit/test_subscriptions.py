@@ -72,7 +72,7 @@ def verdict(found: Subscription, want: Desired = CALLS) -> tuple[Verb, Reason]:
 
 class TestPlan:
     def test_missing_and_expired_ones_are_created(self) -> None:
-        for actual in ([], [existing(CALLS, left=timedelta(0))]):
+        for actual in ([], [existing(CALLS, left=-timedelta(minutes=6))]):
             [action] = decide([CALLS], actual)
             assert (action.verb, action.reason, action.subscription) == (Verb.CREATE, Reason.MISSING, None)
 
@@ -227,11 +227,11 @@ class TestPlan:
         touched = [action.subscription.id for action in actions if action.subscription is not None]
         assert len(touched) == len(set(touched))
         deleted = {action.subscription.id for action in actions if action.verb is Verb.DELETE and action.subscription}
-        live = {one.id for one in actual if one.expires > NOW and ENDPOINT.owns(one.notification_url)}
-        assert deleted <= live
+        ours = [one for one in actual if ENDPOINT.owns(one.notification_url)]
+        assert deleted <= {one.id for one in ours}
         for want in (CALLS, RECORDS):
-            of_it_live = {one.id for one in actual if one.id in live and one.resource == want.resource}
-            assert not of_it_live or of_it_live - deleted
+            live = {one.id for one in ours if one.expires > NOW and one.resource == want.resource}
+            assert not live or live - deleted
 
 
 class TestEndpoint:
@@ -254,6 +254,16 @@ class TestEndpoint:
     @pytest.mark.parametrize("url", ["https://[", "https://calls.example.com:port/api/notifications", "%", "//"])
     def test_nonsense_is_not_ours(self, url: str) -> None:
         assert not ENDPOINT.owns(url)
+        assert not ENDPOINT.was_ours(url)
+
+    @pytest.mark.parametrize(
+        "lifecycle", ["https://old.example.com/api/lifecycleNotifications", "https://old.example/n"]
+    )
+    def test_a_former_address_is_known_by_its_mark(self, lifecycle: str) -> None:
+        former = Endpoint(lifecycle.replace("lifecycleN", "n"), lifecycle, ENDPOINT.client_states)
+        assert ENDPOINT.was_ours(former.url(rich=True))
+        assert not ENDPOINT.was_ours(replace(former, client_states=("another",)).url(rich=True))
+        assert not ENDPOINT.was_ours(former.notification_url)
 
     def test_the_secret_is_not_in_the_url_nor_in_a_representation(self) -> None:
         endpoint = Endpoint(URL, LIFECYCLE, ("sesame",))
