@@ -1,0 +1,256 @@
+"""The status: its levels, its page, and the counts behind it."""
+
+import base64
+import hashlib
+import re
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from typing import NamedTuple
+
+import pytest
+
+from shared.domain.errors import UnavailableError
+from shared.services.activity import Activity, events_per_minute
+from shared.services.quarantine import QUARANTINE_CONTAINER
+from shared.services.renewal_state import RenewalState, SubscriptionState
+from shared.services.status import Level, Problem, Status, StatusReader
+from shared.services.status_page import HEADERS, page
+
+NOW = datetime(2026, 5, 4, 12, 0, 30, tzinfo=UTC)
+HOSTILE = "<script>alert(1)</script>'\"&<img src=x onerror=alert(1)>"
+
+
+class Blob(NamedTuple):
+    name: str
+    metadata: Mapping[str, str]
+
+
+class FakeStorage:
+    """Queues, blobs and the renewal state; each can be down."""
+
+    def __init__(self) -> None:
+        self.depths: dict[str, tuple[int, timedelta | None]] = {}
+        self.blobs: dict[tuple[str, str], tuple[bytes, Mapping[str, str]]] = {}
+        self.state: RenewalState | None = state()
+        self.down: set[str] = set()
+
+    def _check(self, what: str) -> None:
+        if what in self.down:
+            raise UnavailableError(what, reason="storage-no-answer")
+
+    async def count(self, queue: str) -> int:
+        self._check("queues")
+        return self.depths.get(queue, (0, None))[0]
+
+    async def oldest(self, queue: str) -> datetime | None:
+        self._check("queues")
+        age = self.depths.get(queue, (0, None))[1]
+        return None if age is None else NOW - age
+
+    async def latest(self) -> RenewalState | None:
+        self._check("state")
+        return self.state
+
+    async def put(self, container: str, name: str, data: bytes, metadata: Mapping[str, str]) -> str:
+        self._check("blobs")
+        self.blobs[container, name] = data, metadata
+        return ""
+
+    async def get(self, container: str, name: str) -> bytes | None:
+        self._check("blobs")
+        found = self.blobs.get((container, name))
+        return None if found is None else found[0]
+
+    async def delete(self, container: str, name: str) -> None:
+        self.blobs.pop((container, name), None)
+
+    async def list(self, container: str) -> AsyncIterator[Blob]:
+        self._check("blobs")
+        for (where, name), (_, metadata) in list(self.blobs.items()):
+            if where == container:
+                yield Blob(name, metadata)
+
+
+def state(*lives: tuple[str, timedelta], finished: datetime = NOW - timedelta(minutes=2)) -> RenewalState:
+    return RenewalState(
+        finished=finished,
+        desired=len(lives),
+        live=len(lives),
+        nearest_expiry=None,
+        outcomes={"left": len(lives)},
+        failures=(),
+        by_kind={kind: 1 for kind, _ in lives},
+        subscriptions=tuple(SubscriptionState(id=f"id-{kind}", kind=kind, expires=NOW + left) for kind, left in lives),
+    )
+
+
+@pytest.fixture
+def storage() -> FakeStorage:
+    return FakeStorage()
+
+
+async def read(storage: FakeStorage) -> Status:
+    return await StatusReader(queues=storage, blobs=storage, renewals=storage, now=lambda: NOW).read()
+
+
+class TestLevels:
+    async def test_nothing_wrong_is_well(self, storage: FakeStorage) -> None:
+        storage.state = state(("presence", timedelta(minutes=40)), ("callRecords", timedelta(days=2)))
+        storage.depths = {"raw-notifications": (5, timedelta(seconds=2)), "call-events": (900, timedelta(hours=3))}
+        assert (await read(storage)).level is Level.WELL
+
+    @pytest.mark.parametrize(
+        ("left", "level"),
+        [
+            (timedelta(minutes=16), Level.WELL),
+            (timedelta(minutes=14), Level.ATTENTION),
+            (timedelta(seconds=-1), Level.BAD),
+        ],
+    )
+    async def test_a_subscription_is_near_its_end_under_a_quarter_of_its_life(
+        self, storage: FakeStorage, left: timedelta, level: Level
+    ) -> None:
+        storage.state = state(("presence", left))
+        found = await read(storage)
+        assert found.level is level
+        assert found.subscriptions.level is level
+
+    @pytest.mark.parametrize(
+        ("queue", "depth", "age", "level"),
+        [
+            ("raw-notifications", 9, timedelta(seconds=59), Level.WELL),
+            ("raw-notifications", 9, timedelta(seconds=61), Level.ATTENTION),
+            ("raw-emergency", 1, timedelta(seconds=11), Level.ATTENTION),
+            ("raw-emergency-poison", 1, timedelta(0), Level.ATTENTION),
+            ("meeting-events", 10**6, timedelta(days=9), Level.WELL),
+        ],
+    )
+    async def test_a_backlog_is_what_waits_too_long(
+        self, storage: FakeStorage, queue: str, depth: int, age: timedelta, level: Level
+    ) -> None:
+        storage.depths = {queue: (depth, age)}
+        assert (await read(storage)).queues.level is level
+
+    async def test_quarantine_by_reason(self, storage: FakeStorage) -> None:
+        for number in range(3):
+            await storage.put(QUARANTINE_CONTAINER, f"{number}.json", b"", {"reason": "a" if number else "b"})
+        found = (await read(storage)).quarantine
+        assert (found.total, found.by_reason, found.level) == (3, {"a": 2, "b": 1}, Level.ATTENTION)
+
+    async def test_a_timer_that_does_not_run(self, storage: FakeStorage) -> None:
+        storage.state = state(finished=NOW - timedelta(minutes=16))
+        assert (await read(storage)).renewal.level is Level.BAD
+
+    async def test_what_is_down_is_said_beside_what_is_not(self, storage: FakeStorage) -> None:
+        storage.down = {"queues", "state"}
+        found = await read(storage)
+        expected = Problem(problem="storage does not answer (storage-no-answer)")
+        assert (found.queues, found.renewal, found.subscriptions) == (expected, expected, expected)
+        assert found.quarantine.total == 0
+        assert found.level is Level.UNKNOWN
+
+    async def test_before_the_first_run(self, storage: FakeStorage) -> None:
+        storage.state = None
+        assert (await read(storage)).renewal.problem == "no renewal run has finished yet"
+
+
+class Reader(HTMLParser):
+    """The elements and attributes of a page, and whether every element is closed."""
+
+    VOID = frozenset({"meta", "rect"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+class TestPage:
+    async def test_hostile_strings_are_text(self, storage: FakeStorage) -> None:
+        storage.state = RenewalState(
+            finished=NOW,
+            desired=1,
+            live=1,
+            nearest_expiry=None,
+            outcomes={HOSTILE: 1},
+            failures=(HOSTILE,),
+            by_kind={HOSTILE: 1},
+            subscriptions=(SubscriptionState(id=HOSTILE, kind=HOSTILE, expires=NOW + timedelta(hours=1)),),
+        )
+        await storage.put(QUARANTINE_CONTAINER, "x.json", b"", {"reason": HOSTILE})
+        activity = Activity(storage, "w", lambda: NOW - timedelta(minutes=1))
+        activity.add(HOSTILE)
+        await activity.flush()
+        text = page(await read(storage))
+        reader = Reader(text)
+        assert reader.tags.isdisjoint({"script", "img", "a", "form", "link", "iframe"})
+        assert reader.attributes.isdisjoint({"onerror", "onload", "style", "src", "href"})
+        assert reader.open == []
+        assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 7
+
+    async def test_the_policy_allows_the_style_there_is_and_nothing_else(self, storage: FakeStorage) -> None:
+        (style,) = re.findall(r"<style>(.*?)</style>", page(await read(storage)), re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        policy = dict(part.strip().split(" ", 1) for part in HEADERS["Content-Security-Policy"].split(";"))
+        assert policy == {
+            "default-src": "'none'",
+            "style-src": f"'sha256-{digest}'",
+            "base-uri": "'none'",
+            "form-action": "'none'",
+            "frame-ancestors": "'none'",
+        }
+
+    async def test_storage_down_is_a_page_too(self, storage: FakeStorage) -> None:
+        storage.down = {"queues", "state", "blobs"}
+        text = page(await read(storage))
+        assert text.count("storage does not answer") == 5
+        assert "partly unknown" in text
+
+
+class TestActivity:
+    async def test_workers_add_up_by_minute_and_type(self, storage: FakeStorage) -> None:
+        for worker, minutes_ago in (("a", 1), ("b", 1), ("b", 15), ("b", 16)):
+            counting = Activity(storage, f"{worker}{minutes_ago}", lambda ago=minutes_ago: NOW - timedelta(minutes=ago))
+            counting.add("T")
+            counting.add("U")
+            await counting.flush()
+        found = await events_per_minute(storage, NOW)
+        assert found == {"T": [1, *[0] * 13, 2], "U": [1, *[0] * 13, 2]}
+
+    async def test_the_minute_under_way_is_not_shown(self, storage: FakeStorage) -> None:
+        counting = Activity(storage, "a", lambda: NOW)
+        counting.add("T")
+        await counting.flush()
+        assert await events_per_minute(storage, NOW) == {}
+
+    async def test_an_outage_loses_nothing(self, storage: FakeStorage) -> None:
+        counting = Activity(storage, "a", lambda: NOW - timedelta(minutes=1))
+        counting.add("T")
+        storage.down = {"blobs"}
+        await counting.flush()
+        storage.down = set()
+        counting.add("T")
+        await counting.flush()
+        assert sum((await events_per_minute(storage, NOW))["T"]) == 2
+
+    async def test_what_old_workers_left_is_deleted(self, storage: FakeStorage) -> None:
+        old = Activity(storage, "old", lambda: NOW - timedelta(days=2))
+        old.add("T")
+        await old.flush()
+        new = Activity(storage, "new", lambda: NOW)
+        new.add("T")
+        await new.flush()
+        assert [name for _, name in storage.blobs] == ["activity/new.json"]
