@@ -8,7 +8,7 @@ renewed even while Key Vault is away or the desired state cannot be read.
 import asyncio
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -390,6 +390,7 @@ class _Run:
                 break
             listed = await self._list({want.tenant_id for want in wanted}, lambda _: None)
             actual = [one for subscriptions in listed.values() for one in subscriptions]
+            actual += await self._unlisted(results, {one.id for one in actual})
             batches = Batches(self.graph, self.clock, terms, self.deadline)
             batches.add(
                 action
@@ -405,6 +406,24 @@ class _Run:
             replace(result, outcome=Outcome.FAILED) if result.outcome is Outcome.UNSETTLED else result
             for result in results
         ]
+
+    async def _unlisted(self, results: Iterable[Result], listed: Collection[str]) -> list[Subscription]:
+        """What holds a place although no list shows it: whether a list shows everything is not documented."""
+        found = []
+        for result in results:
+            error = result.error
+            if (
+                result.outcome is Outcome.UNSETTLED
+                and isinstance(error, graph.SubscriptionConflictError)
+                and error.holder is not None
+                and error.holder not in listed
+                and self.clock.now() < self.deadline
+            ):
+                try:
+                    found.append(await self.graph.subscription(result.action.tenant_id, error.holder))
+                except (UnavailableError, GraphError):
+                    continue  # the conflict is what is reported
+        return found
 
     def _merged(self, before: Result, settled: Mapping[tuple[str, str], Result]) -> Result:
         want = before.action.desired

@@ -104,6 +104,7 @@ class ModelGraph:
     list_errors: dict[str, SwitchboardError] = field(default_factory=dict)
     page: int = 100
     readable_pages: int | None = None
+    unlisted: set[str] = field(default_factory=set)
     all: dict[str, Subscription] = field(default_factory=dict)
     client_states: dict[str, str] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
@@ -140,7 +141,7 @@ class ModelGraph:
         self.lists += 1
         if tenant_id in self.list_errors:
             raise self.list_errors[tenant_id]
-        found = [self._told(one) for one in self.live() if one.tenant_id == tenant_id]
+        found = [self._told(one) for one in self.live() if one.tenant_id == tenant_id and one.id not in self.unlisted]
         for number, start in enumerate(range(0, len(found), self.page)):
             if number == self.readable_pages:
                 raise UnavailableError("Graph's list")

@@ -272,6 +272,17 @@ async def test_a_creation_whose_answer_is_lost_is_adopted() -> None:
     assert house.graph.lists == 3  # two tenants, and once more where creations were open
 
 
+async def test_what_no_list_shows_is_found_by_its_id_and_kept_alive() -> None:
+    house = House(call_events(1))
+    old = house.graph.add(call_events(1), expires=house.clock.now() + HOUR)
+    house.graph.unlisted.add(old.id)
+    report = await house.renewal.run()
+    assert (report.outcomes, report.failures, report.live) == ({Outcome.RENEWED: 1}, (), 1)
+    report = await house.renewal.run()
+    assert (report.outcomes, report.failures, report.live) == ({Outcome.ADOPTED: 1}, (), 1)
+    assert list(house.graph.all) == [old.id]
+
+
 async def test_a_place_held_by_somebody_else_is_reported_and_not_fought_over() -> None:
     house = House(call_events(1))
     foreign = house.graph.add(call_events(1), notification_url="https://other.example.com/api/notifications")
