@@ -175,6 +175,7 @@ def _types() -> str:
 def _attributes() -> str:
     event = schema(UNRECOGNIZED)  # the attributes are the same in all
     there = dict.fromkeys(event["required"], "always") | dict.fromkeys(("data", "dataref"), "one of the two")
+    there |= {"backfilled": "[where backfilled](#call-records)"}
     rows = [
         (f"`{key}`", there.get(key, "where known"), attribute["description"])
         for key, attribute in event["properties"].items()

@@ -511,7 +511,8 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
     source: Annotated[
         str,
         Meta(
-            description="The Graph subscription: `https://graph.microsoft.com/{version}/subscriptions/{id}`.",
+            description="The Graph subscription: `https://graph.microsoft.com/{version}/subscriptions/{id}`. Where the "
+            "event carries a call record: `https://graph.microsoft.com/v1.0/communications/callRecords`.",
             extra_json_schema={"format": "uri"},
         ),
     ]

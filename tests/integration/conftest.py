@@ -57,10 +57,9 @@ async def _close() -> None:
     if wiring._certificates.cache_info().currsize:
         await wiring._certificates()._client.close()
         await wiring._certificates()._credential.close()
-    if wiring._renewal.cache_info().currsize:
-        graph = wiring._renewal()._graph
-        graph._session.close()
-        graph._credentials.close()
+    if wiring._graph.cache_info().currsize:
+        wiring._graph().close()
+        wiring._graph()._credentials.close()
 
 
 def _forget() -> None:

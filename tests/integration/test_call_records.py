@@ -16,6 +16,7 @@ from shared import wiring
 from shared.domain.call_records import Coverage
 from shared.domain.events import CloudEvent
 from shared.domain.resources import CALL_RECORDS_QUEUE
+from shared.domain.retries import GIVE_UP_AFTER
 from shared.services.renewal_state import STATE_CONTAINER
 from tests.integration.app import App, Message
 
@@ -157,6 +158,37 @@ async def test_graph_says_that_some_were_missed(desired: App) -> None:
     assert [event.id for event in await events(desired)] == ["one/1"]
 
 
+async def test_graph_has_removed_the_subscription(desired: App) -> None:
+    await wiring.renew()
+    (gone,) = desired.sim.graph.subscriptions
+    record(desired, "one", timedelta(seconds=1))
+    desired.sim.graph.remove(gone.id)
+    item = {
+        "subscriptionId": gone.id,
+        "tenantId": TENANT,
+        "clientState": gone.client_state,
+        "lifecycleEvent": "subscriptionRemoved",
+    }
+    await desired.post(desired.collection(item, tokens=[]))
+    for message in (await desired.raw())["lifecycle-notifications"]:
+        await wiring.handle_lifecycle(Message(json.dumps(message), 1), "lifecycle-notifications")
+    (made,) = desired.sim.graph.subscriptions
+    coverage = await coverage_of(desired)
+    assert (coverage.subscription_id, len(coverage.gaps)) == (made.id, 1)
+    await wiring.renew()
+    await handle(desired)
+    assert [(event.id, event.backfilled) for event in await events(desired)] == [("one/1", "true")]
+
+
+async def test_a_subscription_that_is_merely_renewed_leaves_no_gap(desired: App) -> None:
+    await wiring.renew()
+    before = await coverage_of(desired)
+    await wiring.renew()
+    after = await coverage_of(desired)
+    assert (after.subscription_id, after.gaps) == (before.subscription_id, ())
+    assert after.covered_until > before.covered_until
+
+
 async def test_while_graph_lists_nothing_the_gap_stays(desired: App) -> None:
     await lose_the_subscription(desired, timedelta(hours=6))
     record(desired, "one", timedelta(hours=5))
@@ -200,6 +232,38 @@ async def test_a_record_that_cannot_be_read_yet_is_tried_again(fetching: App) ->
     record(fetching, "late", HOUR)
     properties = await fetching.queues.get_queue_client(CALL_RECORDS_QUEUE).get_queue_properties()
     assert properties.approximate_message_count == 1
+
+
+async def test_a_record_that_never_comes_ends_in_quarantine(fetching: App) -> None:
+    await fetching.post(
+        fetching.collection(fetching.item(build(Kind.CALL_RECORD_CREATED, Options(id="never"))), tokens=[])
+    )
+    (message,) = (await fetching.raw())[CALL_RECORDS_QUEUE]
+    since = (fetching.sim.clock.now() - GIVE_UP_AFTER).isoformat()
+    await wiring.decrypt(Message(json.dumps(message | {"attempts": 30, "failing_since": since}), 1), CALL_RECORDS_QUEUE)
+    (parked,) = await fetching.quarantined()
+    assert (parked["reason"], parked["queue"]) == ("call-record-not-found", CALL_RECORDS_QUEUE)
+
+
+async def test_where_graph_throttles_the_record_waits_as_long_as_it_asks(fetching: App) -> None:
+    record(fetching, "r", HOUR)
+    fetching.sim.faults.add(Fault("graph", "GET", "callRecords", status=429, retry_after=90), times=None)
+    await fetching.post(fetching.collection(fetching.item(build(Kind.CALL_RECORD_CREATED, Options(id="r"))), tokens=[]))
+    before = fetching.sim.clock.now()
+    put: list[timedelta] = []
+    queues = wiring._queues()
+    original = queues.put
+
+    async def watched(queue: str, body: bytes, encoding: Any, delay: timedelta = timedelta(0)) -> None:
+        put.append(delay)
+        await original(queue, body, encoding, delay)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queues, "put", watched)
+        await handle(fetching)
+    assert fetching.sim.clock.now() - before < timedelta(seconds=30)
+    assert put == [timedelta(seconds=90)]
+    assert len([one for one in fetching.sim.faults.requests if "callRecords" in one.path]) == 1
 
 
 async def test_two_notifications_of_one_record_are_one_event(fetching: App) -> None:
