@@ -1,5 +1,6 @@
 """The year, for three seeds and a month each; `python3 run.py bench --year` lives through a hundred whole ones."""
 
+import asyncio
 from collections import Counter
 from datetime import timedelta
 from typing import Any, get_args
@@ -9,7 +10,10 @@ import pytest
 from dev.simulator.clock import ManualClock
 from dev.simulator.rules import RULES
 from dev.simulator.subscriptions import Subscription
+from shared.domain.desired import DesiredState
 from shared.domain.resources import CATALOGUE
+from shared.domain.subscriptions import Lifetimes
+from tests.simulation import year as year_module
 from tests.simulation.coverage import Ledger
 from tests.simulation.virtual_time import START
 from tests.simulation.weather import What, forecast
@@ -26,6 +30,22 @@ def test_no_subscription_is_absent_without_an_excuse(seed: int) -> None:
     replay = f"python -m tests.simulation.year --seed {seed} --days {DAYS:g}"
     assert not year.violations, "\n".join((replay, *year.violations))
     assert set(year.figures) == set(CATALOGUE)
+
+
+def test_renewing_at_the_last_moment_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five minutes before its end a subscription meets with one failed run, or a clock that is behind."""
+    monkeypatch.setattr(Lifetimes, "half", lambda *_: 5 * MINUTE)
+    assert any("lapsed" in violation for seed in (1, 2) for violation in simulate(seed, 7).violations)
+
+
+def test_recreating_late_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = year_module._Source.load
+
+    async def load_at_times(source: year_module._Source) -> DesiredState:
+        return DesiredState((), ()) if asyncio.get_running_loop().time() % 3600 > 600 else await load(source)
+
+    monkeypatch.setattr(year_module._Source, "load", load_at_times)
+    assert any("removed" in violation for seed in (1, 2) for violation in simulate(seed, 7).violations)
 
 
 def test_a_seed_replays() -> None:
