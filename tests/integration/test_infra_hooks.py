@@ -15,9 +15,18 @@ import yaml
 ROOT = Path(__file__).parents[2]
 HOOKS = ROOT / "infra" / "hooks"
 
-pytestmark = pytest.mark.skipif(shutil.which("sh") is None, reason="there is no POSIX shell")
+# Refuses for as long as `refusals` says, and then answers.
+AZ = """
+left=$(cat "{home}/refusals")
+if [ "$left" -gt 0 ]; then
+    echo $((left - 1)) >"{home}/refusals"
+    cat "{home}/refusal" >&2
+    exit 1
+fi
+exec "{python}" "{home}/bin/azure.py" "$@"
+"""
 
-# Knows just enough: lists and sets of a vault, an upload, and a refusal for as long as `refusals` says.
+# Knows just enough: lists and sets of a vault, and an upload.
 AZURE_CLI = """
 import json, pathlib, sys
 
@@ -26,11 +35,6 @@ args = sys.argv[1:]
 with (home / "calls").open("a") as calls:
     calls.write(json.dumps(args) + "\\n")
 options = {name: value for name, value in zip(args, args[1:]) if name.startswith("--")}
-refusals = home / "refusals"
-left = int(refusals.read_text())
-if left:
-    refusals.write_text(str(left - 1))
-    sys.exit((home / "refusal").read_text())
 
 vault = home / "vault"
 words = tuple(word for word in args[:3] if not word.startswith("--"))
@@ -93,7 +97,7 @@ def azure(tmp_path: Path) -> Azure:
         folder.mkdir(parents=True)
     shutil.copytree(HOOKS, checkout / "infra" / "hooks")
     (home / "bin" / "azure.py").write_text(AZURE_CLI)
-    script(home / "bin" / "az", f'exec "{sys.executable}" "{home / "bin" / "azure.py"}" "$@"')
+    script(home / "bin" / "az", AZ.format(home=home, python=sys.executable))
     script(home / "bin" / "sleep", f'echo "$1" >>"{home / "pauses"}"')
     found = Azure(home, checkout)
     found.refuse(0, "")
@@ -105,6 +109,7 @@ def script(path: Path, line: str) -> None:
     path.chmod(0o755)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="the script is for POSIX shells")
 class TestPostprovision:
     def test_makes_what_the_app_needs(self, azure: Azure) -> None:
         (azure.checkout / "subscriptions.toml").write_text("[[callRecords]]\n")

@@ -10,6 +10,9 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import azure.keyvault.secrets
+import azure.storage.blob
+import azure.storage.queue
 import pytest
 from azure.keyvault.secrets.aio import SecretClient
 from azure.storage.blob.aio import ContainerClient
@@ -266,6 +269,11 @@ CALLS: dict[type, dict[str, tuple[str, str]]] = {
         "set_secret": ("signIns[i]", "Key Vault Secrets Officer"),
     },
 }
+SYNC: dict[type, type] = {
+    QueueClient: azure.storage.queue.QueueClient,
+    ContainerClient: azure.storage.blob.ContainerClient,
+    SecretClient: azure.keyvault.secrets.SecretClient,
+}
 # What runs the app needs, whatever our code does ("Connecting to host storage with an identity", "Microsoft Entra
 # authentication for Application Insights", "Use Key Vault references").
 HOST_ROLES = {
@@ -402,7 +410,7 @@ def calls_of_the_code() -> set[tuple[type, str]]:
         }
         for client in CALLS:
             if name.startswith("shared.adapters") and client.__name__ in imported:
-                methods = {method for method in vars(client) if not method.startswith("_") and method != "close"}
+                methods = {method for kind in (client, SYNC[client]) for method in vars(kind)} - {"close"}
                 found |= {(client, method) for method in called & methods}
     return found
 
