@@ -37,9 +37,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100, help="how many years")
     parser.add_argument("--days", type=float, default=365, help="of a year")
     parser.add_argument("--seed", type=int, default=1, help="of the ledger run, or of the first year")
+    parser.add_argument("--time-scale", type=float, default=1.0, help="of the ledger run: shortens Graph's waits")
     arguments = parser.parse_args()
     if arguments.reliability:
-        sys.exit(reliability.main(arguments.notifications, arguments.faults, arguments.seed))
+        sys.exit(reliability.main(arguments.notifications, arguments.faults, arguments.seed, arguments.time_scale))
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)

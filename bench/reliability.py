@@ -16,12 +16,20 @@ _BEGIN: Final = "<!-- figures: written by run.py bench --reliability -->\n"
 _END: Final = "<!-- end of figures -->\n"
 
 
-def main(notifications: int, faults: int, seed: int) -> int:
+def main(notifications: int, faults: int, seed: int, time_scale: float) -> int:
     """Make the run, write its figures into the page, and return the exit code: 0 where the ledger balances."""
     console = Console(highlight=False)
     schedule = [FAULTS[number % len(FAULTS)] for number in range(faults)]
     random.Random(seed).shuffle(schedule)
-    plan = Plan(notifications, tuple(schedule), seed=seed, forged=notifications // 100, undecryptable=faults * 2)
+    plan = Plan(
+        notifications,
+        tuple(schedule),
+        seed=seed,
+        time_scale=time_scale,
+        patience=900.0,
+        forged=notifications // 100,
+        undecryptable=faults * 2,
+    )
     with tempfile.TemporaryDirectory() as directory, Run.start(Path(directory), plan, console.print) as run:
         report = run.execute()
     figures = describe(plan, report)
@@ -56,6 +64,7 @@ def describe(plan: Plan, report: Report) -> str:
         ("claim checks that a crash orphaned, and that the sweep brought back", f"{report.claims_swept}"),
         ("blobs left over", f"{report.claims_left + report.data_blobs_without_event}"),
         ("POSTs by Graph, and those that had to be repeated", f"{report.posts:,}, {report.posts_failed:,}"),
+        ("Graph's waits between its tries, of their real length", f"{plan.time_scale:g} ×"),
         ("worst recovery", f"{worst[0]:.1f} s ({worst[1]})"),
         ("duration of the run", f"{report.seconds / 60:.1f} min"),
     )

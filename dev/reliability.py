@@ -60,6 +60,7 @@ FAULTS: Final = (
 
 _AUTOSAVE_SECONDS: Final = 6.0  # Azurite saves its tables every five
 _POLL_SECONDS: Final = 0.02
+_CHUNK: Final = 200  # notifications sent at a time
 
 
 @dataclass(frozen=True)
@@ -245,11 +246,13 @@ class Run:
     def _wave(self, name: str, count: int, forged: int, undecryptable: int) -> None:
         for _ in range(forged):
             self._send_forged()
-        self._send(self._prepare(count // 2), self._spoil(undecryptable))
-        self._await(lambda: self._ledger.missing < max(count // 2, 1), "a sign of life")
+        self._send([], self._spoil(undecryptable))
+        self._load(count // 2)
+        waiting = self._ledger.missing
+        self._await(lambda: self._ledger.missing < max(waiting, 1), "a sign of life")
         self._faults[name]()
         ended = time.monotonic()
-        self._send(self._prepare(count - count // 2), [])
+        self._load(count - count // 2)
         self._await(lambda: not self._ledger.missing, f"what came before and after: {name}")
         self._stack.sim.graph.drain(self._plan.patience)
         recovery = time.monotonic() - ended
@@ -270,6 +273,12 @@ class Run:
                 options = replace(options, participants=300)
             prepared += self._stack.sim.graph.prepare(resource, kind, options)
         return prepared
+
+    def _load(self, count: int) -> None:
+        """Send so many, no faster than they arrive: this is about faults; bench says how fast it can be."""
+        for start in range(0, count, _CHUNK):
+            self._await(lambda: self._ledger.missing < 2 * _CHUNK, "the load before")
+            self._send(self._prepare(min(_CHUNK, count - start)), [])
 
     def _send(self, good: list[Notification], bad: list[Notification]) -> None:
         self._ledger.expect(good)
