@@ -99,9 +99,11 @@ class TestTraces:
     def test_post_message_and_event_are_one_trace(self, seen: Seen) -> None:
         with seen.telemetry.sending("raw-notifications", 1, TRACEPARENT) as on_the_queue:
             pass
-        with seen.telemetry.processing("raw-notifications", "id", 1, on_the_queue) as in_the_event:
-            with seen.telemetry.sending("call-events", 1, in_the_event):
-                pass
+        with (
+            seen.telemetry.processing("raw-notifications", "id", 1, on_the_queue) as in_the_event,
+            seen.telemetry.sending("call-events", 1, in_the_event),
+        ):
+            pass
         sent, written, processed = seen.spans()
         assert {f"{span.context.trace_id:032x}" for span in (sent, processed, written)} == {TRACE_ID}
         assert f"{sent.parent.span_id:016x}" == "b7ad6b7169203331"
@@ -116,16 +118,20 @@ class TestTraces:
         assert [span.kind.name for span in (sent, processed, written)] == ["PRODUCER", "CONSUMER", "PRODUCER"]
 
     def test_within_a_traced_invocation_it_is_the_parent(self, seen: Seen) -> None:
-        with seen.tracer.start_as_current_span("POST") as post:
-            with seen.telemetry.sending("raw-notifications", 1, TRACEPARENT) as on_the_queue:
-                pass
+        with (
+            seen.tracer.start_as_current_span("POST") as post,
+            seen.telemetry.sending("raw-notifications", 1, TRACEPARENT) as on_the_queue,
+        ):
+            pass
         assert on_the_queue.split("-")[1] == f"{post.get_span_context().trace_id:032x}"
         assert seen.spans()[0].parent.span_id == post.get_span_context().span_id
 
     def test_a_message_is_linked_with_its_invocation(self, seen: Seen) -> None:
-        with seen.tracer.start_as_current_span("invocation") as invocation:
-            with seen.telemetry.processing("raw-notifications", "id", 1, TRACEPARENT):
-                pass
+        with (
+            seen.tracer.start_as_current_span("invocation") as invocation,
+            seen.telemetry.processing("raw-notifications", "id", 1, TRACEPARENT),
+        ):
+            pass
         (link,) = seen.spans()[0].links
         assert link.context == invocation.get_span_context()
 

@@ -1,0 +1,152 @@
+"""The status page, over real storage and in a real browser."""
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import azure.functions as func
+import pytest
+
+from dev.simulator import Kind, Options, build
+from shared import wiring
+from shared.services.quarantine import QUARANTINE_CONTAINER
+from tests.integration.app import App
+
+HOSTILE = "<script>document.title='taken'</script>\"'&<img src=x onerror=document.title='taken'>"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+async def status(accept: str = "text/html") -> func.HttpResponse:
+    return await wiring.status(
+        func.HttpRequest(
+            method="GET", url="http://localhost/api/status", headers={"accept": accept}, params={}, body=b""
+        )
+    )
+
+
+async def test_everything_that_lies_in_storage_is_shown(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desired = tmp_path / "subscriptions.toml"
+    desired.write_text(f'[[callRecords]]\ntenant = "{app.sim.tenants[0]}"\n')
+    monkeypatch.setenv("SUBSCRIPTIONS", str(desired))
+    app.sim.graph.settings.handshake = False  # nobody is there to answer one
+    for subscription in app.sim.graph.subscriptions:
+        app.sim.graph.remove(subscription.id)
+    await wiring.renew()
+    altered = app.item(build(Kind.CALL_STARTED, Options()))
+    altered["encryptedContent"] = altered["encryptedContent"] | {"dataSignature": "AAAA"}
+    await app.post(app.collection(app.item(build(Kind.CALL_STARTED, Options())), altered))
+    await app.handle()
+    await wiring._activity().flush()
+    await app.post(app.collection(app.item(build(Kind.CALL_STARTED, Options()))))
+    found = json.loads((await status("application/json")).get_body())
+    assert found["subscriptions"]["live"] == len(found["subscriptions"]["nearest"]) == 1
+    assert {row["level"] for row in found["subscriptions"]["nearest"]} == {"well"}
+    depths = {row["name"]: (row["depth"], row["oldestSeconds"] is not None) for row in found["queues"]["queues"]}
+    assert depths["raw-notifications"] == (1, True)
+    assert depths["call-events"] == (1, True)
+    assert depths["presence-events"] == (0, False)
+    assert sum(found["quarantine"]["byReason"].values()) == found["quarantine"]["total"] == 1
+    assert found["renewal"]["outcomes"] == {"created": 1}
+
+
+async def test_html_is_what_a_browser_gets(app: App) -> None:
+    answer = await status("text/html,application/xhtml+xml,*/*;q=0.8")
+    assert answer.mimetype == "text/html"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.get_body().startswith(b"<!doctype html>")
+
+
+async def test_storage_down_is_shown_in_time(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    down = "http://127.0.0.1:9/devstoreaccount1"  # the discard port: nothing listens
+    key = app.queues.credential.account_key
+    monkeypatch.setenv(
+        "AzureWebJobsStorage",
+        f"AccountName=devstoreaccount1;AccountKey={key};BlobEndpoint={down};QueueEndpoint={down};",
+    )
+    answer = await status()
+    assert answer.status_code == 200
+    assert answer.get_body().decode().count("storage does not answer") == 5
+
+
+async def test_settings_that_are_missing_are_named(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KEY_VAULT_URL")
+    answer = await status()
+    assert answer.status_code == 503
+    assert b"KEY_VAULT_URL" in answer.get_body()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[func.HttpResponse], str]]:
+    """Serves one answer as it is, headers included; a browser enforces a policy only over HTTP."""
+    answers: list[func.HttpResponse] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = answers[-1].get_body()
+            self.send_response(200 if self.path == "/" else 404)
+            for name, value in answers[-1].headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+
+    def begin(answer: func.HttpResponse) -> str:
+        answers.append(answer)
+        return f"http://127.0.0.1:{server.server_address[1]}/"
+
+    yield begin
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+async def test_a_browser_shows_hostile_strings_as_text_and_applies_the_style(
+    app: App, serve: Callable[[func.HttpResponse], str], tmp_path: Path
+) -> None:
+    await wiring._blobs().put(QUARANTINE_CONTAINER, "x.json", b"{}", {"reason": "%s"})
+    answer = await status()
+    hostile = answer.get_body().decode().replace("%s", HOSTILE.replace("&", "&amp;").replace("<", "&lt;"))
+    url = serve(func.HttpResponse(hostile, headers=dict(answer.headers)))
+    log = browse("--dump-dom", url, tmp_path)
+    assert "<title>Switchboard: needs attention</title>" in log.stdout
+    assert "Content Security Policy" not in log.stderr  # Chromium says so where a policy stops something
+    plain = browse("--dump-dom", serve(func.HttpResponse(unstyled(hostile), headers=dict(answer.headers))), tmp_path)
+    assert "Content Security Policy" in plain.stderr
+
+
+def unstyled(text: str) -> str:
+    """The page with a script and another style, which its policy does not allow."""
+    return text.replace("</body>", "<script>document.title='taken'</script><style>p{}</style></body>")
+
+
+def browse(option: str, url: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    assert CHROMIUM is not None
+    command = [
+        CHROMIUM,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--enable-logging=stderr",
+        f"--user-data-dir={folder / 'profile'}",
+        option,
+        url,
+    ]
+    environment = os.environ | {"HOME": str(folder)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=40)

@@ -1,0 +1,115 @@
+"""What the running app tells OpenTelemetry, over real storage: figures, and one trace from POST to event."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from dev.simulator import Kind, Options, Payload, build
+from shared import wiring
+from shared.adapters.telemetry import (
+    DECRYPTED,
+    LATENCY,
+    QUARANTINED,
+    RECEIVED,
+    REFUSED,
+    REMAINING,
+    RENEWALS,
+    WRITTEN,
+    OpenTelemetry,
+)
+from shared.domain.resources import RAW_QUEUE
+from tests.integration.app import App
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+HEADERS = {"traceparent": f"00-{TRACE_ID}-b7ad6b7169203331-01"}
+
+
+@pytest.fixture
+def metrics() -> InMemoryMetricReader:
+    return InMemoryMetricReader()
+
+
+@pytest.fixture
+def spans() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+@pytest.fixture(autouse=True)
+def _telemetry(
+    app: App, metrics: InMemoryMetricReader, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracers = TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(spans))
+    telemetry = OpenTelemetry(MeterProvider([metrics]), tracers)
+    monkeypatch.setattr(wiring, "_telemetry", lambda: telemetry)
+
+
+def call_started() -> Payload:
+    return build(Kind.CALL_STARTED, Options())
+
+
+def points(metrics: InMemoryMetricReader, name: str) -> dict[str, Any]:
+    """Value (of a histogram: count) by the point's first attribute."""
+    data = metrics.get_metrics_data()
+    return {
+        str(next(iter(point.attributes.values()))): getattr(point, "value", None) or point.count
+        for resource in (data.resource_metrics if data else ())
+        for metric in resource.scope_metrics[0].metrics
+        if metric.name == name
+        for point in metric.data.data_points
+    }
+
+
+async def test_from_post_to_event_is_one_trace(app: App, spans: InMemorySpanExporter) -> None:
+    await app.post(app.collection(app.item(call_started())), HEADERS)
+    await app.handle()
+    by_name = {span.name: span for span in spans.get_finished_spans()}
+    assert set(by_name) == {"send raw-notifications", "process raw-notifications", "send call-events"}
+    assert {f"{span.context.trace_id:032x}" for span in by_name.values()} == {TRACE_ID}
+    (event,) = await app.events()
+    processed = by_name["process raw-notifications"]
+    assert event.traceparent == f"00-{TRACE_ID}-{processed.context.span_id:016x}-01"
+    assert processed.parent.span_id == by_name["send raw-notifications"].context.span_id
+
+
+async def test_the_figures_of_a_post_with_good_and_bad(app: App, metrics: InMemoryMetricReader) -> None:
+    altered = app.item(call_started())
+    altered["encryptedContent"] = altered["encryptedContent"] | {"dataSignature": "AAAA"}
+    forged = app.item(call_started(), clientState="guessed")
+    await app.post(app.collection(app.item(call_started()), app.item(call_started()), altered, forged))
+    await app.post(b"not json")
+    assert points(metrics, RECEIVED) == {RAW_QUEUE: 3}
+    assert points(metrics, REFUSED) == {"client-state": 1, "not-json": 1}
+    await app.handle()
+    assert points(metrics, DECRYPTED) == {RAW_QUEUE: 2}
+    assert points(metrics, WRITTEN) == {"Microsoft.Graph.CallStarted": 2}
+    assert points(metrics, LATENCY) == {"receipt": 2}  # Graph does not say when a call started
+    assert sum(points(metrics, QUARANTINED).values()) == 1
+
+
+async def test_an_event_with_a_time_of_its_own_has_both_latencies(app: App, metrics: InMemoryMetricReader) -> None:
+    await app.post(app.collection(app.item(build(Kind.EMERGENCY_FLAT, Options()))))
+    await app.handle()
+    assert points(metrics, LATENCY) == {"receipt": 1, "event": 1}
+
+
+async def test_a_renewal_run_tells_outcomes_and_remaining_life(
+    app: App, metrics: InMemoryMetricReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desired = tmp_path / "subscriptions.toml"
+    desired.write_text(f'[[callRecords]]\ntenant = "{app.sim.tenants[0]}"\n')
+    monkeypatch.setenv("SUBSCRIPTIONS", str(desired))
+    app.sim.graph.settings.handshake = False  # nobody is there to answer one
+    for subscription in app.sim.graph.subscriptions:
+        app.sim.graph.remove(subscription.id)
+    await wiring.renew()
+    assert points(metrics, RENEWALS) == {"created": 1}
+    remaining = points(metrics, REMAINING)
+    assert remaining.keys() == {"callRecords"}
+    assert 4000 * 60 < remaining["callRecords"] <= 4230 * 60
