@@ -9,12 +9,13 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from shared.domain import resources
-from shared.domain.errors import MalformedInputError, SwitchboardError
+from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.domain.events import Event, with_record
 from shared.services.decrypt import Opened
 
 # Each keeps a thread of the pool that decryption uses, too; the smallest pool has five.
 _AT_ONCE: Final = 3
+_SECONDS: Final = 240.0  # for a raw message, of the ten minutes that host.json gives a function
 _TYPES: Final = frozenset(resources.CALL_RECORDS.event_types.values())
 _RECORD_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,128}")
 
@@ -27,10 +28,14 @@ class Records(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CallRecordFetch:
-    """Reads the records that events name. What cannot be read yet is an `UnavailableError`, so it is tried again."""
+    """Reads the records that events name. What cannot be read yet is an `UnavailableError`, so it is tried again.
+
+    `seconds` is the time for the events of one raw message; what is not read by then waits for its next try, alone.
+    """
 
     records: Records
     tenant_ids: Collection[str]
+    seconds: float = _SECONDS
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def complete(self, opened: Sequence[Opened]) -> list[Opened]:
@@ -38,9 +43,12 @@ class CallRecordFetch:
 
         Several notifications of one record become one event: they would all carry the same, newest version.
         """
+        deadline = asyncio.get_running_loop().time() + self.seconds
         named = [(one, self._name(one.result)) for one in opened]
         distinct = list(dict.fromkeys(name for _, name in named if isinstance(name, tuple)))
-        read = dict(zip(distinct, await asyncio.gather(*(self._read(*name) for name in distinct)), strict=True))
+        read = dict(
+            zip(distinct, await asyncio.gather(*(self._read(*name, deadline) for name in distinct)), strict=True)
+        )
         found = []
         for one, name in named:
             if name is None:
@@ -68,12 +76,14 @@ class CallRecordFetch:
             return MalformedInputError("the notification names no call record", reason="call-record-malformed")
         return tenant_id, identity
 
-    async def _read(self, tenant_id: str, record_id: str) -> bytes | SwitchboardError | None:
-        async with self._slots:
-            try:
+    async def _read(self, tenant_id: str, record_id: str, deadline: float) -> bytes | SwitchboardError | None:
+        try:
+            async with asyncio.timeout_at(deadline), self._slots:
                 return await self.records.record(tenant_id, record_id)
-            except SwitchboardError as error:
-                return error
+        except TimeoutError:
+            return UnavailableError("the call record", reason="out-of-time")
+        except SwitchboardError as error:
+            return error
 
 
 def _completed(one: Opened, record: bytes) -> Opened | None:
