@@ -37,6 +37,11 @@ param deployerIpAddress string = ''
 @maxValue(20)
 param alwaysReadyInstances int = 1
 
+@description('Instances kept warm for emergency calls. Without one, the first call after a quiet time waits for a cold start.')
+@minValue(0)
+@maxValue(20)
+param alwaysReadyEmergencyInstances int = 0
+
 @description('Requests that one instance handles at a time. The default of the platform for Python is 1.')
 @minValue(1)
 @maxValue(1000)
@@ -230,6 +235,7 @@ module app './app/function.bicep' = {
     vaultUri: vault.outputs.uri
     subnetId: vnetEnabled ? network.outputs.appSubnetId : ''
     alwaysReadyInstances: alwaysReadyInstances
+    alwaysReadyEmergencyInstances: alwaysReadyEmergencyInstances
     httpConcurrency: httpConcurrency
     instanceMemoryMB: instanceMemoryMB
     maximumInstanceCount: maximumInstanceCount

@@ -12,6 +12,7 @@ param insightsConnectionString string
 param vaultUri string
 param subnetId string
 param alwaysReadyInstances int
+param alwaysReadyEmergencyInstances int
 param httpConcurrency int
 param instanceMemoryMB int
 param maximumInstanceCount int
@@ -25,6 +26,19 @@ param eventEncoding string
 param eventFormat string
 param callRecords string
 param maxBodyBytes int
+
+var httpInstances = alwaysReadyInstances > 0 ? [
+  {
+    name: 'http'
+    instanceCount: alwaysReadyInstances
+  }
+] : []
+var emergencyInstances = alwaysReadyEmergencyInstances > 0 ? [
+  {
+    name: 'function:decrypt_emergency'
+    instanceCount: alwaysReadyEmergencyInstances
+  }
+] : []
 
 resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
   name: storageName
@@ -87,12 +101,7 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
       scaleAndConcurrency: {
         instanceMemoryMB: instanceMemoryMB
         maximumInstanceCount: maximumInstanceCount
-        alwaysReady: alwaysReadyInstances > 0 ? [
-          {
-            name: 'http'
-            instanceCount: alwaysReadyInstances
-          }
-        ] : []
+        alwaysReady: concat(httpInstances, emergencyInstances)
         triggers: {
           http: {
             perInstanceConcurrency: httpConcurrency

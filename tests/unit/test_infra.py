@@ -143,6 +143,13 @@ class TestFunctionApp:
 
         assert http["perInstanceConcurrency"] == Expression("httpConcurrency", frozenset({"httpConcurrency"}))
 
+    def test_keeps_instances_for_a_function_that_exists(self) -> None:
+        names = set(re.findall(r"function:(\w+)", (INFRA / "app" / "function.bicep").read_text()))
+        functions = set(re.findall(r'function_name\("(\w+)"\)', (ROOT / "function_app.py").read_text()))
+
+        assert names
+        assert names - functions == set()
+
     def test_speaks_https_alone(self) -> None:
         properties = function_app()
 
