@@ -119,7 +119,8 @@ class Identities:
     application: Identity
     user: Identity
 
-    def __call__(self, _tenant_id: str, *, delegated: bool) -> Identity:
+    def __call__(self, tenant_id: str, *, delegated: bool) -> Identity:
+        del tenant_id  # there is one
         return self.user if delegated else self.application
 
     @classmethod
