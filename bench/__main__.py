@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import reliability, year
-from bench.endtoend import Finding, end_to_end
+from bench.endtoend import end_to_end
 from bench.figures import figures
-from bench.measure import Ratio
-from bench.pipeline import pipeline
+from bench.measure import Finding, Ratio
+from bench.pipeline import pipeline, storage_operations
 from bench.renewal import renewal
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
@@ -50,6 +50,7 @@ def main() -> None:
     ratios, findings = [], []
     if only in {None, "cpu"}:
         ratios = _ratios(console, chain(figures(quick=quick), pipeline(quick=quick)))
+        findings += _findings(console, storage_operations())
     if only in {None, "end-to-end"}:
         findings += _findings(console, end_to_end(quick=quick))
     if only in {None, "renewal"}:

@@ -19,7 +19,7 @@ import requests
 from azure.storage.queue import QueueServiceClient
 
 from bench.figures import rsa_operation
-from bench.measure import cpu_seconds
+from bench.measure import Finding, cpu_seconds
 from dev import traffic
 from dev.azurite import ACCOUNT_KEY
 from dev.consumer import Arrival, Consumer
@@ -31,14 +31,6 @@ from shared.domain.resources import RAW_QUEUE
 
 _PATIENCE = 600.0
 _POST = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A measured value with its unit, for a person to read."""
-
-    name: str
-    value: str
 
 
 def end_to_end(*, quick: bool) -> Iterator[Finding]:

@@ -20,6 +20,14 @@ class Ratio:
     target: str
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A measured value with its unit, for a person to read."""
+
+    name: str
+    value: str
+
+
 def cpu_seconds(work: Callable[[], object], count: int) -> float:
     """CPU seconds of one call, over `count` calls in a row."""
     started = time.process_time()

@@ -1,6 +1,7 @@
 """A notification's whole way in CPU, HTTP body in to event put: the real SDKs, and storage that is not ours."""
 
 import asyncio
+import math
 import time
 from base64 import b64encode
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from azure.storage.queue.aio import QueueClient
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from bench.figures import APP, CERTIFICATE_ID, STATE, TENANT, FixedKeys, rsa_operation
-from bench.measure import Ratio, compare, cpu_seconds
+from bench.measure import Finding, Ratio, compare, cpu_seconds
 from bench.storage_stub import stub
 from dev.simulator import Kind, Options, build
 from dev.simulator.collection import Addressee, change_notification, collection
@@ -97,51 +98,80 @@ class _Keys:
         return self._key
 
 
-async def _whole(connection: str, rounds: int, form: Literal["single", "batch"], target: str) -> Ratio:
-    pair, signing = KeyCertificate.generate(), SigningKey.generate()
-    account = StorageAccount(StorageSettings(connection, None, None, None))
-    raw, queues, blobs = _Tee(account), Queues(account), Blobs(account)
-    receiver = Receiver(
-        queues=raw,
-        blobs=blobs,
-        signing_keys=FixedKeys({signing.kid: signing.private_key.public_key()}),
-        client_states=(STATE,),
-        app_ids={APP},
-        tenant_ids={TENANT},
-        issuers=PUBLIC_CLOUD,
-        max_body_bytes=4 * 1024 * 1024,
-        now=lambda: datetime.now(UTC),
-    )
-    quarantine = Quarantine(blobs, lambda: datetime.now(UTC))
-    decryptor = Decryptor(
-        raw_messages=RawMessages(blobs, raw, quarantine, lambda: datetime.now(UTC)),
-        queues=queues,
-        blobs=blobs,
-        private_keys=_Keys(pair.private_key),
-        encoding="base64",
-        batched=form == "batch",
-    )
-    to = Addressee(TENANT, STATE, Recipient.of(pair, CERTIFICATE_ID))
-    token = signing.sign(validation_claims(app_id=APP, tenant_id=TENANT, now=datetime.now(UTC)))
-    items = [change_notification(build(Kind.CALL_STARTED, Options()), to) for _ in range(ITEMS)]
-    body = collection(items, [token])
+class _Pipeline:
+    """Receiver and decryptor over one storage account, and a POST of rich items for them."""
 
-    async def one_post() -> None:
-        raw.bodies.clear()
-        answer = await receiver.receive(body, None)
-        assert answer.status == 202, answer
-        await asyncio.gather(
-            *(decryptor.handle(text.decode(), queue="raw-notifications", attempts=1) for text in list(raw.bodies))
+    def __init__(self, connection: str, form: Literal["single", "batch"]) -> None:
+        self.pair, signing = KeyCertificate.generate(), SigningKey.generate()
+        self._account = StorageAccount(StorageSettings(connection, None, None, None))
+        self.raw, self.events, blobs = _Tee(self._account), _Tee(self._account), Blobs(self._account)
+        self._receiver = Receiver(
+            queues=self.raw,
+            blobs=blobs,
+            signing_keys=FixedKeys({signing.kid: signing.private_key.public_key()}),
+            client_states=(STATE,),
+            app_ids={APP},
+            tenant_ids={TENANT},
+            issuers=PUBLIC_CLOUD,
+            max_body_bytes=4 * 1024 * 1024,
+            now=lambda: datetime.now(UTC),
         )
+        quarantine = Quarantine(blobs, lambda: datetime.now(UTC))
+        self._decryptor = Decryptor(
+            raw_messages=RawMessages(blobs, self.raw, quarantine, lambda: datetime.now(UTC)),
+            queues=self.events,
+            blobs=blobs,
+            private_keys=_Keys(self.pair.private_key),
+            encoding="base64",
+            batched=form == "batch",
+        )
+        to = Addressee(TENANT, STATE, Recipient.of(self.pair, CERTIFICATE_ID))
+        token = signing.sign(validation_claims(app_id=APP, tenant_id=TENANT, now=datetime.now(UTC)))
+        items = [change_notification(build(Kind.CALL_STARTED, Options()), to) for _ in range(ITEMS)]
+        self._body = collection(items, [token])
 
-    operation = rsa_operation(pair.private_key)
+    async def post(self) -> None:
+        """One POST, all the way."""
+        self.raw.bodies.clear()
+        self.events.bodies.clear()
+        answer = await self._receiver.receive(self._body, None)
+        assert answer.status == 202, answer
+        texts = [body.decode() for body in self.raw.bodies]
+        await asyncio.gather(*(self._decryptor.handle(t, queue="raw-notifications", attempts=1) for t in texts))
+
+    async def close(self) -> None:
+        await self._account.queues.close()
+
+
+async def _whole(connection: str, rounds: int, form: Literal["single", "batch"], target: str) -> Ratio:
+    pipeline = _Pipeline(connection, form)
+    operation = rsa_operation(pipeline.pair.private_key)
     pairs = []
     for _ in range(rounds + 1):
         started = time.process_time()
         for _ in range(10):
-            await one_post()
+            await pipeline.post()
         pairs.append(((time.process_time() - started) / 10 / ITEMS, cpu_seconds(operation, 300)))
-    await account.queues.close()
+    await pipeline.close()
     return compare_pairs(
         f"pipeline per rich notification, {ITEMS} to a POST, {form} events, in RSA operations", pairs[1:], target
     )
+
+
+def storage_operations() -> Iterator[Finding]:
+    """What the storage account is asked for each notification; the host gets up to 16 raw messages at a time."""
+    with stub() as connection:
+        for form, aim in (("single", "1.2"), ("batch", "0.15")):
+            raw, events = asyncio.run(_count(connection, "single" if form == "single" else "batch"))
+            total = (2 * raw + math.ceil(raw / 16) + events) / ITEMS
+            yield Finding(
+                f"storage operations per notification, {form} events",
+                f"{total:.3f} (aim {aim}): {raw} raw puts and deletes, 1 get, {events} event puts to {ITEMS}",
+            )
+
+
+async def _count(connection: str, form: Literal["single", "batch"]) -> tuple[int, int]:
+    pipeline = _Pipeline(connection, form)
+    await pipeline.post()
+    await pipeline.close()
+    return len(pipeline.raw.bodies), len(pipeline.events.bodies)
