@@ -64,7 +64,7 @@ def describe(plan: Plan, report: Report) -> str:
         ("claim checks that a crash orphaned, and that the sweep brought back", f"{report.claims_swept}"),
         ("blobs left over", f"{report.claims_left + report.data_blobs_without_event}"),
         ("POSTs by Graph, and those that had to be repeated", f"{report.posts:,}, {report.posts_failed:,}"),
-        ("Graph's waits between its tries, of their real length", f"{plan.time_scale:g} ×"),
+        ("Graph's waits between its tries, of their real length", f"{plan.time_scale:.0%}"),
         ("worst recovery", f"{worst[0]:.1f} s ({worst[1]})"),
         ("duration of the run", f"{report.seconds / 60:.1f} min"),
     )
