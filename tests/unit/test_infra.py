@@ -172,6 +172,7 @@ PLATFORM_SETTINGS = {
     "APPLICATIONINSIGHTS_CONNECTION_STRING": "App settings reference for Azure Functions",
     "APPLICATIONINSIGHTS_AUTHENTICATION_STRING": "App settings reference for Azure Functions",
     "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY": "Use OpenTelemetry with Azure Functions",
+    "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "Azure Monitor OpenTelemetry Distro for Python",
 }
 # What the code reads, and a deployment has no use for.
 LOCAL_SETTINGS = {
