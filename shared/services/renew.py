@@ -263,7 +263,7 @@ class _Run:
         desired, known = await self._desired(source, tenant_ids)
         terms = Terms(self.endpoint, certificate, self.lifetimes, self.clock.now)
         results = await self._reconcile(desired, tenant_ids, terms, gone=gone, prune=prune and known)
-        results = await self._settle(results, terms)
+        results = await self._settle(results, desired, terms)
         self._check_anything_done(results)
         return self._report(started, len(desired), results)
 
@@ -378,14 +378,17 @@ class _Run:
         await asyncio.gather(*(read(tenant_id) for tenant_id in tenant_ids))
         return found
 
-    async def _settle(self, results: list[Result], terms: Terms) -> list[Result]:
-        """Find out by fresh lists what became of creations that Graph answered with a conflict or not at all."""
+    async def _settle(self, results: list[Result], desired: list[Desired], terms: Terms) -> list[Result]:
+        """Find out by fresh lists what became of creations that Graph answered with a conflict or not at all.
+
+        Planned is with all that is desired, lest the rest be taken for something to be superseded.
+        """
         for _ in range(_ROUNDS - 1):
-            wanted = [
+            wanted = {
                 result.action.desired
                 for result in results
                 if result.outcome is Outcome.UNSETTLED and result.action.desired is not None
-            ]
+            }
             if not wanted or self.clock.now() >= self.deadline + GRACE:
                 break
             listed = await self._list({want.tenant_id for want in wanted}, lambda _: None)
@@ -394,8 +397,8 @@ class _Run:
             batches = Batches(self.graph, self.clock, terms, self.deadline)
             batches.add(
                 action
-                for action in self._plan([want for want in wanted if want.tenant_id in listed], actual, terms)
-                if action.desired is not None
+                for action in self._plan([want for want in desired if want.tenant_id in listed], actual, terms)
+                if action.desired in wanted
             )
             batches.close()
             settled = {

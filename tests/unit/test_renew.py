@@ -482,6 +482,23 @@ async def test_reauthorize_patches_once_and_alone() -> None:
         await house.renewal.reauthorize(TENANT, identity)
 
 
+@pytest.mark.parametrize("answer", [model.NOT_DONE, model.refuse(graph.SubscriptionConflictError("409"))])
+async def test_a_second_presence_subscription_never_costs_the_first(answer: model.Fault) -> None:
+    first, second = (
+        Desired(TENANT, resources.PRESENCE, resources.presence_path((user(number),)), rich=True) for number in (1, 2)
+    )
+    house = House(first, second)
+    old = house.graph.add(first)
+    house.graph.faults = lambda call: answer if call.method == "POST" else None
+    for _ in range(2):
+        await house.renewal.run()
+    assert [one.id for one in house.graph.live()] == [old.id]
+    house.graph.faults = lambda _: None
+    assert (await house.renewal.run()).failures == ()
+    assert len(house.graph.live()) == 2
+    assert old.id in house.graph.all
+
+
 async def test_a_longer_list_of_presence_users_replaces_the_shorter_one() -> None:
     def presence(*numbers: int) -> Desired:
         path = resources.presence_path(tuple(user(number) for number in numbers))
