@@ -1,4 +1,4 @@
-"""What is secret or personal reaches no log: all that the host's processes print is searched for it."""
+"""What is secret or personal reaches no log: all that the processes of the host print is searched for it."""
 
 import base64
 import json
