@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import aiohttp.connector
 import pytest
+import requests
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient
 from azure.storage.queue import QueueServiceClient
@@ -28,14 +29,15 @@ from manage import app as manage
 from shared.domain.resources import SELF_TEST
 
 PATIENCE = 30.0
-NEVER = "0 0 0 29 2 *"  # hourly and five-minute timers would come in between
+NEVER = "0 0 0 29 2 *"  # timers that come by themselves would come in between
+SCHEDULES = {"RENEWAL_SCHEDULE": NEVER, "SELFTEST_SCHEDULE": NEVER}
 UNWANTED = f'[[callEvents]]\nusers = ["{uuid4()}"]\n'
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
-    with Stack.start(folder, subscriptions=traffic.SUBSCRIPTIONS, settings={"RENEWAL_SCHEDULE": NEVER}) as stack:
+    with Stack.start(folder, subscriptions=traffic.SUBSCRIPTIONS, settings=SCHEDULES) as stack:
         # aiohttp read SSL_CERT_FILE when it was imported, long before there was a simulator to trust.
         aiohttp.connector._SSL_CONTEXT_VERIFIED.load_verify_locations(stack.sim.ca_bundle)
         yield stack
@@ -253,6 +255,11 @@ class TestSelfTest:
         ]
         assert count(stack, SELF_TEST.events_queue) == 0
         assert count(stack, "unrecognized-events") == 0
+
+    def test_can_be_a_timers_work(self, stack: Stack) -> None:
+        requests.post(f"{stack.url}/admin/functions/self_test", json={}, timeout=10).raise_for_status()
+        stack.host.wait_for_log("self-test: leg='event by way of the endpoint' seconds=")
+        stack.host.wait_for_log("self-test: leg='event of encrypted content' seconds=")
 
     def test_says_that_the_client_state_is_not_the_apps(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CLIENT_STATE", "another")

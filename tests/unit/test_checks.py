@@ -1,0 +1,130 @@
+"""Checks of `doctor` that depend on how long something has lasted."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from commands.checks import Check, State, _poison, _raw_messages, _timer
+from commands.terminal import span
+from shared.domain.errors import UnavailableError
+from shared.services.renewal_state import RenewalState
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Workshop:
+    """As much of the workshop as these checks look at."""
+
+    ages: dict[str, timedelta] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    state: RenewalState | None = None
+    storage: bool = True
+
+    @property
+    def queues(self) -> "Workshop":
+        return self
+
+    @property
+    def renewal_states(self) -> "Workshop":
+        return self
+
+    @property
+    def clock(self) -> "Workshop":
+        return self
+
+    def now(self) -> datetime:
+        return NOW
+
+    async def oldest(self, queue: str) -> datetime | None:
+        self._reach()
+        return NOW - self.ages[queue] if queue in self.ages else None
+
+    async def count(self, queue: str) -> int:
+        self._reach()
+        return self.counts.get(queue, 0)
+
+    async def latest(self) -> RenewalState | None:
+        self._reach()
+        return self.state
+
+    def _reach(self) -> None:
+        if not self.storage:
+            raise UnavailableError("storage", reason="storage-no-answer")
+
+
+def finished(ago: timedelta, *failures: str) -> RenewalState:
+    return RenewalState(
+        finished=NOW - ago, desired=1, live=1, nearest_expiry=None, outcomes={"left": 1}, failures=failures
+    )
+
+
+async def one(check: Any, workshop: Workshop) -> Check:
+    (found,) = await check(workshop)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ages", "state"),
+    [
+        ({}, State.OK),
+        ({"raw-notifications": timedelta(minutes=4)}, State.OK),
+        ({"raw-notifications": timedelta(minutes=6)}, State.PROBLEM),
+        ({"raw-emergency": timedelta(minutes=2)}, State.PROBLEM),
+    ],
+)
+async def test_raw_messages_that_wait(ages: dict[str, timedelta], state: State) -> None:
+    found = await one(_raw_messages, Workshop(ages=ages))
+    assert found.state is state
+    if state is State.PROBLEM:
+        assert next(iter(ages)) in found.found
+        assert "queue functions are enabled" in str(found.remedy)
+
+
+async def test_poison_messages_that_nobody_takes_away() -> None:
+    assert (await one(_poison, Workshop())).state is State.OK
+    found = await one(_poison, Workshop(counts={"raw-emergency-poison": 2, "lifecycle-notifications-poison": 1}))
+    assert (found.state, found.found) == (State.WARNING, "3")
+    assert "quarantine_poison" in str(found.remedy)
+
+
+@pytest.mark.parametrize(
+    ("state", "remedy"),
+    [
+        (None, "renew_subscriptions is enabled"),
+        (finished(timedelta(minutes=61)), "renew_subscriptions is enabled"),
+        (finished(timedelta(minutes=1), "presence: sign-in-required x 1"), "manage.py login"),
+        (finished(timedelta(minutes=1), "callEvents: permission x 1"), "subscriptions apply"),
+    ],
+)
+async def test_a_timer_that_does_not_do_its_work(state: RenewalState | None, remedy: str) -> None:
+    found = await one(_timer, Workshop(state=state))
+    assert found.state is State.PROBLEM
+    assert remedy in str(found.remedy)
+
+
+async def test_a_timer_that_does() -> None:
+    assert (await one(_timer, Workshop(state=finished(timedelta(minutes=4))))).state is State.OK
+
+
+@pytest.mark.parametrize("check", [_raw_messages, _poison, _timer])
+async def test_what_storage_does_not_tell_is_said_by_the_check_of_storage(check: Any) -> None:
+    assert await check(Workshop(storage=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("length", "text"),
+    [
+        (timedelta(0), "0 s"),
+        (timedelta(seconds=59.9), "59 s"),
+        (timedelta(minutes=53, seconds=20), "53 min 20 s"),
+        (timedelta(hours=1), "1 h"),
+        (timedelta(hours=1, seconds=5), "1 h"),
+        (timedelta(days=2, hours=21, minutes=3), "2 d 21 h"),
+        (timedelta(minutes=-5), "-5 min"),
+    ],
+)
+def test_a_length_of_time_is_said_in_two_units(length: timedelta, text: str) -> None:
+    assert span(length) == text
