@@ -166,9 +166,12 @@ def _about(operation: str, queue: str, count: int) -> Mapping[str, str | int]:
 
 
 def _span_context(traceparent: str) -> SpanContext:
-    """W3C's `traceparent` ("Trace Context"), which was checked when it was received."""
-    _, trace_id, span_id, flags = traceparent.split("-")
-    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
+    """W3C's `traceparent` ("Trace Context"); where it is none, an invalid context, after which a new trace begins."""
+    try:
+        _, trace_id, span_id, flags = traceparent.split("-")
+        return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
+    except ValueError:  # received ones were checked; a message that is replayed by hand may say anything
+        return trace.INVALID_SPAN_CONTEXT
 
 
 def _traceparent(found: SpanContext) -> str:

@@ -127,8 +127,10 @@ class Decryptor:
             self.telemetry.written(
                 event.type,
                 unpacked.queue,
-                # Where Graph gives no time, the event has that of its receipt.
-                since_event=None if happened == received else (now - happened).total_seconds(),
+                # Where Graph gives no time, the event has that of its receipt; what was missed has been late since.
+                since_event=None
+                if happened == received or unpacked.envelope.backfilled
+                else (now - happened).total_seconds(),
                 since_receipt=(now - received).total_seconds(),
             )
             if self.activity is not None:

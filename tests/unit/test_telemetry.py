@@ -1,5 +1,6 @@
 """What the adapter tells OpenTelemetry, read back from the SDK's in-memory exporters."""
 
+import re
 from typing import Any
 
 import pytest
@@ -148,6 +149,13 @@ class TestTraces:
         with seen.telemetry.processing("q", "id", 1, TRACEPARENT):
             assert trace.get_current_span().get_span_context().is_valid
         assert context.get_current() == before
+
+    @pytest.mark.parametrize("nonsense", ["", "00-x-y-z", "00-1-2", f"00-{'f' * 40}-{'f' * 20}-01"])
+    def test_a_message_with_no_trace_begins_one(self, seen: Seen, nonsense: str) -> None:
+        with seen.telemetry.processing("q", "id", 1, nonsense) as given:
+            pass
+        assert seen.spans()[0].parent is None
+        assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", given)
 
     def test_without_a_provider_the_traceparent_is_passed_on(self) -> None:
         silent = OpenTelemetry(tracers=trace.NoOpTracerProvider())
