@@ -155,7 +155,7 @@ class TestTraces:
         with seen.telemetry.processing("q", "id", 1, nonsense) as given:
             pass
         assert seen.spans()[0].parent is None
-        assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", given)
+        assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[13]", given)
 
     def test_without_a_provider_the_traceparent_is_passed_on(self) -> None:
         silent = OpenTelemetry(tracers=trace.NoOpTracerProvider())
