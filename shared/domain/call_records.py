@@ -19,11 +19,11 @@ from shared.domain.graph import Subscription, format_time, parse_time
 LONGEST_SILENCE: Final = timedelta(hours=1)
 """Whoever has not looked for so long may have been away for all of it; Graph gives up after four hours of trying."""
 
+KEPT: Final = timedelta(days=30)  # by Graph, since the start of the call: "Get callRecord"
 RETRIES_OF_GRAPH: Final = timedelta(hours=4)  # "Change notifications delivery: webhooks"
 NOTIFICATION_LATENCY: Final = timedelta(minutes=150)  # the documented maximum, "subscription resource type"
 
 _LONGEST_CALL: Final = timedelta(hours=30)  # "Limits and specifications for Microsoft Teams"
-_KEPT: Final = timedelta(days=30)  # "Get callRecord"
 _SKEW: Final = timedelta(minutes=5)
 _WINDOW: Final = timedelta(hours=6)
 _PARTICIPANT: Final = re.compile(r"'([0-9a-fA-F-]{36})'")
@@ -82,7 +82,7 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
         """
         start, end = self.since - NOTIFICATION_LATENCY - _LONGEST_CALL, self.until + _SKEW
         if participants:
-            return tuple(Step(max(start, now - _KEPT), end, participant) for participant in participants)
+            return tuple(Step(max(start, now - KEPT), end, participant) for participant in participants)
         count = -(-(end - start) // _WINDOW)
         return tuple(
             Step(start + place * _WINDOW, min(start + (place + 1) * _WINDOW, end), None) for place in range(count)

@@ -18,6 +18,7 @@ import msgspec
 
 from shared.clock import Clock
 from shared.domain.call_records import (
+    KEPT,
     Coverage,
     Gap,
     RecordPage,
@@ -39,7 +40,6 @@ from shared.services.renewal_state import STATE_CONTAINER
 LEAST_TIME: Final = timedelta(seconds=20)
 """What a run gets even where renewal has used up the time."""
 
-_KEPT: Final = timedelta(days=30)  # "Get callRecord"
 _CONFLICTS: Final = 10
 _AT_ONCE: Final = 8
 
@@ -143,7 +143,7 @@ class Backfill:
 
     async def _search(self, subscription: Subscription, search: "_Search", deadline: datetime) -> bool:
         """Search on, a page at a time, and say whether that was all."""
-        oldest = self.clock.now() - _KEPT
+        oldest = self.clock.now() - KEPT
         steps = search.gap.steps(participants_of(subscription), self.clock.now())
         while search.gap.done < len(steps):
             step = steps[search.gap.done]
@@ -153,6 +153,8 @@ class Backfill:
             if self.clock.now() >= deadline:
                 return False
             page = await self._page(subscription.tenant_id, step, search)
+            if page.link is not None and page.link == search.gap.link:
+                raise UnavailableError("Graph's list", reason="paging")
             search.written += await self._write(page, search.gap, subscription.tenant_id)
             search.advance(page.link)
         return True

@@ -175,6 +175,20 @@ async def test_an_error_keeps_what_was_done_and_harms_no_other_tenant(
     assert [name for name in house.queue.written() if name in ours] == ours
 
 
+async def test_a_list_that_goes_round_in_circles_is_left(house: House) -> None:
+    found = await house.lose()
+    original = house.records.page
+
+    async def circular(tenant_id: str, step: Step, link: str | None) -> RecordPage:
+        page = await original(tenant_id, step, link)
+        return page if link is None else RecordPage(page.records, link)
+
+    house.records.page = circular  # type: ignore[method-assign]
+    await house.run(found)
+    assert len(house.records.asked) == 2
+    assert len(house.blobs.coverage().gaps) == 1
+
+
 async def test_a_tenant_with_much_to_do_leaves_time_to_the_next(house: House) -> None:
     one, other = await house.lose(), await house.lose(tenant_id=OTHER_TENANT)
     house.records.pages = 1000
