@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from shared import wiring
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from tests.integration.app import App
 
+ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "<script>document.title='taken'</script>\"'&<img src=x onerror=document.title='taken'>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -54,6 +56,17 @@ async def test_everything_that_lies_in_storage_is_shown(
     assert depths["presence-events"] == (0, False)
     assert sum(found["quarantine"]["byReason"].values()) == found["quarantine"]["total"] == 1
     assert found["renewal"]["outcomes"] == {"created": 1}
+
+
+def test_it_takes_a_key() -> None:
+    """Graph calls the other functions and has none."""
+    app = runpy.run_path(str(ROOT / "function_app.py"))["app"]  # of its own: an app lists its functions once
+    levels = {
+        function.get_function_name(): function.get_trigger().get_dict_repr()["authLevel"]
+        for function in app.get_functions()
+        if function.is_http_function()
+    }
+    assert {name for name, level in levels.items() if level == func.AuthLevel.FUNCTION} == {"status"}
 
 
 async def test_html_is_what_a_browser_gets(app: App) -> None:
