@@ -181,7 +181,7 @@ class TestFiles:
             entries = [line for line in text.splitlines() if "==" in line]
             assert entries
             assert all(line.endswith("\\") for line in entries), lock
-            assert "http" not in text.replace("aiohttp", ""), lock
+            assert "://" not in text.replace("aiohttp", ""), lock
 
     def test_the_deployed_versions_are_the_tested_ones(self) -> None:
         deployed, tested = (
