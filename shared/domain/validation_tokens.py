@@ -115,10 +115,10 @@ def validate(
 
     expires = _check_times(claims, now.timestamp())
     audience = _guid_claim(claims, "aud")
-    if audience not in {value.lower() for value in audiences}:
+    if audience is None or audience not in {value.lower() for value in audiences}:
         raise TokenRejected("audience")
     tenant_id = _guid_claim(claims, "tid")
-    if tenant_id not in {value.lower() for value in tenants}:
+    if tenant_id is None or tenant_id not in {value.lower() for value in tenants}:
         raise TokenRejected("tenant")
     _check_version(claims, tenant_id, issuers)
     return Claims(tenant_id, audience, expires)
@@ -158,6 +158,6 @@ def _check_version(claims: Mapping[str, Any], tenant_id: str, issuers: Issuers) 
         raise TokenRejected("caller")
 
 
-def _guid_claim(claims: Mapping[str, Any], name: str) -> str:
+def _guid_claim(claims: Mapping[str, Any], name: str) -> str | None:
     value = claims.get(name)
-    return value.lower() if isinstance(value, str) else ""
+    return value.lower() if isinstance(value, str) else None

@@ -44,6 +44,12 @@ def test_returns_what_was_encrypted(plaintext: bytes) -> None:
     assert decrypt(encrypt(plaintext, RECIPIENT), PAIR.private_key) == plaintext
 
 
+@pytest.mark.parametrize("length", range(34))
+def test_every_length_of_padding(length: int) -> None:
+    plaintext = b"\xff" * length
+    assert decrypt(encrypt(plaintext, RECIPIENT), PAIR.private_key) == plaintext
+
+
 @pytest.mark.parametrize("bits", [3072, 4096])
 def test_larger_keys(bits: int) -> None:
     pair = KeyCertificate.generate(key_size=bits)

@@ -140,7 +140,11 @@ def test_a_tenant_that_is_not_served() -> None:
 
 def test_no_audience_is_nobodys() -> None:
     assert reason(token(), audiences=set()) == "audience"
-    assert reason(token(aud=""), audiences={""} - {""}) == "audience"
+    assert reason(token(aud=...), audiences={"", "xxxx"}) == "audience"
+
+
+def test_no_tenant_is_nobodys() -> None:
+    assert reason(token(tid=...), tenants={"", "xxxx"}) == "tenant"
 
 
 @pytest.mark.parametrize("cloud", [US_GOVERNMENT, CHINA])
