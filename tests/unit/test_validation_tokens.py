@@ -16,9 +16,11 @@ from shared.domain.validation_tokens import (
     GRAPH_CHANGE_TRACKING_APP_ID,
     LEEWAY_SECONDS,
     MAX_TOKEN_CHARS,
+    PUBLIC_CLOUD,
     US_GOVERNMENT,
     Claims,
     Issuers,
+    issuers_of,
     validate,
 )
 
@@ -175,6 +177,29 @@ def test_a_signed_payload_that_is_no_set_of_claims(payload: bytes) -> None:
 
 def test_a_token_that_is_too_long() -> None:
     assert reason("a" * (MAX_TOKEN_CHARS + 1)) == "too-long"
+    assert reason("a" * MAX_TOKEN_CHARS) == "malformed"
+
+
+def test_an_empty_key_id_is_none() -> None:
+    text = jwt.PyJWS().encode(b"{}", KEY.private_key, "RS256", headers={"kid": ""})
+    assert reason(text, signing_keys={"": KEY.private_key.public_key()}) == "no-key-id"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "issuers"),
+    [
+        ("https://login.microsoftonline.com", PUBLIC_CLOUD),
+        ("https://login.microsoftonline.us", US_GOVERNMENT),
+        ("https://login.partner.microsoftonline.cn/", CHINA),
+        ("https://login.chinacloudapi.cn", CHINA),
+        ("https://LOGIN.microsoftonline.us:443", US_GOVERNMENT),
+        ("https://login.microsoftonline.us.attacker.example", PUBLIC_CLOUD),
+        ("https://127.0.0.1:9302", PUBLIC_CLOUD),
+        ("", PUBLIC_CLOUD),
+    ],
+)
+def test_the_issuers_follow_from_the_login_endpoint(endpoint: str, issuers: Issuers) -> None:
+    assert issuers_of(endpoint) == issuers
 
 
 @settings(max_examples=300, deadline=None)
