@@ -317,6 +317,10 @@ BAD = {
         lambda app: with_content(app, encryptionCertificateId=f"other/{UNKNOWN_VERSION}"),
         "unknown-certificate",
     ),
+    "certificate-of-another-name-with-our-version": (
+        lambda app: with_content(app, encryptionCertificateId=f"other/{app.sim.vault.certificate().version}"),
+        "unknown-certificate",
+    ),
     "certificate-walks-a-path": (
         lambda app: with_content(app, encryptionCertificateId="switchboard/../other"),
         "unknown-certificate",
