@@ -131,7 +131,16 @@ def bill_of_materials(packages: list[Package]) -> str:
 
 def vulnerabilities(lock: Path) -> int:
     """Ask for known vulnerabilities of everything in a lock file; returns pip-audit's exit code."""
-    command = [sys.executable, "-m", "pip_audit", "--strict", "--require-hashes", "--disable-pip", "--progress-spinner", "off"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip_audit",
+        "--strict",
+        "--require-hashes",
+        "--disable-pip",
+        "--progress-spinner",
+        "off",
+    ]
     return subprocess.run([*command, "--requirement", str(lock)], cwd=ROOT, check=False).returncode
 
 

@@ -69,6 +69,19 @@ async def test_storage_that_is_full_or_says_no(app: App, monkeypatch: pytest.Mon
     assert code not in response.get_body().decode()
 
 
+async def test_a_claim_check_whose_message_was_not_taken_is_not_left_behind(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any) -> None:
+        raise UnavailableError("queue", reason="storage-503")
+
+    await app.post(app.collection(tokens=[]))
+    monkeypatch.setattr(wiring._queues(), "put", refuse)
+    large = app.item(build(Kind.ROSTER_JOINED, Options(participants=400)))
+    assert (await app.post(app.collection(large))).status_code == 503
+    assert await app.claims() == {}
+
+
 async def test_one_queue_of_two_that_takes_nothing_is_no_202(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     await app.post(app.collection(tokens=[]))
     put = wiring._queues().put
