@@ -1,7 +1,6 @@
 """`manage.py quarantine`: what could not be handled, and what is to become of it."""
 
 import asyncio
-import json
 import re
 import sys
 from collections import Counter
@@ -17,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from commands.environment import environment
-from commands.terminal import group
+from commands.terminal import Json, Yes, group, print_json
 from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
@@ -50,7 +49,6 @@ Younger = Annotated[
     timedelta | None, typer.Option("--younger-than", parser=_age, metavar="AGE", help="Such as 15m or 2d.")
 ]
 All = Annotated[bool, typer.Option("--all", help="All that is there.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON instead of tables and bars.")]
 
 
 @app.command("list")
@@ -71,7 +69,7 @@ def list_entries(
 
     found = _run(entries())
     if as_json:
-        _print_json([msgspec.to_builtins(entry) for entry in found])
+        print_json([msgspec.to_builtins(entry) for entry in found])
         return
     if not found:
         Console().print(
@@ -99,7 +97,7 @@ def show(name: str, as_json: Json = False) -> None:
         _fail(f"{name} is not in quarantine")
     found = _disclosed(parked)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in found.items():
@@ -141,7 +139,7 @@ def discard(
     older_than: Older = None,
     younger_than: Younger = None,
     everything: All = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Delete entries for good."""
@@ -204,7 +202,7 @@ def _carry_out(
     with progress:
         outcomes, problems = _run(work())
     if as_json:
-        _print_json({"outcomes": outcomes, "problems": problems})
+        print_json({"outcomes": outcomes, "problems": problems})
     else:
         for outcome, count in outcomes.most_common() or [("done: there was nothing of that kind", 0)]:
             Console().print(f"{count} {outcome}")
@@ -250,10 +248,6 @@ def _disclosed(parked: Parked) -> dict[str, Any]:
         if isinstance(notification, dict) and _SECRET in notification:
             notification[_SECRET] = _HIDDEN
     return found
-
-
-def _print_json(found: Any) -> None:
-    typer.echo(json.dumps(found, indent=2))
 
 
 def _short(age: timedelta) -> str:
