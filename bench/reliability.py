@@ -74,10 +74,10 @@ def describe(plan: Plan, report: Report) -> str:
         "|---|---:|",
         *(f"| {name} | {value} |" for name, value in rows),
         "",
-        "| fault | times | recovery, shortest to longest |",
-        "|---|---:|---:|",
+        "| fault | times | recovery, shortest to longest | events that came again in its waves |",
+        "|---|---:|---:|---:|",
         *(
-            f"| {name} | {report.faults[name]} | {min(found):.1f} to {max(found):.1f} s |"
+            f"| {name} | {report.faults[name]} | {min(found):.1f} to {max(found):.1f} s | {report.repeated[name]:,} |"
             for name, found in sorted(report.recovery.items())
         ),
     ]

@@ -101,6 +101,7 @@ class Report:
     data_blobs_without_event: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     recovery: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    repeated: Counter[str] = field(default_factory=Counter)  # of `deliveries_repeated`, by the fault of their wave
     posts: int = 0
     posts_failed: int = 0
     seconds: float = 0.0
@@ -146,6 +147,12 @@ class Ledger:
             self._waiting.discard(content)
             if arrival.event.dataref is not None:
                 self.datarefs.add(arrival.event.dataref.rpartition(f"/{DATA_CONTAINER}/")[2])
+
+    @property
+    def repeated(self) -> int:
+        """How many events came again under an id that had come before."""
+        with self._lock:
+            return self.arrivals - sum(map(len, self.ids.values()))
 
     @property
     def missing(self) -> int:
@@ -244,6 +251,7 @@ class Run:
         return self._report
 
     def _wave(self, name: str, count: int, forged: int, undecryptable: int) -> None:
+        repeated_before = self._ledger.repeated
         for _ in range(forged):
             self._send_forged()
         self._send([], self._spoil(undecryptable))
@@ -258,6 +266,7 @@ class Run:
         recovery = time.monotonic() - ended
         self._report.faults[name] += 1
         self._report.recovery[name].append(recovery)
+        self._report.repeated[name] += self._ledger.repeated - repeated_before
         self._settle()
         self._note(f"{name}: {count} notifications, all there {recovery:.1f} s after its end")
 
@@ -471,7 +480,7 @@ class Run:
         again = {content for content, ids in ledger.ids.items() if len(ids) > 1}
         report.duplicates_by_id = len(again - ledger.basic)
         report.second_ids_of_basic_items = len(again & ledger.basic)
-        report.deliveries_repeated = ledger.arrivals - sum(map(len, ledger.ids.values()))
+        report.deliveries_repeated = ledger.repeated
         parked: Counter[str] = Counter()
         for data in self._blobs(QUARANTINE_CONTAINER).values():
             (item,) = json.loads(data)["envelope"]["notifications"]
