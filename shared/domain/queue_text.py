@@ -11,9 +11,10 @@ import pybase64
 type Encoding = Literal["base64", "none"]
 
 QUEUE_MESSAGE_BYTES: Final = 64 * 1024
+_BASE64_CAPACITY: Final = QUEUE_MESSAGE_BYTES // 4 * 3
 
 # XML 1.0 has no place for these two; inside a JSON string, which is the only place they can stand, an escape will do.
-_NOT_IN_XML: Final = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
+_NOT_IN_XML: Final = {"\ufffe".encode(): b"\\ufffe", "\uffff".encode(): b"\\uffff"}
 
 
 def base64_bytes(count: int) -> int:
@@ -25,7 +26,9 @@ def encode(body: bytes, encoding: Encoding) -> str:
     """The text that carries `body`, which is JSON, on a queue."""
     if encoding == "base64":
         return pybase64.b64encode_as_string(body)
-    return body.decode("utf-8").translate(_NOT_IN_XML) if b"\xef\xbf" in body else body.decode("utf-8")
+    for character, escape in _NOT_IN_XML.items():
+        body = body.replace(character, escape)
+    return body.decode()
 
 
 def fits(body: bytes, encoding: Encoding) -> bool:
@@ -60,7 +63,7 @@ def join(bodies: Iterable[bytes]) -> bytes:
 
 def _capacity(encoding: Encoding) -> int:
     """The bytes of a body for which a message has room."""
-    return QUEUE_MESSAGE_BYTES // 4 * 3 if encoding == "base64" else QUEUE_MESSAGE_BYTES
+    return _BASE64_CAPACITY if encoding == "base64" else QUEUE_MESSAGE_BYTES
 
 
 def _cost(body: bytes, encoding: Encoding) -> int:
@@ -68,4 +71,5 @@ def _cost(body: bytes, encoding: Encoding) -> int:
     if encoding == "base64":
         return len(body)
     escapes = 4 * body.count(b"&") + 3 * (body.count(b"<") + body.count(b">"))
-    return len(body) + escapes + 3 * body.count(b"\xef\xbf")
+    escapes += sum(3 * body.count(character) for character in _NOT_IN_XML)
+    return len(body) + escapes

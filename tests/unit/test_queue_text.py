@@ -49,14 +49,16 @@ def test_the_limit_in_plain_text(size: int, fine: bool) -> None:
     assert fits(b"x" * size, "none") is fine
 
 
-@given(st.text(st.sampled_from("a&<>ä\ufffe\uffff")), st.integers(0, 3))
-def test_plain_text_counts_as_xml_carries_it(text: str, spare: int) -> None:
+@given(st.text(st.sampled_from("a&<>ä\ufffd\ufffe\uffff")))
+def test_plain_text_counts_as_xml_carries_it(text: str) -> None:
     carried = len(escape(encode(body_of(text), "none")).encode())
-    padded = body_of(text) + b"x" * (QUEUE_MESSAGE_BYTES - carried - 1 + spare)
-    if spare > 1:
-        assert not fits(padded, "none")
-    elif "\ufffe" not in text and "\uffff" not in text:
-        assert fits(padded, "none")
+    brim = body_of(text) + b"x" * (QUEUE_MESSAGE_BYTES - carried)
+    assert fits(brim, "none")
+    assert not fits(brim + b"x", "none")
+
+
+def test_base64_hides_what_xml_would_escape() -> None:
+    assert fits(b"&" * 48 * 1024, "base64")
 
 
 @settings(max_examples=100, deadline=None)
@@ -70,9 +72,13 @@ def test_batches_fit_and_lose_nothing(sizes: list[int], encoding: Literal["base6
     assert found == [json.loads(body) for body in bodies]
 
 
-def test_a_batch_is_filled_to_the_brim() -> None:
-    body = b'"' + b"x" * 1021 + b'"'
-    assert len(join(next(batches([body] * 48, "base64")))) > 47 * 1024
+@pytest.mark.parametrize(("encoding", "letter", "letters"), [("base64", "&", 49_152), ("none", "x", 65_536)])
+def test_batches_are_filled_to_the_brim(encoding: Literal["base64", "none"], letter: str, letters: int) -> None:
+    first = body_of(letter * (letters // 2 - 4))
+    last = body_of(letter * (letters - len(join([first, b'""']))))
+    assert list(batches([first, last] * 2, encoding)) == [[first, last]] * 2
+    too_long = last + b" "
+    assert list(batches([first, too_long, first], encoding)) == [[first], [too_long], [first]]
 
 
 def test_no_events_make_no_batch() -> None:
