@@ -38,7 +38,7 @@ US_GOVERNMENT: Final = Issuers("https://sts.windows.net/{tid}/", "https://login.
 CHINA: Final = Issuers("https://sts.chinacloudapi.cn/{tid}/", "https://login.partner.microsoftonline.cn/{tid}/v2.0")
 
 
-_ISSUERS: Final = {
+_ISSUERS: Final[dict[str | None, Issuers]] = {
     "login.microsoftonline.us": US_GOVERNMENT,
     "login.partner.microsoftonline.cn": CHINA,
     "login.chinacloudapi.cn": CHINA,
@@ -47,7 +47,7 @@ _ISSUERS: Final = {
 
 def issuers_of(login_endpoint: str) -> Issuers:
     """The issuers of the cloud that a login endpoint belongs to; the public one's for any that is not known."""
-    return _ISSUERS.get(urlsplit(login_endpoint).hostname or "", PUBLIC_CLOUD)
+    return _ISSUERS.get(urlsplit(login_endpoint).hostname, PUBLIC_CLOUD)
 
 
 @dataclass(frozen=True, slots=True)
