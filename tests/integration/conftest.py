@@ -7,10 +7,16 @@ import aiohttp.connector
 import pytest
 from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue.aio import QueueServiceClient
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from dev.azurite import Azurite
 from dev.simulator import Simulator
 from shared import wiring
+from shared.adapters.telemetry import OpenTelemetry
 from tests.integration.app import CLIENT_STATE, PREVIOUS_CLIENT_STATE, App
 
 OTHER_TENANT = "909c6581-5130-43e9-88f3-fcb3582cde37"
@@ -48,6 +54,27 @@ async def app(azurite: Azurite, shared_simulator: Simulator, monkeypatch: pytest
         shared_simulator.faults.forget_requests()
         yield App(shared_simulator, queues, blobs)
         await _close()
+
+
+@pytest.fixture
+def metrics() -> InMemoryMetricReader:
+    return InMemoryMetricReader()
+
+
+@pytest.fixture
+def spans() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def telemetry(
+    app: App, metrics: InMemoryMetricReader, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The app's figures and spans are kept in `metrics` and `spans`."""
+    tracers = TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(spans))
+    found = OpenTelemetry(MeterProvider([metrics]), tracers)
+    monkeypatch.setattr(wiring, "_telemetry", lambda: found)
 
 
 async def _close() -> None:

@@ -1,7 +1,8 @@
-"""What is secret or personal reaches no log: all that the processes of the host print is searched for it."""
+"""What is secret or personal reaches no log and no telemetry: all that comes out of a run is searched for it."""
 
 import base64
 import json
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -9,13 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import azure.functions as func
+import pytest
 import requests
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from dev import traffic
 from dev.azurite import ACCOUNT_KEY
-from dev.simulator import Fault, Simulator
+from dev.simulator import Fault, Options, Simulator, build
 from dev.simulator.tokens import Forgery, forge
 from dev.stack import Stack
+from shared import wiring
+from tests.integration.app import CLIENT_STATE, PREVIOUS_CLIENT_STATE, App, Message
 from tests.integration.test_stack import PATIENCE, renew
 
 PLANTED = (
@@ -48,11 +55,16 @@ def secrets_of(stack: Stack) -> set[str]:
     found = {stack.settings["CLIENT_STATE"], ACCOUNT_KEY, bundle, stack.sim.environment()["IDENTITY_HEADER"]}
     found |= {bundle[at : at + 40] for at in range(0, len(bundle) - 40, 200)}
     for delivery in stack.sim.graph.deliveries:
-        body = json.loads(delivery.body)
-        found |= set(body.get("validationTokens") or ())
-        for item in body["value"]:
-            content = item.get("encryptedContent", {})
-            found |= {content[name] for name in ("data", "dataKey", "dataSignature") if name in content}
+        found |= opening(json.loads(delivery.body))
+    return found
+
+
+def opening(body: dict[str, Any]) -> set[str]:
+    """What a POST holds that opens something, or could be opened."""
+    found = set(body.get("validationTokens") or ())
+    for item in body["value"]:
+        content = item.get("encryptedContent", {})
+        found |= {content[name] for name in ("data", "dataKey", "dataSignature") if name in content}
     return found
 
 
@@ -107,8 +119,79 @@ def test_all_that_is_printed_in_a_run_with_failures_holds_ids_alone(tmp_path: Pa
 
     assert "notifications refused: reason=client-state" in printed  # the run has come as far as it was to
     assert "validation token refused: reason=signature" in printed
-    for secret in found | tokens | set(PLANTED):
-        assert secret not in printed, secret[:20]
-        assert base64.b64encode(secret.encode()).decode() not in printed, secret[:20]
-    assert not re.search(r"eyJ[A-Za-z0-9_-]{20,}", printed), "a token"
-    assert "PRIVATE KEY" not in printed
+    assert_holds_none(printed, found | tokens | set(PLANTED))
+
+
+def assert_holds_none(text: str, planted: set[str]) -> None:
+    for secret in planted:
+        assert secret not in text, secret[:20]
+        assert base64.b64encode(secret.encode()).decode() not in text, secret[:20]
+    assert not re.search(r"eyJ[A-Za-z0-9_-]{20,}", text), "a token"
+    assert "PRIVATE KEY" not in text
+
+
+@pytest.fixture
+def _desired(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "subscriptions.toml"
+    path.write_text(f'[[callRecords]]\ntenant = "{app.sim.tenants[0]}"\n')
+    monkeypatch.setenv("SUBSCRIPTIONS", str(path))
+
+
+@pytest.mark.usefixtures("telemetry", "_desired")
+async def test_telemetry_and_every_record_of_every_logger_hold_ids_alone(
+    app: App,
+    metrics: InMemoryMetricReader,
+    spans: InMemorySpanExporter,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)  # what the platform keeps if nothing else is said
+    caplog.set_level(logging.DEBUG, "shared")
+    number = iter(range(100))
+
+    def item(resource: str = traffic.CALL, **changes: Any) -> dict[str, Any]:
+        payload = build(traffic.EVERYTHING[0][1], Options(resource=resource))
+        return app.item(replace(payload, content=personal(next(number))), **changes)
+
+    body = app.collection(
+        item(),
+        item(traffic.EMERGENCY),
+        item(encryptedContent={**item()["encryptedContent"], "dataSignature": "AAAA"}),
+        item(encryptedContent=PLANTED[0]),
+        item(subscriptionId=PLANTED[0], clientState=PLANTED[2]),
+        item(lifecycleEvent=PLANTED[1], changeType=...),
+        item(resource=PLANTED[5], resourceData={"id": PLANTED[2]}),
+        item(tenantId=PLANTED[6]),
+    )
+    sent = [body, *(forged(app.sim, body, forgery) for forgery in Forgery)]
+    for one in sent:
+        await app.post(one, {"traceparent": PLANTED[2]})
+    await app.post(PLANTED[0].encode())
+    waiting = [(queue, message) for queue, found in (await app.raw()).items() for message in found]
+    app.sim.faults.add(Fault("vault", status=403), times=1)  # what it was for is put back, for later
+    await app.handle()
+    await app.post(body)
+    await app.handle()
+    for queue, message in waiting:
+        if queue == "lifecycle-notifications":
+            await wiring.handle_lifecycle(Message(json.dumps(message), 1), queue)
+    app.sim.faults.add(Fault("graph", status=403), times=2)
+    await wiring.renew()
+    await wiring.renew()
+    assert (await wiring.health(func.HttpRequest(method="GET", url="/api/health", params={}, body=b""))).get_body()
+
+    data = metrics.get_metrics_data()
+    assert data is not None
+    logged = "\n".join(map(logging.Formatter().format, caplog.records))
+    measured = data.to_json()
+    traced = "\n".join(span.to_json() for span in spans.get_finished_spans())
+    assert "reason=client-state" in logged  # all three have come as far as they were to
+    assert "put back: " in logged
+    assert "quarantined: " in logged
+    assert "Microsoft.Graph" in measured
+    assert "process raw-emergency" in traced
+    bundle = str(app.sim.vault.certificate().value)
+    planted = {*PLANTED, CLIENT_STATE, PREVIOUS_CLIENT_STATE, ACCOUNT_KEY, bundle[100:140]}
+    planted.add(app.sim.environment()["IDENTITY_HEADER"])
+    for one in sent:
+        planted |= opening(json.loads(one))
+    assert_holds_none(logged + measured + traced, planted)

@@ -4,10 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from dev.simulator import Kind, Options, Payload, build
@@ -21,33 +18,14 @@ from shared.adapters.telemetry import (
     REMAINING,
     RENEWALS,
     WRITTEN,
-    OpenTelemetry,
 )
 from shared.domain.resources import RAW_QUEUE
 from tests.integration.app import App
 
+pytestmark = pytest.mark.usefixtures("telemetry")
+
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 HEADERS = {"traceparent": f"00-{TRACE_ID}-b7ad6b7169203331-01"}
-
-
-@pytest.fixture
-def metrics() -> InMemoryMetricReader:
-    return InMemoryMetricReader()
-
-
-@pytest.fixture
-def spans() -> InMemorySpanExporter:
-    return InMemorySpanExporter()
-
-
-@pytest.fixture(autouse=True)
-def _telemetry(
-    app: App, metrics: InMemoryMetricReader, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tracers = TracerProvider()
-    tracers.add_span_processor(SimpleSpanProcessor(spans))
-    telemetry = OpenTelemetry(MeterProvider([metrics]), tracers)
-    monkeypatch.setattr(wiring, "_telemetry", lambda: telemetry)
 
 
 def call_started() -> Payload:
