@@ -33,7 +33,7 @@ def main(notifications: int, faults: int, seed: int, time_scale: float) -> int:
     with tempfile.TemporaryDirectory() as directory, Run.start(Path(directory), plan, console.print) as run:
         report = run.execute()
     figures = describe(plan, report)
-    console.print(figures, markup=False)
+    console.print(figures, markup=False, soft_wrap=True)
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(_BEGIN)
     PAGE.write_text(before + _BEGIN + figures + _END + rest.partition(_END)[2], encoding="utf-8")
