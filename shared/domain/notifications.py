@@ -29,6 +29,7 @@ BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some writers put one; JSON knows non
 _ENVELOPE_VERSION: Final = 1
 # Room that `pack` leaves, so that a message which is put back still fits.
 _RETRY_BYTES: Final = len('"attempts":100000,"failing_since":"2026-01-01T00:00:00.000000Z",')
+_PACKED_BYTES: Final = QUEUE_MESSAGE_BYTES - base64_bytes(_RETRY_BYTES)
 
 
 class ChangeNotification(msgspec.Struct, frozen=True, rename="camel"):
@@ -166,8 +167,10 @@ def parse_item(raw: bytes) -> Item:
 def client_state_matches(notification: ChangeNotification, accepted: Sequence[str]) -> bool:
     """Compare `clientState` with each accepted value, in a time that tells nothing about them."""
     given = notification.client_state
-    given = given.encode("utf-8", "surrogatepass") if isinstance(given, str) else b""
-    matches = [hmac.compare_digest(given, value.encode()) for value in accepted if value]
+    if not isinstance(given, str):
+        return False
+    encoded = given.encode(errors="surrogatepass")
+    matches = [hmac.compare_digest(encoded, value.encode()) for value in accepted if value]
     return any(matches)
 
 
@@ -195,9 +198,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def part(self, start: int, stop: int) -> "Envelope":
         """The items from `start` up to `stop`, under the names that they have here."""
-        return msgspec.structs.replace(
-            self, first=self.first + start, notifications=self.notifications[start:stop], claim=None
-        )
+        return msgspec.structs.replace(self, first=self.first + start, notifications=self.notifications[start:stop])
 
 
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
@@ -235,9 +236,8 @@ def pack(
     received: datetime,
     traceparent: str,
     backfilled: bool = False,
-    limit: int = QUEUE_MESSAGE_BYTES,
 ) -> list[RawMessage]:
-    """Pack notifications into as few raw messages as the limit allows, in their order.
+    """Pack notifications into as few raw messages as their limit allows, in their order.
 
     Args:
         raws: notifications as Graph sent them.
@@ -245,9 +245,7 @@ def pack(
         received: when they arrived.
         traceparent: W3C trace context.
         backfilled: they were missed, and are made up from what Graph lists.
-        limit: bytes of a message as it is stored, after base64.
     """
-
     whole = Envelope(
         v=_ENVELOPE_VERSION,
         id=delivery_id,
@@ -256,23 +254,26 @@ def pack(
         notifications=tuple(map(msgspec.Raw, raws)),
         backfilled=backfilled,
     )
-    room = limit - base64_bytes(_RETRY_BYTES)
-    overhead = len(msgspec.json.encode(whole.part(len(raws), len(raws)))) + len('"notifications":[],')
     messages = []
-    first = 0
-    while first < len(raws):
-        size = overhead + len(raws[first])
-        count = 1
-        while first + count < len(raws) and base64_bytes(size + 1 + len(raws[first + count])) <= room:
-            size += 1 + len(raws[first + count])
-            count += 1
-        messages.append(to_message(whole.part(first, first + count), limit=room))
-        first += count
+    start = 0
+    while start < len(raws):
+        stop = start + 1
+        size = len(msgspec.json.encode(whole.part(start, start))) + len('"notifications":[],') + len(raws[start])
+        while stop < len(raws) and base64_bytes(size + len(",") + len(raws[stop])) <= _PACKED_BYTES:
+            size += len(",") + len(raws[stop])
+            stop += 1
+        messages.append(to_message(whole.part(start, stop), limit=_PACKED_BYTES))
+        start = stop
     return messages
 
 
 def to_message(envelope: Envelope, *, limit: int = QUEUE_MESSAGE_BYTES) -> RawMessage:
-    """The raw message of an envelope: a claim check where it exceeds the limit, which only a single item ever does."""
+    """The raw message of an envelope: a claim check where it exceeds the limit, which only a single item ever does.
+
+    Args:
+        envelope: with its notifications.
+        limit: bytes of a message as it is stored, after base64.
+    """
     body = msgspec.json.encode(envelope)
     if base64_bytes(len(body)) <= limit:
         return RawMessage(body, None, None)

@@ -68,6 +68,15 @@ def test_a_body_that_is_no_collection(body: bytes, reason: str) -> None:
     assert str(caught.value)
 
 
+def test_what_is_refused_says_what_it_is_without_repeating_it() -> None:
+    with pytest.raises(MalformedInputError) as caught:
+        parse_item(b'["a name"]')
+    assert (caught.value.reason, str(caught.value)) == ("item-malformed", "not a change notification")
+    with pytest.raises(MalformedInputError) as caught:
+        parse_envelope('["a name"]')
+    assert (caught.value.reason, str(caught.value)) == ("raw-message-malformed", "not a raw message of Switchboard's")
+
+
 def test_a_byte_order_mark_is_no_reason_to_refuse() -> None:
     assert parse_collection(b"\xef\xbb\xbf" + b'{"value":[]}').items == ()
 
@@ -138,6 +147,10 @@ def test_any_field_of_any_type_has_a_lane(fields: dict[str, Any]) -> None:
 def test_client_state_that_is_wrong_or_missing(given_state: object) -> None:
     assert not client_state_matches(notification(clientState=given_state), ["right"])
     assert not client_state_matches(notification(), ["right"])
+
+
+def test_client_state_that_is_no_text_of_any_encoding() -> None:
+    assert not client_state_matches(ChangeNotification(client_state="\ud800"), ["right"])
 
 
 def test_client_state_while_it_is_rotated() -> None:
@@ -224,15 +237,58 @@ def test_packing_keeps_all_in_order_and_within_the_limit(sizes: list[int]) -> No
     assert names == [f"{'d' * 32}-{n}" for n in range(len(raws))]
 
 
-def test_packing_wastes_no_message() -> None:
-    """Every message but the last must be too full for the first item of the next one."""
-    raws = [b'{"x":"%b"}' % (b"x" * (n * 37 % 3000)) for n in range(300)]
-    messages = pack(raws, delivery_id="d" * 32, received=RECEIVED, traceparent=TRACE)
-    counts = [len(parse_envelope(message.body).notifications) for message in messages]
-    start = 0
-    for message, count in zip(messages[:-1], counts[:-1], strict=True):
-        start += count
-        assert len(base64.b64encode(message.body)) + len(raws[start]) * 4 // 3 + 16 > QUEUE_MESSAGE_BYTES
+BRIM = range(48_900, 48_960)  # bytes of notifications around which a message with an envelope as below is full
+WIRE = b'{"v":1,"id":"d","received":"2026-01-02T03:04:05Z","traceparent":"%b",%b"notifications":[%b]}'
+PUT_BACK = b'"attempts":100000,"failing_since":"2026-01-01T00:00:00.000000Z",'
+
+
+def fits_when_put_back(raws: list[bytes], first: bytes = b"") -> bool:
+    wire = WIRE % (TRACE.encode(), first, b",".join(raws))
+    return len(base64.b64encode(wire)) + len(base64.b64encode(PUT_BACK)) <= QUEUE_MESSAGE_BYTES
+
+
+def packed(raws: list[bytes]) -> list[tuple[int, bool]]:
+    """Of each message: how many of them it holds, and whether in a blob."""
+    messages = pack(raws, delivery_id="d", received=RECEIVED, traceparent=TRACE)
+    return [(len(parse_envelope(message.body).notifications), message.claim_name is not None) for message in messages]
+
+
+def of_bytes(count: int) -> bytes:
+    return b'{"x":"%b"}' % (b"x" * (count - 8))
+
+
+def test_a_message_is_filled_to_the_last_byte_with_which_it_can_still_be_put_back() -> None:
+    seen = set()
+    for size in BRIM:
+        raws = [b"{}", of_bytes(40_000), of_bytes(size - 40_004)]
+        fits = fits_when_put_back(raws)
+        assert packed(raws) == ([(3, False)] if fits else [(2, False), (1, False)])
+        seen.add(fits)
+    assert seen == {True, False}
+
+
+def test_so_is_a_message_that_is_not_the_first() -> None:
+    seen = set()
+    for size in BRIM:
+        raws = [b"{}", of_bytes(40_000), of_bytes(size - 40_004)]
+        fits = fits_when_put_back(raws, b'"first":1,')
+        assert packed([of_bytes(60_000), *raws]) == [(1, True), *([(3, False)] if fits else [(2, False), (1, False)])]
+        seen.add(fits)
+    assert seen == {True, False}
+
+
+def test_one_by_itself_stays_out_of_a_blob_up_to_the_same_byte() -> None:
+    claims = {size: packed([of_bytes(size)]) == [(1, True)] for size in BRIM}
+    assert claims == {size: not fits_when_put_back([of_bytes(size)]) for size in BRIM}
+    assert set(claims.values()) == {True, False}
+
+
+def test_only_what_was_missed_says_that_it_was_made_up() -> None:
+    for backfilled in (True, False):
+        (message,) = pack([b"{}"], delivery_id="d", received=RECEIVED, traceparent=TRACE, backfilled=backfilled)
+        assert parse_envelope(message.body).backfilled is backfilled
+    (message,) = pack([b"{}"], delivery_id="d", received=RECEIVED, traceparent=TRACE)
+    assert message.body == WIRE % (TRACE.encode(), b"", b"{}")
 
 
 def test_only_what_is_too_large_by_itself_becomes_a_claim_check() -> None:
