@@ -9,7 +9,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
@@ -149,7 +149,7 @@ def event_of(
         item: the notification.
         plaintext: its decrypted content; None for a basic notification, whose data is `resourceData`.
         fallback_id: names this delivery of this item, for a notification that carries nothing unique.
-        received: when it was received; the event's time where Graph gives none.
+        received: when it was received, aware; the event's time where Graph gives none.
         traceparent: W3C trace context.
         backfilled: nobody sent it; it stands for a notification that was missed, and holds the call record.
 
@@ -172,7 +172,7 @@ def event_of(
         "type": event_type,
         "datacontenttype": JSON_CONTENT_TYPE,
         "dataschema": schema_id(event_type),
-        "time": when if isinstance(when, str) and _is_time(when) else received.astimezone(UTC).isoformat(),
+        "time": when if isinstance(when, str) and _is_time(when) else received.isoformat(),
         "traceparent": traceparent,
     }
     optional = {
@@ -251,9 +251,8 @@ def _is_time(text: str) -> bool:
 def _basic_data(item: Item) -> bytes:
     """What a basic notification says, verbatim: its `resourceData`, else all but the secret and the ciphertext."""
     fields = _read_fields(item.raw)
-    data = fields.get("resourceData")
-    if data is not None and isinstance(item.notification.resource_data, dict):
-        return bytes(data)
+    if isinstance(item.notification.resource_data, dict):
+        return bytes(fields["resourceData"])
     return msgspec.json.encode({k: v for k, v in fields.items() if k not in {"clientState", "encryptedContent"}})
 
 

@@ -26,6 +26,7 @@ from shared.domain.events import (
     event_word,
     parse_message,
     schema_id,
+    with_record,
 )
 from shared.domain.notifications import parse_item
 
@@ -57,6 +58,10 @@ def rich(kind: Kind, options: Options | None = None, **outer: Any) -> Event:
         | outer,
         json.dumps(payload.content).encode(),
     )
+
+
+def refusal(error: MalformedInputError) -> tuple[str, str]:
+    return error.reason, str(error)
 
 
 TYPES = {
@@ -113,6 +118,7 @@ def test_call_records_follow_the_change_type(change: str, word: str) -> None:
         ("#microsoft.communication.callStarted", "callstarted"),
         (" CALLSTARTED ", "callstarted"),
         ("callStarted", "callstarted"),
+        ("{XcallStartedX}", "xcallstartedx"),
         ("", ""),
         (None, ""),
         (7, ""),
@@ -184,7 +190,7 @@ def test_a_claim_check_has_a_dataref_and_no_data() -> None:
 def test_plaintext_that_is_not_json(plaintext: bytes) -> None:
     with pytest.raises(MalformedInputError) as caught:
         event({"resource": "/users/1/communications/callEvents"}, plaintext)
-    assert caught.value.reason == "plaintext-not-json"
+    assert refusal(caught.value) == ("plaintext-not-json", "the content is not JSON")
 
 
 def test_a_byte_order_mark_is_not_data() -> None:
@@ -194,6 +200,7 @@ def test_a_byte_order_mark_is_not_data() -> None:
 def test_the_id_is_graphs_else_the_signatures_else_the_deliverys() -> None:
     content = {"encryptedContent": {"dataSignature": SIGNATURE}}
     assert event({"id": "graphs"} | content, b"{}").id == "graphs"
+    assert event({"id": "7"} | content, b"{}").id == "7"
     assert event(content, b"{}").id == bytes(range(32)).hex()
     assert event({"resource": "communications/callRecords/1"}).id == "delivery-0"
 
@@ -241,6 +248,10 @@ def test_a_basic_notification_carries_its_resource_data_and_never_the_secret() -
     bare = event({"resource": "communications/callRecords/1", "encryptedContent": None})
     assert json.loads(bare.data)["subscriptionId"] == OUTER["subscriptionId"]
     assert b"the secret" not in bare.to_json() + found.to_json()
+    odd = event({"resource": "chats/1", "resourceData": "x", "encryptedContent": {"data": "ciphertext"}})
+    assert json.loads(odd.data) == {"resource": "chats/1", "resourceData": "x"} | {
+        name: OUTER[name] for name in ("subscriptionId", "changeType", "tenantId")
+    }
 
 
 def test_an_older_basic_meeting_notification_says_in_the_clear_what_happened() -> None:
@@ -262,6 +273,40 @@ def test_the_source_is_a_uri_whatever_the_subscription_id_is(subscription: objec
     assert source == "https://graph.microsoft.com/v1.0/subscriptions" + (
         "/a%2Fb%20c" if subscription == "a/b c" else ""
     )
+
+
+@pytest.mark.parametrize("value", ["", None, 7, ["x"], {"x": 1}])
+def test_an_attribute_is_text_or_left_out(value: object) -> None:
+    names = ("resource", "tenantId", "subscriptionId", "changeType")
+    found = event(dict.fromkeys(names, value))
+    assert not found.attributes.keys() & {"subject", "tenantid", "subscriptionid", "changetype"}
+    assert parse_message(found.to_json())
+
+
+def test_a_record_and_its_version_name_its_event() -> None:
+    bare = event({"resource": "communications/callRecords/r", "resourceData": {"id": "r"}})
+    record = b'{"id":"r","version":3,"lastModifiedDateTime":"2026-01-01T00:00:00Z","sessions":[]}'
+    found = with_record(bare, record)
+    assert found.data == record
+    assert found.attributes == bare.attributes | {
+        "id": "r/3",
+        "source": "https://graph.microsoft.com/v1.0/communications/callRecords",
+        "time": "2026-01-01T00:00:00Z",
+    }
+
+
+@pytest.mark.parametrize("modified", [None, 7, "yesterday", "2026-02-31T00:00:00Z"])
+def test_a_record_that_tells_no_time_leaves_the_events(modified: object) -> None:
+    bare = event({"resource": "communications/callRecords/r"})
+    found = with_record(bare, json.dumps({"id": "r", "lastModifiedDateTime": modified}).encode())
+    assert (found.id, found.attributes["time"]) == ("r/0", bare.attributes["time"])
+
+
+@pytest.mark.parametrize("record", [b"", b"[]", b"{}", b'{"id":""}', b'{"id":7}', b'{"id":"r","version":"3"}'])
+def test_what_is_no_record_says_so(record: bytes) -> None:
+    with pytest.raises(MalformedInputError) as caught:
+        with_record(event({}), record)
+    assert refusal(caught.value) == ("call-record-malformed", "not a call record")
 
 
 def test_consumers_get_types() -> None:
@@ -298,29 +343,33 @@ def test_an_emergency_reads_the_same_in_both_shapes(kind: Kind) -> None:
 
 def test_messages_in_base64_and_in_batches() -> None:
     one = rich(Kind.CALL_STARTED).to_json()
-    for text in (one, one.decode(), base64.b64encode(one), base64.b64encode(one).decode(), b"[" + one + b"]"):
+    in_base64 = base64.b64encode(one)
+    for text in (one, one.decode(), in_base64, in_base64.decode(), b"[" + one + b"]", b"\r\n " + one):
         assert [found.type for found in parse_message(text)] == ["Microsoft.Graph.CallStarted"]
     assert len(parse_message(b"[%b,%b]" % (one, one))) == 2
 
 
-@pytest.mark.parametrize("text", ["", "x", "{}", "[7]", "W10", "[[]]", '{"specversion":"0.3"}', "[" * 10**6])
+@pytest.mark.parametrize("text", ["", "x", "{}", "[7]", "W10", "?W10=", "[[]]", '{"specversion":"0.3"}', "[" * 10**6])
 def test_messages_that_are_no_cloud_events(text: str) -> None:
-    with pytest.raises(MalformedInputError):
+    with pytest.raises(MalformedInputError) as caught:
         parse_message(text)
+    assert refusal(caught.value) == ("not-a-cloudevent", "not a CloudEvent")
 
 
 def test_data_elsewhere_is_asked_for_and_then_typed() -> None:
     found = rich(Kind.CALL_STARTED)
     (parsed,) = parse_message(found.to_json_with_ref("https://blob/x"))
-    with pytest.raises(MalformedInputError):
+    with pytest.raises(MalformedInputError) as caught:
         parsed.typed()
+    assert refusal(caught.value) == ("data-elsewhere", "the event's data is in the blob that its dataref names")
     assert isinstance(parsed.typed(found.data), CallEventData)
 
 
 def test_data_that_does_not_fit_its_type() -> None:
     found = event({"resource": "/users/1/communications/callEvents"}, b'{"eventType":"callStarted","callId":7}')
-    with pytest.raises(MalformedInputError):
+    with pytest.raises(MalformedInputError) as caught:
         typed(found)
+    assert refusal(caught.value) == ("data", "the data of a Microsoft.Graph.CallStarted does not fit its type")
 
 
 def test_every_type_of_the_catalogue_has_a_shape() -> None:
