@@ -251,7 +251,7 @@ class _Planner:
                 yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, subscription)
         missing = []
         for want in {want.key: want for want in desired}.values():
-            found = sorted(ours.pop(want.key, ()), key=lambda one: (-self._fitness(want, one), one.id))
+            found = sorted(ours.pop(want.key, ()), key=lambda one: (self._faults(want, one), one.id))
             if not found:
                 missing.append(want)
                 continue
@@ -333,15 +333,15 @@ class _Planner:
         """Whether it is certain that Graph encrypts for another certificate than the current one."""
         return rich and self.certificate_id is not None and found.certificate_id not in {None, self.certificate_id}
 
-    def _fitness(self, want: Desired, found: Subscription) -> int:
-        """How much of a subscription is as wanted, judged only by what no renewal changes back."""
+    def _faults(self, want: Desired, found: Subscription) -> tuple[bool, ...]:
+        """What is not as wanted, the gravest first, judged only by what no renewal changes back."""
         standing, rich = self.endpoint.standing(found.notification_url)
         return (
-            16 * (found.expires > self.now)
-            + 8 * (standing is not Standing.UNKNOWN)
-            + 4 * (rich == want.rich and _change_types(found.change_type) == _change_types(want.kind.change_type))
-            + 2 * (standing is Standing.CURRENT)
-            + 1 * (not self._outdated(found, rich=rich))
+            found.expires <= self.now,
+            standing is Standing.UNKNOWN,
+            rich != want.rich or _change_types(found.change_type) != _change_types(want.kind.change_type),
+            standing is not Standing.CURRENT,
+            self._outdated(found, rich=rich),
         )
 
     def _at_leisure(self, verb: Verb, reason: Reason, found: Subscription, want: Desired | None = None) -> Action:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,10 @@ LIFECYCLE = "https://calls.example.com/api/lifecycleNotifications"
 ENDPOINT = Endpoint(f"{URL}?code=key", LIFECYCLE, ("newer", "older"))
 BEFORE = Endpoint(f"{URL}?code=key", LIFECYCLE, ("older",))
 CERTIFICATE = "calls/" + "1" * 32
+OUTDATED = "calls/" + "0" * 32
+MINUTE = timedelta(minutes=1)
 CALLS = Desired(TENANT, resources.CALL_EVENTS, "users/u1/communications/callEvents", rich=True)
+PRESENCE = Desired(TENANT, resources.PRESENCE, "communications/presences/u1", rich=True)
 RECORDS = Desired(TENANT, resources.CALL_RECORDS, "communications/callRecords", rich=False)
 
 
@@ -53,7 +57,7 @@ def existing(want: Desired, identity: str = "s1", left: timedelta = 20 * HOUR, *
 def decide(
     desired: list[Desired], actual: list[Subscription], *, prune: bool = False, certificate_id: str | None = CERTIFICATE
 ) -> tuple[Action, ...]:
-    return plan(
+    actions = plan(
         desired,
         actual,
         NOW,
@@ -62,6 +66,10 @@ def decide(
         lifetimes=Lifetimes(),
         prune=prune,
     )
+    for action in actions:
+        for about in (action.desired, action.subscription):
+            assert about is None or (action.tenant_id, action.kind) == (about.tenant_id, about.kind)
+    return actions
 
 
 def verdict(found: Subscription, want: Desired = CALLS) -> tuple[Verb, Reason]:
@@ -72,12 +80,16 @@ def verdict(found: Subscription, want: Desired = CALLS) -> tuple[Verb, Reason]:
 
 class TestPlan:
     def test_missing_and_expired_ones_are_created(self) -> None:
-        for actual in ([], [existing(CALLS, left=-timedelta(minutes=6))]):
+        for actual in ([], [existing(CALLS, left=-5 * MINUTE)]):
             [action] = decide([CALLS], actual)
             assert (action.verb, action.reason, action.subscription) == (Verb.CREATE, Reason.MISSING, None)
 
+    def test_what_expired_less_than_five_minutes_ago_may_only_seem_so(self) -> None:
+        assert verdict(existing(CALLS, left=timedelta(seconds=1) - 5 * MINUTE)) == (Verb.RENEW, Reason.HALF_LIFE)
+
     @pytest.mark.parametrize(
-        ("left", "verb"), [(11.8, Verb.RENEW), (12.1, Verb.LEAVE), (0.01, Verb.RENEW), (23, Verb.LEAVE)]
+        ("left", "verb"),
+        [(11.88, Verb.RENEW), (11.8801, Verb.LEAVE), (12.1, Verb.LEAVE), (0.01, Verb.RENEW), (23, Verb.LEAVE)],
     )
     def test_renewal_at_half_life(self, left: float, verb: Verb) -> None:
         assert verdict(existing(CALLS, left=left * HOUR))[0] is verb
@@ -90,13 +102,13 @@ class TestPlan:
         assert resource_key("/a(x='Bc')/D") == "a(x='Bc')/d"
 
     def test_an_outdated_certificate_is_changed_at_once(self) -> None:
-        assert verdict(existing(CALLS, certificate_id="calls/" + "0" * 32)) == (Verb.RENEW, Reason.CERTIFICATE)
+        assert verdict(existing(CALLS, certificate_id=OUTDATED)) == (Verb.RENEW, Reason.CERTIFICATE)
 
     def test_a_certificate_that_graph_does_not_tell_is_not_outdated(self) -> None:
         assert verdict(existing(CALLS, certificate_id=None)) == (Verb.LEAVE, Reason.FRESH)
 
     def test_no_certificate_is_outdated_while_the_current_one_is_unknown(self) -> None:
-        [action] = decide([CALLS], [existing(CALLS, certificate_id="calls/" + "0" * 32)], certificate_id=None)
+        [action] = decide([CALLS], [existing(CALLS, certificate_id=OUTDATED)], certificate_id=None)
         assert action.verb is Verb.LEAVE
 
     def test_the_previous_secret_is_good_until_renewal(self) -> None:
@@ -104,6 +116,10 @@ class TestPlan:
         assert verdict(existing(CALLS, notification_url=url)) == (Verb.LEAVE, Reason.FRESH)
         due = existing(CALLS, notification_url=url, left=2 * HOUR)
         assert verdict(due) == (Verb.REPLACE, Reason.CLIENT_STATE)
+
+    def test_the_previous_secret_goes_with_the_outdated_certificate(self) -> None:
+        found = existing(CALLS, notification_url=BEFORE.url(rich=True), certificate_id=OUTDATED)
+        assert verdict(found) == (Verb.REPLACE, Reason.CLIENT_STATE)
 
     @pytest.mark.parametrize(
         "url",
@@ -135,12 +151,29 @@ class TestPlan:
         others = [
             existing(CALLS, "s1", notification_url=URL),
             existing(CALLS, "s2", notification_url=BEFORE.url(rich=True)),
-            existing(CALLS, "s3", certificate_id="calls/" + "0" * 32),
+            existing(CALLS, "s3", certificate_id=OUTDATED),
         ]
         for actual in ([good, *others], [*others, good]):
             actions = {action.subscription.id: action for action in decide([CALLS], actual) if action.subscription}
             assert actions.pop("s9").verb is Verb.LEAVE
             assert {(action.verb, action.reason) for action in actions.values()} == {(Verb.DELETE, Reason.DUPLICATE)}
+
+    @pytest.mark.parametrize(
+        ("better", "worse"),
+        [
+            ({"notification_url": URL}, {"left": timedelta(0)}),
+            ({"notification_url": ENDPOINT.url(rich=False)}, {"notification_url": URL}),
+            ({"notification_url": BEFORE.url(rich=True)}, {"notification_url": ENDPOINT.url(rich=False)}),
+            ({"notification_url": BEFORE.url(rich=True)}, {"change_type": "created"}),
+            ({"certificate_id": OUTDATED}, {"notification_url": BEFORE.url(rich=True)}),
+            ({}, {"certificate_id": OUTDATED}),
+        ],
+    )
+    def test_of_two_the_one_with_the_lesser_fault_is_kept(self, better: dict[str, Any], worse: dict[str, Any]) -> None:
+        for name, other in (("s1", "s2"), ("s2", "s1")):
+            actions = decide([CALLS], [existing(CALLS, name, **better), existing(CALLS, other, **worse)])
+            kept = {action.reason is not Reason.DUPLICATE: action.subscription for action in actions}[True]
+            assert kept == existing(CALLS, name, **better)
 
     def test_no_duplicate_is_deleted_while_the_best_is_no_good(self) -> None:
         actual = [existing(CALLS, name, notification_url=URL) for name in ("s1", "s2")]
@@ -155,8 +188,13 @@ class TestPlan:
     def test_undesired_ones_are_renewed_and_pruned_only_on_demand(self) -> None:
         fresh, due = existing(CALLS, "s1"), existing(CALLS, "s2", left=HOUR)
         due = replace(due, resource="users/u2/communications/callEvents")
-        assert [action.verb for action in decide([], [fresh, due])] == [Verb.RENEW, Verb.LEAVE]
-        assert [action.verb for action in decide([], [fresh, due], prune=True)] == [Verb.DELETE, Verb.DELETE]
+        assert [(action.verb, action.reason, action.subscription) for action in decide([], [fresh, due])] == [
+            (Verb.RENEW, Reason.HALF_LIFE, due),
+            (Verb.LEAVE, Reason.UNWANTED, fresh),
+        ]
+        assert [(action.verb, action.reason) for action in decide([], [fresh, due], prune=True)] == [
+            (Verb.DELETE, Reason.UNWANTED)
+        ] * 2
 
     def test_undesired_ones_that_nobody_could_read_are_left_to_lapse(self) -> None:
         found = existing(CALLS, left=HOUR, notification_url=URL)
@@ -182,20 +220,49 @@ class TestPlan:
         assert (action.verb, action.reason) == (Verb.LEAVE, Reason.FOREIGN)
         assert {action.verb for action in decide([CALLS], [foreign])} == {Verb.CREATE, Verb.LEAVE}
 
+    def test_what_our_former_address_has_left_is_taken_over_if_wanted_and_else_never_touched(self) -> None:
+        former = Endpoint("https://old.example.com/n", "https://old.example.com/n", ("newer",))
+        old = existing(CALLS, notification_url=former.url(rich=True), left=HOUR)
+        assert verdict(old) == (Verb.REPLACE, Reason.NOTIFICATION_URL)
+        for prune in (True, False):
+            [action] = decide([], [old], prune=prune)
+            assert (action.verb, action.reason, action.subscription) == (Verb.LEAVE, Reason.FOREIGN, old)
+        actions = decide([CALLS], [old, replace(old, id="s2")])
+        assert {(action.verb, action.reason) for action in actions} == {
+            (Verb.REPLACE, Reason.NOTIFICATION_URL),
+            (Verb.LEAVE, Reason.FOREIGN),
+        }
+
+    def test_another_list_of_users_takes_the_place_of_the_former_one(self) -> None:
+        longer = replace(PRESENCE, resource="communications/presences?$filter=id in ('u1','u2')")
+        assert verdict(existing(PRESENCE), longer) == (Verb.REPLACE, Reason.SUPERSEDED)
+
+    @pytest.mark.parametrize(
+        ("want", "found"),
+        [
+            (PRESENCE, replace(PRESENCE, tenant_id="aaaaaaaa-0000-4000-8000-000000000002")),
+            (PRESENCE, CALLS),
+            (CALLS, PRESENCE),
+            (CALLS, replace(CALLS, resource="users/u2/communications/callEvents")),
+        ],
+    )
+    def test_nothing_else_takes_the_place_of_another(self, want: Desired, found: Desired) -> None:
+        actions = decide([want], [existing(found, left=timedelta(minutes=50))])
+        assert Verb.REPLACE not in {action.verb for action in actions}
+
     def test_the_most_urgent_comes_first(self) -> None:
         def calls(name: str) -> Desired:
             return replace(CALLS, resource=f"users/{name}/communications/callEvents")
 
         lapsing = existing(calls("a"), "lapsing", left=PATIENCE - timedelta(minutes=1))
+        refused = existing(calls("e"), "refused", notification_url=URL)
         due = existing(calls("c"), "due", left=HOUR)
         fresh = existing(calls("d"), "fresh")
-        actions = decide([calls(name) for name in "bcda"], [fresh, due, lapsing])
-        assert [action.subscription and action.subscription.id for action in actions] == [
-            "lapsing",
-            None,
-            "due",
-            "fresh",
-        ]
+        actions = decide([calls(name) for name in "bcdae"], [refused, fresh, due, lapsing])
+        order = [action.subscription and action.subscription.id for action in actions]
+        assert order[0] == "lapsing"
+        assert set(order[1:3]) == {None, "refused"}  # nothing comes of the one nor of the other
+        assert order[3:] == ["due", "fresh"]
 
     def test_tenants_are_apart(self) -> None:
         found = existing(replace(CALLS, tenant_id="aaaaaaaa-0000-4000-8000-000000000002"))
@@ -247,6 +314,11 @@ class TestEndpoint:
         later = Endpoint(url, LIFECYCLE, ("newest", "newer"))
         assert later.standing(made) == (Standing.PREVIOUS, rich)
         assert Endpoint(url, LIFECYCLE, ("newest",)).standing(made) == (Standing.UNKNOWN, False)
+
+    def test_the_mark_outlives_releases(self) -> None:
+        """Subscriptions carry it; were it made in another way, all of them would have to be made anew."""
+        made = [ENDPOINT.url(rich=rich).partition("&mark=")[2] for rich in (True, False)]
+        assert made == ["a3a2432caa23", "4b0680d2d084"]
 
     def test_the_host_in_any_case_and_the_default_port(self) -> None:
         assert ENDPOINT.owns("https://CALLS.example.com:443/api/notifications/?x=y")
