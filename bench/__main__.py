@@ -1,26 +1,21 @@
 """`python3 run.py bench [--quick | --reliability | --year]`."""
 
 import argparse
-import json
-import platform
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from itertools import chain
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from bench import reliability, year
+from bench.cold import cold_findings, cold_ratios
 from bench.endtoend import end_to_end
 from bench.figures import figures
-from bench.measure import Finding, Ratio
+from bench.measure import Finding, Ratio, Throughput
 from bench.pipeline import pipeline, storage_operations
 from bench.renewal import renewal
-
-RESULTS = Path(__file__).parent / "results" / "latest.json"
+from bench.results import Results, duration
 
 
 def main() -> None:
@@ -46,57 +41,56 @@ def main() -> None:
         console = Console(width=160)
     if arguments.year:
         sys.exit(year.run(range(arguments.seed, arguments.seed + arguments.seeds), arguments.days, console))
-    quick, only = arguments.quick, arguments.only
-    ratios, findings = [], []
+    _measure(console, quick=arguments.quick, only=arguments.only)
+
+
+def _measure(console: Console, *, quick: bool, only: str | None) -> None:
+    found = Results()
     if only in {None, "cpu"}:
-        ratios = _ratios(console, chain(figures(quick=quick), pipeline(quick=quick)))
-        findings += _findings(console, storage_operations())
+        ratios = chain(figures(quick=quick), cold_ratios(quick=quick), pipeline(quick=quick))
+        found.ratios = _print_ratios(console, ratios)
+        _print_findings(console, chain(cold_findings(quick=quick), storage_operations()), found)
     if only in {None, "end-to-end"}:
-        findings += _findings(console, end_to_end(quick=quick))
+        _print_findings(console, end_to_end(quick=quick), found)
     if only in {None, "renewal"}:
-        findings += _findings(console, renewal(quick=quick))
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(
-        json.dumps(
-            {
-                "at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-                "quick": quick,
-                "ratios": [asdict(ratio) for ratio in ratios],
-                "findings": [asdict(finding) for finding in findings],
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+        _print_findings(console, renewal(quick=quick), found)
+    complete = only is None and not quick
+    found.save(complete=complete)
+    if complete:
+        from bench.picture import draw  # noqa: PLC0415 - what it loads would count in the memory measured above
+
+        draw(found.throughputs)
 
 
-def _ratios(console: Console, figures: Iterator[Ratio]) -> list[Ratio]:
+def _print_ratios(console: Console, ratios: Iterable[Ratio]) -> list[Ratio]:
     table = Table("figure", "ratio", "lowest to highest", "itself", "reference", "rounds", "aim")
     found = []
     with console.status("measuring …") as status:
-        for figure in figures:
-            found.append(figure)
+        for one in ratios:
+            found.append(one)
             table.add_row(
-                figure.name,
-                f"{figure.ratio:.2f}",
-                f"{figure.low:.2f} to {figure.high:.2f}",
-                f"{figure.seconds * 1e6:,.0f} µs",
-                f"{figure.reference_seconds * 1e6:,.0f} µs",
-                str(figure.rounds),
-                figure.target,
+                one.name,
+                f"{one.ratio:.2f}",
+                f"{one.low:.2f} to {one.high:.2f}",
+                duration(one.seconds),
+                duration(one.reference_seconds),
+                str(one.rounds),
+                one.target,
             )
-            status.update(f"measured: {figure.name}")
+            status.update(f"measured: {one.name}")
     console.print(table)
     return found
 
 
-def _findings(console: Console, findings: Iterator[Finding]) -> list[Finding]:
-    found = []
-    for finding in findings:
-        found.append(finding)
-        console.print(f"  {finding.name:55} {finding.value}", highlight=False)
-    return found
+def _print_findings(console: Console, findings: Iterable[Finding | Throughput], results: Results) -> None:
+    for one in findings:
+        if isinstance(one, Finding):
+            results.findings.append(one)
+            console.print(f"  {one.name:55} {one.value}", highlight=False)
+        else:
+            results.throughputs.append(one)
+            how = f"{one.workers} worker(s), {one.form}, {one.items} to a POST, {one.event_bytes / 1000:.1f} KB"
+            console.print(f"    {how:53} {one.rate:,.0f} notifications/s", highlight=False)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ The emulator, the simulator and the app share this machine's cores, so the figur
 what Azure does; the RSA rate of the same run stands beside them.
 """
 
+import json
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,11 +20,11 @@ import requests
 from azure.storage.queue import QueueServiceClient
 
 from bench.figures import rsa_operation
-from bench.measure import Finding, cpu_seconds
+from bench.measure import Finding, Throughput, cpu_seconds
 from dev import traffic
 from dev.azurite import ACCOUNT_KEY
 from dev.consumer import Arrival, Consumer
-from dev.simulator import Kind
+from dev.simulator import Kind, Options, build
 from dev.simulator.crypto import KeyCertificate
 from dev.simulator.delivery import Notification
 from dev.stack import Stack
@@ -31,22 +32,58 @@ from shared.domain.resources import RAW_QUEUE
 
 _PATIENCE = 600.0
 _POST = 40
+_MEMORY_STEP = 20_000
+_MEMORY_STEPS = 5
 
 
-def end_to_end(*, quick: bool) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """So many notifications at once, of a call's start, or of a roster of so many participants."""
+
+    count: int
+    items: int = _POST  # to a POST
+    participants: int | None = None
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.CALL_STARTED if self.participants is None else Kind.ROSTER_JOINED
+
+    def options(self) -> Options:
+        return replace(traffic.unique(traffic.CALL), participants=self.participants or 1)
+
+    @property
+    def event_bytes(self) -> int:
+        return len(json.dumps(build(self.kind, self.options()).content, separators=(",", ":")))
+
+
+# Besides forty small ones to a POST, what the picture shows.
+_SERIES = (
+    _Load(800, 1),
+    _Load(2000, 10),
+    _Load(6000, 200),
+    _Load(1500, 10, 12),
+    _Load(800, 10, 80),
+    _Load(300, 10, 500),
+)
+
+
+def end_to_end(*, quick: bool) -> Iterator[Finding | Throughput]:
     """All findings, one by one."""
     rate = 1 / cpu_seconds(rsa_operation(KeyCertificate.generate().private_key), 1000)
     yield Finding("bare RSA-2048 operations on one core", f"{rate:,.0f}/s")
     for workers in (1,) if quick else (1, 2):
         for form in ("single", "batch"):
-            settings = {"FUNCTIONS_WORKER_PROCESS_COUNT": str(workers), "EVENT_FORMAT": form}
-            name = f"{workers} worker{'s' if workers > 1 else ''}, {form} events"
-            with _stack(settings) as stack:
-                yield from _throughput(stack, name, 800 if quick else 6000)
+            with _stack({"FUNCTIONS_WORKER_PROCESS_COUNT": str(workers), "EVENT_FORMAT": form}) as stack:
+                yield from _throughput(stack, workers, form, 800 if quick else 6000)
+                for load in () if quick else _SERIES:
+                    yield _send(stack, workers, form, load)
     with _stack({}) as stack:
         yield from _latency(stack, 200 if quick else 2000)
     with _stack({}) as stack:
         yield from _emergency(stack, 1000 if quick else 20_000)
+    if not quick:
+        with _stack({"EVENT_FORMAT": "batch"}) as stack:
+            yield _memory(stack)
 
 
 @contextmanager
@@ -61,21 +98,44 @@ def _stack(settings: dict[str, str]) -> Iterator[Stack]:
         yield stack
 
 
-def _throughput(stack: Stack, name: str, count: int) -> Iterator[Finding]:
-    """All at once; done when nothing is left on the raw queue, messages under way included."""
-    prepared = _calls(stack, count)
+def _throughput(stack: Stack, workers: int, form: str, count: int) -> Iterator[Finding | Throughput]:
+    """All at once, with what the host used for it."""
+    name = f"{workers} worker{'s' if workers > 1 else ''}, {form} events"
     _warm_up(stack)
     used = _host(stack)
+    found = _send(stack, workers, form, _Load(count))
+    now = _host(stack)
+    yield found
+    yield Finding(f"throughput, {name}", f"{found.rate:,.0f} notifications/s over {count:,}")
+    cpu = (now.cpu_seconds - used.cpu_seconds) / count
+    yield Finding(f"the host's CPU, {name}", f"{cpu * 1000:.2f} s per 1,000 notifications")
+
+
+def _send(stack: Stack, workers: int, form: str, load: _Load) -> Throughput:
+    """All at once; done when nothing is left on the raw queue, messages under way included."""
+    prepared = _calls(stack, load)
+    stack.sim.graph.delivery.batch_size = load.items
     started = time.monotonic()
     stack.sim.graph.send(prepared)
     stack.sim.graph.drain(_PATIENCE)
     _until(lambda: _waiting(stack) == 0)
     seconds = time.monotonic() - started
-    now = _host(stack)
-    yield Finding(f"throughput, {name}", f"{count / seconds:,.0f} notifications/s over {count:,}")
-    cpu = (now.cpu_seconds - used.cpu_seconds) / count
-    yield Finding(f"the host's CPU, {name}", f"{cpu * 1000:.2f} s per 1,000 notifications")
-    yield Finding(f"memory, {name}", f"{now.memory / 2**20:.0f} MiB after {count:,}, {used.memory / 2**20:.0f} before")
+    stack.sim.graph.forget_deliveries()
+    return Throughput(workers, form, load.items, load.event_bytes, load.count / seconds)
+
+
+def _memory(stack: Stack) -> Finding:
+    """Of a worker that has worked for long, in steps: what it holds must not grow with what it has done."""
+    _warm_up(stack)
+    sizes = [_host(stack).memory]
+    for _ in range(_MEMORY_STEPS):
+        _send(stack, 1, "batch", _Load(_MEMORY_STEP))
+        sizes.append(_host(stack).memory)
+    steps = ", ".join(f"{size / 2**20:.0f}" for size in sizes)
+    return Finding(
+        f"memory of a worker before, and after each {_MEMORY_STEP:,} of {_MEMORY_STEPS * _MEMORY_STEP:,} notifications",
+        f"{steps} MiB",
+    )
 
 
 def _latency(stack: Stack, count: int) -> Iterator[Finding]:
@@ -85,7 +145,7 @@ def _latency(stack: Stack, count: int) -> Iterator[Finding]:
         _warm_up(stack)
         _until(lambda: len(arrivals) >= 1)
         arrivals.clear()
-        prepared = _calls(stack, count)
+        prepared = _calls(stack, _Load(count))
         for start in range(0, count, 5):
             stack.sim.graph.send(prepared[start : start + 5])
             time.sleep(0.1)
@@ -116,21 +176,21 @@ def _emergency(stack: Stack, backlog: int) -> Iterator[Finding]:
     with Consumer(stack.azurite.connection_string, ACCOUNT_KEY, arrive):
         emergencies(1)
         yield Finding("an emergency alone, POST to event read", _percentiles(emergencies(20)))
-        prepared = _calls(stack, backlog)
+        prepared = _calls(stack, _Load(backlog))
         stack.sim.graph.send(prepared)
         stack.sim.graph.drain(_PATIENCE)
         yield Finding(f"an emergency behind {backlog:,} ordinary notifications", _percentiles(emergencies(20)))
 
 
-def _calls(stack: Stack, count: int) -> list[Notification]:
+def _calls(stack: Stack, load: _Load) -> list[Notification]:
     found: list[Notification] = []
-    for _ in range(count):
-        found += stack.sim.graph.prepare(traffic.CALL, Kind.CALL_STARTED, traffic.unique(traffic.CALL))
+    for _ in range(load.count):
+        found += stack.sim.graph.prepare(traffic.CALL, load.kind, load.options())
     return found
 
 
 def _warm_up(stack: Stack) -> None:
-    stack.sim.graph.send(_calls(stack, 2 * _POST))
+    stack.sim.graph.send(_calls(stack, _Load(2 * _POST)))
     stack.sim.graph.drain(_PATIENCE)
     _until(lambda: _waiting(stack) == 0)
 

@@ -1,20 +1,17 @@
-"""The figures: the decrypt path, receiving, and the cold start."""
+"""The figures of what one process does by itself: the decrypt path, and receiving."""
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import cycle
-from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-from bench.measure import Ratio, compare, cpu_seconds
+from bench.measure import Ratio, compare, cpu_seconds, seconds_on_threads
 from dev.simulator import Kind, Options, Payload, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
@@ -25,11 +22,11 @@ from shared.domain.validation_tokens import PUBLIC_CLOUD
 from shared.services.decrypt import Sealed, open_items, seal_of
 from shared.services.receive import Receiver
 
-ROOT = Path(__file__).resolve().parent.parent
 CERTIFICATE_ID = f"switchboard/{'0' * 32}"
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
 APP = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
 STATE = "a-client-state"
+_PARTICIPANTS = 6
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -43,14 +40,15 @@ def figures(*, quick: bool) -> Iterator[Ratio]:
             (Kind.ROSTER_JOINED, 12, ">= 0.85"),
             (Kind.ROSTER_JOINED, 500, ">= 0.40"),
         ):
-            payload = build(kind, Options(participants=participants))
-            yield decrypt_path(pair, payload, rounds, target if bits == 2048 else "")
-    for count in (40,) if quick else (1, 10, 40, 500):
-        yield receive(count, Kind.ROSTER_JOINED, rounds, "<= 1 ms of CPU" if count == 40 else "")
-        if not quick:
-            yield receive(count, Kind.CALL_RECORD_CREATED, rounds, "")
-    yield cold_import("function_app", rounds, "<= 1.5")
-    yield first_handshake(rounds)
+            path = DecryptPath(pair, build(kind, Options(participants=participants)))
+            yield path.on_one_core(rounds, target if bits == 2048 else "")
+            if bits == 2048:
+                yield path.on_two_cores(rounds)
+    for count in (40,) if quick else (1, 10, 40, 1000):
+        rich, basic = Posts(count, Kind.ROSTER_JOINED), Posts(count, Kind.CALL_RECORD_CREATED)
+        yield rich.receive(rounds, warm=True, target="<= 1 ms" if count == 40 else "")
+        yield rich.receive(rounds, warm=False)
+        yield basic.receive(rounds, warm=True)
 
 
 def rsa_operation(key: RSAPrivateKey) -> Callable[[], object]:
@@ -60,34 +58,53 @@ def rsa_operation(key: RSAPrivateKey) -> Callable[[], object]:
     return lambda: key.sign(digest, padding, algorithm)
 
 
-def decrypt_path(pair: KeyCertificate, payload: Payload, rounds: int, target: str) -> Ratio:
-    """Raw message in, CloudEvent bytes out, for one item."""
-    to = Addressee(TENANT, STATE, Recipient.of(pair, CERTIFICATE_ID))
-    raws = [collection([change_notification(payload, to)])[len('{"value":[') : -len("]}")] for _ in range(20)]
-    messages = [
-        message.body
-        for raw in raws
-        for message in pack([raw], delivery_id="d" * 32, received=datetime.now(UTC), traceparent=TRACE)
-    ]
-    keys = {CERTIFICATE_ID: pair.private_key}
-    turn = cycle(messages)
+class DecryptPath:
+    """Raw message in, CloudEvent bytes out, for messages of one item."""
 
-    def path() -> list[bytes]:
-        envelope = parse_envelope(next(turn))
+    def __init__(self, pair: KeyCertificate, payload: Payload) -> None:
+        to = Addressee(TENANT, STATE, Recipient.of(pair, CERTIFICATE_ID))
+        raws = [collection([change_notification(payload, to)])[len('{"value":[') : -len("]}")] for _ in range(20)]
+        self._messages = cycle(
+            message.body
+            for raw in raws
+            for message in pack([raw], delivery_id="d" * 32, received=datetime.now(UTC), traceparent=TRACE)
+        )
+        self._keys = {CERTIFICATE_ID: pair.private_key}
+        self._operation = rsa_operation(pair.private_key)
+        self._rate = f"the RSA-{pair.private_key.key_size} rate"
+        self._event = f"an event of {len(self._run()[0]) / 1000:.1f} KB"
+
+    def _run(self) -> list[bytes]:
+        envelope = parse_envelope(next(self._messages))
         items = [seal_of(bytes(raw)) for raw in envelope.notifications]
         assert all(isinstance(item, Sealed) for item in items)
-        return [one.result.to_json() for one in open_items(envelope, items, keys)]  # type: ignore[union-attr]
+        return [one.result.to_json() for one in open_items(envelope, items, self._keys)]  # type: ignore[union-attr]
 
-    size = len(path()[0])
-    count = 100
-    return compare(
-        f"decrypt path, an event of {size / 1000:.1f} KB, as a share of the RSA-{pair.private_key.key_size} rate",
-        lambda: cpu_seconds(path, count),
-        lambda: cpu_seconds(rsa_operation(pair.private_key), count),
-        rounds=rounds,
-        target=target,
-        ratio=lambda seconds, reference: reference / seconds,
-    )
+    def on_one_core(self, rounds: int, target: str) -> Ratio:
+        """CPU against CPU."""
+        return compare(
+            f"decrypt path, {self._event}, as a share of {self._rate}",
+            lambda: cpu_seconds(self._run, 100),
+            lambda: cpu_seconds(self._operation, 100),
+            rounds=rounds,
+            target=target,
+            ratio=_share,
+        )
+
+    def on_two_cores(self, rounds: int) -> Ratio:
+        """Two threads against two threads, by the clock: what waits for the interpreter counts."""
+        return compare(
+            f"decrypt path on two threads, {self._event}, as a share of {self._rate} on two",
+            lambda: seconds_on_threads(self._run, 200, 2),
+            lambda: seconds_on_threads(self._operation, 200, 2),
+            rounds=rounds,
+            target="",
+            ratio=_share,
+        )
+
+
+def _share(seconds: float, reference: float) -> float:
+    return reference / seconds
 
 
 class _Sink:
@@ -115,77 +132,50 @@ class FixedKeys:
         return self._keys
 
 
-def receive(count: int, kind: Kind, rounds: int, target: str) -> Ratio:
-    """One POST: parse, tokens, clientState, pack."""
-    pair, key = KeyCertificate.generate(), SigningKey.generate()
-    to = Addressee(TENANT, STATE, Recipient.of(pair, CERTIFICATE_ID))
-    now = datetime.now(UTC)
-    token = key.sign(validation_claims(app_id=APP, tenant_id=TENANT, now=now))
-    items = [change_notification(build(kind, Options(participants=12)), to) for _ in range(count)]
-    rich = "encryptedContent" in items[0]
-    body = collection(items, [token] if rich else [])
-    receiver = Receiver(
-        queues=_Sink(),
-        blobs=_NoBlobs(),
-        signing_keys=FixedKeys({key.kid: key.private_key.public_key()}),
-        client_states=(STATE,),
-        app_ids={APP},
-        tenant_ids={TENANT},
-        issuers=PUBLIC_CLOUD,
-        max_body_bytes=4 * 1024 * 1024,
-        now=lambda: datetime.now(UTC),
-    )
+class Posts:
+    """POSTs of `count` items: parse, tokens, clientState, pack; and storage that takes everything."""
 
-    async def posts(times: int) -> float:
-        started = time.process_time()
-        for _ in range(times):
-            answer = await receiver.receive(body, None)
-            assert answer.status == 202, answer
-        return (time.process_time() - started) / times
+    def __init__(self, count: int, kind: Kind) -> None:
+        pair, self._key = KeyCertificate.generate(), SigningKey.generate()
+        to = Addressee(TENANT, STATE, Recipient.of(pair, CERTIFICATE_ID))
+        token = self._key.sign(validation_claims(app_id=APP, tenant_id=TENANT, now=datetime.now(UTC)))
+        # A thousand rich ones of this size are just less than the 4 MiB that are taken.
+        items = [change_notification(build(kind, Options(participants=_PARTICIPANTS)), to) for _ in range(count)]
+        rich = "encryptedContent" in items[0]
+        self._body = collection(items, [token] if rich else [])
+        self._operation = rsa_operation(pair.private_key)
+        self._name = f"{count} {'rich' if rich else 'basic'} items ({len(self._body) / 1000:.0f} KB)"
+        self._times = 50 if count < 1000 else 5
 
-    return compare(
-        f"receive a POST of {count} {'rich' if rich else 'basic'} items ({len(body) / 1000:.0f} KB), in RSA operations",
-        lambda: asyncio.run(posts(50)),
-        lambda: cpu_seconds(rsa_operation(pair.private_key), 200),
-        rounds=rounds,
-        target=target,
-    )
+    def receive(self, rounds: int, *, warm: bool, target: str = "") -> Ratio:
+        """One POST of them, whose token is known from the POST before where it is `warm`."""
+        shared = self._receiver()
 
+        async def posts() -> float:
+            receivers = [shared if warm else self._receiver() for _ in range(self._times)]
+            started = time.process_time()
+            for receiver in receivers:
+                answer = await receiver.receive(self._body, None)
+                assert answer.status == 202, answer
+            return (time.process_time() - started) / self._times
 
-def cold_import(module: str, rounds: int, target: str) -> Ratio:
-    """The import of a module in a new interpreter, over that of azure.functions."""
+        return compare(
+            f"receive a POST of {self._name}{'' if warm else ', its token not seen before'}, in RSA operations",
+            lambda: asyncio.run(posts()),
+            lambda: cpu_seconds(self._operation, 200),
+            rounds=rounds,
+            target=target,
+        )
 
-    def timed(name: str) -> float:
-        code = f"import time; t = time.process_time(); import {name}; print(time.process_time() - t)"
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-        return float(done.stdout)
-
-    return compare(
-        f"import {module}, over import azure.functions",
-        lambda: timed(module),
-        lambda: timed("azure.functions"),
-        rounds=rounds,
-        target=target,
-    )
-
-
-def first_handshake(rounds: int) -> Ratio:
-    """A new interpreter until it has answered a handshake, over one that only imports azure.functions."""
-    answer = """
-import asyncio, azure.functions as func, function_app
-request = func.HttpRequest(method="POST", url="http://x/api/notifications", params={"validationToken": "t"}, body=b"")
-asyncio.run(function_app.receive_notifications.build().get_user_function()(request))
-"""
-
-    def timed(code: str) -> float:
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
-        return time.perf_counter() - started
-
-    return compare(
-        "a new process until its first handshake is answered, over import azure.functions alone",
-        lambda: timed(answer),
-        lambda: timed("import azure.functions"),
-        rounds=rounds,
-        target="",
-    )
+    def _receiver(self) -> Receiver:
+        return Receiver(
+            queues=_Sink(),
+            blobs=_NoBlobs(),
+            signing_keys=FixedKeys({self._key.kid: self._key.private_key.public_key()}),
+            client_states=(STATE,),
+            app_ids={APP},
+            tenant_ids={TENANT},
+            issuers=PUBLIC_CLOUD,
+            max_body_bytes=4 * 1024 * 1024,
+            now=lambda: datetime.now(UTC),
+        )

@@ -2,8 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from threading import Thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,39 @@ class Finding:
     value: str
 
 
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Notifications a second, end to end, and how they came."""
+
+    workers: int
+    form: str  # of the events, as `EVENT_FORMAT` has it
+    items: int  # to a POST
+    event_bytes: int
+    rate: float
+
+
 def cpu_seconds(work: Callable[[], object], count: int) -> float:
     """CPU seconds of one call, over `count` calls in a row."""
     started = time.process_time()
     for _ in range(count):
         work()
     return (time.process_time() - started) / count
+
+
+def seconds_on_threads(work: Callable[[], object], count: int, threads: int) -> float:
+    """Seconds for each call where `threads` threads make `count` calls each, all at once."""
+
+    def repeat() -> None:
+        for _ in range(count):
+            work()
+
+    crew = [Thread(target=repeat) for _ in range(threads)]
+    started = time.perf_counter()
+    for thread in crew:
+        thread.start()
+    for thread in crew:
+        thread.join()
+    return (time.perf_counter() - started) / count / threads
 
 
 def compare(
@@ -56,14 +84,26 @@ def compare(
         ratio: how to set one against the other.
     """
     pairs = [(work(), reference()) for _ in range(rounds + 1)][1:]
-    ratios = [ratio(*pair) for pair in pairs]
+    return of_pairs(name, pairs, target=target, ratio=ratio)
+
+
+def of_pairs(
+    name: str,
+    pairs: Iterable[tuple[float, float]],
+    *,
+    target: str,
+    ratio: Callable[[float, float], float] = lambda seconds, reference: seconds / reference,
+) -> Ratio:
+    """The figure of pairs that were measured in turn; the arguments are those of `compare`."""
+    known = list(pairs)
+    ratios = [ratio(*pair) for pair in known]
     return Ratio(
         name,
-        statistics.median(first for first, _ in pairs),
-        statistics.median(second for _, second in pairs),
+        statistics.median(first for first, _ in known),
+        statistics.median(second for _, second in known),
         statistics.median(ratios),
         min(ratios),
         max(ratios),
-        rounds,
+        len(known),
         target,
     )

@@ -1,10 +1,12 @@
 """Storage that takes everything at once, in a process of its own: what is measured against it is our own CPU."""
 
 import asyncio
+import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from aiohttp import web
 
@@ -15,16 +17,22 @@ _MESSAGE = b"""<?xml version="1.0" encoding="utf-8"?><QueueMessagesList><QueueMe
 
 
 @contextmanager
-def stub() -> Iterator[str]:
-    """Run it for the length of a `with` block; yields a connection string."""
-    process = subprocess.Popen([sys.executable, "-m", "bench.storage_stub"], stdout=subprocess.PIPE, text=True)
+def stub(certificate: Path | None = None) -> Iterator[str]:
+    """Run it for the length of a `with` block, over TLS where it has a key and certificate (PEM); yields its URL."""
+    command = [sys.executable, "-m", "bench.storage_stub", *([] if certificate is None else [str(certificate)])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        url = f"http://127.0.0.1:{process.stdout.readline().strip()}/bench"
-        yield f"AccountName=bench;AccountKey=YmVuY2g=;QueueEndpoint={url};BlobEndpoint={url}"
+        scheme = "http" if certificate is None else "https"
+        yield f"{scheme}://127.0.0.1:{process.stdout.readline().strip()}/bench"
     finally:
         process.kill()
         process.wait()
+
+
+def connection_string(url: str) -> str:
+    """What authenticates with an account key."""
+    return f"AccountName=bench;AccountKey=YmVuY2g=;QueueEndpoint={url};BlobEndpoint={url}"
 
 
 async def _answer(request: web.Request) -> web.Response:
@@ -32,15 +40,18 @@ async def _answer(request: web.Request) -> web.Response:
     return web.Response(status=201, body=_MESSAGE, content_type="application/xml")
 
 
-async def _main() -> None:
+async def _main(certificate: Sequence[str]) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if certificate else None
+    if context is not None:
+        context.load_cert_chain(*certificate)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", _answer)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     print(runner.addresses[0][1], flush=True)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main())
+    asyncio.run(_main(sys.argv[1:]))

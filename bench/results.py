@@ -1,0 +1,74 @@
+"""What a run has found: kept as JSON, and written into docs/performance.md beside the run before it."""
+
+import platform
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bench.measure import Finding, Ratio, Throughput
+
+PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
+_FOLDER: Final = Path(__file__).parent / "results"
+_LATEST: Final = _FOLDER / "latest.json"
+_COMPLETE: Final = _FOLDER / "complete.json"
+_BEGIN: Final = "<!-- figures: written by run.py bench -->\n"
+_END: Final = "<!-- end of figures -->\n"
+_NONE: Final = "-"
+
+
+@dataclass(slots=True)
+class Results:
+    """A run's figures, as they come."""
+
+    at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="minutes"))
+    machine: str = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    ratios: list[Ratio] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    throughputs: list[Throughput] = field(default_factory=list)
+
+    def save(self, *, complete: bool) -> None:
+        """Keep them; those of a complete run go into the page too."""
+        _FOLDER.mkdir(exist_ok=True)
+        text = msgspec.json.format(msgspec.json.encode(self))
+        _LATEST.write_bytes(text)
+        if complete:
+            before = msgspec.json.decode(_COMPLETE.read_bytes(), type=Results) if _COMPLETE.exists() else None
+            _COMPLETE.write_bytes(text)
+            page = PAGE.read_text(encoding="utf-8")
+            head, _, rest = page.partition(_BEGIN)
+            PAGE.write_text(head + _BEGIN + self.to_markdown(before) + _END + rest.partition(_END)[2], encoding="utf-8")
+
+    def to_markdown(self, before: "Results | None") -> str:
+        """Tables of all figures beside those of the run before."""
+        ratios = {} if before is None else {one.name: one.ratio for one in before.ratios}
+        findings = {} if before is None else {one.name: one.value for one in before.findings}
+        earlier = "" if before is None else f", and the run before it at {before.at}"
+        lines = [
+            f"Run of {self.at}{earlier}; {self.machine}.\n",
+            "| figure | ratio | lowest to highest | the run before | difference | itself | aim |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+            *(_row(one, ratios.get(one.name)) for one in self.ratios),
+            "",
+            "| counted, and end to end on the emulator | this run | the run before |",
+            "|---|---|---|",
+            *(f"| {one.name} | {one.value} | {findings.get(one.name, _NONE)} |" for one in self.findings),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def duration(seconds: float) -> str:
+    """In the unit that suits it."""
+    return f"{seconds * 1e6:,.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.1f} ms"
+
+
+def _row(one: Ratio, before: float | None) -> str:
+    earlier = _NONE if before is None else f"{before:.2f}"
+    difference = _NONE if before is None else f"{(one.ratio - before) / before:+.0%}"
+    spread = f"{one.low:.2f} to {one.high:.2f}"
+    return (
+        f"| {one.name} | {one.ratio:.2f} | {spread} | {earlier} | {difference} | {duration(one.seconds)} |"
+        f" {one.target} |"
+    )
