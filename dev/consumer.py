@@ -26,12 +26,20 @@ class Arrival:
 
 
 class Consumer:
-    """Takes events off all queues, in a thread for each."""
+    """Takes events off all queues, in a thread for each; what it cannot delete shows again after `hidden_seconds`."""
 
-    def __init__(self, connection_string: str, account_key: str, on_arrival: Callable[[Arrival], None]) -> None:
+    def __init__(
+        self,
+        connection_string: str,
+        account_key: str,
+        on_arrival: Callable[[Arrival], None],
+        *,
+        hidden_seconds: int = 30,
+    ) -> None:
         self._connection_string = connection_string
         self._account_key = account_key
         self._on_arrival = on_arrival
+        self._hidden_seconds = hidden_seconds
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._consume, args=(queue,), daemon=True) for queue in EVENT_QUEUES]
 
@@ -55,7 +63,9 @@ class Consumer:
         """Handle what is there; False where there was nothing."""
         found = False
         try:
-            for message in client.receive_messages(messages_per_page=32, max_messages=32, visibility_timeout=30):
+            for message in client.receive_messages(
+                messages_per_page=32, max_messages=32, visibility_timeout=self._hidden_seconds
+            ):
                 found = True
                 for event in parse_message(message.content):
                     self._on_arrival(Arrival(queue, event, self._data(event), datetime.now(UTC)))

@@ -68,7 +68,7 @@ class Plan:
     """What a run does.
 
     `faults` names them in their order, one for each wave; `time_scale` shortens Graph's waits between retries; `seed`
-    decides everything random.
+    decides everything random; `visibility_timeout` is host.json's: the platform's own wait before its next try.
     """
 
     notifications: int
@@ -76,6 +76,7 @@ class Plan:
     seed: int = 1
     time_scale: float = 1.0
     outage_seconds: float = 5.0
+    visibility_timeout: str = "00:00:30"
     patience: float = 240.0  # seconds to wait for anything
     forged: int = 20
     undecryptable: int = 20
@@ -216,6 +217,7 @@ class Run:
                     f"QueueEndpoint=http://{HOST}:{queue.port}/{ACCOUNT};"
                 ),
                 "FUNCTIONS_WORKER_PROCESS_COUNT": "2",
+                "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": plan.visibility_timeout,
             }
             ledger = Ledger()
             with (
@@ -226,7 +228,7 @@ class Run:
                     lease_seconds=2,
                     ports=StackPorts(storage=ports),
                 ) as stack,
-                Consumer(stack.azurite.connection_string, ACCOUNT_KEY, ledger.arrive),
+                Consumer(stack.azurite.connection_string, ACCOUNT_KEY, ledger.arrive, hidden_seconds=5),
             ):
                 stack.sim.graph.delivery.time_scale = plan.time_scale
                 run = cls(stack, [blob, queue], plan, ledger, note)

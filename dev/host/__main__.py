@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     app: Path = args.app.resolve()
     try:
         os.environ.update(merge_local_settings(app, os.environ))
-        host_json = read_host_json(app)
+        host_json = read_host_json(app, os.environ)
         workers = worker_count(os.environ)
         with _listen(args.host, args.port) as listening:
             options = Options(

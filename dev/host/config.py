@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
@@ -15,6 +16,7 @@ from dev.host.errors import LoadError
 
 _TIME_SPAN = re.compile(r"(?:(?P<days>\d+)\.)?(?P<hours>\d{1,2}):(?P<minutes>\d{2}):(?P<seconds>\d{2}(?:\.\d+)?)")
 _SETTING = re.compile(r"%([^%\s]+)%")
+_OVERRIDE: Final = "AzureFunctionsJobHost__"
 
 
 def parse_time_span(text: str) -> timedelta:
@@ -99,20 +101,41 @@ class _LocalSettings(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, str] = msgspec.field(name="Values", default_factory=dict)
 
 
-def read_host_json(app: Path) -> HostJson:
-    """Read and check APP/host.json.
+def read_host_json(app: Path, settings: Mapping[str, str]) -> HostJson:
+    """Read and check APP/host.json, and what settings override of it: AzureFunctionsJobHost__PATH__TO__NAME.
 
     Raises:
         LoadError: it is missing, or says something that the real host would refuse too.
     """
     path = app / "host.json"
+
+    def decode(text: bytes) -> HostJson:
+        values = msgspec.json.decode(text, type=dict[str, Any])
+        for name, value in settings.items():
+            if name.startswith(_OVERRIDE):
+                _override(values, name.removeprefix(_OVERRIDE).split("__"), value)
+        return msgspec.convert(values, HostJson)
+
     try:
-        host_json = _decode(path, lambda text: msgspec.json.decode(text, type=HostJson))
+        host_json = _decode(path, decode)
     except FileNotFoundError:
         raise LoadError(f"there is no host.json in {app}") from None
     if host_json.version != "2.0":
         raise LoadError(f'{path}: "version" must be "2.0"')
     return host_json
+
+
+def _override(values: dict[str, Any], path: list[str], value: str) -> None:
+    *parents, name = path
+    for parent in parents:
+        inner = values.get(parent)
+        if not isinstance(inner, dict):
+            inner = values[parent] = {}
+        values = inner
+    try:
+        values[name] = msgspec.json.decode(value)  # a number or a truth value
+    except msgspec.DecodeError:
+        values[name] = value
 
 
 def merge_local_settings(app: Path, environment: Mapping[str, str]) -> dict[str, str]:

@@ -29,7 +29,7 @@ class TestHostJson:
     def test_has_the_real_hosts_defaults(self, tmp_path: Path) -> None:
         (tmp_path / "host.json").write_text('{"version": "2.0", "logging": {"anything": []}}')
 
-        extensions = read_host_json(tmp_path).extensions
+        extensions = read_host_json(tmp_path, {}).extensions
 
         assert extensions.http.route_prefix == "api"
         queues = extensions.queues
@@ -40,7 +40,32 @@ class TestHostJson:
     def test_may_begin_with_a_byte_order_mark(self, tmp_path: Path) -> None:
         (tmp_path / "host.json").write_bytes(b'\xef\xbb\xbf{"version": "2.0"}')
 
-        assert read_host_json(tmp_path).extensions.queues == QueueOptions()
+        assert read_host_json(tmp_path, {}).extensions.queues == QueueOptions()
+
+    def test_settings_override_it(self, tmp_path: Path) -> None:
+        queues = {"visibilityTimeout": "00:00:30", "maxDequeueCount": 3}
+        (tmp_path / "host.json").write_text(json.dumps({"version": "2.0", "extensions": {"queues": queues}}))
+
+        extensions = read_host_json(
+            tmp_path,
+            {
+                "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:02",
+                "AzureFunctionsJobHost__extensions__queues__batchSize": "4",
+                "AzureFunctionsJobHost__extensions__http__routePrefix": "v1",
+                "AzureFunctionsJobHost__logging__logLevel__default": "Debug",
+                "extensions__queues__maxDequeueCount": "9",
+            },
+        ).extensions
+
+        assert extensions.queues.retry_delay == timedelta(seconds=2)
+        assert (extensions.queues.batch_size, extensions.queues.max_dequeue_count) == (4, 3)
+        assert extensions.http.route_prefix == "v1"
+
+    def test_refuses_a_wrong_value_of_a_setting_too(self, tmp_path: Path) -> None:
+        (tmp_path / "host.json").write_text('{"version": "2.0"}')
+
+        with pytest.raises(LoadError, match="batchSize must be from 1 to 32"):
+            read_host_json(tmp_path, {"AzureFunctionsJobHost__extensions__queues__batchSize": "33"})
 
     def test_threshold_is_half_a_batch_by_default(self) -> None:
         assert QueueOptions(batch_size=5).threshold == 2
@@ -63,14 +88,14 @@ class TestHostJson:
         (tmp_path / "host.json").write_text(json.dumps({"version": "2.0", "extensions": {"queues": options}}))
 
         with pytest.raises(LoadError, match=message):
-            read_host_json(tmp_path)
+            read_host_json(tmp_path, {})
 
     @pytest.mark.parametrize("text", ["{", '{"version": "1.0"}', "{}"])
     def test_refuses_another_form(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "host.json").write_text(text)
 
         with pytest.raises(LoadError, match=r"host\.json"):
-            read_host_json(tmp_path)
+            read_host_json(tmp_path, {})
 
 
 class TestTimeSpan:
