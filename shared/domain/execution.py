@@ -95,7 +95,7 @@ class _Execution:
         reply = yield from self._post(want)
         return self._made(reply, Outcome.CREATED)
 
-    def _renew(self, old: Subscription, kind: ResourceKind) -> Steps:  # noqa: PLR0911 - one for each way it can end
+    def _renew(self, old: Subscription, kind: ResourceKind) -> Steps:
         want = self.action.desired
         reply = yield from self._patch(old, kind, self._changes(old))
         if isinstance(reply, graph.SubscriptionNotFoundError):
@@ -112,8 +112,6 @@ class _Execution:
         if isinstance(reply, Subscription) and extended and not self._outdated(reply):
             return self._result(Outcome.RENEWED, reply)
         if want is None or isinstance(reply, UnavailableError):
-            if isinstance(reply, Subscription) and extended:
-                return self._result(Outcome.RENEWED, reply)
             return self._result(Outcome.FAILED, old, _refusal(reply))
         # Graph keeps the old certificate, or does not prolong it: only a new subscription helps.
         result = yield from self._exchange(reply if isinstance(reply, Subscription) else old, want)

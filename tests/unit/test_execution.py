@@ -1,0 +1,357 @@
+"""What is asked of Graph for each action, and what is made of each answer."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from shared.domain import graph, resources
+from shared.domain.errors import SwitchboardError, UnavailableError
+from shared.domain.execution import Outcome, Result, Terms, carry_out
+from shared.domain.graph import Call, Reply, Subscription, format_time
+from shared.domain.subscriptions import (
+    Action,
+    Desired,
+    EncryptionCertificate,
+    Endpoint,
+    Lifetimes,
+    Reason,
+    Verb,
+    creation_body,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+SECOND = timedelta(seconds=1)
+TENANT = "aaaaaaaa-0000-4000-8000-000000000001"
+URL = "https://calls.example.com/api/notifications"
+LIFECYCLE = "https://calls.example.com/api/lifecycleNotifications"
+ENDPOINT = Endpoint(f"{URL}?code=key", LIFECYCLE, ("newer", "older"))
+BEFORE = Endpoint(f"{URL}?code=key", LIFECYCLE, ("older",))
+REKEYED = Endpoint(f"{URL}?code=yesterday", LIFECYCLE, ("newer",))
+CERTIFICATE = EncryptionCertificate("calls/" + "1" * 32, "TUlJ")
+CERTIFICATE_FIELDS = {"encryptionCertificate": "TUlJ", "encryptionCertificateId": CERTIFICATE.id}
+OUTDATED = "calls/" + "0" * 32
+CALLS = Desired(TENANT, resources.CALL_EVENTS, "users/u1/communications/callEvents", rich=True)
+RECORDS = Desired(TENANT, resources.CALL_RECORDS, "communications/callRecords", rich=False)
+PRESENCE = Desired(TENANT, resources.PRESENCE, "communications/presences/u1", rich=True)
+ASKED = Lifetimes().ask(resources.CALL_EVENTS)
+WHOLE = format_time(NOW + ASKED)
+
+REJECTED = graph.RequestRejectedError("400")
+NOT_FOUND = graph.SubscriptionNotFoundError("404")
+QUOTA = graph.QuotaExceededError("403")
+BUSY = UnavailableError("Graph")
+UNKNOWN = graph.OutcomeUnknownError()
+NOT_VALIDATED = graph.EndpointValidationError("400 ValidationError")
+
+
+def refused(hours: float) -> graph.LifetimeExceededError:
+    return graph.LifetimeExceededError("400", hours * HOUR)
+
+
+def existing(want: Desired = CALLS, **changes: Any) -> Subscription:
+    found = Subscription(
+        id="old",
+        tenant_id=want.tenant_id,
+        api_version=want.kind.api_version,
+        resource=want.resource,
+        change_type=want.kind.change_type,
+        notification_url=ENDPOINT.url(rich=want.rich),
+        expires=NOW + HOUR,
+        certificate_id=CERTIFICATE.id if want.rich else None,
+    )
+    return replace(found, **changes)
+
+
+OLD = existing()
+RENEWED = existing(expires=NOW + ASKED)
+NEW = existing(id="new", expires=NOW + ASKED)
+
+
+class Play:
+    """An action and Graph's answers to it, one after another; all of them must be asked for, and no more."""
+
+    def __init__(self, action: Action, *replies: Reply, **terms: Any) -> None:
+        self.lifetimes = Lifetimes()
+        given: dict[str, Any] = {"endpoint": ENDPOINT, "certificate": CERTIFICATE, "now": lambda: NOW}
+        steps = carry_out(action, Terms(**(given | {"lifetimes": self.lifetimes} | terms)))
+        self.calls: list[Call] = []
+        answers: list[Reply] = [None, *replies]
+        try:
+            for answer in answers:
+                self.calls.append(steps.send(answer))
+        except StopIteration as end:
+            self.result: Result = end.value
+        assert len(self.calls) == len(replies)
+        assert self.result.action is action
+
+    @property
+    def methods(self) -> list[str]:
+        return [call.method for call in self.calls]
+
+    @property
+    def bodies(self) -> list[Any]:
+        return [call.body for call in self.calls]
+
+    @property
+    def end(self) -> tuple[Outcome, Subscription | None, SwitchboardError | None]:
+        return self.result.outcome, self.result.subscription, self.result.error
+
+
+def create(*replies: Reply, want: Desired = CALLS, **terms: Any) -> Play:
+    return Play(Action(Verb.CREATE, Reason.MISSING, TENANT, want.kind, NOW, want), *replies, **terms)
+
+
+def renew(*replies: Reply, old: Subscription = OLD, want: Desired | None = CALLS, **terms: Any) -> Play:
+    return Play(Action(Verb.RENEW, Reason.HALF_LIFE, TENANT, old.kind, NOW, want, old), *replies, **terms)
+
+
+def exchange(*replies: Reply, old: Subscription = OLD, want: Desired = CALLS, **terms: Any) -> Play:
+    return Play(Action(Verb.REPLACE, Reason.CLIENT_STATE, TENANT, want.kind, NOW, want, old), *replies, **terms)
+
+
+def delete(*replies: Reply, old: Subscription = OLD) -> Play:
+    return Play(Action(Verb.DELETE, Reason.DUPLICATE, TENANT, old.kind, NOW, None, old), *replies)
+
+
+def test_what_is_to_be_left_is_left() -> None:
+    play = Play(Action(Verb.LEAVE, Reason.FRESH, TENANT, CALLS.kind, NOW, CALLS, OLD))
+    assert play.end == (Outcome.LEFT, OLD, None)
+
+
+class TestCreate:
+    @pytest.mark.parametrize("want", [CALLS, RECORDS, PRESENCE])
+    def test_asks_for_almost_the_longest_life(self, want: Desired) -> None:
+        play = create(NEW, want=want)
+        assert play.end == (Outcome.CREATED, NEW, None)
+        body = creation_body(want, NOW + Lifetimes().ask(want.kind), ENDPOINT, CERTIFICATE)
+        delegated = want is PRESENCE
+        assert play.calls == [Call("POST", TENANT, want.kind.api_version, delegated, None, body)]
+
+    def test_learns_what_is_granted(self) -> None:
+        assert create(replace(NEW, expires=NOW + 6 * HOUR)).lifetimes.half(resources.CALL_EVENTS) == 3 * HOUR
+
+    def test_waits_for_the_certificate_where_there_is_something_to_encrypt(self) -> None:
+        outcome, subscription, error = create(certificate=None).end
+        assert (outcome, subscription) == (Outcome.FAILED, None)
+        assert isinstance(error, UnavailableError)
+        assert (error.reason, str(error)) == ("certificate", "Key Vault's certificate is unavailable")
+        assert create(NEW, want=RECORDS, certificate=None).end == (Outcome.CREATED, NEW, None)
+
+    @pytest.mark.parametrize(
+        ("reply", "outcome"),
+        [
+            (graph.SubscriptionConflictError("409"), Outcome.UNSETTLED),
+            (UNKNOWN, Outcome.UNSETTLED),
+            (BUSY, Outcome.FAILED),
+            (REJECTED, Outcome.FAILED),
+            (QUOTA, Outcome.FAILED),
+        ],
+    )
+    def test_tells_what_may_have_been_done_from_what_was_not(self, reply: SwitchboardError, outcome: Outcome) -> None:
+        assert create(reply).end == (outcome, None, reply)
+
+    def test_does_not_take_an_empty_answer_for_a_subscription(self) -> None:
+        outcome, subscription, error = create(None).end
+        assert (outcome, subscription) == (Outcome.FAILED, None)
+        assert str(error) == "Graph answered without doing what was asked"
+
+    def test_shortens_a_life_that_is_refused(self) -> None:
+        play = create(refused(20), refused(20), NEW)
+        assert play.end == (Outcome.CREATED, NEW, None)
+        assert [body["expirationDateTime"] for body in play.bodies] == [
+            WHOLE,
+            format_time(NOW + 20 * HOUR * 0.99),
+            format_time(NOW + 20 * HOUR * 0.99 * 0.9),
+        ]
+
+    def test_believes_the_fourth_refusal(self) -> None:
+        last = refused(5)
+        assert create(refused(20), refused(15), refused(10), last).end == (Outcome.FAILED, None, last)
+
+    def test_wakes_an_endpoint_that_was_asleep_once(self) -> None:
+        assert create(NOT_VALIDATED, NEW).end == (Outcome.CREATED, NEW, None)
+        assert create(NOT_VALIDATED, refused(20), refused(15), NEW).end == (Outcome.CREATED, NEW, None)
+        outcome, subscription, error = create(NOT_VALIDATED, NOT_VALIDATED).end
+        assert (outcome, subscription, type(error)) == (Outcome.FAILED, None, graph.EndpointValidationError)
+        assert str(error) == f"400 ValidationError (of {URL} and {LIFECYCLE})"
+
+
+class TestRenew:
+    def test_changes_nothing_but_the_expiration(self) -> None:
+        for want in (CALLS, None):
+            play = renew(RENEWED, want=want)
+            assert play.end == (Outcome.RENEWED, RENEWED, None)
+            assert play.calls == [Call("PATCH", TENANT, "beta", False, "old", {"expirationDateTime": WHOLE})]
+
+    def test_is_done_for_the_signed_in_user_where_only_that_is_possible(self) -> None:
+        old = existing(PRESENCE, tenant_id="t2")
+        [call] = renew(replace(old, expires=NOW + 2 * HOUR), old=old, want=PRESENCE).calls
+        assert (call.tenant_id, call.api_version, call.delegated) == ("t2", "v1.0", True)
+
+    def test_learns_what_is_granted_unless_nothing_was(self) -> None:
+        assert renew(replace(OLD, expires=NOW + 6 * HOUR)).lifetimes.half(resources.CALL_EVENTS) == 3 * HOUR
+        play = renew(OLD, want=None)
+        assert play.lifetimes.half(resources.CALL_EVENTS) == ASKED / 2
+
+    @pytest.mark.parametrize("certificate_id", [OUTDATED, None])
+    def test_brings_a_certificate_up_to_date_that_is_another_or_not_told(self, certificate_id: str | None) -> None:
+        play = renew(RENEWED, old=existing(certificate_id=certificate_id))
+        assert play.bodies == [{"expirationDateTime": WHOLE, **CERTIFICATE_FIELDS}]
+
+    def test_names_no_certificate_where_there_is_none_to_name(self) -> None:
+        expiration_alone = [{"expirationDateTime": WHOLE}]
+        assert renew(RENEWED, old=existing(certificate_id=OUTDATED), certificate=None).bodies == expiration_alone
+        basic = existing(notification_url=ENDPOINT.url(rich=False), certificate_id=None)
+        assert renew(RENEWED, old=basic).bodies == expiration_alone
+
+    def test_brings_the_urls_query_up_to_date(self) -> None:
+        for rich in (True, False):
+            play = renew(RENEWED, old=existing(notification_url=REKEYED.url(rich=rich)))
+            assert play.bodies[0]["notificationUrl"] == ENDPOINT.url(rich=rich)
+
+    def test_leaves_the_url_alone_where_the_secret_is_not_the_current_one(self) -> None:
+        """A new URL would bear the current one's mark, and Graph would go on sending the previous one."""
+        old = existing(notification_url=BEFORE.url(rich=True).replace("key", "yesterday"))
+        assert "notificationUrl" not in renew(RENEWED, old=old).bodies[0]
+
+    def test_shortens_a_life_that_is_refused_and_believes_the_third_refusal(self) -> None:
+        play = renew(refused(20), refused(20), RENEWED)
+        assert play.end == (Outcome.RENEWED, RENEWED, None)
+        assert [body["expirationDateTime"] for body in play.bodies] == [
+            WHOLE,
+            format_time(NOW + 20 * HOUR * 0.99),
+            format_time(NOW + 20 * HOUR * 0.99 * 0.9),
+        ]
+        last = refused(10)
+        assert renew(refused(20), refused(15), last, want=None).end == (Outcome.FAILED, OLD, last)
+
+    def test_looks_again_for_what_is_not_found(self) -> None:
+        play = renew(NOT_FOUND, OLD, RENEWED)
+        assert play.end == (Outcome.RENEWED, RENEWED, None)
+        assert play.calls[1] == Call("GET", TENANT, "beta", False, "old")
+        assert play.calls[2] == play.calls[0]
+
+    def test_changes_at_the_second_attempt_what_was_to_be_changed_at_the_first(self) -> None:
+        play = renew(NOT_FOUND, OLD, RENEWED, old=existing(certificate_id=OUTDATED))
+        assert play.bodies[2] == {"expirationDateTime": WHOLE, **CERTIFICATE_FIELDS}
+
+    def test_makes_what_is_gone_anew_if_anybody_wants_it(self) -> None:
+        play = renew(NOT_FOUND, NOT_FOUND, NEW)
+        assert play.end == (Outcome.CREATED, NEW, None)
+        assert play.methods == ["PATCH", "GET", "POST"]
+        assert renew(NOT_FOUND, NOT_FOUND, want=None).end == (Outcome.GONE, None, None)
+
+    def test_fails_while_it_cannot_look_again(self) -> None:
+        assert renew(NOT_FOUND, BUSY).end == (Outcome.FAILED, OLD, BUSY)
+
+    @pytest.mark.parametrize("want", [CALLS, None])
+    def test_fails_for_now_while_graph_is_away(self, want: Desired | None) -> None:
+        assert renew(BUSY, want=want).end == (Outcome.FAILED, OLD, BUSY)
+
+    def test_asks_for_the_time_alone_where_the_changes_are_refused(self) -> None:
+        play = renew(REJECTED, RENEWED, old=existing(certificate_id=None))
+        assert play.end == (Outcome.RENEWED, RENEWED, None)
+        assert play.bodies[1] == {"expirationDateTime": WHOLE}
+        assert renew(REJECTED, want=None).end == (Outcome.FAILED, OLD, REJECTED)
+
+    def test_fails_where_graph_prolongs_nothing_and_nobody_wants_another(self) -> None:
+        outcome, subscription, error = renew(OLD, want=None).end
+        assert (outcome, subscription) == (Outcome.FAILED, OLD)
+        assert str(error) == "Graph answered without doing what was asked"
+
+    @pytest.mark.parametrize(("short", "methods"), [(60, ["PATCH"]), (61, ["PATCH", "POST", "DELETE"])])
+    def test_takes_a_whole_life_for_prolonged_and_replaces_any_other(self, short: int, methods: list[str]) -> None:
+        """Two renewals within a minute get the same expiration."""
+        old = existing(expires=NOW + ASKED - short * SECOND)
+        assert renew(old, *(NEW, None)[: len(methods) - 1], old=old).methods == methods
+
+    def test_replaces_what_keeps_an_outdated_certificate(self) -> None:
+        old, kept = existing(certificate_id=OUTDATED), replace(RENEWED, certificate_id=OUTDATED)
+        play = renew(kept, NEW, None, old=old)
+        assert play.end == (Outcome.REPLACED, NEW, None)
+        assert play.methods == ["PATCH", "POST", "DELETE"]
+        assert renew(kept, BUSY, old=old).end == (Outcome.RENEWED, kept, BUSY)
+        assert renew(kept, UNKNOWN, old=old).end == (Outcome.UNSETTLED, None, UNKNOWN)
+        assert renew(replace(RENEWED, certificate_id=None), old=old).end[0] is Outcome.RENEWED
+        assert renew(kept, old=old, want=None).end == (Outcome.RENEWED, kept, None)
+        assert renew(kept, old=old, certificate=None).end == (Outcome.RENEWED, kept, None)
+        basic = replace(CALLS, rich=False)
+        assert renew(kept, old=old, want=basic).end == (Outcome.RENEWED, kept, None)
+
+    def test_replaces_what_cannot_be_prolonged(self) -> None:
+        assert renew(REJECTED, NEW, None).end == (Outcome.REPLACED, NEW, None)
+        assert renew(REJECTED, QUOTA).end == (Outcome.FAILED, OLD, QUOTA)
+        later = existing(id="old", certificate_id=None)
+        assert renew(later, BUSY).end == (Outcome.FAILED, later, BUSY)
+
+
+class TestReplace:
+    def test_makes_the_new_one_before_it_deletes_the_old_one(self) -> None:
+        for deleted in (None, BUSY, NOT_FOUND):
+            play = exchange(NEW, deleted)
+            assert play.end == (Outcome.REPLACED, NEW, None)
+            assert play.methods == ["POST", "DELETE"]
+            assert play.calls[1] == Call("DELETE", TENANT, "beta", False, "old")
+
+    @pytest.mark.parametrize("holder", [None, "old"])
+    @pytest.mark.parametrize("deleted", [None, NOT_FOUND])
+    def test_goes_the_other_way_round_where_both_cannot_be(self, holder: str | None, deleted: Reply) -> None:
+        play = exchange(graph.SubscriptionConflictError("409", holder), deleted, NEW)
+        assert play.end == (Outcome.REPLACED, NEW, None)
+        assert play.methods == ["POST", "DELETE", "POST"]
+        assert play.calls[1] == Call("DELETE", TENANT, "beta", False, "old")
+        assert play.bodies[0] == play.bodies[2]
+
+    def test_deletes_nothing_for_a_place_that_another_holds(self) -> None:
+        conflict = graph.SubscriptionConflictError("409", "another")
+        assert exchange(conflict).end == (Outcome.UNSETTLED, None, conflict)
+
+    def test_deletes_for_the_quotas_sake_only_what_nobody_can_read(self) -> None:
+        useless = existing(notification_url=URL, expires=NOW + 20 * HOUR)
+        assert exchange(QUOTA, None, NEW, old=useless).end == (Outcome.REPLACED, NEW, None)
+        useful = existing(expires=NOW + 20 * HOUR)
+        assert exchange(QUOTA, old=useful).end == (Outcome.FAILED, useful, QUOTA)
+        assert exchange(REJECTED, old=useless).end == (Outcome.FAILED, useless, REJECTED)
+
+    def test_keeps_the_old_one_while_it_cannot_be_deleted(self) -> None:
+        old = existing(expires=NOW + 20 * HOUR)
+        assert exchange(graph.SubscriptionConflictError("409"), BUSY, old=old).end == (Outcome.FAILED, old, BUSY)
+
+    def test_says_that_nothing_is_left_where_the_new_one_fails_after_the_old_one_went(self) -> None:
+        conflict = graph.SubscriptionConflictError("409")
+        assert exchange(conflict, None, BUSY).end == (Outcome.FAILED, None, BUSY)
+        assert exchange(conflict, None, UNKNOWN).end == (Outcome.UNSETTLED, None, UNKNOWN)
+
+    @pytest.mark.parametrize(("left", "due"), [(ASKED / 2, True), (ASKED / 2 + SECOND, False)])
+    def test_prolongs_the_old_one_where_the_new_one_fails_and_it_is_due(self, left: timedelta, due: bool) -> None:
+        old = existing(expires=NOW + left, certificate_id=OUTDATED)
+        if due:
+            play = exchange(BUSY, RENEWED, old=old)
+            assert play.end == (Outcome.RENEWED, RENEWED, BUSY)
+            assert play.calls[1] == Call("PATCH", TENANT, "beta", False, "old", {"expirationDateTime": WHOLE})
+            assert exchange(BUSY, REJECTED, old=old).end == (Outcome.FAILED, old, BUSY)
+        else:
+            assert exchange(BUSY, old=old).end == (Outcome.FAILED, old, BUSY)
+
+    def test_leaves_to_the_next_list_what_may_have_been_done(self) -> None:
+        assert exchange(UNKNOWN).end == (Outcome.UNSETTLED, None, UNKNOWN)
+
+
+class TestDelete:
+    @pytest.mark.parametrize(
+        ("old", "delegated"),
+        [(OLD, False), (existing(PRESENCE), True), (existing(resource="users/u1/messages"), False)],
+    )
+    def test_needs_no_more_than_the_id(self, old: Subscription, delegated: bool) -> None:
+        play = delete(None, old=old)
+        assert play.end == (Outcome.DELETED, None, None)
+        assert play.calls == [Call("DELETE", TENANT, old.api_version, delegated, "old")]
+
+    def test_is_done_where_there_is_nothing_to_delete(self) -> None:
+        assert delete(NOT_FOUND).end == (Outcome.DELETED, None, None)
+
+    def test_fails_for_now_while_graph_is_away(self) -> None:
+        assert delete(BUSY).end == (Outcome.FAILED, OLD, BUSY)
