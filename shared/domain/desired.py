@@ -6,6 +6,7 @@ each form.
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import batched
@@ -66,11 +67,10 @@ def parse_desired(text: str, *, tenant_ids: Collection[str], source: str = "subs
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise DesiredStateError(source, [str(error)]) from error
-    reader = _Reader(source, frozenset(tenant_ids), _Lines(text))
+    reader = _Reader(frozenset(tenant_ids), _Lines(text))
     reader.read(document)
     if reader.problems:
-        ordered = sorted(reader.problems, key=lambda problem: problem[0])
-        raise DesiredStateError(source, [f"line {line}: {message}" for line, message in ordered])
+        raise DesiredStateError(source, [f"line {line}: {message}" for line, message in sorted(reader.problems)])
     return DesiredState(tuple(reader.subscriptions), tuple(reader.groups))
 
 
@@ -142,8 +142,7 @@ _CHOICE: Final = frozenset({resources.ONLINE_MEETING.key, resources.PRESENCE.key
 
 
 class _Reader:
-    def __init__(self, source: str, tenant_ids: frozenset[str], lines: "_Lines") -> None:
-        self._source = source
+    def __init__(self, tenant_ids: frozenset[str], lines: "_Lines") -> None:
         self._tenant_ids = tenant_ids
         self._lines = lines
         self._seen: dict[tuple[object, ...], int] = {}
@@ -210,7 +209,7 @@ class _Reader:
             self._problem(line, f"[[{kind.key}]] needs 'tenant': GRAPH_TENANT_IDS names several")
         elif not (isinstance(value, str) and value.lower() in self._tenant_ids):
             self._problem(line, f"tenant {value!r} is not one of GRAPH_TENANT_IDS")
-        return value.lower() if isinstance(value, str) else ""
+        return str(value).lower()
 
     def _rich(self, kind: ResourceKind, place: int, entry: Mapping[str, Any]) -> bool:
         if kind.key not in _CHOICE:
@@ -235,17 +234,15 @@ class _Reader:
                 continue
             normal = rule.normal(item)
             within = place if kind is resources.CALL_RECORDS else None  # filters may share participants
-            if self._once(line, f"an element of {key!r}", (kind.key, tenant, key, within, normal)):
-                found.append(normal)
+            self._once(line, f"an element of {key!r}", (kind.key, tenant, key, within, normal))
+            found.append(normal)
         return found
 
-    def _once(self, line: int, what: str, identity: tuple[object, ...]) -> bool:
-        first = self._seen.get(identity)
-        if first is None:
+    def _once(self, line: int, what: str, identity: tuple[object, ...]) -> None:
+        if identity in self._seen:
+            self._problem(line, f"{what} is a duplicate of line {self._seen[identity]}")
+        else:
             self._seen[identity] = line
-            return True
-        self._problem(line, f"{what} is a duplicate of line {first}")
-        return False
 
     def _want(self, kind: ResourceKind, tenant: str, resource: str, *, rich: bool) -> None:
         self.subscriptions.append(Desired(tenant, kind, resource, rich))
@@ -270,7 +267,7 @@ class _Lines:
         r"|(?P<comment>#[^\n]*)"
         r"|(?P<newline>\n)"
         r"|(?P<open>[\[{])|(?P<close>[\]}])|(?P<equals>=)|(?P<comma>,)"
-        r"|(?P<bare>[^\s\"'#\[\]{}=,]+)",
+        r"|(?P<bare>[^\s\"'#\[\]{}=,.]+)",
         re.DOTALL,
     )
 
@@ -286,24 +283,21 @@ class _Lines:
 
     def _scan(self, text: str) -> None:
         header: tuple[str | int, ...] = ()
-        key: tuple[str | int, ...] = ()
-        counts: dict[str, int] = {}
-        for statement in self._statements(text):
-            words = [(kind, _unquoted(word)) for kind, word, _ in statement]
-            line = statement[0][2]
-            if words[0][0] == "open":
-                name = "".join(word for kind, word in words if kind in {"bare", "string"})
+        counts: Counter[str] = Counter()
+        for (first, word, line), *rest in self._statements(text):
+            if first == "open":
+                name = next(_unquoted(word) for kind, word, _ in rest if kind in {"bare", "string"})
                 header = (name,)
-                if len(words) > 1 and words[1][0] == "open":
-                    header = (name, counts.get(name, 0))
-                    counts[name] = counts.get(name, 0) + 1
+                if rest[0][0] == "open":
+                    header = (name, counts[name])
+                    counts[name] += 1
                 self._found.setdefault((name,), line)
                 self._found.setdefault(header, line)
                 continue
-            key = (*header, words[0][1])
+            key = (*header, _unquoted(word))
             self._found.setdefault(key, line)
             depth = number = 0
-            for kind, _, at in statement[2:]:
+            for kind, _, at in rest[1:]:
                 depth += (kind == "open") - (kind == "close")
                 if kind in {"string", "bare"} and depth == 1:
                     self._found.setdefault((*key, number), at)
@@ -313,7 +307,7 @@ class _Lines:
         statement: list[tuple[str, str, int]] = []
         line, depth = 1, 0
         for token in self._TOKEN.finditer(text):
-            kind = token.lastgroup or ""
+            kind = str(token.lastgroup)
             if kind == "newline" and depth == 0:
                 if statement:
                     yield statement

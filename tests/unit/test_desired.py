@@ -1,6 +1,7 @@
 """The desired state as operators write it."""
 
 import contextlib
+import re
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from shared.domain.subscriptions import Desired
 
 TENANT = "aaaaaaaa-0000-4000-8000-000000000001"
 OTHER = "aaaaaaaa-0000-4000-8000-000000000002"
-ALICE = "11111111-1111-1111-1111-111111111111"
-BOB = "22222222-2222-2222-2222-222222222222"
+ALICE = "abcdef11-1111-1111-1111-111111111111"
+BOB = "bcdefa22-2222-2222-2222-222222222222"
 SAMPLE = Path(__file__).parents[2] / "subscriptions.sample.toml"
 JOIN_URL = "https://teams.microsoft.com/l/meetup-join/19%3ameeting_example%40thread.v2/0?context=%7b%7d"
 
@@ -27,8 +28,16 @@ def problems(text: str, *tenant_ids: str) -> list[str]:
     with pytest.raises(DesiredStateError) as caught:
         parse(text, *tenant_ids)
     assert not caught.value.permanent
-    assert all(problem in str(caught.value) for problem in caught.value.problems)
-    return list(caught.value.problems)
+    assert caught.value.reason == "desired-state"
+    found = list(caught.value.problems)
+    assert str(caught.value) == "\n  - ".join(["subscriptions.toml needs attention:", *found])
+    return found
+
+
+@pytest.mark.parametrize("text", ["x", "x = 1"])
+def test_problems_are_those_of_the_file_that_was_read(text: str) -> None:
+    with pytest.raises(DesiredStateError, match=r"^blob x needs attention:\n  - "):
+        parse_desired(text, tenant_ids=[TENANT], source="blob x")
 
 
 def test_nothing_is_desired_by_an_empty_file() -> None:
@@ -81,6 +90,12 @@ def test_resources_are_those_of_the_catalogue() -> None:
         joinWebUrls = ["{JOIN_URL}"]
         [[callRecords]]
         participants = ["{BOB}", "{ALICE}"]
+        [[callRecords]]
+        participants = ["{BOB.upper()}"]
+        [[onlineMeeting]]
+        joinWebUrls = ["{JOIN_URL}"]
+        [[presence]]
+        users = ["{BOB}", "{ALICE.upper()}"]
         """
     )
     assert [want.resource for want in state.subscriptions] == [
@@ -88,9 +103,14 @@ def test_resources_are_those_of_the_catalogue() -> None:
         "communications/calls/getEmergencyEventsByPolicy(policyName='Head quarters'' own')",
         resources.meeting_call_events_path(JOIN_URL),
         f"communications/callRecords?$filter=participants/any(p:p/id in ('{ALICE}','{BOB}'))",
+        f"communications/callRecords?$filter=participants/any(p:p/id eq '{BOB}')",
+        resources.online_meeting_path(JOIN_URL),
+        f"communications/presences?$filter=id in ('{ALICE}','{BOB}')",
     ]
     for want in state.subscriptions:
         assert resources.match(want.resource) is want.kind
+        assert want.tenant_id == TENANT
+        assert want.rich is (want.kind is not resources.CALL_RECORDS)
 
 
 def test_presence_is_split_whatever_the_entries() -> None:
@@ -157,9 +177,65 @@ users = ["{ALICE}"]
 
 
 @pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[[callRecords]]\n[[callRecords]]", "line 2: entry is a duplicate of line 1"),
+        ("[[callEvents]]", "line 1: [[callEvents]] needs groups or users"),
+        ("[[callEvents]]\nusers = 7", "line 2: 'users' must be an array, each a user's object id (a GUID)"),
+        (
+            "[[presence]]\nincludeResourceData = 1\nusers = ['abcdef11-1111-1111-1111-111111111111']",
+            "line 2: 'includeResourceData' must be true or false",
+        ),
+    ],
+)
+def test_what_a_problem_reads(text: str, problem: str) -> None:
+    assert problems(text) == [problem]
+
+
+def test_a_filter_takes_fifty_participants() -> None:
+    users = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(51)]
+    assert len(parse(f"[[callRecords]]\nparticipants = {users[:50]}").subscriptions) == 1
+    assert problems(f"[[presence]]\nusers = {users}\n[[callRecords]]\n\nparticipants = {users}") == [
+        "line 5: at most 50 participants fit one filter: make another entry"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "longest"),
+    [
+        ("emergencyCallEvents", "policies", "P" * 200),
+        ("onlineMeeting", "joinWebUrls", "https://teams.example/X".ljust(2048, "X")),
+        ("meetingCallEvents", "joinWebUrls", "https://teams.example/X".ljust(2048, "X")),
+    ],
+)
+def test_names_and_urls_may_be_long_but_not_endless(kind: str, key: str, longest: str) -> None:
+    assert len(parse(f"[[{kind}]]\n{key} = ['{longest}']").subscriptions) == 1
+    [problem] = problems(f"[[{kind}]]\n{key} = ['{longest}X']")
+    assert problem.startswith(f"line 2: an element of '{key}' is not")
+
+
+def test_the_same_user_may_be_one_of_each_tenants() -> None:
+    entries = (f"[[{kind}]]\ntenant = '{tenant}'\nusers = ['{ALICE}']" for kind in KINDS for tenant in (TENANT, OTHER))
+    assert len(parse("\n".join(entries), TENANT, OTHER).subscriptions) == 4
+
+
+KINDS = ("callEvents", "presence")
+
+
+@pytest.mark.parametrize(
     ("text", "line"),
     [
         ("[[callRecords]]\n[[callRecords]]\n", 2),
+        (f"[[callRecords]]\n[[callRecords]]\nparticipants = ['{ALICE}']\n[[callRecords]]\nparticipants = ['x']", 5),
+        ("[[presence]]", 1),
+        ("callRecords = [1]", 1),
+        ("\n\n[callEvents.users]", 3),
+        ("\n\ncallEvents . users = 1", 3),
+        ('\n\n["callEvents".users]', 3),
+        ('\n"\\u0078" = 1', 1),  # escapes in keys are not looked through
+        ("\n[['callRecords']]\n\n'colour' = 1", 4),
+        (f"[[callEvents]]\nusers = ['{ALICE}']\n[[callEvents]]\n\ngroups = [[1]]", 5),
+        (f"[[callEvents]]\nusers = ['{ALICE}']\n[[callEvents]]\ntenant = '{TENANT}'", 3),
         (f'[[callEvents]]\nusers = ["{ALICE}"]\n[[callEvents]]\nusers = [\n"{ALICE}"]', 5),
         (f'[[presence]]\nusers = ["{ALICE}", "{ALICE}"]', 2),
         ("[[callEvents]]\nusers = []", 2),
@@ -178,7 +254,12 @@ users = ["{ALICE}"]
 )
 def test_one_problem_and_its_line(text: str, line: int) -> None:
     first, *_ = problems(text)
-    assert f"line {line}" in first
+    assert re.search(rf"\bline {line}\b", first)
+
+
+def test_elements_are_counted_past_arrays_and_tables_within() -> None:
+    found = problems("[[callEvents]]\nusers = [\n['a', 'b'],\n{c = 'd', e = 1.5},\n'f']")
+    assert [problem.partition(":")[0] for problem in found] == ["line 2", "line 2", "line 5"]
 
 
 def test_filters_of_different_entries_may_share_participants() -> None:
