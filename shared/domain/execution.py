@@ -137,8 +137,7 @@ class _Execution:
         holds_the_place = isinstance(reply, graph.SubscriptionConflictError) and reply.holder in {None, old.id}
         useless = self.terms.endpoint.standing(old.notification_url)[0] is Standing.UNKNOWN
         if not (holds_the_place or (useless and isinstance(reply, graph.QuotaExceededError))):
-            made = self._made(reply, Outcome.REPLACED)
-            return made if made.outcome is Outcome.UNSETTLED else self._result(Outcome.FAILED, old, made.error)
+            return self._not_made(reply, old)
         removed = yield self._call("DELETE", old, want.kind)
         if not (removed is None or isinstance(removed, graph.SubscriptionNotFoundError)):
             return self._result(Outcome.FAILED, old, _refusal(removed))
@@ -156,12 +155,13 @@ class _Execution:
         certificate = self.terms.certificate
         if want.rich and certificate is None:
             return UnavailableError("Key Vault's certificate", reason="certificate")
-        reply: Reply = None
         woken = False
         for _ in range(_CREATIONS):
             now, asked = self.terms.now(), self.terms.lifetimes.ask(want.kind)
             body = creation_body(want, now + asked, self.terms.endpoint, certificate)
-            reply = yield Call("POST", want.tenant_id, want.kind.api_version, want.kind.delegated_only, None, body)
+            reply: Reply = yield Call(
+                "POST", want.tenant_id, want.kind.api_version, want.kind.delegated_only, None, body
+            )
             if isinstance(reply, graph.EndpointValidationError) and not woken:
                 woken = True  # an app that has been scaled in is started by the very call that it answers too late
             elif not self._shortened(reply, want.kind, asked):
@@ -173,11 +173,10 @@ class _Execution:
         return reply
 
     def _patch(self, old: Subscription, kind: ResourceKind, changes: dict[str, Any]) -> _Exchange:
-        reply: Reply = None
         for _ in range(_SHORTENINGS):
             now, asked = self.terms.now(), self.terms.lifetimes.ask(kind)
             expiry = {"expirationDateTime": graph.format_time(now + asked)}
-            reply = yield self._call("PATCH", old, kind, expiry | changes)
+            reply: Reply = yield self._call("PATCH", old, kind, expiry | changes)
             if not self._shortened(reply, kind, asked):
                 break
         if isinstance(reply, Subscription) and reply.expires > old.expires:
@@ -192,11 +191,13 @@ class _Execution:
 
     def _changes(self, old: Subscription) -> dict[str, Any]:
         """What a renewal changes besides the expiration: an outdated or undisclosed certificate, the URL's query."""
-        changes: dict[str, Any] = {}
         standing, rich = self.terms.endpoint.standing(old.notification_url)
         certificate = self.terms.certificate
-        if rich and certificate is not None and old.certificate_id != certificate.id:
-            changes |= certificate_fields(certificate)
+        changes: dict[str, Any] = (
+            dict(certificate_fields(certificate))
+            if rich and certificate is not None and old.certificate_id != certificate.id
+            else {}
+        )
         if standing is Standing.CURRENT and not self.terms.endpoint.up_to_date(old.notification_url):
             changes["notificationUrl"] = self.terms.endpoint.url(rich=rich)
         return changes
@@ -215,12 +216,12 @@ class _Execution:
         return Call(method, old.tenant_id, old.api_version, kind.delegated_only, old.id, body)
 
     def _made(self, reply: Reply, outcome: Outcome) -> Result:
-        match reply:
-            case Subscription():
-                return self._result(outcome, reply)
-            case graph.SubscriptionConflictError() | graph.OutcomeUnknownError():
-                return self._result(Outcome.UNSETTLED, None, reply)
-        return self._result(Outcome.FAILED, None, _refusal(reply))
+        return self._result(outcome, reply) if isinstance(reply, Subscription) else self._not_made(reply)
+
+    def _not_made(self, reply: SwitchboardError | None, old: Subscription | None = None) -> Result:
+        if isinstance(reply, graph.SubscriptionConflictError | graph.OutcomeUnknownError):
+            return self._result(Outcome.UNSETTLED, None, reply)
+        return self._result(Outcome.FAILED, old, _refusal(reply))
 
     def _result(
         self, outcome: Outcome, subscription: Subscription | None = None, error: SwitchboardError | None = None
