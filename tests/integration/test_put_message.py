@@ -1,0 +1,121 @@
+"""A put over a real socket, to storage that does not always take it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from shared.adapters.queues import Queues
+from shared.adapters.storage import StorageAccount
+from shared.domain.errors import UnavailableError
+from shared.settings import StorageSettings
+
+QUEUE = "call-events"
+BODY = b'{"a":"<1>"}'
+
+type Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def take(_request: web.Request) -> web.StreamResponse:
+    return web.Response(status=201, text="<QueueMessagesList/>")
+
+
+async def busy(_request: web.Request) -> web.StreamResponse:
+    return web.Response(status=503, headers={"x-ms-error-code": "ServerBusy"})
+
+
+async def refuse(_request: web.Request) -> web.StreamResponse:
+    return web.Response(status=403, headers={"x-ms-error-code": "AuthorizationFailure"})
+
+
+async def hang_up(request: web.Request) -> web.StreamResponse:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def break_off(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(status=201, headers={"Content-Length": "1000"})
+    await response.prepare(request)
+    await response.write(b"<QueueMess")
+    return await hang_up(request)
+
+
+class Storage:
+    """Behaves as it is told, request after request, and then takes everything."""
+
+    def __init__(self, *behaviours: Behaviour) -> None:
+        self.requests: list[tuple[web.Request, str]] = []
+        self._turns: Iterator[Behaviour] = iter(behaviours)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request, await request.text()))
+        return await next(self._turns, take)(request)
+
+
+@asynccontextmanager
+async def queues_on(storage: Storage) -> AsyncIterator[Queues]:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", storage.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with queues_at(runner.addresses[0][1]) as queues:
+        yield queues
+    await runner.cleanup()
+
+
+@asynccontextmanager
+async def queues_at(port: int) -> AsyncIterator[Queues]:
+    url = f"http://127.0.0.1:{port}/account"
+    text = f"AccountName=account;AccountKey=a2V5;QueueEndpoint={url};BlobEndpoint={url}"
+    account = StorageAccount(StorageSettings(text, None, None, None))
+    yield Queues(account)
+    await account.queues.close()
+
+
+async def test_a_put_is_signed_dated_and_never_expires() -> None:
+    async with queues_on(storage := Storage()) as queues:
+        await queues.put(QUEUE, BODY, "none")
+    [(request, body)] = storage.requests
+    assert (request.method, request.path) == ("POST", f"/account/{QUEUE}/messages")
+    assert dict(request.query) == {"messagettl": "-1"}
+    assert request.headers["Authorization"].startswith("SharedKey account:")
+    assert request.headers["x-ms-date"].endswith(" GMT")
+    assert body == '<QueueMessage><MessageText>{"a":"&lt;1&gt;"}</MessageText></QueueMessage>'
+
+
+@pytest.mark.parametrize("trouble", [busy, hang_up, break_off])
+async def test_what_may_pass_is_tried_again(trouble: Behaviour) -> None:
+    async with queues_on(storage := Storage(trouble, trouble)) as queues:
+        await queues.put(QUEUE, BODY, "base64")
+    assert len(storage.requests) == 3
+    assert len({body for _, body in storage.requests}) == 1
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [(busy, "storage-ServerBusy"), (hang_up, "storage-no-answer"), (break_off, "storage-no-answer")],
+)
+async def test_what_does_not_pass_is_unavailable(trouble: Behaviour, reason: str) -> None:
+    async with queues_on(storage := Storage(trouble, trouble, trouble)) as queues:
+        with pytest.raises(UnavailableError) as caught:
+            await queues.put(QUEUE, BODY, "base64")
+    assert caught.value.reason == reason
+    assert len(storage.requests) == 3
+
+
+async def test_a_refusal_is_not_tried_again() -> None:
+    async with queues_on(storage := Storage(refuse)) as queues:
+        with pytest.raises(UnavailableError) as caught:
+            await queues.put(QUEUE, BODY, "base64")
+    assert caught.value.reason == "storage-AuthorizationFailure"
+    assert len(storage.requests) == 1
+
+
+async def test_where_nobody_listens_storage_is_unavailable(unused_tcp_port: int) -> None:
+    async with queues_at(unused_tcp_port) as queues:
+        with pytest.raises(UnavailableError) as caught:
+            await queues.put(QUEUE, BODY, "base64")
+    assert caught.value.reason == "storage-no-answer"
