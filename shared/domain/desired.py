@@ -185,7 +185,8 @@ class _Reader:
             if len(participants) > _MAX_PARTICIPANTS:
                 line = self._lines.of(kind.key, place, "participants")
                 self._problem(line, f"at most {_MAX_PARTICIPANTS} participants fit one filter: make another entry")
-            self._once(self._lines.of(kind.key, place), "entry", (kind.key, tenant, participants))
+            if participants or "participants" not in entry:
+                self._once(self._lines.of(kind.key, place), "entry", (kind.key, tenant, participants))
             self._want(kind, tenant, _call_records_path(participants), rich=False)
             return
         if not values:

@@ -192,6 +192,13 @@ def test_what_a_problem_reads(text: str, problem: str) -> None:
     assert problems(text) == [problem]
 
 
+def test_an_entry_whose_participants_are_wrong_is_not_said_to_be_a_duplicate_as_well() -> None:
+    assert problems("[[callRecords]]\n[[callRecords]]\nparticipants = ['x']\n[[callRecords]]\nparticipants = []") == [
+        "line 3: an element of 'participants' is not a user's object id (a GUID)",
+        "line 5: 'participants' must be an array, each a user's object id (a GUID)",
+    ]
+
+
 def test_a_filter_takes_fifty_participants() -> None:
     users = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(51)]
     assert len(parse(f"[[callRecords]]\nparticipants = {users[:50]}").subscriptions) == 1
