@@ -88,6 +88,19 @@ class _Client(GraphClient):
         await self._exchange("PATCH", f"{self._endpoint}/beta/subscriptions/{subscription_id}", tenant_id, False, body)
 
 
+class _Known:
+    """The ids of the last run, in memory."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, frozenset[str]] = {}
+
+    async def load(self, tenant_id: str) -> frozenset[str]:
+        return self._ids.get(tenant_id, frozenset())
+
+    async def save(self, tenant_id: str, ids: frozenset[str]) -> None:
+        self._ids[tenant_id] = ids
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     report: RenewalReport
@@ -110,6 +123,7 @@ class _Bench:
             graph=self._client,
             certificates=self,
             desired=self,
+            known=_Known(),
             endpoint=Endpoint(_URL, _URL, ("secret",)),
             tenant_ids=(self._tenant,),
             clock=clock,

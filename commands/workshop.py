@@ -22,6 +22,7 @@ from shared.adapters.storage import StorageAccount
 from shared.clock import SystemClock
 from shared.domain.errors import SettingsError
 from shared.domain.subscriptions import Endpoint
+from shared.services.known_subscriptions import KnownSubscriptions
 from shared.services.renew import Renewal
 from shared.services.renewal_state import RenewalStates
 from shared.services.self_test import SelfTest
@@ -118,6 +119,7 @@ class Workshop:
             graph=self.graph,
             certificates=self.certificates,
             desired=self.desired,
+            known=KnownSubscriptions(self.blobs),
             endpoint=self.endpoint,
             tenant_ids=self.settings.tenant_ids,
             clock=self.clock,

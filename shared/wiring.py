@@ -370,6 +370,7 @@ def _renewal() -> "Renewal":
     from shared.adapters.desired_state import DesiredStateSource
     from shared.clock import SystemClock
     from shared.domain.subscriptions import Endpoint
+    from shared.services.known_subscriptions import KnownSubscriptions
     from shared.services.renew import Renewal
 
     settings = _settings()
@@ -377,6 +378,7 @@ def _renewal() -> "Renewal":
         graph=_graph(),
         certificates=_certificates(),
         desired=DesiredStateSource(settings.subscriptions, _blobs(), settings.tenant_ids),
+        known=KnownSubscriptions(_blobs()),
         endpoint=Endpoint(settings.notification_url, settings.lifecycle_notification_url, settings.client_states),
         tenant_ids=settings.tenant_ids,
         clock=SystemClock(),

@@ -39,12 +39,14 @@ class GraphSettings:
     `quotas` are subscriptions per tenant: of call records, and of all Teams resources together. `certificate_patch`
     is whether PATCH takes the certificate's fields (two pages of Graph's disagree). `lifetime_margin` is how much the
     enforced lifetimes fall short of the documented ones. `duplicates` can be allowed, as they at times are.
-    `empty_page_first` starts every LIST with an empty page and a nextLink. `separate_versions` lists under v1.0 and
-    beta only what was made there. `notification_ids` gives each item the optional `id`.
+    `empty_page_first` starts every LIST with an empty page and a nextLink. `blind_lists` have nothing on any page, as
+    has happened for days (microsoftgraph/microsoft-graph-docs, issues 15648 and 17354). `separate_versions` lists
+    under v1.0 and beta only what was made there. `notification_ids` gives each item the optional `id`.
     """
 
     page_size: int = 100
     empty_page_first: bool = False
+    blind_lists: bool = False
     separate_versions: bool = False
     certificate_patch: Literal["honour", "ignore"] = "honour"
     lifecycle_url_everywhere: bool = False
@@ -230,9 +232,10 @@ class GraphApi:
         first = token is None and self.settings.empty_page_first
         start = int(token or 0)
         end = start if first else start + self.settings.page_size
+        shown = [] if self.settings.blind_lists else known[start:end]
         # The secret is not handed out in lists.
         body = _context(request, "subscriptions") | {
-            "value": [entry.entity() | {"clientState": None} for entry in known[start:end]]
+            "value": [entry.entity() | {"clientState": None} for entry in shown]
         }
         if first or end < len(known):
             body["@odata.nextLink"] = f"{request.base}/{request.version}/subscriptions?$skiptoken={end}"

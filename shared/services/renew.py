@@ -1,12 +1,14 @@
 """Make Graph's subscriptions equal the desired ones, and renew each in time.
 
-A run lists, plans and acts; it stores nothing, so any run may be interrupted, repeated or overlapped by another. What
-depends on something that is down is left for the next run, and everything else is still done: live subscriptions are
-renewed even while Key Vault is away or the desired state cannot be read.
+A run lists, plans and acts. It keeps nothing but the ids of what is there, lest it believe a list that shows nothing;
+so any run may be interrupted, repeated or overlapped by another. What depends on something that is down is left for the
+next run, and everything else is still done: live subscriptions are renewed even while Key Vault is away or the desired
+state cannot be read.
 """
 
 import asyncio
 import itertools
+import logging
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +38,9 @@ TIME_BUDGET: Final = timedelta(minutes=8)  # of the ten that host.json gives a f
 _ONE_BUDGET: Final = timedelta(seconds=60)  # for a single subscription
 _ROUNDS: Final = 3  # lists per run: one to plan by, the others for creations of unknown outcome
 _LISTED_FAILURES: Final = 100
+_READS: Final = 8  # subscriptions read at a time
+
+logger = logging.getLogger(__name__)
 
 
 class Graph(Protocol):
@@ -63,6 +68,18 @@ class DesiredSource(Protocol):
 
     async def load(self) -> DesiredState:
         """Read it; raises DesiredStateError or UnavailableError."""
+        ...
+
+
+class Known(Protocol):
+    """Where the ids of earlier runs are; see `shared.services.known_subscriptions`."""
+
+    async def load(self, tenant_id: str) -> frozenset[str]:
+        """The ids that the last run left; raises UnavailableError."""
+        ...
+
+    async def save(self, tenant_id: str, ids: frozenset[str]) -> None:
+        """Keep these instead; raises UnavailableError."""
         ...
 
 
@@ -119,6 +136,7 @@ class Renewal:
         graph: Graph,
         certificates: Certificates,
         desired: DesiredSource,
+        known: Known,
         endpoint: Endpoint,
         tenant_ids: Iterable[str],
         clock: Clock,
@@ -127,6 +145,7 @@ class Renewal:
         self._graph = graph
         self._certificates = certificates
         self._desired = desired
+        self._known = known
         self._endpoint = endpoint
         self._tenant_ids = tuple(sorted(tenant_ids))
         self._clock = clock
@@ -153,8 +172,7 @@ class Renewal:
         Args:
             prune: as for `run`.
         """
-        run = _Run(self._graph, self._endpoint, self._clock, self._lifetimes, self._clock.now() + self._budget)
-        return await run.plan_only(self._certificates, self._desired, self._tenant_ids, prune=prune)
+        return await self._new_run().plan_only(self._certificates, self._desired, self._tenant_ids, prune=prune)
 
     async def resync(self, tenant_id: str, *, gone: str | None = None) -> RenewalReport:
         """Do all that is to be done in one tenant; callers that have to wait for their turn share one run.
@@ -222,9 +240,11 @@ class Renewal:
     async def _run(
         self, tenant_ids: tuple[str, ...], *, gone: frozenset[str] = frozenset(), prune: bool = False
     ) -> RenewalReport:
+        return await self._new_run().run(self._certificates, self._desired, tenant_ids, gone=gone, prune=prune)
+
+    def _new_run(self) -> "_Run":
         deadline = self._clock.now() + self._budget
-        run = _Run(self._graph, self._endpoint, self._clock, self._lifetimes, deadline)
-        return await run.run(self._certificates, self._desired, tenant_ids, gone=gone, prune=prune)
+        return _Run(self._graph, self._known, self._endpoint, self._clock, self._lifetimes, deadline)
 
     def _check_served(self, tenant_id: str) -> None:
         if tenant_id not in self._tenant_ids:
@@ -243,11 +263,15 @@ class _Pending:
 @dataclass(slots=True)
 class _Run:
     graph: Graph
+    known: Known
     endpoint: Endpoint
     clock: Clock
     lifetimes: Lifetimes
     deadline: datetime
     failures: list[tuple[str, str, SwitchboardError, str | None]] = field(default_factory=list)
+    loaded: dict[str, frozenset[str]] = field(default_factory=dict)  # known ids, by tenant
+    ids: dict[str, set[str]] = field(default_factory=dict)  # those of them that may still be there
+    whole: set[str] = field(default_factory=set)  # tenants of which all is known that there is
 
     async def run(
         self,
@@ -264,6 +288,7 @@ class _Run:
         terms = Terms(self.endpoint, certificate, self.lifetimes, self.clock.now)
         results = await self._reconcile(desired, tenant_ids, terms, gone=gone, prune=prune and known)
         results = await self._settle(results, desired, terms)
+        await self._remember(results)
         self._check_anything_done(results)
         return self._report(started, len(desired), results)
 
@@ -361,7 +386,10 @@ class _Run:
     async def _list(
         self, tenant_ids: Iterable[str], see: Callable[[Sequence[Subscription]], None]
     ) -> dict[str, list[Subscription]]:
-        """The subscriptions of every tenant whose list can be read to its end; `see` gets every page at once."""
+        """The subscriptions of every tenant whose list can be read to its end; `see` gets every page at once.
+
+        What is known of earlier runs and not in the list is asked for by its id: the list has been wrong before.
+        """
         found: dict[str, list[Subscription]] = {}
 
         async def read(tenant_id: str) -> None:
@@ -370,13 +398,71 @@ class _Run:
                 async for page in self.graph.subscription_pages(tenant_id):
                     see(page)
                     subscriptions += page
+                hidden = await self._hidden(tenant_id, {one.id for one in subscriptions})
+                see(hidden)
+                subscriptions += hidden
             except (UnavailableError, GraphError) as error:
                 self._failed(tenant_id, "list", error)
             else:
                 found[tenant_id] = subscriptions
 
         await asyncio.gather(*(read(tenant_id) for tenant_id in tenant_ids))
+        self.whole.update(found)
         return found
+
+    async def _hidden(self, tenant_id: str, listed: Collection[str]) -> list[Subscription]:
+        """Subscriptions that are known, alive, and not in Graph's list.
+
+        Raises:
+            UnavailableError: of one it could not be found out.
+        """
+        known = await self._known_ids(tenant_id)
+        slots = asyncio.Semaphore(_READS)
+
+        async def read(subscription_id: str) -> Subscription | SwitchboardError | None:
+            async with slots:
+                if self.clock.now() >= self.deadline:
+                    return UnavailableError("the run's time", reason="out-of-time")
+                try:
+                    return await self.graph.subscription(tenant_id, subscription_id)
+                except UnavailableError as error:
+                    return error
+                except GraphError:
+                    known.discard(subscription_id)
+                    return None
+
+        answers = await asyncio.gather(*(read(subscription_id) for subscription_id in sorted(known.difference(listed))))
+        for answer in answers:
+            if isinstance(answer, SwitchboardError):
+                raise answer
+        hidden = [answer for answer in answers if isinstance(answer, Subscription)]
+        if hidden:
+            logger.warning("Graph's list of tenant %s leaves out %d subscriptions that exist", tenant_id, len(hidden))
+        return hidden
+
+    async def _known_ids(self, tenant_id: str) -> set[str]:
+        if tenant_id not in self.ids:
+            try:
+                self.loaded[tenant_id] = await self.known.load(tenant_id)
+            except UnavailableError as error:
+                self._failed(tenant_id, "known", error)
+            self.ids[tenant_id] = set(self.loaded.get(tenant_id, ()))
+        return self.ids[tenant_id]
+
+    async def _remember(self, results: Iterable[Result]) -> None:
+        """Keep the ids of what is there now; where not all of that is known, what was there before too."""
+        there: defaultdict[str, set[str]] = defaultdict(set)
+        for one in self._live(results):
+            there[one.tenant_id].add(one.id)
+        for tenant_id in {*self.ids, *there}:
+            before = await self._known_ids(tenant_id)
+            now = frozenset(there[tenant_id] if tenant_id in self.whole else there[tenant_id] | before)
+            if now == self.loaded.get(tenant_id, now):
+                continue  # or what was there before cannot be read, and so need not be replaced
+            try:
+                await self.known.save(tenant_id, now)
+            except UnavailableError as error:
+                self._failed(tenant_id, "known", error)
 
     async def _settle(self, results: list[Result], desired: list[Desired], terms: Terms) -> list[Result]:
         """Find out by fresh lists what became of creations that Graph answered with a conflict or not at all.
@@ -446,6 +532,13 @@ class _Run:
         if first is not None and (errors or unlisted):
             raise UnavailableError("everything that renewal needs", reason=first.reason) from first
 
+    def _live(self, results: Iterable[Result]) -> list[Subscription]:
+        return [
+            result.subscription
+            for result in results
+            if result.subscription is not None and self.endpoint.owns(result.subscription.notification_url)
+        ]
+
     def _of_call_records(self, results: Iterable[Result]) -> Iterator[Subscription]:
         """Those that deliver: an unknown mark means that what comes from one is refused."""
         for result in results:
@@ -465,11 +558,7 @@ class _Run:
                 kind = result.action.kind
                 identity = result.subscription.id if result.subscription is not None else None
                 self._failed(result.action.tenant_id, "" if kind is None else kind.key, result.error, identity)
-        live = [
-            result.subscription
-            for result in results
-            if result.subscription is not None and self.endpoint.owns(result.subscription.notification_url)
-        ]
+        live = self._live(results)
         return RenewalReport(
             started=started,
             finished=now,

@@ -20,7 +20,7 @@ from shared.domain.execution import Outcome
 from shared.domain.graph import Call, CredentialError, OutcomeUnknownError, Subscription
 from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint, creation_body
 from shared.services.renew import Renewal
-from tests.unit.model_graph import Source, user
+from tests.unit.model_graph import Known, Source, user
 
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
 OTHER_TENANT = "909c6581-5130-43e9-88f3-fcb3582cde37"
@@ -344,15 +344,34 @@ async def test_batches_hold_what_belongs_together(client: GraphClient, clock: Ha
             await client.send(calls)
 
 
-def renewal(sim: Simulator, client: GraphClient, clock: HastyClock, *wanted: Desired) -> Renewal:
+def renewal(
+    sim: Simulator, client: GraphClient, clock: HastyClock, *wanted: Desired, known: Known | None = None
+) -> Renewal:
     return Renewal(
         graph=client,
         certificates=Vault(sim),
         desired=Source(DesiredState(wanted, ())),
+        known=known or Known(),
         endpoint=ENDPOINT,
         tenant_ids=(TENANT, OTHER_TENANT),
         clock=clock,
     )
+
+
+async def test_lists_that_show_nothing_do_not_make_it_twice(
+    client: GraphClient, clock: HastyClock, sim: Simulator
+) -> None:
+    sim.graph.settings.duplicates = "allow"
+    known = Known()
+    wanted = [events(1), records(), records(OTHER_TENANT)]
+    assert (await renewal(sim, client, clock, *wanted, known=known).run()).outcomes == {Outcome.CREATED: 3}
+    sim.graph.settings.blind_lists = True
+    made = {one.id for one in sim.graph.subscriptions}
+    assert (await renewal(sim, client, clock, *wanted, known=known).run()).outcomes == {Outcome.LEFT: 3}
+    sim.graph.remove(next(iter(made)))
+    report = await renewal(sim, client, clock, *wanted, known=known).run()
+    assert report.outcomes == {Outcome.LEFT: 2, Outcome.CREATED: 1}
+    assert len(made & {one.id for one in sim.graph.subscriptions}) == 2
 
 
 async def test_renewal_from_nothing_through_rotation(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:

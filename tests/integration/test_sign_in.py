@@ -20,7 +20,7 @@ from shared.domain.execution import Outcome
 from shared.domain.graph import CredentialError, SignInRequiredError
 from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint
 from shared.services.renew import Renewal, RenewalReport
-from tests.unit.model_graph import Source, user
+from tests.unit.model_graph import Known, Source, user
 
 DAY = timedelta(days=1)
 CERTIFICATE = EncryptionCertificate("switchboard/1", "")
@@ -210,6 +210,7 @@ class TestRenewal:
                 graph=clients[-1][0],
                 certificates=Certificate(),
                 desired=Source(DesiredState(desired, ())),
+                known=Known(),
                 endpoint=Endpoint(url, url, ("secret",)),
                 tenant_ids=(tenant,),
                 clock=SystemClock(),

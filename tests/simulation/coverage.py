@@ -18,6 +18,9 @@ TWO_RUNS = timedelta(minutes=12)
 
 SKEW = timedelta(minutes=5)
 
+MOST = 3
+"""Subscriptions for one thing: an old one, its successor, and what an answer that was lost or another run has made."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -87,6 +90,7 @@ class Ledger:
         self._certificate: str | None = None
         self._states: tuple[str, ...] = ()
         self.absences: list[Absence] = []
+        self.surplus: list[str] = []
         self.journal: list[tuple[datetime, str, str]] = []
 
     # What the world tells
@@ -130,6 +134,8 @@ class Ledger:
         if wanted is None or one.client_state not in self._states:
             return
         wanted.live.add(one.id)
+        if len(wanted.live) > MOST:
+            self.surplus.append(f"{wanted.kind} {wanted.resource}: {len(wanted.live)} of it at {self._clock.now()}")
         self._end_absence(wanted)
         self._end_staleness(wanted)
 
@@ -152,7 +158,7 @@ class Ledger:
 
     def violations(self) -> list[str]:
         """What cannot be excused: two undisturbed runs of the timer would have put it right, or kept it right."""
-        found = []
+        found = list(self.surplus)
         for absence in self.absences:
             longest = self._longest_calm(absence.kind, absence.span)
             if longest > TWO_RUNS:

@@ -16,7 +16,7 @@ from shared.domain.subscriptions import Lifetimes
 from tests.simulation import year as year_module
 from tests.simulation.coverage import Ledger
 from tests.simulation.virtual_time import START
-from tests.simulation.weather import What, forecast
+from tests.simulation.weather import Event, What, forecast
 from tests.simulation.year import Year, simulate
 
 YEAR = 365.0
@@ -47,6 +47,19 @@ def test_recreating_late_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(year_module._Source, "load", load_at_times)
     assert any("removed" in violation for seed in (1, 2) for violation in simulate(seed, 7).violations)
+
+
+def test_believing_lists_that_show_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    hour = HOUR.total_seconds()
+    weather = [Event(hour, "whim of graph", draw=0.1), Event(2 * hour, "blind lists", seconds=6 * hour)]
+    monkeypatch.setattr(year_module, "forecast", lambda *_: weather)
+    assert not simulate(1, 1).violations
+
+    async def nothing(*_: object) -> frozenset[str]:
+        return frozenset()
+
+    monkeypatch.setattr(year_module.Known, "load", nothing)
+    assert any(violation.startswith("callRecords") for violation in simulate(1, 1).violations)
 
 
 def test_a_seed_replays() -> None:

@@ -24,6 +24,7 @@ type What = Literal[
     "told removal",
     "reauthorization",
     "shorter lives",
+    "blind lists",
     "whim of graph",
     "deploy",
     "overlap",
@@ -43,6 +44,7 @@ _A_YEAR: Final[tuple[tuple[What, int], ...]] = (
     ("told removal", 30),
     ("reauthorization", 40),
     ("shorter lives", 6),
+    ("blind lists", 4),
     ("whim of graph", 10),
     ("deploy", 40),
     ("overlap", 60),
@@ -134,6 +136,8 @@ def _event(random: Random, at: float, what: What) -> Event:
             fault = random.choice(_FAULTS)
         case "shorter lives":
             seconds = random.uniform(0.5, 10) * _DAY
+        case "blind lists":
+            seconds = random.uniform(0.02, 3) * _DAY
         case "deploy":
             seconds = random.uniform(0, 3600)
     return Event(at, what, seconds, fault, random.random())

@@ -39,6 +39,7 @@ from tests.simulation.coverage import SKEW, Figures, Ledger, WatchedStore
 from tests.simulation.in_process import Identities, InProcessClient, Latency, RememberingEntra, SignIn
 from tests.simulation.virtual_time import START, LoopClock, VirtualLoop
 from tests.simulation.weather import Event, forecast
+from tests.unit.model_graph import Known
 
 TENANT: Final = "f69f5191-20ae-4093-8dae-3ec09edeb253"
 APP: Final = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
@@ -136,6 +137,7 @@ class _World:
     store: WatchedStore = field(init=False)
     members: list[str] = field(init=False)
     vault: _Vault = field(default_factory=_Vault)
+    known: Known = field(default_factory=Known)
     client_states: tuple[str, ...] = ("state-1",)
     process: _Process = field(init=False)
     sign_in: SignIn = field(init=False)
@@ -148,6 +150,7 @@ class _World:
     suspended_until: float = 0.0
     overlap: bool = False
     graph_outages: int = 0
+    blind_lists: int = 0
     runs: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -247,6 +250,7 @@ class _World:
             graph=InProcessClient(self.api, identities, clock, self.latency),
             certificates=self.vault,
             desired=_Source(),
+            known=self.known,
             endpoint=Endpoint(NOTIFICATION_URL, LIFECYCLE_URL, self.client_states),
             tenant_ids=(TENANT,),
             clock=clock,
@@ -330,6 +334,8 @@ class _World:
                     self._errand(self._tell(one, "reauthorizationRequired"))
             case "shorter lives":
                 self._errand(self._shorter_lives(event))
+            case "blind lists":
+                self._errand(self._blind_lists(event.seconds))
             case "whim of graph":
                 self.api.settings.duplicates = "allow" if event.draw < 0.5 else "refuse"
                 self.api.settings.certificate_patch = "ignore" if event.draw % 0.5 < 0.25 else "honour"
@@ -406,6 +412,13 @@ class _World:
         self.api.settings.lifetime_margin = timedelta(minutes=event.draw * 14)
         await self._pass(event.seconds)
         self.api.settings.lifetime_margin = timedelta(0)
+
+    async def _blind_lists(self, seconds: float) -> None:
+        self.blind_lists += 1
+        self.api.settings.blind_lists = True
+        await self._pass(seconds)
+        self.blind_lists -= 1
+        self.api.settings.blind_lists = self.blind_lists > 0
 
     def _any(self, draw: float) -> Subscription | None:
         ours = [one for one in self.store.all() if one not in self.bystanders]

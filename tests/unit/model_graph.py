@@ -105,11 +105,14 @@ class ModelGraph:
     page: int = 100
     readable_pages: int | None = None
     unlisted: set[str] = field(default_factory=set)
+    blind: bool = False  # the list shows nothing
+    reading: Callable[[str], SwitchboardError | None] = lambda _: None  # why a subscription cannot be read now
     all: dict[str, Subscription] = field(default_factory=dict)
     client_states: dict[str, str] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     batches: int = 0
     lists: int = 0
+    reads: int = 0
     _ids: Any = field(default_factory=lambda: itertools.count(1))
 
     def live(self) -> list[Subscription]:
@@ -142,6 +145,8 @@ class ModelGraph:
         if tenant_id in self.list_errors:
             raise self.list_errors[tenant_id]
         found = [self._told(one) for one in self.live() if one.tenant_id == tenant_id and one.id not in self.unlisted]
+        if self.blind:
+            found.clear()
         for number, start in enumerate(range(0, len(found), self.page)):
             if number == self.readable_pages:
                 raise UnavailableError("Graph's list")
@@ -149,6 +154,10 @@ class ModelGraph:
             await asyncio.sleep(0)
 
     async def subscription(self, tenant_id: str, subscription_id: str) -> Subscription:
+        self.reads += 1
+        await asyncio.sleep(0)
+        if (error := self.reading(subscription_id)) is not None:
+            raise error
         found = self.all.get(subscription_id)
         if found is None or found.expires <= self.clock.now() or found.tenant_id != tenant_id:
             raise graph.SubscriptionNotFoundError("404")
@@ -238,3 +247,23 @@ class Source:
         if isinstance(self.state, SwitchboardError):
             raise self.state
         return self.state
+
+
+@dataclass
+class Known:
+    """What is known of earlier runs, in memory."""
+
+    ids: dict[str, frozenset[str]] = field(default_factory=dict)
+    saves: int = 0
+    error: SwitchboardError | None = None
+
+    async def load(self, tenant_id: str) -> frozenset[str]:
+        if self.error is not None:
+            raise self.error
+        return self.ids.get(tenant_id, frozenset())
+
+    async def save(self, tenant_id: str, ids: frozenset[str]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.saves += 1
+        self.ids[tenant_id] = ids

@@ -24,6 +24,7 @@ from tests.unit.model_graph import (
     OTHER_TENANT,
     TENANT,
     Certificates,
+    Known,
     ModelGraph,
     Source,
     VirtualClock,
@@ -43,6 +44,7 @@ class House:
         self.graph = ModelGraph(self.clock, **graph_rules)  # type: ignore[arg-type]
         self.certificates = Certificates()
         self.source = Source(DesiredState(desired, groups))
+        self.known = Known()
         self.endpoint = ENDPOINT
         self.desired = desired
         self.renewal = self.process()
@@ -53,6 +55,7 @@ class House:
             graph=self.graph,
             certificates=self.certificates,
             desired=self.source,
+            known=self.known,
             endpoint=self.endpoint,
             tenant_ids=(TENANT, OTHER_TENANT),
             **{"clock": self.clock, **options},  # type: ignore[arg-type]
@@ -68,6 +71,101 @@ async def test_a_first_run_creates_and_a_second_does_nothing() -> None:
     report = await house.process().run()
     assert report.outcomes == {Outcome.LEFT: 3}
     assert house.graph.methods() == {"POST": 3}
+
+
+class TestAListThatShowsNothing:
+    """Graph has been seen to list nothing for days, while every subscription was there."""
+
+    @pytest.mark.parametrize("unique", [True, False])
+    async def test_has_nothing_made_twice_and_nothing_lapse(self, *, unique: bool) -> None:
+        wanted = [call_records(), call_events(1), call_events(2, OTHER_TENANT)]
+        house = House(*wanted, unique=unique)
+        await house.renewal.run()
+        first = {one.id for one in house.graph.live()}
+        house.graph.blind = True
+        for _ in range(2 * 24 * 12):
+            house.clock.advance(timedelta(minutes=5))
+            report = await house.process().run()
+            assert report.failures == ()
+            assert {one.id for one in house.graph.live()} == first
+        assert house.graph.methods()["POST"] == 3
+
+    async def test_does_not_hide_what_has_vanished(self) -> None:
+        house = House(call_records(), call_events(1))
+        await house.renewal.run()
+        house.graph.blind = True
+        [gone] = house.graph.holds(call_events(1))
+        del house.graph.all[gone.id]
+        report = await house.process().run()
+        assert report.outcomes == {Outcome.LEFT: 1, Outcome.CREATED: 1}
+        assert house.known.ids[TENANT] == {one.id for one in house.graph.live()}
+
+    async def test_is_no_reason_to_make_what_may_be_there(self) -> None:
+        house = House(call_records(), call_events(1), call_events(2, OTHER_TENANT), unique=False)
+        await house.renewal.run()
+        [hidden] = house.graph.holds(call_events(1))
+        house.graph.blind = True
+        house.graph.reading = lambda found: UnavailableError("Graph") if found == hidden.id else None
+        report = await house.process().run()
+        assert report.outcomes == {Outcome.LEFT: 1}  # of the other tenant
+        assert [(failure.tenant_id, failure.kind, failure.reason) for failure in report.failures] == [
+            (TENANT, "list", "unavailable")
+        ]
+        house.graph.reading = lambda _: None
+        report = await house.process().run()
+        assert report.outcomes == {Outcome.LEFT: 3}
+
+    async def test_leaves_out_what_graph_refuses_to_show(self) -> None:
+        house = House(call_records())
+        await house.renewal.run()
+        house.graph.blind = True
+        house.graph.all.clear()
+        house.graph.reading = lambda _: graph.PermissionDeniedError("403")
+        assert (await house.process().run()).outcomes == {Outcome.CREATED: 1}
+
+    async def test_of_thousands_is_seen_through_by_and_by(self) -> None:
+        """What was found gone in one run is not asked for again in the next, which has no more time either."""
+        wanted = [call_events(number) for number in range(100)]
+        house = House(*wanted)
+        await house.renewal.run()
+        house.graph.all.clear()
+        budget = timedelta(seconds=60)
+
+        def slowly(_: str) -> None:
+            house.clock.advance(timedelta(seconds=1))
+
+        house.graph.reading = slowly
+        with pytest.raises(UnavailableError):
+            await house.process(budget=budget).run()
+        assert 0 < len(house.known.ids[TENANT]) < 50
+        await house.process(budget=budget).run()
+        assert len(house.graph.live()) == 100
+
+    async def test_costs_a_good_list_nothing(self) -> None:
+        house = House(call_records(), call_events(1), call_events(2, OTHER_TENANT))
+        await house.renewal.run()
+        assert house.known.saves == 2
+        for _ in range(3):
+            house.clock.advance(13 * HOUR)
+            await house.process().run()
+        assert (house.known.saves, house.graph.reads) == (2, 0)
+
+    async def test_a_plan_sees_through_it_and_leaves_no_trace(self) -> None:
+        house = House(call_records(), call_events(1))
+        await house.renewal.run()
+        house.graph.blind = True
+        del house.graph.all[house.graph.holds(call_events(1))[0].id]
+        forecast = await house.process().plan()
+        assert [str(action.verb) for action in forecast.actions] == ["create", "leave"]
+        assert house.known.saves == 1
+
+
+async def test_a_run_goes_on_without_what_is_known() -> None:
+    house = House(call_records())
+    house.known.error = UnavailableError("storage", reason="storage-503")
+    report = await house.renewal.run()
+    assert report.outcomes == {Outcome.CREATED: 1}
+    assert {(failure.kind, failure.reason) for failure in report.failures} == {("known", "storage-503")}
 
 
 async def test_creation_carries_all_that_graph_needs() -> None:
@@ -279,7 +377,7 @@ async def test_what_no_list_shows_is_found_by_its_id_and_kept_alive() -> None:
     report = await house.renewal.run()
     assert (report.outcomes, report.failures, report.live) == ({Outcome.RENEWED: 1}, (), 1)
     report = await house.renewal.run()
-    assert (report.outcomes, report.failures, report.live) == ({Outcome.ADOPTED: 1}, (), 1)
+    assert (report.outcomes, report.failures, report.live) == ({Outcome.LEFT: 1}, (), 1)
     assert list(house.graph.all) == [old.id]
 
 
