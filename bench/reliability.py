@@ -5,15 +5,11 @@ import random
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from rich.console import Console
 
+from bench.page import DOCS, write
 from dev.reliability import FAULTS, Plan, Report, Run
-
-PAGE: Final = Path(__file__).parents[1] / "docs" / "reliability.md"
-_BEGIN: Final = "<!-- figures: written by run.py bench --reliability -->\n"
-_END: Final = "<!-- end of figures -->\n"
 
 
 def main(notifications: int, faults: int, seed: int, time_scale: float) -> int:
@@ -34,9 +30,7 @@ def main(notifications: int, faults: int, seed: int, time_scale: float) -> int:
         report = run.execute()
     figures = describe(plan, report)
     console.print(figures, markup=False, soft_wrap=True)
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(_BEGIN)
-    PAGE.write_text(before + _BEGIN + figures + _END + rest.partition(_END)[2], encoding="utf-8")
+    write(DOCS / "reliability.md", "run.py bench --reliability", figures)
     return 0 if report.balances else 1
 
 

@@ -1,20 +1,20 @@
-"""The simulated year, for many seeds: how much of the time each kind of subscription was there."""
+"""The simulated year, for many seeds: how much of the time each kind of subscription was there; and its page."""
 
 import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
-from rich.table import Table
 
+from bench.page import DOCS, write
 from tests.simulation.coverage import Figures
 from tests.simulation.year import Year, simulate
 
 
 def run(seeds: Iterable[int], days: float, console: Console) -> int:
-    """Live through every seed's year and print what came of it; 1 if a seed fails, which is named."""
+    """Live through every seed's year, print what came of it and write it into the page; 1 if a seed fails."""
     total = _Total()
     failed = []
     with (
@@ -25,11 +25,15 @@ def run(seeds: Iterable[int], days: float, console: Console) -> int:
             year = lived.result()
             total.add(year)
             status.update(f"{total.years} lived, the last was seed {year.seed}")
+            if not console.is_terminal:
+                console.print(f"seed {year.seed}: {year.runs:,} runs, {len(year.violations)} violations")
             if year.violations:
                 failed.append(year.seed)
                 console.print(f"[red]failed:[/] python -m tests.simulation.year --seed {year.seed} --days {days:g}")
                 console.print("\n".join(year.violations), markup=False, highlight=False)
-    console.print(total.table(days, len(failed)))
+    figures = total.figures_of(days, len(failed))
+    console.print(figures, markup=False, soft_wrap=True)
+    write(DOCS / "subscriptions.md", "run.py bench --year", figures)
     return 1 if failed else 0
 
 
@@ -50,30 +54,28 @@ class _Total:
             so_far = self.figures.get(kind)
             self.figures[kind] = found if so_far is None else so_far + found
 
-    def table(self, days: float, failed: int) -> Table:
-        table = Table(
-            "kind",
-            "there, of all time",
-            "there, while Graph is reachable",
-            "longest absence then",
-            "absent a year then",
-            "lapsed",
-            "removed",
-            "replaced",
-            title=f"{self.years} seeds of {days:g} days, {failed} failed: {self.ticks:,} ticks of the timer, "
-            f"{self.runs:,} of them run, {self.requests:,} requests",
+    def figures_of(self, days: float, failed: int) -> str:
+        """The figures as Markdown."""
+        head = (
+            f"Run of {datetime.now(UTC):%Y-%m-%d}: {self.years} seeds of {days:g} days, {failed} failed. "
+            f"{self.ticks:,} ticks of the timer, {self.runs:,} of them run, {self.requests:,} requests.\n\n"
+            "| kind | there, of all time | there, while Graph is reachable | longest undisturbed absence "
+            "| absent a year while Graph is reachable | lapsed | vanished | replaced | moved to a new certificate |\n"
+            "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
         )
+        lines = [head]
         for kind, found in self.figures.items():
             share = found.absent_while_reachable / found.reachable
-            table.add_row(
+            cells = (
                 kind,
-                f"{1 - found.absent / found.wanted:.4%}",
+                f"{1 - found.absent / found.wanted:.3%}",
                 f"{1 - share:.4%}",
                 _minutes(found.longest_while_reachable),
                 _minutes(share * timedelta(days=365)),
-                *(str(found.causes[cause]) for cause in ("lapsed", "removed", "deleted")),
+                *(f"{found.causes[cause]:,}" for cause in ("lapsed", "removed", "deleted", "old certificate")),
             )
-        return table
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
 
 
 def _minutes(time: timedelta) -> str:
