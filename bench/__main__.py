@@ -12,10 +12,11 @@ from bench import reliability, year
 from bench.cold import cold_findings, cold_ratios
 from bench.endtoend import end_to_end
 from bench.figures import figures
-from bench.measure import Finding, Ratio, Throughput
+from bench.measure import Finding, Ratio, Stage, Throughput
 from bench.pipeline import pipeline, storage_operations
 from bench.renewal import renewal
 from bench.results import Results, duration
+from bench.stages import stages
 
 
 def main() -> None:
@@ -49,6 +50,7 @@ def _measure(console: Console, *, quick: bool, only: str | None) -> None:
     if only in {None, "cpu"}:
         ratios = chain(figures(quick=quick), cold_ratios(quick=quick), pipeline(quick=quick))
         found.ratios = _print_ratios(console, ratios)
+        found.stages = _print_stages(console, stages())
         _print_findings(console, chain(cold_findings(quick=quick), storage_operations()), found)
     if only in {None, "end-to-end"}:
         _print_findings(console, end_to_end(quick=quick), found)
@@ -78,6 +80,16 @@ def _print_ratios(console: Console, ratios: Iterable[Ratio]) -> list[Ratio]:
                 one.target,
             )
             status.update(f"measured: {one.name}")
+    console.print(table)
+    return found
+
+
+def _print_stages(console: Console, stages: Iterable[Stage]) -> list[Stage]:
+    table = Table("stage of a rich notification, 40 to a POST", "itself", "limit", "which is")
+    found = list(stages)
+    for one in found:
+        limit = "" if one.limit_seconds is None else duration(one.limit_seconds)
+        table.add_row(one.name, duration(one.seconds), limit, one.limit)
     console.print(table)
     return found
 

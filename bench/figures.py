@@ -136,26 +136,26 @@ class Posts:
     """POSTs of `count` items: parse, tokens, clientState, pack; and storage that takes everything."""
 
     def __init__(self, count: int, kind: Kind) -> None:
-        pair, self._key = KeyCertificate.generate(), SigningKey.generate()
-        to = Addressee(TENANT, STATE, Recipient.of(pair, CERTIFICATE_ID))
+        self.pair, self._key = KeyCertificate.generate(), SigningKey.generate()
+        to = Addressee(TENANT, STATE, Recipient.of(self.pair, CERTIFICATE_ID))
         token = self._key.sign(validation_claims(app_id=APP, tenant_id=TENANT, now=datetime.now(UTC)))
         # A thousand rich ones of this size are just less than the 4 MiB that are taken.
         items = [change_notification(build(kind, Options(participants=_PARTICIPANTS)), to) for _ in range(count)]
         rich = "encryptedContent" in items[0]
-        self._body = collection(items, [token] if rich else [])
-        self._operation = rsa_operation(pair.private_key)
-        self._name = f"{count} {'rich' if rich else 'basic'} items ({len(self._body) / 1000:.0f} KB)"
+        self.body = collection(items, [token] if rich else [])
+        self._operation = rsa_operation(self.pair.private_key)
+        self._name = f"{count} {'rich' if rich else 'basic'} items ({len(self.body) / 1000:.0f} KB)"
         self._times = 50 if count < 1000 else 5
 
     def receive(self, rounds: int, *, warm: bool, target: str = "") -> Ratio:
         """One POST of them, whose token is known from the POST before where it is `warm`."""
-        shared = self._receiver()
+        shared = self.receiver()
 
         async def posts() -> float:
-            receivers = [shared if warm else self._receiver() for _ in range(self._times)]
+            receivers = [shared if warm else self.receiver() for _ in range(self._times)]
             started = time.process_time()
             for receiver in receivers:
-                answer = await receiver.receive(self._body, None)
+                answer = await receiver.receive(self.body, None)
                 assert answer.status == 202, answer
             return (time.process_time() - started) / self._times
 
@@ -167,7 +167,8 @@ class Posts:
             target=target,
         )
 
-    def _receiver(self) -> Receiver:
+    def receiver(self) -> Receiver:
+        """One that has seen nothing yet."""
         return Receiver(
             queues=_Sink(),
             blobs=_NoBlobs(),

@@ -30,6 +30,16 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """CPU seconds of a stage of a notification's way, and of what it cannot do without."""
+
+    name: str
+    seconds: float
+    limit_seconds: float | None = None
+    limit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Throughput:
     """Notifications a second, end to end, and how they came."""
 

@@ -48,7 +48,7 @@ def pipeline(*, quick: bool) -> Iterator[Ratio]:
     As in production, with the managed identity's tokens over TLS; and as with an account key over plain HTTP.
     """
     rounds = 5 if quick else 21
-    with _production() as connect:
+    with production() as connect:
         yield from _figures(connect, "", rounds, ("<= 250 µs", "<= 2.5", "<= 1.4"))
     with stub() as url:
         yield from _figures(lambda: _with_account_key(url), ", account key and no TLS", rounds, ("", "", ""))
@@ -66,7 +66,7 @@ def _with_account_key(url: str) -> StorageAccount:
 
 
 @contextmanager
-def _production() -> Iterator[Connect]:
+def production() -> Iterator[Connect]:
     """Storage that takes bearer tokens over TLS, and an identity endpoint that gives them."""
     with (
         Simulator.start() as sim,
@@ -86,7 +86,8 @@ def _production() -> Iterator[Connect]:
         yield connect
 
 
-async def _close(account: StorageAccount) -> None:
+async def close(account: StorageAccount) -> None:
+    """Close an account's connections, and its identity's."""
     await account.queues.close()
     if isinstance(account.queues.credential, DefaultAzureCredential):
         await account.queues.credential.close()
@@ -106,7 +107,7 @@ async def _put(connect: Connect, name: str, rounds: int, target: str) -> Ratio:
         (await cpu(queues.put, "call-events", body, "base64"), await cpu(_sdk_put, client, body))
         for _ in range(rounds + 1)
     ]
-    await _close(account)
+    await close(account)
     return of_pairs(name, pairs[1:], target=target)
 
 
@@ -178,7 +179,7 @@ class _Pipeline:
             await self._decryptor.handle(body.decode(), queue="raw-notifications", attempts=1)
 
     async def close(self) -> None:
-        await _close(self._account)
+        await close(self._account)
 
 
 async def _whole(connect: Connect, form: Form, name: str, rounds: int, target: str) -> Ratio:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from bench.measure import Finding, Ratio, Throughput
+from bench.measure import Finding, Ratio, Stage, Throughput
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 _FOLDER: Final = Path(__file__).parent / "results"
@@ -27,6 +27,7 @@ class Results:
     machine: str = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     ratios: list[Ratio] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
     throughputs: list[Throughput] = field(default_factory=list)
 
     def save(self, *, complete: bool) -> None:
@@ -55,6 +56,10 @@ class Results:
             "| counted, and end to end on the emulator | this run | the run before |",
             "|---|---|---|",
             *(f"| {one.name} | {one.value} | {findings.get(one.name, _NONE)} |" for one in self.findings),
+            "",
+            "| stage of a rich notification, 40 to a POST | µs | limit | which is |",
+            "|---|---:|---:|---|",
+            *map(_stage_row, self.stages),
         ]
         return "\n".join(lines) + "\n"
 
@@ -72,3 +77,8 @@ def _row(one: Ratio, before: float | None) -> str:
         f"| {one.name} | {one.ratio:.2f} | {spread} | {earlier} | {difference} | {duration(one.seconds)} |"
         f" {one.target} |"
     )
+
+
+def _stage_row(stage: Stage) -> str:
+    limit = "" if stage.limit_seconds is None else f"{stage.limit_seconds * 1e6:.0f}"
+    return f"| {stage.name} | {stage.seconds * 1e6:.0f} | {limit} | {stage.limit} |"

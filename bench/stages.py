@@ -1,0 +1,162 @@
+"""Where the time goes: one rich notification's stages from socket to socket, each timed by itself, beside its limit.
+
+Storage is that of `bench.pipeline`: the managed identity's tokens, TLS, and a server that takes everything at once.
+"""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime
+
+import aiohttp
+import msgspec
+import pybase64
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
+
+from bench.figures import TRACE, Posts, rsa_operation
+from bench.measure import Stage
+from bench.pipeline import ITEMS, Connect, close, production
+from dev.simulator import Kind
+from shared.adapters.queues import Queues
+from shared.adapters.storage import StorageAccount
+from shared.domain.encryption import decrypt
+from shared.domain.events import Event, event_of
+from shared.domain.notifications import pack, parse_collection, parse_envelope
+from shared.domain.queue_text import batches, encode, join
+from shared.services.decrypt import Sealed, seal_of
+
+_ROUNDS = 40
+_QUEUE = "call-events"
+_OAEP = OAEP(mgf=MGF1(hashes.SHA1()), algorithm=hashes.SHA1(), label=None)
+_PARSER = "to find the ends of its parts"
+_HTTP = "the HTTP client alone"
+
+
+def stages() -> Iterator[Stage]:
+    """All stages of a notification that came with 39 others, in the order of its way."""
+    with production() as connect:
+        yield from asyncio.run(_measure(connect))
+
+
+async def _measure(connect: Connect) -> list[Stage]:
+    return await _Stages(connect()).measure()
+
+
+class _Stages:
+    def __init__(self, account: StorageAccount) -> None:
+        self._account, self._queues = account, Queues(account)
+        self._posts = Posts(ITEMS, Kind.CALL_STARTED)
+        self._key = self._posts.pair.private_key
+        self._operation = rsa_operation(self._key)
+        self._received = datetime.now(UTC)
+        raws = [item.raw for item in parse_collection(self._posts.body).items]
+        packed = pack(raws, delivery_id="d" * 32, received=self._received, traceparent=TRACE)
+        self._messages = [message.body for message in packed]
+        self._sealed = [one for raw in raws if isinstance(one := seal_of(raw), Sealed)]
+        self._contents = [dict(one.content or {}) for one in self._sealed]
+        self._plaintexts = [decrypt(content, self._key) for content in self._contents]
+
+    async def measure(self) -> list[Stage]:
+        receiver = self._posts.receiver()
+        scan = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+        wrapped = [pybase64.b64decode(content["dataKey"]) for content in self._contents]
+        oaep = await self._share(lambda: [self._key.decrypt(one, _OAEP) for one in wrapped])
+        opened = await self._share(lambda: [decrypt(content, self._key) for content in self._contents])
+        singles = [event.to_json() for event in self._events()]
+        # Each raw message makes batches of its own.
+        half = len(singles) // len(self._messages)
+        parts = [
+            join(batch)
+            for start in range(0, len(singles), half)
+            for batch in batches(singles[start : start + half], "base64")
+        ]
+        await self._queues.put(_QUEUE, b"{}", "base64")  # fetches the token, and opens a connection
+        found = [
+            Stage(
+                "parse the POST, compare `clientState`, look its token up, pack",
+                await self._share(lambda: receiver.receive(self._posts.body, None)),
+                await self._share(lambda: scan(self._posts.body)),
+                _PARSER,
+            ),
+            await self._put(f"its share of the raw puts ({len(self._messages)} for {ITEMS})", [self._messages]),
+            Stage(
+                "parse the raw message and the item",
+                await self._share(
+                    lambda: [seal_of(bytes(raw)) for one in self._messages for raw in parse_envelope(one).notifications]
+                ),
+                await self._share(lambda: [scan(one) for one in self._messages]),
+                _PARSER,
+            ),
+            Stage(
+                f"to a thread and back, with {half - 1} others",
+                await self._share(lambda: asyncio.to_thread(int), times=len(self._messages)),
+            ),
+            Stage(
+                "RSA-OAEP",
+                oaep,
+                await self._share(lambda: [self._operation() for _ in wrapped]),
+                "the private-key operation",
+            ),
+            Stage("base64, HMAC, AES", opened - oaep),
+            Stage(
+                "type it, and assemble the CloudEvent around the verbatim plaintext",
+                await self._share(lambda: [event.to_json() for event in self._events()]),
+                await self._share(lambda: [scan(plaintext) for plaintext in self._plaintexts]),
+                "to look for the type",
+            ),
+            await self._put("its own put, `EVENT_FORMAT=single`", [singles]),
+            await self._put("its share of a put, `EVENT_FORMAT=batch`", [[part] for part in parts]),
+        ]
+        await close(self._account)
+        return found
+
+    def _events(self) -> list[Event]:
+        return [
+            event_of(one.item, plaintext, fallback_id="d-0", received=self._received, traceparent=TRACE)
+            for one, plaintext in zip(self._sealed, self._plaintexts, strict=True)
+        ]
+
+    async def _put(self, name: str, groups: Sequence[Sequence[bytes]]) -> Stage:
+        """Puts of which those in a group go at once, by ourselves and by the HTTP client that we use."""
+        session: aiohttp.ClientSession = self._account.transport.session
+        url = f"{self._account.queues.get_queue_client(_QUEUE).url}/messages"
+        headers = {"Content-Type": "application/xml", "Authorization": "Bearer " + "x" * 1500}
+
+        async def send(text: str) -> None:
+            async with session.post(url, data=text.encode(), headers=headers) as response:
+                await response.read()
+
+        def together(
+            group: Sequence[bytes], put: Callable[[bytes], Awaitable[None]]
+        ) -> Callable[[], Awaitable[object]]:
+            return lambda: asyncio.gather(*map(put, group))
+
+        return Stage(
+            name,
+            sum(
+                [
+                    await self._share(together(group, lambda body: self._queues.put(_QUEUE, body, "base64")))
+                    for group in groups
+                ]
+            ),
+            sum([await self._share(together(group, lambda body: send(encode(body, "base64")))) for group in groups]),
+            _HTTP,
+        )
+
+    async def _share(self, work: Callable[[], object], times: int = 1) -> float:
+        """One notification's share of the CPU of work that is done `times` for a POST.
+
+        As on its way, where decrypting has filled the caches with other things before each stage.
+        """
+        found = []
+        for _ in range(_ROUNDS):
+            for _ in range(ITEMS // 2):
+                self._operation()
+            started = time.process_time()
+            done = work()
+            if isinstance(done, Awaitable):
+                await done
+            found.append(time.process_time() - started)
+        return statistics.median(found) * times / ITEMS
