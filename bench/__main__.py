@@ -10,6 +10,7 @@ from rich.table import Table
 
 from bench import reliability, year
 from bench.cold import cold_findings, cold_ratios
+from bench.costs import costs
 from bench.endtoend import end_to_end
 from bench.figures import figures
 from bench.measure import Finding, Ratio, Stage, Throughput
@@ -50,6 +51,7 @@ def _measure(console: Console, *, quick: bool, only: str | None) -> None:
     if only in {None, "cpu"}:
         ratios = chain(figures(quick=quick), cold_ratios(quick=quick), pipeline(quick=quick))
         found.ratios = _print_ratios(console, ratios)
+        found.costs = list(costs())
         found.stages = _print_stages(console, stages())
         _print_findings(console, chain(cold_findings(quick=quick), storage_operations()), found)
     if only in {None, "end-to-end"}:

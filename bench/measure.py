@@ -40,6 +40,18 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a million notifications take and cost, where so many `items` come with a POST."""
+
+    items: int
+    form: str
+    executions: float
+    gb_seconds: float
+    operations: float
+    dollars: float
+
+
+@dataclass(frozen=True, slots=True)
 class Throughput:
     """Notifications a second, end to end, and how they came."""
 

@@ -8,14 +8,14 @@ from typing import Final
 
 import msgspec
 
-from bench.measure import Finding, Ratio, Stage, Throughput
+from bench.measure import Cost, Finding, Ratio, Stage, Throughput
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 _FOLDER: Final = Path(__file__).parent / "results"
 _LATEST: Final = _FOLDER / "latest.json"
 _COMPLETE: Final = _FOLDER / "complete.json"
-_BEGIN: Final = "<!-- figures: written by run.py bench -->\n"
-_END: Final = "<!-- end of figures -->\n"
+_BEGIN: Final = "<!-- {}: written by run.py bench -->\n"
+_END: Final = "<!-- end of {} -->\n"
 _NONE: Final = "-"
 
 
@@ -28,6 +28,7 @@ class Results:
     ratios: list[Ratio] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
     throughputs: list[Throughput] = field(default_factory=list)
 
     def save(self, *, complete: bool) -> None:
@@ -39,29 +40,39 @@ class Results:
             before = msgspec.json.decode(_COMPLETE.read_bytes(), type=Results) if _COMPLETE.exists() else None
             _COMPLETE.write_bytes(text)
             page = PAGE.read_text(encoding="utf-8")
-            head, _, rest = page.partition(_BEGIN)
-            PAGE.write_text(head + _BEGIN + self.to_markdown(before) + _END + rest.partition(_END)[2], encoding="utf-8")
+            for name, lines in self.tables(before).items():
+                head, begin, rest = page.partition(_BEGIN.format(name))
+                _, end, tail = rest.partition(_END.format(name))
+                page = head + begin + "\n".join(lines) + "\n" + end + tail
+            PAGE.write_text(page, encoding="utf-8")
 
-    def to_markdown(self, before: "Results | None") -> str:
-        """Tables of all figures beside those of the run before."""
+    def tables(self, before: "Results | None") -> dict[str, list[str]]:
+        """The page's tables by name, line by line; the figures stand beside those of the run before."""
         ratios = {} if before is None else {one.name: one.ratio for one in before.ratios}
         findings = {} if before is None else {one.name: one.value for one in before.findings}
         earlier = "" if before is None else f", and the run before it at {before.at}"
-        lines = [
-            f"Run of {self.at}{earlier}; {self.machine}.\n",
-            "| figure | ratio | lowest to highest | the run before | difference | itself | aim |",
-            "|---|---:|---:|---:|---:|---:|---:|",
-            *(_row(one, ratios.get(one.name)) for one in self.ratios),
-            "",
-            "| counted, and end to end on the emulator | this run | the run before |",
-            "|---|---|---|",
-            *(f"| {one.name} | {one.value} | {findings.get(one.name, _NONE)} |" for one in self.findings),
-            "",
-            "| stage of a rich notification, 40 to a POST | µs | limit | which is |",
-            "|---|---:|---:|---|",
-            *map(_stage_row, self.stages),
-        ]
-        return "\n".join(lines) + "\n"
+        return {
+            "figures": [
+                f"Run of {self.at}{earlier}; {self.machine}.\n",
+                "| figure | ratio | lowest to highest | the run before | difference | itself | aim |",
+                "|---|---:|---:|---:|---:|---:|---:|",
+                *(_row(one, ratios.get(one.name)) for one in self.ratios),
+                "",
+                "| counted, and end to end on the emulator | this run | the run before |",
+                "|---|---|---|",
+                *(f"| {one.name} | {one.value} | {findings.get(one.name, _NONE)} |" for one in self.findings),
+            ],
+            "stages": ["| stage | µs | limit | which is |", "|---|---:|---:|---|", *map(_stage_row, self.stages)],
+            "costs": [
+                "| to a POST | format | executions | GB-seconds | storage operations | USD |",
+                "|---:|---|---:|---:|---:|---:|",
+                *(
+                    f"| {one.items} | {one.form} | {one.executions:,.0f} | {one.gb_seconds:,.0f} |"
+                    f" {one.operations:,.0f} | {one.dollars:.2f} |"
+                    for one in self.costs
+                ),
+            ],
+        }
 
 
 def duration(seconds: float) -> str:
