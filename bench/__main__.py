@@ -12,7 +12,7 @@ from bench import reliability, year
 from bench.cold import cold_findings, cold_ratios
 from bench.costs import costs
 from bench.endtoend import end_to_end
-from bench.figures import figures
+from bench.figures import figures, loop_delay
 from bench.measure import Finding, Ratio, Stage, Throughput
 from bench.pipeline import pipeline, storage_operations
 from bench.renewal import renewal
@@ -53,7 +53,7 @@ def _measure(console: Console, *, quick: bool, only: str | None) -> None:
         found.ratios = _print_ratios(console, ratios)
         found.costs = list(costs())
         found.stages = _print_stages(console, stages())
-        _print_findings(console, chain(cold_findings(quick=quick), storage_operations()), found)
+        _print_findings(console, chain(cold_findings(quick=quick), [loop_delay()], storage_operations()), found)
     if only in {None, "end-to-end"}:
         _print_findings(console, end_to_end(quick=quick), found)
     if only in {None, "renewal"}:

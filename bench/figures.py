@@ -1,6 +1,7 @@
 """The figures of what one process does by itself: the decrypt path, and receiving."""
 
 import asyncio
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -11,12 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-from bench.measure import Ratio, compare, cpu_seconds, seconds_on_threads
+from bench.measure import Finding, Ratio, compare, cpu_seconds, seconds_on_threads
 from dev.simulator import Kind, Options, Payload, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
-from shared.domain.notifications import pack, parse_envelope
+from shared.domain.notifications import pack, parse_collection, parse_envelope
 from shared.domain.queue_text import Encoding
 from shared.domain.validation_tokens import PUBLIC_CLOUD
 from shared.services.decrypt import Sealed, open_items, seal_of
@@ -27,6 +28,7 @@ TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
 APP = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
 STATE = "a-client-state"
 _PARTICIPANTS = 6
+_TICK = 0.001  # seconds
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -105,6 +107,37 @@ class DecryptPath:
 
 def _share(seconds: float, reference: float) -> float:
     return reference / seconds
+
+
+def loop_delay() -> Finding:
+    """How late the event loop is while a raw message of forty items of the dearest kind is decrypted beside it."""
+    pair, count = KeyCertificate.generate(key_size=4096), 40
+    to = Addressee(TENANT, STATE, Recipient.of(pair, CERTIFICATE_ID))
+    raws = [
+        item.raw
+        for _ in range(count)
+        for item in parse_collection(collection([change_notification(build(Kind.CALL_STARTED), to)])).items
+    ]
+    [message] = pack(raws[:1], delivery_id="d" * 32, received=datetime.now(UTC), traceparent=TRACE)
+    envelope, items = parse_envelope(message.body), [seal_of(raw) for raw in raws]
+
+    async def delays() -> list[float]:
+        found = []
+        for _ in range(5):
+            opening = asyncio.ensure_future(
+                asyncio.to_thread(open_items, envelope, items, {CERTIFICATE_ID: pair.private_key})
+            )
+            while not opening.done():
+                started = time.perf_counter()
+                await asyncio.sleep(_TICK)
+                found.append(time.perf_counter() - started - _TICK)
+        return found
+
+    found = asyncio.run(delays())
+    return Finding(
+        f"the event loop's delay while {count} items are decrypted with RSA-4096",
+        f"median {statistics.median(found) * 1000:.1f} ms, longest {max(found) * 1000:.1f} ms (aim 100 ms)",
+    )
 
 
 class _Sink:
