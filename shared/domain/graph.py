@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal
 
 from shared.domain import resources
 from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
@@ -206,9 +206,9 @@ def parse_time(text: str) -> datetime:
     """
     try:
         found = datetime.fromisoformat(text)
-    except ValueError as error:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError) as error:  # the first hours of the year 1, east of Greenwich, are before it
         raise MalformedInputError("not a time", reason="time-malformed") from error
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def format_time(moment: datetime) -> str:
@@ -224,7 +224,7 @@ def parse_retry_after(value: object, now: datetime) -> float | None:
         seconds = float(value)
     except ValueError:
         try:
-            seconds = (parsedate_to_datetime(cast(str, value)) - now).total_seconds()
+            seconds = (parsedate_to_datetime(str(value)) - now).total_seconds()
         except (ValueError, TypeError):
             return None
     return min(max(seconds, 0.0), _LONGEST_WAIT) if seconds == seconds else None  # noqa: PLR0124 - NaN

@@ -1,11 +1,13 @@
 """What Graph's answers mean."""
 
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from shared.domain import graph
+from shared.domain import graph, resources
 from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -18,6 +20,16 @@ FOUND = {
     "expirationDateTime": "2026-01-02T00:00:00.1234567Z",
     "encryptionCertificateId": None,
 }
+
+
+@pytest.fixture
+def in_india(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """On a machine whose clock shows another time than UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 def error(status: int, message: str = "", **options: Any) -> SwitchboardError:
@@ -47,10 +59,12 @@ def error(status: int, message: str = "", **options: Any) -> SwitchboardError:
         (403, "The meeting tenant does not match the token tenant.", graph.RequestRejectedError, "rejected"),
         (403, "The organization has reached its limit of 100 subscriptions.", graph.QuotaExceededError, "quota"),
         (404, "", graph.SubscriptionNotFoundError, "not-found"),
+        (410, "Gone", graph.SubscriptionNotFoundError, "not-found"),
         (408, "", graph.OutcomeUnknownError, "outcome-unknown"),
         (409, "", graph.SubscriptionConflictError, "conflict"),
         (429, "", UnavailableError, "throttled"),
         (500, "", graph.OutcomeUnknownError, "outcome-unknown"),
+        (500, "[Status Code: NotFound; Reason: no such meeting]", graph.SubscriptionNotFoundError, "not-found"),
         (502, "", graph.OutcomeUnknownError, "outcome-unknown"),
         (503, "", UnavailableError, "unavailable"),
         (504, "", graph.OutcomeUnknownError, "outcome-unknown"),
@@ -60,6 +74,44 @@ def test_each_error_is_one_leaf(status: int, message: str, leaf: type[Switchboar
     found = error(status, message)
     assert type(found) is leaf
     assert found.reason == reason
+    if isinstance(found, graph.GraphError):
+        assert str(found).endswith(f" ExtensionError: {message}".rstrip())
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "text"),
+    [
+        (400, "Bad", "400 ExtensionError: Bad"),
+        (400, "[Status Code: NotFound; Reason: x]", "404 ExtensionError: [Status Code: NotFound; Reason: x]"),
+        (401, "", "Graph's consent to the token (401) is unavailable"),
+        (429, "", "Graph is unavailable"),
+        (502, "", "Graph is unavailable"),
+        (503, "", "Graph is unavailable"),
+        (400, "x" * 501, "400 ExtensionError: " + "x" * 500),
+    ],
+)
+def test_what_an_error_reads(status: int, message: str, text: str) -> None:
+    assert str(error(status, message)) == text
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"error": {"code": "c" * 101, "message": "m"}}, f"400 {'c' * 100}: m"),
+        ({"error": {"message": "m"}}, "400 : m"),
+        ({"error": {"code": "c"}}, "400 c:"),
+        ({}, "400 :"),
+    ],
+)
+def test_an_error_has_no_more_text_than_graph_gave_it(body: object, text: str) -> None:
+    assert str(graph.error_of(400, body)) == text
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_pause_that_graph_asks_for_is_told(status: int) -> None:
+    found = error(status, retry_after=7.0)
+    assert isinstance(found, UnavailableError)
+    assert found.retry_after == 7.0
 
 
 @pytest.mark.parametrize(
@@ -70,13 +122,14 @@ def test_each_error_is_one_leaf(status: int, message: str, leaf: type[Switchboar
             "[Status Code: BadRequest; Reason: Expiration time '2026-01-09' is beyond allowed max '3.00:00:00'.]",
             timedelta(days=3),
         ),
-        ("Expiration time 'x' is beyond allowed max '01:30:00'.", timedelta(hours=1.5)),
+        ("Expiration time 'x' is beyond allowed max '01:30:15'.", timedelta(hours=1, minutes=30, seconds=15)),
     ],
 )
 def test_a_lifetime_refused_names_its_maximum(message: str, maximum: timedelta) -> None:
     found = error(400, message)
     assert isinstance(found, graph.LifetimeExceededError)
     assert found.maximum == maximum
+    assert str(found) == f"400 ExtensionError: {message}"
 
 
 def test_a_conflict_names_the_holder() -> None:
@@ -96,8 +149,7 @@ def test_an_error_without_a_body_is_still_one(body: object) -> None:
 
 def test_no_key_of_ours_gets_into_a_message() -> None:
     found = error(400, "The url https://calls.example.com/api/notifications?code=sesame&mark=1 is not valid")
-    assert "sesame" not in str(found)
-    assert "calls.example.com" in str(found)
+    assert "https://calls.example.com/api/notifications?… is not valid" in str(found)
 
 
 @pytest.mark.parametrize(
@@ -121,25 +173,79 @@ def test_retry_after(value: object, seconds: float | None) -> None:
 
 
 def test_a_subscription_as_graph_tells_it() -> None:
-    found = graph.parse_subscription(FOUND, "t1", "v1.0")
-    assert (found.id, found.tenant_id, found.certificate_id) == ("s1", "t1", None)
-    assert found.api_version == "beta"  # the row's own, wherever it was listed
-    assert found.expires == datetime(2026, 1, 2, 0, 0, 0, 123456, tzinfo=UTC)
-    assert found.kind is not None
+    found = graph.parse_subscription(FOUND | {"encryptionCertificateId": "calls/1"}, "t1", "v1.0")
+    assert found == graph.Subscription(
+        id="s1",
+        tenant_id="t1",
+        api_version="beta",  # the row's own, wherever it was listed
+        resource="/users/u1/communications/callEvents",
+        change_type="updated",
+        notification_url="https://calls.example.com/api/notifications",
+        expires=datetime(2026, 1, 2, 0, 0, 0, 123456, tzinfo=UTC),
+        certificate_id="calls/1",
+    )
+    assert found.kind is resources.CALL_EVENTS
     other = graph.parse_subscription(FOUND | {"resource": "users/u1/messages"}, "t1", "v1.0")
     assert (other.api_version, other.kind) == ("v1.0", None)
 
 
+@pytest.mark.parametrize("nothing", [None, "", ...])
+def test_a_subscription_of_which_graph_tells_little(nothing: object) -> None:
+    told = {"id", "resource", "expirationDateTime"}
+    fields = {name: value if name in told else nothing for name, value in FOUND.items()}
+    found = graph.parse_subscription({name: v for name, v in fields.items() if v is not ...}, "t1", "v1.0")
+    assert (found.change_type, found.notification_url, found.certificate_id) == ("", "", None)
+
+
+def test_a_certificate_id_is_text() -> None:
+    assert graph.parse_subscription(FOUND | {"encryptionCertificateId": 7}, "t1", "v1.0").certificate_id is None
+
+
 @pytest.mark.parametrize(
     "value",
-    [None, [], {}, FOUND | {"id": ""}, FOUND | {"resource": None}, FOUND | {"expirationDateTime": "tomorrow"}],
+    [
+        None,
+        [],
+        {},
+        FOUND | {"id": ""},
+        FOUND | {"id": 7},
+        FOUND | {"resource": None},
+        FOUND | {"expirationDateTime": 7},
+    ],
 )
 def test_what_is_not_a_subscription(value: object) -> None:
-    with pytest.raises(MalformedInputError):
+    with pytest.raises(MalformedInputError) as caught:
         graph.parse_subscription(value, "t1", "v1.0")
+    assert (caught.value.reason, str(caught.value)) == ("subscription-malformed", "not a subscription")
 
 
-def test_times_without_an_offset_are_utc() -> None:
-    assert graph.parse_time("2026-01-01T00:00:00") == NOW
-    assert graph.parse_time("2026-01-01T02:00:00+02:00") == NOW
-    assert graph.format_time(NOW + timedelta(microseconds=5)) == "2026-01-01T00:00:00Z"
+@pytest.mark.parametrize("text", ["tomorrow", "", "2026-02-31T00:00:00Z", "0001-01-01T00:00:00+01:00"])
+def test_what_is_not_a_time(text: str) -> None:
+    with pytest.raises(MalformedInputError) as caught:
+        graph.parse_subscription(FOUND | {"expirationDateTime": text}, "t1", "v1.0")
+    assert (caught.value.reason, str(caught.value)) == ("time-malformed", "not a time")
+
+
+@pytest.mark.usefixtures("in_india")
+@pytest.mark.parametrize(
+    "text",
+    ["2026-01-01T00:00:00", "2026-01-01T00:00:00Z", "2026-01-01T02:00:00+02:00", "2025-12-31T19:00:00.0000000-05:00"],
+)
+def test_times_are_utc_wherever_they_are_read(text: str) -> None:
+    found = graph.parse_time(text)
+    assert found == NOW
+    assert found.utcoffset() == timedelta(0)
+    assert graph.format_time(found + timedelta(microseconds=5)) == "2026-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(("identity", "path"), [(None, "/subscriptions"), ("s1", "/subscriptions/s1")])
+def test_a_call_is_one_part_of_a_batch(identity: str | None, path: str) -> None:
+    call = graph.Call("GET", "t1", "beta", True, identity)
+    assert (call.path, call.channel) == (path, ("t1", "beta", True))
+
+
+def test_whoever_has_to_sign_in_is_told_how() -> None:
+    found = graph.SignInRequiredError()
+    assert (found.reason, found.permanent) == ("sign-in-required", False)
+    assert str(found) == "the sign-in for presence (run: manage.py login) is unavailable"
+    assert "(run: manage.py login; it expired)" in str(graph.SignInRequiredError("it expired"))
