@@ -5,6 +5,7 @@ RSA-OAEP (SHA-1, MGF1 with SHA-1), the data with AES-256-CBC and PKCS#7 padding,
 16 bytes of the key, and the signature is HMAC-SHA256 with the same key over the decoded ciphertext.
 """
 
+import hashlib
 import hmac
 from collections.abc import Mapping
 from typing import Final
@@ -48,7 +49,7 @@ def decrypt(content: Mapping[str, str], private_key: RSAPrivateKey) -> bytes:
         raise WrongKeyError from None
     if len(key) != _KEY_BYTES:
         raise MalformedContentError
-    if not hmac.compare_digest(hmac.digest(key, ciphertext, "sha256"), signature):
+    if not hmac.compare_digest(hmac.digest(key, ciphertext, hashlib.sha256), signature):
         raise SignatureMismatchError
     return _decrypt_cbc(key, ciphertext)
 
