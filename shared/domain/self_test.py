@@ -5,8 +5,9 @@ the endpoint as Graph would and proves address, clientState, queues and function
 queue and proves certificate, Key Vault and decryption. Both end on a queue of their own, where no consumer sees them.
 """
 
+import hashlib
 import hmac
-import secrets
+import os
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,13 +75,13 @@ def encrypt(plaintext: bytes, certificate: EncryptionCertificate) -> Mapping[str
     public_key = x509.load_der_x509_certificate(b64decode(certificate.der_base64)).public_key()
     if not isinstance(public_key, RSAPublicKey):
         raise UnknownCertificateError
-    key = secrets.token_bytes(32)
+    key = os.urandom(32)
     padder = padding.PKCS7(_BLOCK_BITS).padder()
     encryptor = Cipher(AES(key), CBC(key[:16])).encryptor()
     data = encryptor.update(padder.update(plaintext) + padder.finalize()) + encryptor.finalize()
     return {
         "data": b64encode(data).decode(),
         "dataKey": b64encode(public_key.encrypt(key, _OAEP)).decode(),
-        "dataSignature": b64encode(hmac.digest(key, data, "sha256")).decode(),
+        "dataSignature": b64encode(hmac.digest(key, data, hashlib.sha256)).decode(),
         "encryptionCertificateId": certificate.id,
     }

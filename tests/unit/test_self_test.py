@@ -38,12 +38,23 @@ class TestNotification:
         assert (event.queue, event.type) == (SELF_TEST.events_queue, "Switchboard.SelfTest")
         assert event.queue not in EVENT_QUEUES
 
+    def test_looks_like_graphs(self) -> None:
+        assert json.loads(NOTIFICATION.basic()) == {
+            "id": NOTIFICATION.id,
+            "subscriptionId": NOTIFICATION.id,
+            "tenantId": TENANT,
+            "clientState": "secret",
+            "changeType": "created",
+            "resource": f"switchboard/selfTest/{NOTIFICATION.id}",
+            "resourceData": {"@odata.type": "#switchboard.selfTest", "id": NOTIFICATION.id},
+        }
+
     def test_is_encrypted_as_graph_encrypts(self) -> None:
         item = parse_item(NOTIFICATION.rich(CERTIFICATE))
         content = item.notification.encrypted_content
         assert item.notification.needs_token  # which is why it cannot go through the endpoint
         assert content["encryptionCertificateId"] == "switchboard/1"
-        assert json.loads(decrypt(content, PAIR.private_key))["id"] == NOTIFICATION.id
+        assert json.loads(decrypt(content, PAIR.private_key)) == json.loads(NOTIFICATION.basic())["resourceData"]
         assert b"resourceData" not in item.raw
 
     def test_has_a_key_of_its_own(self) -> None:
