@@ -33,5 +33,5 @@ def pause(queue: str, tries: int, asked: float | None = None) -> timedelta:
         asked: seconds that the other side asked for (Retry-After); more than the limit is not granted.
     """
     longest = _LONGEST_SECONDS_OF_EMERGENCIES if queue == EMERGENCY_QUEUE else _LONGEST_SECONDS
-    seconds = max(_FIRST_SECONDS * 2 ** min(tries - 1, _DOUBLINGS), asked or 0.0)
+    seconds = max(_FIRST_SECONDS * 2 ** min(tries - 1, _DOUBLINGS), asked or _FIRST_SECONDS)
     return timedelta(seconds=round(min(seconds, longest)))
