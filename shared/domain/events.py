@@ -81,7 +81,7 @@ def _clues(plaintext: bytes) -> tuple[str, Any]:
     """
     try:
         if not plaintext.isascii():
-            plaintext.decode("utf-8")  # the JSON parser does not look inside what it passes through
+            plaintext.decode()  # the JSON parser does not look inside what it passes through
         clues = _read_clues(plaintext)
     except msgspec.ValidationError:
         _check_json(plaintext)  # the parser stopped at once where it found something else than an object
@@ -162,9 +162,11 @@ def event_of(
     word, when = _clues(data)
     if kind is resources.CALL_RECORDS:
         word = event_word(notification.change_type)
-    elif plaintext is None and kind is not None and kind.rich is resources.Rich.ALWAYS:
-        word = ""  # what Graph only ever says encrypted is not believed in the clear
-    event_type = UNRECOGNIZED if kind is None else kind.event_types.get(word, UNRECOGNIZED)
+    # What Graph only ever says encrypted is not believed in the clear.
+    if kind is None or (plaintext is None and kind.rich is resources.Rich.ALWAYS):
+        event_type = UNRECOGNIZED
+    else:
+        event_type = kind.event_types.get(word, UNRECOGNIZED)
     attributes = {
         "specversion": "1.0",
         "id": _event_id(notification) or fallback_id,

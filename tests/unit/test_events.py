@@ -201,6 +201,7 @@ def test_the_id_is_graphs_else_the_signatures_else_the_deliverys() -> None:
     content = {"encryptedContent": {"dataSignature": SIGNATURE}}
     assert event({"id": "graphs"} | content, b"{}").id == "graphs"
     assert event({"id": "7"} | content, b"{}").id == "7"
+    assert event({"id": "x" * 256} | content, b"{}").id == "x" * 256
     assert event(content, b"{}").id == bytes(range(32)).hex()
     assert event({"resource": "communications/callRecords/1"}).id == "delivery-0"
 
@@ -210,7 +211,7 @@ def test_an_id_that_is_none_gives_way(identity: object) -> None:
     assert event({"id": identity, "encryptedContent": {"dataSignature": SIGNATURE}}, b"{}").id == bytes(range(32)).hex()
 
 
-@pytest.mark.parametrize("signature", [None, 7, "", "not base64", []])
+@pytest.mark.parametrize("signature", [None, 7, "", "not base64", f"?{SIGNATURE}", []])
 def test_a_signature_that_is_none_gives_way(signature: object) -> None:
     assert event({"encryptedContent": {"dataSignature": signature}}, b"{}").id == "delivery-0"
 
@@ -235,6 +236,13 @@ def test_time_is_the_events_own_where_it_is_one(when: object, used: bool) -> Non
     found = event({"resource": "/users/1/communications/callEvents"}, plaintext)
     assert found.attributes["time"] == (when if used else "2026-01-02T03:04:05+00:00")
     assert parse_message(found.to_json())[0].time.tzinfo is not None
+
+
+def test_a_nested_emergency_may_call_its_type_by_either_name() -> None:
+    for name in ("callEventType", "eventType"):
+        plaintext = json.dumps({"emergencyCallEvent": {name: "callEnded"}, "eventType": "callStarted"}).encode()
+        found = event({"resource": resources.emergency_path("P")}, plaintext)
+        assert found.type == "Microsoft.Graph.EmergencyCallEnded"
 
 
 def test_the_time_of_a_nested_emergency_is_found() -> None:
@@ -283,6 +291,14 @@ def test_an_attribute_is_text_or_left_out(value: object) -> None:
     assert parse_message(found.to_json())
 
 
+def test_an_event_that_nobody_sent_says_so_and_carries_its_record() -> None:
+    record = {"id": "r", "version": 2, "type": "groupCall"}
+    item = parse_item(json.dumps({"resource": "communications/callRecords/r", "resourceData": record}).encode())
+    found = event_of(item, None, fallback_id="x", received=RECEIVED, traceparent=TRACE, backfilled=True)
+    assert (found.id, found.attributes["backfilled"], json.loads(found.data)) == ("r/2", "true", record)
+    assert parse_message(found.to_json())[0].backfilled == "true"
+
+
 def test_a_record_and_its_version_name_its_event() -> None:
     bare = event({"resource": "communications/callRecords/r", "resourceData": {"id": "r"}})
     record = b'{"id":"r","version":3,"lastModifiedDateTime":"2026-01-01T00:00:00Z","sessions":[]}'
@@ -328,6 +344,31 @@ def test_a_roster_has_participants() -> None:
     first = roster.participants_delta[0]
     assert first.info.identity["user"].display_name == "Participant 0"
     assert first.removed_state.reason == "Participant has left the meeting call."
+
+
+def test_a_type_that_this_version_does_not_know_reads_as_json() -> None:
+    text = rich(Kind.CALL_STARTED).to_json().replace(b"Microsoft.Graph.CallStarted", b"Microsoft.Graph.CallParked")
+    found = parse_message(text)[0]
+    assert found.typed() == json.loads(bytes(found.data))
+
+
+def test_an_emergency_has_all_its_fields_in_both_shapes() -> None:
+    said = {
+        "id": "1",
+        "callEventType": "callStarted",
+        "policyName": "P",
+        "eventDateTime": "2026-01-01T00:00:00Z",
+        "emergencyNumberDialed": "911",
+        "callerInfo": {"displayName": "A", "location": {"address": {"city": "Seattle"}}},
+    }
+    flat, nested = (
+        typed(event({"resource": resources.emergency_path("P")}, json.dumps(content).encode())).call
+        for content in (said, {"id": "another", "emergencyCallEvent": said})
+    )
+    assert flat == nested
+    assert msgspec.json.decode(msgspec.json.encode(msgspec.structs.replace(flat, caller_info=None))) == said | {
+        "callerInfo": None
+    }
 
 
 @pytest.mark.parametrize("kind", [Kind.EMERGENCY_FLAT, Kind.EMERGENCY_NESTED])
