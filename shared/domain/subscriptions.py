@@ -18,7 +18,7 @@ import hmac
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
@@ -114,7 +114,7 @@ class Endpoint:
             own._replace(scheme=address.scheme, netloc=address.netloc).geturl(),
             _MARKED.sub("", url),  # where the notification URL serves for both
         )
-        formers = (Endpoint(url, lifecycle_url, self.client_states) for lifecycle_url in lifecycle_urls)
+        formers = (replace(self, lifecycle_url=lifecycle_url) for lifecycle_url in lifecycle_urls)
         return any(former.standing(url)[0] is not Standing.UNKNOWN for former in formers)
 
     @property
@@ -390,7 +390,7 @@ def _supersedes(want: Desired, old: Subscription) -> bool:
 
 @lru_cache(maxsize=_URLS)
 def _change_types(text: str) -> frozenset[str]:
-    return frozenset(word.strip().lower() for word in text.split(","))
+    return frozenset(word.strip().casefold() for word in text.split(","))
 
 
 def _less_a_margin(lifetime: timedelta) -> timedelta:
@@ -398,14 +398,14 @@ def _less_a_margin(lifetime: timedelta) -> timedelta:
 
 
 @lru_cache(maxsize=_URLS)
-def _address(url: str) -> tuple[str, str, int | None, str] | None:
+def _address(url: str) -> tuple[str, str | None, int | None, str] | None:
     """Scheme, host, port and path; None where that cannot be read."""
     try:
         parts = urlsplit(url)
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
         return None
-    return parts.scheme, parts.hostname or "", port, parts.path.rstrip("/")
+    return parts.scheme, parts.hostname, port, parts.path.rstrip("/")
 
 
 @lru_cache(maxsize=_URLS)

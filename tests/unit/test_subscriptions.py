@@ -64,7 +64,7 @@ def decide(
         endpoint=ENDPOINT,
         certificate_id=certificate_id,
         lifetimes=Lifetimes(),
-        prune=prune,
+        **({"prune": True} if prune else {}),
     )
     for action in actions:
         for about in (action.desired, action.subscription):
@@ -100,6 +100,7 @@ class TestPlan:
 
     def test_what_is_quoted_keeps_its_case(self) -> None:
         assert resource_key("/a(x='Bc')/D") == "a(x='Bc')/d"
+        assert resource_key("Xa") == "xa"
 
     def test_an_outdated_certificate_is_changed_at_once(self) -> None:
         assert verdict(existing(CALLS, certificate_id=OUTDATED)) == (Verb.RENEW, Reason.CERTIFICATE)
@@ -208,6 +209,7 @@ class TestPlan:
         [
             "https://other.example.com/api/notifications",
             "https://calls.example.com/api/other",
+            "https://calls.example.com/api/notificationsX",
             "https://calls.example.com:8443/api/notifications",
             "http://calls.example.com/api/notifications",
             "EventHub:https://x.servicebus.windows.net/eventhubname/y",
@@ -323,13 +325,27 @@ class TestEndpoint:
     def test_the_host_in_any_case_and_the_default_port(self) -> None:
         assert ENDPOINT.owns("https://CALLS.example.com:443/api/notifications/?x=y")
 
+    @pytest.mark.parametrize("query", ["?code=", "?code=yesterday", "?code=key&flag=", ""])
+    def test_any_difference_of_the_query_but_the_mark_is_to_be_mended(self, query: str) -> None:
+        assert not ENDPOINT.up_to_date(f"{URL}{query}")
+        assert not Endpoint(f"{URL}{query}", LIFECYCLE, ("newer",)).up_to_date(ENDPOINT.url(rich=True))
+
+    def test_it_is_named_without_what_is_secret(self) -> None:
+        assert Endpoint(f"{URL}?code=a?b", f"{LIFECYCLE}?code=c", ("x",)).addresses == f"{URL} and {LIFECYCLE}"
+        assert Endpoint(f"{URL}?code=a", URL, ("x",)).addresses == URL
+
     @pytest.mark.parametrize("url", ["https://[", "https://calls.example.com:port/api/notifications", "%", "//"])
     def test_nonsense_is_not_ours(self, url: str) -> None:
         assert not ENDPOINT.owns(url)
         assert not ENDPOINT.was_ours(url)
 
     @pytest.mark.parametrize(
-        "lifecycle", ["https://old.example.com/api/lifecycleNotifications", "https://old.example/n"]
+        "lifecycle",
+        [
+            "https://old.example.com/api/lifecycleNotifications",
+            "http://old.example.com:8080/api/lifecycleNotifications",
+            "https://old.example/n",
+        ],
     )
     def test_a_former_address_is_known_by_its_mark(self, lifecycle: str) -> None:
         former = Endpoint(lifecycle.replace("lifecycleN", "n"), lifecycle, ENDPOINT.client_states)
@@ -370,9 +386,27 @@ class TestLifetimes:
         assert lifetimes.half(resources.CALL_EVENTS) == timedelta(minutes=22.5)
 
 
-def test_a_basic_subscription_carries_no_certificate() -> None:
-    certificate = EncryptionCertificate(CERTIFICATE, "TUlJ")
-    assert not any(
-        name.startswith("e") and "ncrypt" in name for name in creation_body(RECORDS, NOW, ENDPOINT, certificate)
-    )
-    assert creation_body(CALLS, NOW, ENDPOINT, certificate)["encryptionCertificate"] == "TUlJ"
+@pytest.mark.parametrize(
+    ("want", "certificate", "rich"),
+    [
+        (RECORDS, EncryptionCertificate(CERTIFICATE, "TUlJ"), False),
+        (replace(PRESENCE, rich=False), EncryptionCertificate(CERTIFICATE, "TUlJ"), False),
+        (CALLS, None, False),
+        (CALLS, EncryptionCertificate(CERTIFICATE, "TUlJ"), True),
+    ],
+)
+def test_the_body_of_a_creation(want: Desired, certificate: EncryptionCertificate | None, rich: bool) -> None:
+    basic = {
+        "changeType": want.kind.change_type,
+        "notificationUrl": ENDPOINT.url(rich=want.rich),
+        "lifecycleNotificationUrl": LIFECYCLE,
+        "resource": want.resource,
+        "expirationDateTime": "2026-01-01T00:00:00Z",
+        "clientState": "newer",
+    }
+    of_a_rich_one = {
+        "includeResourceData": True,
+        "encryptionCertificate": "TUlJ",
+        "encryptionCertificateId": CERTIFICATE,
+    }
+    assert creation_body(want, NOW, ENDPOINT, certificate) == basic | (of_a_rich_one if rich else {})
