@@ -28,6 +28,8 @@ from tests.unit.model_graph import TENANT, ModelGraph, VirtualClock, call_record
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+SECOND = timedelta(seconds=1)
+CLOCKS = timedelta(minutes=5)  # by which two may differ
 GAP = Gap(NOW - 2 * HOUR, NOW)
 
 
@@ -102,8 +104,12 @@ class TestSteps:
     [
         (NOW - HOUR, 1, True),
         (GAP.since - NOTIFICATION_LATENCY, 1, True),  # its notification was on its way
+        (GAP.since - NOTIFICATION_LATENCY - CLOCKS, 1, True),
+        (GAP.since - NOTIFICATION_LATENCY - CLOCKS - SECOND, 1, False),
         (GAP.since - NOTIFICATION_LATENCY - HOUR, 1, False),
         (GAP.since - NOTIFICATION_LATENCY - HOUR, 2, True),  # its second version may be younger
+        (GAP.until + CLOCKS, 1, True),
+        (GAP.until + CLOCKS + SECOND, 1, False),
         (NOW + HOUR, 1, False),  # there was a subscription again
         (NOW + HOUR, 2, False),
         (None, 1, True),
@@ -131,10 +137,25 @@ class TestRecord:
     def test_what_cannot_be_read_is_taken_for_missed(self, value: dict[str, object]) -> None:
         assert GAP.may_miss(parse_record(value))
 
+    @pytest.mark.parametrize("version", [None, "2", 2.0])
+    def test_a_version_that_is_none_is_before_the_first(self, version: object) -> None:
+        assert parse_record({"id": "r", "version": version}).version == 0
+
     @pytest.mark.parametrize("value", [{}, {"id": ""}, {"id": 5}])
     def test_without_an_id_it_is_none(self, value: dict[str, object]) -> None:
-        with pytest.raises(MalformedInputError):
+        with pytest.raises(MalformedInputError) as caught:
             parse_record(value)
+        assert (caught.value.reason, str(caught.value)) == ("call-record-malformed", "not a call record")
+
+    @pytest.mark.parametrize(("version", "change_type"), [(0, "created"), (1, "created"), (2, "updated")])
+    def test_its_notification_is_the_one_that_graph_would_have_sent(self, version: int, change_type: str) -> None:
+        record = parse_record({"id": "r", "version": version})
+        assert msgspec.json.decode(notification_of(record, TENANT)) == {
+            "changeType": change_type,
+            "tenantId": TENANT,
+            "resource": "communications/callRecords/r",
+            "resourceData": {"id": "r", "version": version},
+        }
 
     @pytest.mark.parametrize(("version", "event_type"), [(1, "CallRecordCreated"), (4, "CallRecordUpdated")])
     def test_its_event_is_named_after_its_version(self, version: int, event_type: str) -> None:

@@ -42,7 +42,11 @@ def test_a_join_url_is_encoded_exactly_once_more() -> None:
         (f"/communications/onlineMeetings/?$filter=JoinWebUrl eq '{JOIN_WEB_URL}'", "onlineMeeting"),
         ("communications/onlineMeetings/1", "onlineMeeting"),
         ("communications/onlineMeetings(joinWebUrl='x')", "onlineMeeting"),
+        ("switchboard/selfTest/1", "selfTest"),
+        ("switchboard/other", None),
+        ("other/selfTest/1", None),
         ("chats/1/messages", None),
+        ("Xcommunications/callRecords", None),
         ("communications/calls/1", None),
         ("users/1/chats", None),
         ("", None),
@@ -70,6 +74,7 @@ def test_every_resource_of_graphs_has_a_row(kind: Kind) -> None:
         ("#Microsoft.Graph.onlineMeeting", "onlineMeeting"),
         ("#microsoft.graph.callevent", None),  # two rows share it
         ("#microsoft.graph.chatMessage", None),
+        ("Xmicrosoft.graph.presence", None),
         (None, None),
         (["#microsoft.graph.presence"], None),
     ],
@@ -77,6 +82,14 @@ def test_every_resource_of_graphs_has_a_row(kind: Kind) -> None:
 def test_match_by_type_where_the_path_says_nothing(odata_type: object, key: str | None) -> None:
     found = resources.match("some/new/path", odata_type)
     assert (found and found.key) == key
+
+
+@pytest.mark.parametrize(
+    ("resource_data", "odata_type"),
+    [({"@odata.type": "#x", "id": "1"}, "#x"), ({"id": "1"}, None), ({}, None), (None, None), ([], None), ("x", None)],
+)
+def test_the_type_of_resource_data(resource_data: object, odata_type: str | None) -> None:
+    assert resources.odata_type_of(resource_data) == odata_type
 
 
 def test_the_path_comes_before_the_type() -> None:
