@@ -39,12 +39,21 @@ class Results:
         if complete:
             before = msgspec.json.decode(_COMPLETE.read_bytes(), type=Results) if _COMPLETE.exists() else None
             _COMPLETE.write_bytes(text)
-            page = PAGE.read_text(encoding="utf-8")
-            for name, lines in self.tables(before).items():
-                head, begin, rest = page.partition(_BEGIN.format(name))
-                _, end, tail = rest.partition(_END.format(name))
-                page = head + begin + "\n".join(lines) + "\n" + end + tail
-            PAGE.write_text(page, encoding="utf-8")
+            PAGE.write_text(self.written_into(PAGE.read_text(encoding="utf-8"), before), encoding="utf-8")
+
+    def written_into(self, page: str, before: "Results | None") -> str:
+        """A page with these tables in their places.
+
+        Raises:
+            ValueError: it has no place for one of them.
+        """
+        for name, lines in self.tables(before).items():
+            head, begin, rest = page.partition(_BEGIN.format(name))
+            _, end, tail = rest.partition(_END.format(name))
+            if not end:
+                raise ValueError(f"the page has no place for {name}")
+            page = head + begin + "\n".join(lines) + "\n" + end + tail
+        return page
 
     def tables(self, before: "Results | None") -> dict[str, list[str]]:
         """The page's tables by name, line by line; the figures stand beside those of the run before."""
