@@ -21,7 +21,7 @@ GRAPH_CHANGE_TRACKING_APP_ID: Final = "0bf30f3b-4a52-48df-9a82-234910c4a086"
 LEEWAY_SECONDS: Final = 300
 MAX_TOKEN_CHARS: Final = 16 * 1024
 
-_JWS: Final = jwt.PyJWS(algorithms=["RS256"])
+_JWS: Final = jwt.PyJWS()
 
 
 @dataclass(frozen=True, slots=True)
