@@ -280,7 +280,7 @@ def test_a_group_stands_for_its_members() -> None:
         f"users/{ALICE}/communications/callEvents",
         f"users/{BOB}/communications/callEvents",
     ]
-    assert all(want.rich and want.tenant_id == TENANT for want in found)
+    assert all(want.rich and (want.tenant_id, want.kind) == (TENANT, resources.CALL_EVENTS) for want in found)
 
 
 @given(st.text(alphabet="[]{}=,.'\"\\\n# callRecords1tuestn"))
