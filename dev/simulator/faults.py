@@ -53,7 +53,7 @@ class RequestRecord:
     in_batch: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class _Planned:
     fault: Fault
     left: int | None
@@ -69,9 +69,21 @@ class Faults:
     _records: list[RequestRecord] = field(default_factory=list)
 
     def add(self, fault: Fault, *, times: int | None = 1) -> None:
-        """Let `fault` befall the next `times` matching requests, or all until `clear` if None."""
+        """Let `fault` befall the next `times` matching requests, or all until `end` or `clear` if None."""
         with self._lock:
             self._planned.append(_Planned(fault, times))
+
+    def end(self, fault: Fault) -> None:
+        """End this one fault: the very object that was added, for there may be others like it.
+
+        Raises:
+            ValueError: it is not in force.
+        """
+        with self._lock:
+            found = next((planned for planned in self._planned if planned.fault is fault), None)
+            if found is None:
+                raise ValueError("no such fault is in force")
+            self._planned.remove(found)
 
     def clear(self) -> None:
         """End all faults."""

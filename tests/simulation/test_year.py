@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from dev.simulator.clock import ManualClock
+from dev.simulator.faults import Fault
 from dev.simulator.rules import RULES
 from dev.simulator.subscriptions import Subscription
 from shared.domain.desired import DesiredState
@@ -47,6 +48,17 @@ def test_recreating_late_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(year_module._Source, "load", load_at_times)
     assert any("removed" in violation for seed in (1, 2) for violation in simulate(seed, 7).violations)
+
+
+def test_outages_that_overlap_end_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    hour, fault = HOUR.total_seconds(), Fault("graph", status=503)
+    weather = [Event(1 * hour, "outage of graph", 3 * hour, fault), Event(2 * hour, "outage of graph", hour, fault)]
+    monkeypatch.setattr(year_module, "forecast", lambda *_: weather)
+    year = simulate(1, 1)
+    assert not year.violations
+    presence = year.figures["presence"]
+    assert 2 * HOUR < presence.absent < 3.2 * HOUR
+    assert presence.absent_while_reachable < 10 * MINUTE
 
 
 def test_believing_lists_that_show_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

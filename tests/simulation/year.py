@@ -392,8 +392,7 @@ class _World:
         fault = replace(fault)  # one of its own, to be found again
         self.faults.add(fault, times=None)
         await self._pass(event.seconds)
-        planned = next(one for one in self.faults._planned if one.fault is fault)
-        self.faults._planned.remove(planned)
+        self.faults.end(fault)
         self.graph_outages -= total
 
     async def _entra_outage(self, seconds: float) -> None:
