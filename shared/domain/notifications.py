@@ -129,7 +129,7 @@ def parse_collection(body: bytes) -> Collection:
     if not body.strip():
         raise MalformedInputError("the body is empty", reason="empty-body")
     try:
-        body.decode("utf-8")  # the JSON parser does not look inside what it passes through
+        body.decode()  # the JSON parser does not look inside what it passes through
         parsed = _decode_collection(body)
     except UnicodeDecodeError:
         raise MalformedInputError("the body is not UTF-8", reason="not-utf-8") from None

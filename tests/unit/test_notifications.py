@@ -35,6 +35,14 @@ def notification(**fields: Any) -> ChangeNotification:
     return parse_item(json.dumps(fields).encode()).notification
 
 
+TEXTS = {
+    "empty-body": "the body is empty",
+    "not-json": "the body is not JSON",
+    "not-utf-8": "the body is not UTF-8",
+    "shape": "the body is not a change notification collection: an object with an array named value",
+}
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -65,7 +73,7 @@ def test_a_body_that_is_no_collection(body: bytes, reason: str) -> None:
     with pytest.raises(MalformedInputError) as caught:
         parse_collection(body)
     assert caught.value.reason == reason
-    assert str(caught.value)
+    assert str(caught.value) == TEXTS[reason]
 
 
 def test_what_is_refused_says_what_it_is_without_repeating_it() -> None:
