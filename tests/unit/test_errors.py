@@ -4,6 +4,7 @@ import pytest
 
 from shared.domain.errors import (
     AbandonedError,
+    DecryptionError,
     MalformedContentError,
     MalformedInputError,
     SettingsError,
@@ -24,6 +25,7 @@ UNREADABLE = "could not be decrypted"  # whatever the cause: outside, all read t
     [
         (MalformedInputError("not JSON", reason="not-json"), "not-json", "not JSON", True),
         (TokenRejected("expired"), "expired", "validation token rejected: expired", True),
+        (DecryptionError(), "undecryptable", UNREADABLE, True),
         (MalformedContentError(), "encrypted-content-malformed", UNREADABLE, True),
         (WrongKeyError(), "data-key-not-for-this-certificate", UNREADABLE, True),
         (SignatureMismatchError(), "data-signature-mismatch", UNREADABLE, True),
