@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.measure import Finding, Ratio, compare
-from bench.storage_stub import connection_string, stub
+from bench.storage_stub import stub
 from dev.simulator import Kind, Options, Simulator, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
@@ -114,15 +114,16 @@ def _is_own(module: str) -> bool:
 
 @contextmanager
 def _first_post() -> Iterator[Callable[[], float]]:
-    """The CPU of the first POST after `import function_app`: all that it imports, and Entra ID's keys, included."""
-    with Simulator.start() as sim, stub() as url:
+    """The CPU of the first POST after `import function_app`: with all that it imports and fetches."""
+    with Simulator.start() as sim, stub(sim.server_certificate) as url:
         to = Addressee(sim.tenants[0], _STATE, Recipient.of(KeyCertificate.generate(), f"switchboard/{'0' * 32}"))
         token = sim.entra.validation_token(sim.app_id, sim.tenants[0])
         body = collection(
             [change_notification(build(Kind.CALL_STARTED, Options()), to) for _ in range(_ITEMS)], [token]
         )
         settings = sim.environment() | {
-            "AzureWebJobsStorage": connection_string(url),
+            "AzureWebJobsStorage__queueServiceUri": url,
+            "AzureWebJobsStorage__blobServiceUri": url,
             "CLIENT_STATE": _STATE,
             "NOTIFICATION_URL": "https://localhost/api/notifications",
         }
