@@ -9,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.domain.call_records import (
-    LONGEST_SILENCE,
     NOTIFICATION_LATENCY,
-    RETRIES_OF_GRAPH,
     Coverage,
     Gap,
     ListedRecord,
@@ -39,18 +37,22 @@ class TestObserved:
 
     def test_the_same_one_again_covers_the_time_between(self) -> None:
         known = observed(None, "a", NOW)
-        assert observed(known, "a", NOW + LONGEST_SILENCE) == Coverage("a", NOW + LONGEST_SILENCE)
+        assert observed(known, "a", NOW + HOUR) == Coverage("a", NOW + HOUR)
 
     def test_another_one_leaves_a_gap_since_the_first_was_seen(self) -> None:
         later = NOW + timedelta(minutes=5)
         assert observed(Coverage("a", NOW), "b", later) == Coverage("b", later, (Gap(NOW, later),))
 
     def test_a_long_silence_is_a_gap_even_where_the_subscription_lived_through_it(self) -> None:
-        later = NOW + LONGEST_SILENCE + timedelta(seconds=1)
+        later = NOW + HOUR + SECOND
         assert observed(Coverage("a", NOW), "a", later).gaps == (Gap(NOW, later),)
 
     def test_what_graph_missed_may_be_as_old_as_its_tries(self) -> None:
-        assert missed(Coverage("a", NOW), NOW).gaps == (Gap(NOW - RETRIES_OF_GRAPH, NOW),)
+        assert missed(Coverage("a", NOW), NOW).gaps == (Gap(NOW - 4 * HOUR, NOW),)
+
+    def test_of_a_new_gap_nothing_has_been_searched(self) -> None:
+        [gap] = missed(Coverage("a", NOW), NOW).gaps
+        assert (gap.done, gap.link) == (0, None)
 
     def test_gaps_that_wait_become_one_and_leave_the_one_under_way_alone(self) -> None:
         under_way = Gap(NOW - 9 * HOUR, NOW - 8 * HOUR, 3, "link")
@@ -124,6 +126,9 @@ def test_participants_are_those_of_the_filter() -> None:
     assert participants_of(graph.add(call_records())) == ()
     condition = f"communications/callRecords?$filter=participants/any(p:p/id in ('{user(1)}','{user(2)}'))"
     assert participants_of(graph.add(call_records(), resource=condition)) == (user(1), user(2))
+    for one in ("abcdef00-0000-4000-8000-000000000001", "ABCDEF00-0000-4000-8000-000000000001"):
+        condition = f"communications/callRecords?$filter=participants/any(p:p/id eq '{one}')"
+        assert participants_of(graph.add(call_records(), resource=condition)) == (one,)
 
 
 class TestRecord:

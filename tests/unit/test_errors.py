@@ -1,5 +1,7 @@
 """What each error tells whoever has to act on it: operators read the text, and alerts and quarantine the reason."""
 
+from collections.abc import Callable
+
 import pytest
 
 from shared.domain.errors import (
@@ -21,24 +23,24 @@ UNREADABLE = "could not be decrypted"  # whatever the cause: outside, all read t
 
 
 @pytest.mark.parametrize(
-    ("error", "reason", "text", "permanent"),
+    ("make", "reason", "text", "permanent"),
     [
-        (MalformedInputError("not JSON", reason="not-json"), "not-json", "not JSON", True),
-        (TokenRejected("expired"), "expired", "validation token rejected: expired", True),
-        (DecryptionError(), "undecryptable", UNREADABLE, True),
-        (MalformedContentError(), "encrypted-content-malformed", UNREADABLE, True),
-        (WrongKeyError(), "data-key-not-for-this-certificate", UNREADABLE, True),
-        (SignatureMismatchError(), "data-signature-mismatch", UNREADABLE, True),
-        (UnknownCertificateError(), "unknown-certificate", UNREADABLE, True),
-        (SettingsError(["A", "B"]), "settings", "app settings need attention:\n  - A\n  - B", False),
-        (UnavailableError("Graph"), "unavailable", "Graph is unavailable", False),
-        (UnavailableError("Graph", reason="throttled"), "throttled", "Graph is unavailable", False),
-        (AbandonedError(), "retries-exhausted", "the platform gave the message up", False),
-        (UnexpectedError("KeyError"), "unexpected", "an unexpected KeyError", True),
+        (lambda: MalformedInputError("not JSON", reason="not-json"), "not-json", "not JSON", True),
+        (lambda: TokenRejected("expired"), "expired", "validation token rejected: expired", True),
+        (DecryptionError, "undecryptable", UNREADABLE, True),
+        (MalformedContentError, "encrypted-content-malformed", UNREADABLE, True),
+        (WrongKeyError, "data-key-not-for-this-certificate", UNREADABLE, True),
+        (SignatureMismatchError, "data-signature-mismatch", UNREADABLE, True),
+        (UnknownCertificateError, "unknown-certificate", UNREADABLE, True),
+        (lambda: SettingsError(["A", "B"]), "settings", "app settings need attention:\n  - A\n  - B", False),
+        (lambda: UnavailableError("Graph"), "unavailable", "Graph is unavailable", False),
+        (lambda: UnavailableError("Graph", reason="throttled"), "throttled", "Graph is unavailable", False),
+        (AbandonedError, "retries-exhausted", "the platform gave the message up", False),
+        (lambda: UnexpectedError("KeyError"), "unexpected", "an unexpected KeyError", True),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, SwitchboardError) else "",
 )
-def test_what_an_error_tells(error: SwitchboardError, reason: str, text: str, permanent: bool) -> None:
+def test_what_an_error_tells(make: Callable[[], SwitchboardError], reason: str, text: str, permanent: bool) -> None:
+    error = make()
     assert (error.reason, str(error), error.permanent) == (reason, text, permanent)
 
 
