@@ -116,6 +116,10 @@ def delete(*replies: Reply, old: Subscription = OLD) -> Play:
     return Play(Action(Verb.DELETE, Reason.DUPLICATE, TENANT, old.kind, NOW, None, old), *replies)
 
 
+def test_outcomes_have_the_names_that_reports_and_logs_give_them() -> None:
+    assert " ".join(Outcome) == "created renewed replaced adopted deleted gone left unsettled failed deferred"
+
+
 def test_what_is_to_be_left_is_left() -> None:
     play = Play(Action(Verb.LEAVE, Reason.FRESH, TENANT, CALLS.kind, NOW, CALLS, OLD))
     assert play.end == (Outcome.LEFT, OLD, None)

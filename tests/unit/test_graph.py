@@ -47,6 +47,8 @@ def error(status: int, message: str = "", **options: Any) -> SwitchboardError:
             "permission",
         ),
         (400, "[Status Code: ServiceUnavailable; Reason: busy]", UnavailableError, "unavailable"),
+        (400, "[Status Code: TooManyRequests; Reason: busy]", UnavailableError, "throttled"),
+        (400, "[Status Code: Conflict; Reason: there is one]", graph.SubscriptionConflictError, "conflict"),
         (400, "[Status Code: BadRequest; Reason: no]", graph.RequestRejectedError, "rejected"),
         (
             400,
@@ -76,6 +78,22 @@ def test_each_error_is_one_leaf(status: int, message: str, leaf: type[Switchboar
     assert found.reason == reason
     if isinstance(found, graph.GraphError):
         assert str(found).endswith(f" ExtensionError: {message}".rstrip())
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "leaf"),
+    [
+        (400, "Subscription expiration can only be 60 minutes in the future.", graph.LifetimeExceededError),
+        (400, "Expiration time is beyond allowed max '1.00:00:00'", graph.LifetimeExceededError),
+        (400, "Subscription validation request timed out.", graph.EndpointValidationError),
+        (400, "Validation of the endpoint failed", graph.EndpointValidationError),
+        (403, "The meeting tenant does not match the token tenant.", graph.RequestRejectedError),
+        (403, "Quota reached", graph.QuotaExceededError),
+    ],
+)
+def test_an_error_is_known_in_any_case(status: int, message: str, leaf: type[SwitchboardError]) -> None:
+    for text in (message, message.lower(), message.upper()):
+        assert type(error(status, text)) is leaf
 
 
 @pytest.mark.parametrize(
@@ -128,7 +146,7 @@ def test_a_pause_that_graph_asks_for_is_told(status: int) -> None:
 def test_a_lifetime_refused_names_its_maximum(message: str, maximum: timedelta) -> None:
     found = error(400, message)
     assert isinstance(found, graph.LifetimeExceededError)
-    assert found.maximum == maximum
+    assert (found.reason, found.maximum) == ("lifetime", maximum)
     assert str(found) == f"400 ExtensionError: {message}"
 
 
@@ -242,6 +260,16 @@ def test_times_are_utc_wherever_they_are_read(text: str) -> None:
 def test_a_call_is_one_part_of_a_batch(identity: str | None, path: str) -> None:
     call = graph.Call("GET", "t1", "beta", True, identity)
     assert (call.path, call.channel) == (path, ("t1", "beta", True))
+
+
+def test_no_secret_is_in_a_representation() -> None:
+    found = graph.parse_subscription(FOUND | {"notificationUrl": "https://x.example/?code=sesame"}, "t1", "v1.0")
+    call = graph.Call("POST", "t1", "beta", False, None, {"clientState": "sesame"})
+    assert "sesame" not in repr((found, call))
+
+
+def test_limits_and_versions_are_graphs() -> None:
+    assert (graph.BATCH_SIZE, graph.API_VERSIONS) == (20, ("v1.0", "beta"))
 
 
 def test_whoever_has_to_sign_in_is_told_how() -> None:

@@ -78,6 +78,15 @@ def verdict(found: Subscription, want: Desired = CALLS) -> tuple[Verb, Reason]:
     return action.verb, action.reason
 
 
+def test_verbs_and_reasons_have_the_names_that_plans_and_logs_give_them() -> None:
+    assert " ".join(Verb) == "create renew replace delete leave"
+    assert " ".join(Standing) == "current previous unknown"
+    assert " ".join(Reason) == (
+        "missing half-life reauthorization certificate notification-url client-state unknown-mark resource-data "
+        "change-type superseded duplicate unwanted fresh foreign unknown-resource"
+    )
+
+
 class TestPlan:
     def test_missing_and_expired_ones_are_created(self) -> None:
         for actual in ([], [existing(CALLS, left=-5 * MINUTE)]):
