@@ -144,7 +144,7 @@ def _latency(stack: Stack, count: int) -> Iterator[Finding]:
     arrivals: list[Arrival] = []
     with Consumer(stack.azurite.connection_string, ACCOUNT_KEY, arrivals.append):
         _warm_up(stack)
-        _until(lambda: len(arrivals) >= 1)
+        _until(lambda: len(arrivals) >= 2 * _POST)
         arrivals.clear()
         prepared = _calls(stack, _Load(count))
         for start in range(0, count, 5):
