@@ -84,6 +84,7 @@ def test_resources_are_those_of_the_catalogue() -> None:
         f"""
         [[callEvents]]
         users = ["{ALICE.upper()}"]
+        groups = ["{BOB.upper()}"]
         [[emergencyCallEvents]]
         policies = ["Head quarters' own"]
         [[meetingCallEvents]]
@@ -98,6 +99,7 @@ def test_resources_are_those_of_the_catalogue() -> None:
         users = ["{BOB}", "{ALICE.upper()}"]
         """
     )
+    assert state.groups == (Group(TENANT, BOB),)
     assert [want.resource for want in state.subscriptions] == [
         f"users/{ALICE}/communications/callEvents",
         "communications/calls/getEmergencyEventsByPolicy(policyName='Head quarters'' own')",
@@ -181,6 +183,15 @@ users = ["{ALICE}"]
     [
         ("[[callRecords]]\n[[callRecords]]", "line 2: entry is a duplicate of line 1"),
         ("[[callEvents]]", "line 1: [[callEvents]] needs groups or users"),
+        ("[[callEvents]]\ngroups = ['x']", "line 2: an element of 'groups' is not a group's object id (a GUID)"),
+        (
+            "[[emergencyCallEvents]]\npolicies = [' ']",
+            "line 2: an element of 'policies' is not the name of an emergency calling policy",
+        ),
+        (
+            "[[onlineMeeting]]\njoinWebUrls = ['x']",
+            "line 2: an element of 'joinWebUrls' is not a meeting's joinWebUrl (https, as Graph gives it)",
+        ),
         ("[[callEvents]]\nusers = 7", "line 2: 'users' must be an array, each a user's object id (a GUID)"),
         (
             "[[presence]]\nincludeResourceData = 1\nusers = ['abcdef11-1111-1111-1111-111111111111']",
@@ -289,12 +300,14 @@ def test_no_text_fails_in_another_way(text: str) -> None:
         parse(text)
 
 
-@given(st.lists(st.sampled_from(["blank", "comment", "text", "array"]), max_size=12))
+@given(st.lists(st.sampled_from(["blank", "comment", "text", "literal", "quoted", "array"]), max_size=12))
 def test_lines_are_counted_through_anything(parts: list[str]) -> None:
     pieces = {
         "blank": "\n",
         "comment": "# [[presence]] 'x\n",
         "text": '[[emergencyCallEvents]]\npolicies = ["""\nmany\n\\"lines\n"""]\n',
+        "literal": "[[emergencyCallEvents]]\npolicies = ['''\n[[callRecords]]\n' ]]\n''']\n",
+        "quoted": '[[emergencyCallEvents]]\npolicies = [\'a]\', "b\\"]", \'c #\', "d = ["]\n',
         "array": f"[[callEvents]]\ngroups = [ # '''\n\n  '{ALICE}'\n,]\n",
     }
     text = "".join(pieces[part] for part in parts)
