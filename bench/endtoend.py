@@ -74,7 +74,7 @@ def end_to_end(*, quick: bool) -> Iterator[Finding | Throughput]:
     for workers in (1,) if quick else (1, 2):
         for form in ("single", "batch"):
             with _stack({"FUNCTIONS_WORKER_PROCESS_COUNT": str(workers), "EVENT_FORMAT": form}) as stack:
-                yield from _throughput(stack, workers, form, 800 if quick else 6000)
+                yield from _throughput(stack, workers, form, 800 if quick else 3000)
                 for load in () if quick else _SERIES:
                     yield _send(stack, workers, form, load)
     with _stack({}) as stack:

@@ -40,7 +40,7 @@ def draw(points: Sequence[Throughput]) -> None:
     by_items.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     by_items.yaxis.set_minor_formatter(NullFormatter())
     by_size.tick_params(labelleft=False)
-    by_items.legend(loc="lower right", frameon=False)
+    by_size.legend(*by_items.get_legend_handles_labels(), loc="upper right", frameon=False)
     figure.suptitle("Throughput on the emulator, all of it on two shared cores")
     figure.savefig(PICTURE, metadata={"Software": None})
 
