@@ -1,7 +1,7 @@
 """When each subscription was there, when it was not, and whether that can be excused."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
@@ -81,8 +81,10 @@ class Figures:
 class Ledger:
     """Hears of every subscription that comes and goes, and of every nuisance."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, is_beyond_knowing: Callable[[str], bool] = lambda _: False) -> None:
+        """Take a clock, and what says of an id whether nobody could know that there is such a subscription."""
         self._clock = clock
+        self._is_beyond_knowing = is_beyond_knowing
         self._wanted: dict[str, _Wanted] = {}
         self._closed: list[_Wanted] = []
         self._known: dict[str, tuple[Subscription, datetime]] = {}
@@ -201,7 +203,8 @@ class Ledger:
             return
         wanted.live.remove(one.id)
         if not wanted.live:
-            due = renewed + (one.expires - renewed) / 2 if cause == "lapsed" else None
+            to_be_renewed = cause == "lapsed" and not self._is_beyond_knowing(one.id)
+            due = renewed + (one.expires - renewed) / 2 if to_be_renewed else None
             wanted.absent_since = when, cause, due
             self._end_staleness(wanted, when)
 

@@ -102,11 +102,13 @@ class TestLedger:
 
     clock: ManualClock
     ledger: Ledger
+    beyond_knowing: set[str]
 
     @pytest.fixture(autouse=True)
     def begin(self) -> None:
         self.clock = ManualClock(START)
-        self.ledger = Ledger(self.clock)
+        self.beyond_knowing: set[str] = set()
+        self.ledger = Ledger(self.clock, self.beyond_knowing.__contains__)
         self.ledger.accept(("state",))
         self.ledger.rotate("c/1")
         self.ledger.want("callEvents", "users/1/communications/callEvents")
@@ -192,3 +194,13 @@ class TestLedger:
         self.ledger.vanished(one, removed=False)
         self.appear("b")
         assert len(self.verdict()) == 1
+
+    @pytest.mark.parametrize(("other", "found"), [("a", 0), ("b", 1)])
+    def test_nobody_can_renew_what_nobody_can_know_of(self, other: str, found: int) -> None:
+        """An answer was lost while lists show nothing, and then the one that was made instead has vanished."""
+        self.beyond_knowing.add(other)
+        one = self.appear("a")
+        self.clock.advance(25 * HOUR)
+        self.ledger.vanished(one, removed=False)
+        self.appear("c")
+        assert len(self.verdict()) == found

@@ -191,7 +191,7 @@ class _World:
     def _begin(self) -> None:
         self.random = Random(self.seed)
         self.clock = LoopClock()
-        self.ledger = Ledger(self.clock)
+        self.ledger = Ledger(self.clock, self._is_beyond_knowing)
         self.faults = Faults(self.clock)
         self.entra = RememberingEntra(self.clock, (TENANT,), APP)
         self.entra.delegated_token_lifetime = timedelta(hours=20)
@@ -418,6 +418,10 @@ class _World:
         await self._pass(seconds)
         self.blind_lists -= 1
         self.api.settings.blind_lists = self.blind_lists > 0
+
+    def _is_beyond_knowing(self, subscription_id: str) -> bool:
+        """Made by a request whose answer was lost, while no list shows it."""
+        return self.blind_lists > 0 and subscription_id not in self.known.ids.get(TENANT, ())
 
     def _any(self, draw: float) -> Subscription | None:
         ours = [one for one in self.store.all() if one not in self.bystanders]
