@@ -200,7 +200,7 @@ class TestLedger:
         """An answer was lost while lists show nothing, and then the one that was made instead has vanished."""
         self.beyond_knowing.add(other)
         one = self.appear("a")
-        self.clock.advance(25 * HOUR)
+        self.clock.advance(24 * HOUR + 5 * MINUTE)
         self.ledger.vanished(one, removed=False)
         self.appear("c")
         assert len(self.verdict()) == found
