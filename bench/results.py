@@ -9,13 +9,12 @@ from typing import Final
 import msgspec
 
 from bench.measure import Cost, Finding, Ratio, Stage, Throughput
+from bench.page import DOCS, put
 
-PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
+PAGE: Final = DOCS / "performance.md"
 _FOLDER: Final = Path(__file__).parent / "results"
 _LATEST: Final = _FOLDER / "latest.json"
 _COMPLETE: Final = _FOLDER / "complete.json"
-_BEGIN: Final = "<!-- {}: written by run.py bench -->\n"
-_END: Final = "<!-- end of {} -->\n"
 _NONE: Final = "-"
 
 
@@ -48,11 +47,7 @@ class Results:
             ValueError: it has no place for one of them.
         """
         for name, lines in self.tables(before).items():
-            head, begin, rest = page.partition(_BEGIN.format(name))
-            _, end, tail = rest.partition(_END.format(name))
-            if not end:
-                raise ValueError(f"the page has no place for {name}")
-            page = head + begin + "\n".join(lines) + "\n" + end + tail
+            page = put(page, name, "run.py bench", "\n".join(lines) + "\n")
         return page
 
     def tables(self, before: "Results | None") -> dict[str, list[str]]:
