@@ -54,7 +54,7 @@ PROBE = "import sys, venv, ensurepip; print('.'.join(map(str, sys.version_info[:
 COMMANDS: Mapping[str, Sequence[Sequence[str]]] = {
     "demo": [["dev.demo"]],
     "start": [["dev.start"]],
-    "test": [["pytest", "--numprocesses", "2", "--dist", "worksteal"]],
+    "test": [["pytest", "--numprocesses", "3", "--dist", "worksteal"]],
     "lint": [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]],
     "bench": [["bench"]],
     "audit": [["dev.audit"]],
