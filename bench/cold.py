@@ -59,7 +59,7 @@ _FIRST_IMPORT: Final = "import time; started = time.process_time(); import {}; p
 
 def cold_ratios(*, quick: bool) -> Iterator[Ratio]:
     """CPU of imports, of a process up to its first handshake, and of the first POST, over `import azure.functions`."""
-    rounds = 5 if quick else 21
+    rounds = 3 if quick else 21
     yield compare(
         "import function_app, over import azure.functions",
         lambda: _timed(_FIRST_IMPORT.format("function_app")),

@@ -78,7 +78,7 @@ def end_to_end(*, quick: bool) -> Iterator[Finding | Throughput]:
                 for load in () if quick else _SERIES:
                     yield _send(stack, workers, form, load)
     with _stack({}) as stack:
-        yield from _latency(stack, 200 if quick else 2000)
+        yield from _latency(stack, 100 if quick else 2000)
     with _stack({}) as stack:
         yield from _emergency(stack, 1000 if quick else 20_000)
     if not quick:
