@@ -21,7 +21,7 @@ from shared.domain.notifications import pack, parse_collection, parse_envelope
 from shared.domain.queue_text import Encoding
 from shared.domain.validation_tokens import PUBLIC_CLOUD
 from shared.services.decrypt import Sealed, open_items, seal_of
-from shared.services.receive import Receiver
+from shared.services.receive import ClaimBlobs, RawQueues, Receiver
 
 CERTIFICATE_ID = f"switchboard/{'0' * 32}"
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
@@ -202,14 +202,19 @@ class Posts:
 
     def receiver(self) -> Receiver:
         """One that has seen nothing yet."""
-        return Receiver(
-            queues=_Sink(),
-            blobs=_NoBlobs(),
-            signing_keys=FixedKeys({self._key.kid: self._key.private_key.public_key()}),
-            client_states=(STATE,),
-            app_ids={APP},
-            tenant_ids={TENANT},
-            issuers=PUBLIC_CLOUD,
-            max_body_bytes=4 * 1024 * 1024,
-            now=lambda: datetime.now(UTC),
-        )
+        return receiver_of(_Sink(), _NoBlobs(), self._key)
+
+
+def receiver_of(queues: RawQueues, blobs: ClaimBlobs, key: SigningKey) -> Receiver:
+    """One that takes what is signed with this key."""
+    return Receiver(
+        queues=queues,
+        blobs=blobs,
+        signing_keys=FixedKeys({key.kid: key.private_key.public_key()}),
+        client_states=(STATE,),
+        app_ids={APP},
+        tenant_ids={TENANT},
+        issuers=PUBLIC_CLOUD,
+        max_body_bytes=4 * 1024 * 1024,
+        now=lambda: datetime.now(UTC),
+    )

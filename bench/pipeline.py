@@ -17,7 +17,7 @@ from azure.identity.aio import DefaultAzureCredential
 from azure.storage.queue.aio import QueueClient
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from bench.figures import APP, CERTIFICATE_ID, STATE, TENANT, FixedKeys, rsa_operation
+from bench.figures import APP, CERTIFICATE_ID, STATE, TENANT, receiver_of, rsa_operation
 from bench.measure import Finding, Ratio, cpu_seconds, of_pairs
 from bench.storage_stub import connection_string, stub
 from dev.simulator import Kind, Options, Simulator, build
@@ -28,11 +28,9 @@ from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
 from shared.domain.queue_text import Encoding
-from shared.domain.validation_tokens import PUBLIC_CLOUD
 from shared.services.decrypt import Decryptor
 from shared.services.quarantine import Quarantine
 from shared.services.raw_messages import RawMessages
-from shared.services.receive import Receiver
 from shared.settings import StorageSettings
 
 ITEMS = 40
@@ -144,17 +142,7 @@ class Pipeline:
         self.pair, signing = KeyCertificate.generate(), SigningKey.generate()
         self._account = account
         self.raw, self.events, blobs = _Tee(self._account), _Tee(self._account), Blobs(self._account)
-        self._receiver = Receiver(
-            queues=self.raw,
-            blobs=blobs,
-            signing_keys=FixedKeys({signing.kid: signing.private_key.public_key()}),
-            client_states=(STATE,),
-            app_ids={APP},
-            tenant_ids={TENANT},
-            issuers=PUBLIC_CLOUD,
-            max_body_bytes=4 * 1024 * 1024,
-            now=lambda: datetime.now(UTC),
-        )
+        self._receiver = receiver_of(self.raw, blobs, signing)
         quarantine = Quarantine(blobs, lambda: datetime.now(UTC))
         self._decryptor = Decryptor(
             raw_messages=RawMessages(blobs, self.raw, quarantine, lambda: datetime.now(UTC)),

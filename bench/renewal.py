@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -15,14 +15,14 @@ import psutil
 from azure.core.credentials import AccessToken
 
 from bench.measure import Finding
+from dev.leaping import LeapingClient, LeapingClock
 from dev.simulator import Simulator
-from shared.adapters.graph import Credentials, GraphClient
-from shared.clock import SystemClock
 from shared.domain.desired import DesiredState, Group
 from shared.domain.execution import Outcome
 from shared.domain.graph import format_time
 from shared.domain.subscriptions import EncryptionCertificate, Endpoint
 from shared.services.renew import Renewal, RenewalReport
+from tests.unit.model_graph import Known
 
 _URL: Final = "https://switchboard.example/api/notifications"
 _GROUP: Final = "everybody"
@@ -42,63 +42,11 @@ def renewal(*, quick: bool) -> Iterator[Finding]:
         yield from asyncio.run(_Bench(sim, clock, count).findings())
 
 
-class LeapingClock:
-    """The real time; but a pause is over as soon as nothing is under way and no other pause would end before it."""
-
-    def __init__(self) -> None:
-        self.under_way = 0
-        self._ends: list[datetime] = []
-        self._offset = timedelta(0)
-
-    def now(self) -> datetime:
-        return SystemClock().now() + self._offset
-
-    def advance(self, step: timedelta) -> None:
-        self._offset += step
-
-    async def sleep(self, seconds: float) -> None:
-        end = self.now() + timedelta(seconds=seconds)
-        self._ends.append(end)
-        try:
-            while (left := end - self.now()) > timedelta(0):
-                await asyncio.sleep(0.001)
-                if not self.under_way and end == min(self._ends):
-                    self._offset += left
-        finally:
-            self._ends.remove(end)
-
-
-class _Client(GraphClient):
-    """The client of production, that tells the clock when it waits for an answer."""
-
-    def __init__(self, endpoint: str, credentials: Credentials, clock: LeapingClock) -> None:
-        super().__init__(endpoint, credentials, clock)
-        self._leaping = clock
-
-    async def _exchange(self, *args: Any, **options: Any) -> Mapping[str, Any]:
-        self._leaping.under_way += 1
-        try:
-            return await super()._exchange(*args, **options)
-        finally:
-            self._leaping.under_way -= 1
-
+class _Client(LeapingClient):
     async def patch_one(self, tenant_id: str, subscription_id: str, expires: datetime) -> None:
         """What a renewal without batches does."""
         body = {"expirationDateTime": format_time(expires)}
         await self._exchange("PATCH", f"{self._endpoint}/beta/subscriptions/{subscription_id}", tenant_id, False, body)
-
-
-class _Known:
-    """The ids of the last run, in memory."""
-
-    def __init__(self) -> None:
-        self._ids: dict[str, frozenset[str]] = {}
-
-    async def load(self, tenant_id: str) -> frozenset[str]:
-        return self._ids.get(tenant_id, frozenset())
-
-    async def save(self, tenant_id: str, ids: frozenset[str]) -> None:
-        self._ids[tenant_id] = ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +71,7 @@ class _Bench:
             graph=self._client,
             certificates=self,
             desired=self,
-            known=_Known(),
+            known=Known(),
             endpoint=Endpoint(_URL, _URL, ("secret",)),
             tenant_ids=(self._tenant,),
             clock=clock,

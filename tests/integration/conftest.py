@@ -1,7 +1,8 @@
 """The simulator, storage that starts empty, and the app over both."""
 
 import functools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import aiohttp.connector
 import pytest
@@ -54,6 +55,21 @@ async def app(azurite: Azurite, shared_simulator: Simulator, monkeypatch: pytest
         shared_simulator.faults.forget_requests()
         yield App(shared_simulator, queues, blobs)
         await _close()
+
+
+@pytest.fixture
+def desire(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Desires what a TOML text says. Graph holds nothing yet, and asks for no handshake: nobody is there to answer."""
+
+    def write(text: str) -> None:
+        path = tmp_path / "subscriptions.toml"
+        path.write_text(text)
+        monkeypatch.setenv("SUBSCRIPTIONS", str(path))
+        app.sim.graph.settings.handshake = False
+        for subscription in app.sim.graph.subscriptions:
+            app.sim.graph.remove(subscription.id)
+
+    return write
 
 
 @pytest.fixture

@@ -1,18 +1,18 @@
 """The Graph client over TLS, against the simulator."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from copy import deepcopy
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from azure.core.credentials import AccessToken, TokenCredential
 from azure.core.exceptions import ClientAuthenticationError
 
+from dev.leaping import LeapingClient, LeapingClock
 from dev.simulator import Fault, Simulator
-from shared.adapters.graph import Credentials, GraphClient
-from shared.clock import SystemClock
+from shared.adapters.graph import GraphClient
 from shared.domain import graph, resources
 from shared.domain.desired import DesiredState
 from shared.domain.errors import UnavailableError
@@ -30,46 +30,6 @@ ENDPOINT = Endpoint(
     ("secret",),
 )
 HOUR = timedelta(hours=1)
-
-
-class HastyClock:
-    """The real time; but a pause is over as soon as nothing is under way and no other pause would end before it."""
-
-    def __init__(self) -> None:
-        self.pauses: list[float] = []
-        self.under_way = 0
-        self._ends: list[datetime] = []
-        self._offset = timedelta(0)
-
-    def now(self) -> datetime:
-        return SystemClock().now() + self._offset
-
-    async def sleep(self, seconds: float) -> None:
-        self.pauses.append(seconds)
-        end = self.now() + timedelta(seconds=seconds)
-        self._ends.append(end)
-        try:
-            while (left := end - self.now()) > timedelta(0):
-                await asyncio.sleep(0.001)
-                if not self.under_way and end == min(self._ends):
-                    self._offset += left
-        finally:
-            self._ends.remove(end)
-
-
-class BusyClient(GraphClient):
-    """Tells the clock when it waits for an answer."""
-
-    def __init__(self, endpoint: str, credentials: Credentials, clock: HastyClock) -> None:
-        super().__init__(endpoint, credentials, clock, read_seconds=1.0)
-        self._hasty = clock
-
-    async def _exchange(self, *args: Any, **options: Any) -> Mapping[str, Any]:
-        self._hasty.under_way += 1
-        try:
-            return await super()._exchange(*args, **options)
-        finally:
-            self._hasty.under_way -= 1
 
 
 class Vault:
@@ -104,18 +64,18 @@ def sim(running: Simulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulat
 
 
 @pytest.fixture
-def clock() -> HastyClock:
-    return HastyClock()
+def clock() -> LeapingClock:
+    return LeapingClock()
 
 
 @pytest.fixture
-def client(sim: Simulator, clock: HastyClock) -> Iterator[GraphClient]:
+def client(sim: Simulator, clock: LeapingClock) -> Iterator[GraphClient]:
     def credentials(tenant_id: str, *, delegated: bool) -> TokenCredential:
         if delegated:
             raise CredentialError("a signed-in user")
         return _Credential(sim, tenant_id)
 
-    graph_client = BusyClient(sim.graph_url, credentials, clock)
+    graph_client = LeapingClient(sim.graph_url, credentials, clock, read_seconds=1.0)
     yield graph_client
     graph_client.close()
 
@@ -143,7 +103,7 @@ def events(number: int, tenant_id: str = TENANT) -> Desired:
     return Desired(tenant_id, resources.CALL_EVENTS, resources.call_events_path(user(number)), rich=True)
 
 
-def post(want: Desired, clock: HastyClock, lifetime: timedelta = HOUR) -> Call:
+def post(want: Desired, clock: LeapingClock, lifetime: timedelta = HOUR) -> Call:
     body = creation_body(want, clock.now() + lifetime, ENDPOINT, None)
     return Call("POST", want.tenant_id, want.kind.api_version, want.kind.delegated_only, None, body)
 
@@ -152,7 +112,7 @@ def on(method: Any, found: Subscription, body: dict[str, Any] | None = None) -> 
     return Call(method, found.tenant_id, found.api_version, False, found.id, body)
 
 
-async def create(client: GraphClient, clock: HastyClock, *wanted: Desired) -> list[Subscription]:
+async def create(client: GraphClient, clock: LeapingClock, *wanted: Desired) -> list[Subscription]:
     replies = await client.send([post(want, clock) for want in wanted])
     assert all(isinstance(reply, Subscription) for reply in replies), replies
     return [reply for reply in replies if isinstance(reply, Subscription)]
@@ -162,7 +122,7 @@ async def listed(client: GraphClient, tenant_id: str) -> tuple[Subscription, ...
     return tuple([one async for page in client.subscription_pages(tenant_id) for one in page])
 
 
-async def test_the_life_of_a_subscription(client: GraphClient, clock: HastyClock) -> None:
+async def test_the_life_of_a_subscription(client: GraphClient, clock: LeapingClock) -> None:
     [made] = await create(client, clock, records())
     assert ENDPOINT.standing(made.notification_url) == ("current", False)
     later = graph.format_time(clock.now() + 2 * HOUR)
@@ -179,7 +139,9 @@ async def test_the_life_of_a_subscription(client: GraphClient, clock: HastyClock
         await client.subscription(TENANT, made.id)
 
 
-async def test_each_part_of_a_batch_has_its_own_answer(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+async def test_each_part_of_a_batch_has_its_own_answer(
+    client: GraphClient, clock: LeapingClock, sim: Simulator
+) -> None:
     sim.graph.settings.quotas["callRecords"] = 3
     [made] = await create(client, clock, records())
     replies = await client.send(
@@ -200,7 +162,7 @@ async def test_each_part_of_a_batch_has_its_own_answer(client: GraphClient, cloc
     assert isinstance(quota, graph.QuotaExceededError)
 
 
-async def test_a_missing_permission(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+async def test_a_missing_permission(client: GraphClient, clock: LeapingClock, sim: Simulator) -> None:
     sim.faults.add(Fault("graph", "POST", "/subscriptions", status=403))
     [reply] = await client.send([post(records(), clock)])
     assert isinstance(reply, graph.PermissionDeniedError)
@@ -209,7 +171,7 @@ async def test_a_missing_permission(client: GraphClient, clock: HastyClock, sim:
 @pytest.mark.parametrize("empty_first", [True, False])
 @pytest.mark.parametrize("separate", [True, False])
 async def test_lists_are_read_to_their_end_in_both_versions(
-    client: GraphClient, clock: HastyClock, sim: Simulator, empty_first: bool, separate: bool
+    client: GraphClient, clock: LeapingClock, sim: Simulator, empty_first: bool, separate: bool
 ) -> None:
     sim.graph.settings.page_size = 4
     sim.graph.settings.empty_page_first = empty_first
@@ -238,7 +200,7 @@ async def test_a_link_to_elsewhere_is_not_followed(client: GraphClient, monkeypa
 
 
 async def test_one_entry_that_cannot_be_read_hides_no_other(
-    client: GraphClient, clock: HastyClock, monkeypatch: pytest.MonkeyPatch
+    client: GraphClient, clock: LeapingClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [made] = await create(client, clock, records())
     get = client.get
@@ -251,7 +213,9 @@ async def test_one_entry_that_cannot_be_read_hides_no_other(
     assert await listed(client, TENANT) == (made,)
 
 
-async def test_a_list_is_tried_again_when_that_may_help(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+async def test_a_list_is_tried_again_when_that_may_help(
+    client: GraphClient, clock: LeapingClock, sim: Simulator
+) -> None:
     for fault in (
         Fault("graph", "GET", "/subscriptions", status=503),
         Fault("graph", "GET", "/subscriptions", hang_up="before"),
@@ -270,7 +234,7 @@ async def test_a_list_that_stays_away_is_an_error(client: GraphClient, sim: Simu
     assert len(sim.faults.requests) == 4
 
 
-async def test_a_creation_is_never_repeated(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+async def test_a_creation_is_never_repeated(client: GraphClient, clock: LeapingClock, sim: Simulator) -> None:
     sim.faults.add(Fault("graph", "POST", r"\$batch", hang_up="after"))
     [reply] = await client.send([post(records(), clock)])
     assert isinstance(reply, OutcomeUnknownError)
@@ -280,7 +244,7 @@ async def test_a_creation_is_never_repeated(client: GraphClient, clock: HastyClo
     assert isinstance(reply, OutcomeUnknownError)
 
 
-async def test_an_answer_that_takes_too_long(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+async def test_an_answer_that_takes_too_long(client: GraphClient, clock: LeapingClock, sim: Simulator) -> None:
     sim.faults.add(Fault("graph", "POST", r"\$batch", delay=1.3))
     [reply] = await client.send([post(records(), clock)])
     assert isinstance(reply, OutcomeUnknownError)
@@ -290,7 +254,7 @@ async def test_an_answer_that_takes_too_long(client: GraphClient, clock: HastyCl
 
 
 async def test_a_throttled_part_makes_everybody_in_its_tenant_pause(
-    client: GraphClient, clock: HastyClock, sim: Simulator
+    client: GraphClient, clock: LeapingClock, sim: Simulator
 ) -> None:
     sim.faults.add(Fault("graph", "POST", "/subscriptions", status=429, retry_after=9))
     [reply] = await client.send([post(records(), clock)])
@@ -305,7 +269,7 @@ async def test_a_throttled_part_makes_everybody_in_its_tenant_pause(
 
 
 async def test_a_long_embargo_is_reported_and_not_waited_for(
-    client: GraphClient, clock: HastyClock, sim: Simulator
+    client: GraphClient, clock: LeapingClock, sim: Simulator
 ) -> None:
     sim.faults.add(Fault("graph", "POST", r"\$batch", status=429, retry_after=600))
     [first] = await client.send([post(records(), clock)])
@@ -316,7 +280,7 @@ async def test_a_long_embargo_is_reported_and_not_waited_for(
     assert len(sim.faults.requests) == 1
 
 
-async def test_nobody_signed_in_and_entra_away(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+async def test_nobody_signed_in_and_entra_away(client: GraphClient, clock: LeapingClock, sim: Simulator) -> None:
     want = Desired(TENANT, resources.PRESENCE, resources.presence_path((user(1),)), rich=False)
     [reply] = await client.send([post(want, clock)])
     assert isinstance(reply, CredentialError)
@@ -337,7 +301,7 @@ async def test_members_of_a_group_page_by_page(client: GraphClient, sim: Simulat
         await client.group_members(TENANT, "nobody")
 
 
-async def test_batches_hold_what_belongs_together(client: GraphClient, clock: HastyClock) -> None:
+async def test_batches_hold_what_belongs_together(client: GraphClient, clock: LeapingClock) -> None:
     mixed = [post(records(), clock), post(records(OTHER_TENANT), clock)]
     for calls in ([], mixed, [post(records(), clock)] * 21):
         with pytest.raises(ValueError, match="batch"):
@@ -345,7 +309,7 @@ async def test_batches_hold_what_belongs_together(client: GraphClient, clock: Ha
 
 
 def renewal(
-    sim: Simulator, client: GraphClient, clock: HastyClock, *wanted: Desired, known: Known | None = None
+    sim: Simulator, client: GraphClient, clock: LeapingClock, *wanted: Desired, known: Known | None = None
 ) -> Renewal:
     return Renewal(
         graph=client,
@@ -359,7 +323,7 @@ def renewal(
 
 
 async def test_lists_that_show_nothing_do_not_make_it_twice(
-    client: GraphClient, clock: HastyClock, sim: Simulator
+    client: GraphClient, clock: LeapingClock, sim: Simulator
 ) -> None:
     sim.graph.settings.duplicates = "allow"
     known = Known()
@@ -374,7 +338,7 @@ async def test_lists_that_show_nothing_do_not_make_it_twice(
     assert len(made & {one.id for one in sim.graph.subscriptions}) == 2
 
 
-async def test_renewal_from_nothing_through_rotation(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+async def test_renewal_from_nothing_through_rotation(client: GraphClient, clock: LeapingClock, sim: Simulator) -> None:
     wanted = [*(events(number) for number in range(30)), records(), records(OTHER_TENANT)]
     report = await renewal(sim, client, clock, *wanted).run()
     assert (report.outcomes, report.failures) == ({Outcome.CREATED: 32}, ())
@@ -389,7 +353,7 @@ async def test_renewal_from_nothing_through_rotation(client: GraphClient, clock:
     assert (await renewal(sim, client, clock, *wanted).run()).outcomes == {Outcome.LEFT: 32}
 
 
-async def test_renewal_through_a_bad_day(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+async def test_renewal_through_a_bad_day(client: GraphClient, clock: LeapingClock, sim: Simulator) -> None:
     wanted = [*(events(number) for number in range(50)), *(records(participant=number) for number in range(10))]
     for fault, times in (
         (Fault("graph", "POST", r"\$batch", hang_up="after"), 1),
@@ -406,7 +370,7 @@ async def test_renewal_through_a_bad_day(client: GraphClient, clock: HastyClock,
     assert report.live == 60
 
 
-async def test_within_the_throttle_nothing_is_refused(client: GraphClient, clock: HastyClock, sim: Simulator) -> None:
+async def test_within_the_throttle_nothing_is_refused(client: GraphClient, clock: LeapingClock, sim: Simulator) -> None:
     sim.graph.settings.quotas["callRecords"] = 2000
     wanted = [records(participant=number) for number in range(1100)]
     report = await renewal(sim, client, clock, *wanted).run()

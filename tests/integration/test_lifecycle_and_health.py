@@ -1,7 +1,7 @@
 """Renewal, lifecycle notifications and health, as the triggers reach them."""
 
 import json
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import azure.functions as func
@@ -23,14 +23,9 @@ policies = ["Headquarters"]
 
 
 @pytest.fixture
-def desired(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
-    """The app with a desired state of two subscriptions; nobody is there to answer handshakes."""
-    path = tmp_path / "subscriptions.toml"
-    path.write_text(DESIRED)
-    monkeypatch.setenv("SUBSCRIPTIONS", str(path))
-    app.sim.graph.settings.handshake = False
-    for subscription in app.sim.graph.subscriptions:
-        app.sim.graph.remove(subscription.id)
+def desired(app: App, desire: Callable[[str], None]) -> App:
+    """The app with a desired state of two subscriptions."""
+    desire(DESIRED)
     return app
 
 

@@ -131,10 +131,9 @@ def assert_holds_none(text: str, planted: set[str]) -> None:
 
 
 @pytest.fixture
-def _desired(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "subscriptions.toml"
-    path.write_text(f'[[callRecords]]\ntenant = "{app.sim.tenants[0]}"\n')
-    monkeypatch.setenv("SUBSCRIPTIONS", str(path))
+def _desired(app: App, desire: Callable[[str], None]) -> None:
+    desire(f'[[callRecords]]\ntenant = "{app.sim.tenants[0]}"\n')
+    app.sim.graph.settings.handshake = True  # which fails, and is told
 
 
 @pytest.mark.usefixtures("telemetry", "_desired")

@@ -31,15 +31,8 @@ async def status(accept: str = "text/html") -> func.HttpResponse:
     )
 
 
-async def test_everything_that_lies_in_storage_is_shown(
-    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    desired = tmp_path / "subscriptions.toml"
-    desired.write_text(f'[[callRecords]]\ntenant = "{app.sim.tenants[0]}"\n')
-    monkeypatch.setenv("SUBSCRIPTIONS", str(desired))
-    app.sim.graph.settings.handshake = False  # nobody is there to answer one
-    for subscription in app.sim.graph.subscriptions:
-        app.sim.graph.remove(subscription.id)
+async def test_everything_that_lies_in_storage_is_shown(app: App, desire: Callable[[str], None]) -> None:
+    desire(f'[[callRecords]]\ntenant = "{app.sim.tenants[0]}"\n')
     await wiring.renew()
     altered = app.item(build(Kind.CALL_STARTED, Options()))
     altered["encryptedContent"] = altered["encryptedContent"] | {"dataSignature": "AAAA"}

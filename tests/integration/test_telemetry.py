@@ -1,6 +1,6 @@
 """What the running app tells OpenTelemetry, over real storage: figures, and one trace from POST to event."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -78,14 +78,9 @@ async def test_an_event_with_a_time_of_its_own_has_both_latencies(app: App, metr
 
 
 async def test_a_renewal_run_tells_outcomes_and_remaining_life(
-    app: App, metrics: InMemoryMetricReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    app: App, metrics: InMemoryMetricReader, desire: Callable[[str], None]
 ) -> None:
-    desired = tmp_path / "subscriptions.toml"
-    desired.write_text(f'[[callRecords]]\ntenant = "{app.sim.tenants[0]}"\n')
-    monkeypatch.setenv("SUBSCRIPTIONS", str(desired))
-    app.sim.graph.settings.handshake = False  # nobody is there to answer one
-    for subscription in app.sim.graph.subscriptions:
-        app.sim.graph.remove(subscription.id)
+    desire(f'[[callRecords]]\ntenant = "{app.sim.tenants[0]}"\n')
     await wiring.renew()
     assert points(metrics, RENEWALS) == {"created": 1}
     remaining = points(metrics, REMAINING)
