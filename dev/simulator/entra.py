@@ -17,9 +17,18 @@ from typing import Any, Final
 
 import jwt
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from dev.simulator.clock import Clock
-from dev.simulator.tokens import GRAPH_APP_ID, SigningKey, TokenVersion, app_claims, issuer, validation_claims
+from dev.simulator.tokens import (
+    GRAPH_APP_ID,
+    SigningKey,
+    TokenVersion,
+    app_claims,
+    generate_key,
+    issuer,
+    validation_claims,
+)
 
 APP_ROLES: Final = (
     "CallRecords.Read.All",
@@ -75,9 +84,10 @@ class TokenError(Exception):
 
 
 @cache
-def _first_keys() -> tuple[SigningKey, SigningKey]:
+def _first_keys() -> tuple[rsa.RSAPrivateKey, rsa.RSAPrivateKey]:
     # Making RSA keys is the slow part of a start; those that a simulator starts with are made once in a process.
-    return SigningKey.generate(), SigningKey.generate()
+    # Their ids are not: drawn here, they would come from the random numbers of whichever simulator is the first.
+    return generate_key(), generate_key()
 
 
 @dataclass
@@ -107,7 +117,7 @@ class Entra:
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
-        self._keys = list(_first_keys())
+        self._keys = [SigningKey.generate(key) for key in _first_keys()]
         self._device_codes: dict[str, _Grant] = {}
         self._user_codes: dict[str, str] = {}
         self._refresh_tokens: dict[str, _Grant] = {}

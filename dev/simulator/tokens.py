@@ -35,10 +35,10 @@ class SigningKey:
     private_key: rsa.RSAPrivateKey
 
     @classmethod
-    def generate(cls) -> "SigningKey":
-        """Make an RSA-2048 key with an id of the usual length."""
+    def generate(cls, private_key: rsa.RSAPrivateKey | None = None) -> "SigningKey":
+        """Give a key an id of the usual length; an RSA-2048 key is made unless there is one."""
         kid = base64.urlsafe_b64encode(uuid.uuid4().bytes + uuid.uuid4().bytes[:4]).decode().rstrip("=")
-        return cls(kid, rsa.generate_private_key(public_exponent=65537, key_size=2048))
+        return cls(kid, private_key or generate_key())
 
     def jwk(self) -> dict[str, Any]:
         """The public half, as it stands in the key set document."""
@@ -49,6 +49,11 @@ class SigningKey:
         """`claims` as a JWT, RS256, with `kid` in its header (and `x5t`, as Entra ID writes it)."""
         headers = {"kid": self.kid, "x5t": self.kid}
         return jwt.encode(dict(claims), self.private_key, algorithm="RS256", headers=headers)
+
+
+def generate_key() -> rsa.RSAPrivateKey:
+    """Make a key as Entra ID's are: RSA, 2,048 bits."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 def issuer(tenant_id: str, version: TokenVersion) -> str:
