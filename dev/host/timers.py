@@ -104,9 +104,12 @@ class TimerListener:
         Raises:
             LoadError: the kept status is damaged.
         """
+        # Counted from here: what came due while the host was starting is not an occurrence that it has missed.
+        now = datetime.now(UTC)
+        self._status = self._status_after(now, last=_NEVER)
         if self._monitored:
             self._restore()
-        is_past_due = self._status.next <= datetime.now(UTC)
+        is_past_due = self._status.next <= now
         if is_past_due or self._function.trigger.get("runOnStartup", False):
             await self._occur(is_past_due=is_past_due)
         while not await self._stopped_before(self._status.next):

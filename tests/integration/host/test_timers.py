@@ -1,15 +1,18 @@
 """Timer triggers."""
 
+import asyncio
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from dev.host import HostProcess, HostStartError
+from dev.host import HostProcess, HostStartError, timers
+from dev.host.timers import TimerListener, TimerStore
+from dev.host.worker import Function, TypedData
 from tests.integration.host.apps import App, eventually
 
 TICKING = """
@@ -99,6 +102,29 @@ class TestSchedule:
 
         assert not first["past_due"]
         assert first["status"]["Last"] == "0001-01-01T00:00:00+00:00"
+
+    async def test_counts_from_when_the_host_is_ready(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However long the app took to load: only what a kept status says was missed is past due."""
+        stopping = asyncio.Event()
+        invoked: list[dict[str, Any]] = []
+
+        class Recorder:
+            async def invoke(self, _function: Function, data: TypedData) -> None:
+                invoked.append(json.loads(data.json))
+                stopping.set()
+
+        class AMinuteLater(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:
+                return datetime.now(tz) + timedelta(minutes=1)
+
+        function = Function(name="tick", id="1", trigger={"name": "timer", "schedule": "* * * * * *"})
+        listener = TimerListener(Recorder(), function, TimerStore(tmp_path / "timers.json"), stopping=stopping)  # type: ignore[arg-type]
+        monkeypatch.setattr(timers, "datetime", AMinuteLater)
+
+        await listener.run()
+
+        assert [timer["IsPastDue"] for timer in invoked] == [False]
 
 
 class TestAdmin:
