@@ -10,17 +10,18 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from dev.ports import HOST, held_port
 
 # Azurite's one account, with the key that Microsoft publishes for it: "Use the Azurite emulator for local Azure
 # Storage development".
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
-HOST = "127.0.0.1"
 START_SECONDS = 60
 STOP_SECONDS = 10
 
@@ -30,7 +31,7 @@ _EXIT_WITH_PARENT = _NODE_FOLDER / "exit_with_parent.js"
 _SCRIPT = _NODE_FOLDER / "node_modules" / "azurite" / "dist" / "src" / "azurite.js"
 _SETUP_RECORD = _NODE_FOLDER / "node_modules" / ".switchboard.json"
 _NOT_INSTALLED = "Azurite is not installed here: python3 run.py test installs it"
-_LISTENING = re.compile(r"Azurite (Blob|Queue|Table) service is successfully listening at \S+:(\d+)$", re.MULTILINE)
+_LISTENING = re.compile(r"Azurite (?:Blob|Queue|Table) service is successfully listening at", re.MULTILINE)
 
 
 class AzuriteError(Exception):
@@ -38,7 +39,7 @@ class AzuriteError(Exception):
 
 
 class Ports(NamedTuple):
-    """TCP ports of the three services; 0 lets the system choose a free one."""
+    """TCP ports of the three services; 0 takes a free one, and keeps it until the end."""
 
     blob: int = 0
     queue: int = 0
@@ -85,12 +86,13 @@ class Azurite:
         Raises:
             AzuriteError: it is not installed, or did not come up; the message ends with its own last words.
         """
-        azurite = cls(directory=directory, ports=ports, tls=tls)
-        try:
+        with ExitStack() as held:
+            azurite = cls(
+                directory=directory, ports=Ports(*(port or held.enter_context(held_port()) for port in ports)), tls=tls
+            )
+            held.callback(azurite.stop)
             azurite.restart()
             yield azurite
-        finally:
-            azurite.stop()
 
     @property
     def blob_url(self) -> str:
@@ -131,7 +133,7 @@ class Azurite:
                 creationflags=_WINDOWS_OWN_GROUP,
             )
         try:
-            self.ports = _await_listening(self._process, log)
+            _await_listening(self._process, log)
         except BaseException:
             self.kill()
             raise
@@ -181,14 +183,13 @@ class Azurite:
         return command
 
 
-def _await_listening(process: subprocess.Popen[bytes], log: Path) -> Ports:
+def _await_listening(process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         ended = process.poll() is not None
         text = log.read_text(errors="replace")
-        found = {service.lower(): int(port) for service, port in _LISTENING.findall(text)}
-        if len(found) == len(Ports._fields):
-            return Ports(**found)
+        if len(_LISTENING.findall(text)) == len(Ports._fields):
+            return
         if ended:
             raise AzuriteError(f"Azurite ended with exit code {process.returncode}: {_last_words(text)}")
         time.sleep(0.02)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-HOST: Final = "127.0.0.1"
+from dev.ports import HOST
+
 _CHUNK: Final = 64 * 1024
 
 

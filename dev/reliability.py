@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import json
 import random
-import socket
 import threading
 import time
 from collections import Counter, defaultdict
@@ -26,9 +25,10 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import ContainerClient
 
 from dev import traffic
-from dev.azurite import ACCOUNT, ACCOUNT_KEY, HOST, Ports
+from dev.azurite import ACCOUNT, ACCOUNT_KEY, Ports
 from dev.consumer import Arrival, Consumer
 from dev.link import Link
+from dev.ports import HOST, held_port
 from dev.simulator import Fault, Kind
 from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
 from dev.simulator.delivery import Notification
@@ -207,8 +207,12 @@ class Run:
     @contextmanager
     def start(cls, directory: Path, plan: Plan, note: Callable[[str], None]) -> "Iterator[Run]":
         """Bring everything up; `note` is told what goes on."""
-        ports = Ports(*(_free_port() for _ in Ports._fields))
-        with Link.to(ports.blob) as blob, Link.to(ports.queue) as queue:
+        with (
+            held_port() as blob_port,
+            held_port() as queue_port,
+            Link.to(blob_port) as blob,
+            Link.to(queue_port) as queue,
+        ):
             # The host, its triggers and the app reach storage over links that can be slow or cut.
             settings = {
                 "AzureWebJobsStorage": (
@@ -226,7 +230,7 @@ class Run:
                     subscriptions=traffic.SUBSCRIPTIONS,
                     settings=settings,
                     lease_seconds=2,
-                    ports=StackPorts(storage=ports),
+                    ports=StackPorts(storage=Ports(blob_port, queue_port)),
                 ) as stack,
                 Consumer(stack.azurite.connection_string, ACCOUNT_KEY, ledger.arrive, hidden_seconds=5),
             ):
@@ -505,8 +509,3 @@ _STRANGER: Final = KeyCertificate.generate()
 
 def _share(total: int, number: int, parts: int) -> int:
     return total * (number + 1) // parts - total * number // parts
-
-
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as probe:
-        return int(probe.getsockname()[1])

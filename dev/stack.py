@@ -5,22 +5,21 @@ For the demo, for `run.py start`, and for tests that end parts of it and bring t
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from dev.azurite import FREE_PORTS, Azurite, Ports, TlsFiles
 from dev.host import HostProcess
+from dev.ports import HOST, held_port
 from dev.simulator import Simulator
 from dev.simulator.entra import User
 
 APP = Path(__file__).parents[1]
-HOST = "127.0.0.1"
 
 # What a process needs of this machine. The rest of the environment (a developer's own AZURE_…, proxies) stays outside.
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TEMP", "TMP", "USERPROFILE")
@@ -83,8 +82,9 @@ class Stack:
         """
         desired = directory / "subscriptions.toml"
         desired.write_text(subscriptions, encoding="utf-8")
-        port = ports.host or _free_port()
         with (
+            # NOTIFICATION_URL has to hold the host's port before the host is started.
+            nullcontext(ports.host) if ports.host else held_port() as port,
             Simulator.start(port=ports.simulator) as sim,
             _storage(directory / "storage", sim, ports.storage, by_identity=storage_by_identity) as azurite,
         ):
@@ -165,9 +165,3 @@ def _storage_settings(azurite: Azurite) -> dict[str, str]:
         "AzureWebJobsStorage__blobServiceUri": azurite.blob_url,
         "AzureWebJobsStorage__queueServiceUri": azurite.queue_url,
     }
-
-
-def _free_port() -> int:
-    """A port that is free now. The host's own port 0 will not do: NOTIFICATION_URL has to hold it before the start."""
-    with socket.create_server((HOST, 0)) as probe:
-        return int(probe.getsockname()[1])

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
+from dev.ports import held_port
+
 _ROOT = Path(__file__).resolve().parents[2]
 _LISTENING = "Listening on "
 _STOP_SECONDS = 20
@@ -46,19 +48,21 @@ class HostProcess:
         Args:
             app: folder with function_app.py and host.json.
             env: the whole environment of the host: nothing of this process's is passed on.
-            port: where it listens; 0 takes a free port, and keeps it.
+            port: where it listens; 0 takes a free port, and keeps it as long as this object lives.
             lease_seconds: how long a queue message stays invisible when the host dies with it.
             state: folder for the timers' status; by default one that is deleted with this object.
             start_seconds: how long it may take to be ready.
         """
         self._app = app
         self._env = {name: os.environ[name] for name in _ALWAYS_INHERITED if name in os.environ} | dict(env)
-        self._port = port
+        resources = contextlib.ExitStack()
+        self._port = port or resources.enter_context(held_port())
         self._lease_seconds = lease_seconds
         self._start_seconds = start_seconds
         folder = Path(tempfile.mkdtemp(prefix="functions-host-"))
-        # Not at the end of the `with` block, after which the logs can still be read.
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        resources.callback(shutil.rmtree, folder, ignore_errors=True)
+        # Not at the end of the `with` block, after which the logs can still be read and the host started again.
+        weakref.finalize(self, resources.close)
         self._state = state or folder / "state"
         self._output_path = folder / "output.txt"
         self._logs_path = folder / "logs.txt"
@@ -166,7 +170,6 @@ class HostProcess:
         for line in self.output.splitlines(keepends=True):
             if line.startswith(_LISTENING) and line.endswith("\n"):
                 self._url = line.removeprefix(_LISTENING).strip()
-                self._port = int(self._url.rpartition(":")[2])
                 return True
         return False
 

@@ -16,7 +16,8 @@ from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
 from azure.storage.blob import BlobServiceClient
 from azure.storage.queue import QueueClient, QueueServiceClient
 
-from dev.azurite import HOST, Azurite, AzuriteError, Ports, TlsFiles
+from dev.azurite import Azurite, AzuriteError, Ports, TlsFiles
+from dev.ports import HOST
 from dev.simulator.tls import CertificateAuthority
 from dev.simulator.tokens import SigningKey, app_claims
 
