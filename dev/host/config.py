@@ -13,23 +13,10 @@ from typing import Any, Final
 import msgspec
 
 from dev.host.errors import LoadError
+from dev.host.time_span import parse_time_span
 
-_TIME_SPAN = re.compile(r"(?:(?P<days>\d+)\.)?(?P<hours>\d{1,2}):(?P<minutes>\d{2}):(?P<seconds>\d{2}(?:\.\d+)?)")
 _SETTING = re.compile(r"%([^%\s]+)%")
 _OVERRIDE: Final = "AzureFunctionsJobHost__"
-
-
-def parse_time_span(text: str) -> timedelta:
-    """A .NET TimeSpan in the form `[d.]hh:mm:ss[.fff]`, for example `00:00:30`.
-
-    Raises:
-        ValueError: the text is of another form.
-    """
-    match = _TIME_SPAN.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a time span of the form [d.]hh:mm:ss")
-    days, hours, minutes, seconds = match.group("days", "hours", "minutes", "seconds")
-    return timedelta(days=int(days or 0), hours=int(hours), minutes=int(minutes), seconds=float(seconds))
 
 
 class QueueOptions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -5,21 +5,22 @@ Source: "Timer trigger for Azure Functions" (schedule, runOnStartup, useMonitor,
 
 import asyncio
 import json
-from datetime import UTC, datetime, timedelta
+import logging
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from dev.host.errors import FunctionFailedError, LoadError
 from dev.host.logs import log_failure
-from dev.host.schedule import Schedule, parse_schedule
+from dev.host.schedule import Schedule, parse_schedule, pitfall
 from dev.host.waiting import wait_for_event
 from dev.host.worker import Function, TypedData, Worker
 
-# The real host keeps no status for timers that fire more often.
-_MONITORED_FROM = timedelta(minutes=1)
 _LONGEST_STEP = 30.0  # seconds
 _NEVER = datetime.min.replace(tzinfo=UTC)
+
+_logger = logging.getLogger("host")
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +95,9 @@ class TimerListener:
         except ValueError as error:
             raise LoadError(f"function {function.name}: schedule: {error}") from error
         now = datetime.now(UTC)
-        self._monitored = function.trigger.get("useMonitor", True) and _is_rare(self._schedule, now)
+        if warning := pitfall(self._expression):
+            _logger.warning("%s: the schedule %r: %s", function.name, self._expression, warning)
+        self._monitored = function.trigger.get("useMonitor", True) and self._schedule.can_be_monitored
         self._status = self._status_after(now, last=_NEVER)
         self._one_at_a_time = asyncio.Lock()
 
@@ -161,8 +164,3 @@ class TimerListener:
     def _status_after(self, now: datetime, *, last: datetime) -> Status:
         following = self._schedule.next_after(now)
         return Status(schedule=self._expression, last=last, next=following, last_updated=datetime.now(UTC))
-
-
-def _is_rare(schedule: Schedule, now: datetime) -> bool:
-    first = schedule.next_after(now)
-    return schedule.next_after(first) - first >= _MONITORED_FROM

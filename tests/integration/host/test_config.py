@@ -10,7 +10,6 @@ import pytest
 from dev.host.config import (
     QueueOptions,
     merge_local_settings,
-    parse_time_span,
     read_host_json,
     resolve,
     worker_count,
@@ -18,6 +17,7 @@ from dev.host.config import (
 from dev.host.errors import LoadError
 from dev.host.http import Route
 from dev.host.storage import queue_service
+from dev.host.time_span import parse_time_span
 from dev.host.worker import Function
 
 
@@ -79,7 +79,7 @@ class TestHostJson:
             ({"batchSize": "16"}, "Expected `int`, got `str`"),
             ({"newBatchThreshold": -1}, "newBatchThreshold must not be negative"),
             ({"maxDequeueCount": 0}, "maxDequeueCount must be at least 1"),
-            ({"visibilityTimeout": "30"}, "'30' is not a time span"),
+            ({"visibilityTimeout": "30s"}, "'30s' is not a time span"),
             ({"maxPollingInterval": "00:00:00.05"}, "maxPollingInterval must be at least"),
             ({"messageEncoding": "utf-8"}, "messageEncoding must be base64 or none"),
         ],
@@ -104,12 +104,17 @@ class TestTimeSpan:
         [
             ("00:00:30", timedelta(seconds=30)),
             ("1.02:03:04.5", timedelta(days=1, hours=2, minutes=3, seconds=4.5)),
+            ("00:30 ", timedelta(minutes=30)),
+            ("-00:00:30", timedelta(seconds=-30)),
+            # Hours end at 23: this is read as days, hours and minutes.
+            ("30:00:00", timedelta(days=30)),
+            ("30", timedelta(days=30)),
         ],
     )
     def test_is_read(self, text: str, expected: timedelta) -> None:
         assert parse_time_span(text) == expected
 
-    @pytest.mark.parametrize("text", ["", "30", "00:30", "-00:00:30", "00:00:30 "])
+    @pytest.mark.parametrize("text", ["", "30s", "00:60", "0.5", "24:00:00.5", "00:00:30.", "10675200"])
     def test_of_another_form_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match="is not a time span"):
             parse_time_span(text)
