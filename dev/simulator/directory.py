@@ -126,7 +126,9 @@ class Directory:
                 page = self._part(request, record, part, with_segments="segments" in expand)
                 body[part] = page["value"]
                 if "@odata.nextLink" in page:
-                    body[f"{part}@odata.nextLink"] = page["@odata.nextLink"]
+                    # The example in "Get callRecord" prints such links in the form of a context URL.
+                    link = page["@odata.nextLink"].replace(f"/{request.version}/", f"/{request.version}/$metadata#", 1)
+                    body[f"{part}@odata.nextLink"] = link
         return GraphResponse(200, body)
 
     async def _record_part(self, request: GraphRequest, caller: Caller, match: re.Match[str]) -> GraphResponse:

@@ -5,6 +5,7 @@ Sources: Graph API reference, "Create subscription", "Get subscription", "List s
 """
 
 import asyncio
+import codecs
 import json
 import re
 import uuid
@@ -42,6 +43,7 @@ class GraphSettings:
     `empty_page_first` starts every LIST with an empty page and a nextLink. `blind_lists` have nothing on any page, as
     has happened for days (microsoftgraph/microsoft-graph-docs, issues 15648 and 17354). `separate_versions` lists
     under v1.0 and beta only what was made there. `notification_ids` gives each item the optional `id`.
+    `byte_order_mark` opens every answer with one, as answers of some workloads do.
     """
 
     page_size: int = 100
@@ -54,6 +56,7 @@ class GraphSettings:
     duplicates: Literal["refuse", "allow"] = "refuse"
     handshake: bool = True
     notification_ids: bool = True
+    byte_order_mark: bool = False
     quotas: dict[str, int] = field(default_factory=lambda: {"callRecords": 100, "teams": 10_000})
 
 
@@ -414,7 +417,9 @@ def application(api: GraphApi) -> web.Application:
         headers = {"request-id": str(uuid.uuid4()), **response.headers}
         if response.body is None:
             return web.Response(status=response.status, headers=headers)
-        return web.json_response(response.body, status=response.status, headers=headers)
+        mark = codecs.BOM_UTF8 if api.settings.byte_order_mark else b""
+        content = mark + json.dumps(response.body).encode()
+        return web.Response(body=content, status=response.status, headers=headers, content_type="application/json")
 
     application = web.Application(client_max_size=4 * 1024 * 1024)
     application.router.add_route("*", r"/{version:v1\.0|beta}/{path:.*}", handle)

@@ -5,6 +5,7 @@ Sources: "Combine multiple HTTP requests using JSON batching", "List subscriptio
 """
 
 import asyncio
+import codecs
 import logging
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ _TRIES: Final = 4
 _LONGEST_PAUSE: Final = 60.0  # seconds; whoever is asked to wait longer is told so instead
 _MAX_PAGES: Final = 2000
 _CHANGE_TRACKING: Final = "Microsoft Graph Change Tracking"
+_CONTEXT: Final = "/$metadata#"
 
 _log = logging.getLogger(__name__)
 
@@ -233,6 +235,9 @@ class GraphClient:
             UnavailableError: Graph or Entra ID did not answer, or the link leads elsewhere.
             GraphError: Graph refuses.
         """
+        # The example in "Get callRecord" (https://learn.microsoft.com/graph/api/callrecords-callrecord-get) prints a
+        # link to further sessions in the form of a context URL; what follows "#" would never be sent.
+        url = url.replace(_CONTEXT, "/", 1)
         if not _same_origin(url, self._endpoint):  # it would be handed the token
             raise UnavailableError("Graph's list", reason="paging")
         tries = 1
@@ -369,7 +374,7 @@ def _parts(calls: Sequence[Call]) -> list[dict[str, Any]]:
 def _decoded(content: bytes) -> Any:
     """The JSON of an answer, or None: an error page of a proxy is not JSON, and its status says enough."""
     try:
-        return msgspec.json.decode(content)
+        return msgspec.json.decode(content.removeprefix(codecs.BOM_UTF8))  # some workloads of Graph's send one
     except msgspec.DecodeError:
         return None
 

@@ -199,6 +199,18 @@ async def test_a_link_to_elsewhere_is_not_followed(client: GraphClient, monkeypa
     assert len(asked) == 1
 
 
+async def test_answers_that_open_with_a_byte_order_mark_are_read(
+    client: GraphClient, clock: LeapingClock, sim: Simulator
+) -> None:
+    sim.graph.settings.byte_order_mark = True
+    [made] = await create(client, clock, records())
+    assert await listed(client, TENANT) == (made,)
+    [_, gone] = await client.send([on("DELETE", made), on("GET", made)])
+    assert isinstance(gone, graph.SubscriptionNotFoundError)
+    with pytest.raises(graph.SubscriptionNotFoundError):
+        await client.subscription(TENANT, made.id)
+
+
 async def test_one_entry_that_cannot_be_read_hides_no_other(
     client: GraphClient, clock: LeapingClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[3]
 def pages(graph: GraphClient, url: str | None) -> list[list[dict[str, Any]]]:
     found = []
     while url:
+        url = url.replace("$metadata#", "")
         page = graph("GET", url).json()
         found.append(page["value"])
         url = page.get("@odata.nextLink")
