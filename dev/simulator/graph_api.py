@@ -282,6 +282,8 @@ class GraphApi:
         found = self.store.get(subscription_id)
         if found is None or (found.app_id, found.tenant_id) != (caller.app_id, caller.tenant_id):
             raise _not_found()
+        if found.user_id is not None and caller.user_id is None:
+            raise GraphError(403, "Forbidden", "The application may not access a user's subscription.")
         return found
 
     def _expiration(self, text: str, rule: ResourceRule) -> Any:

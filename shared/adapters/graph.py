@@ -181,28 +181,31 @@ class GraphClient:
         return False
 
     async def subscription(self, tenant_id: str, subscription_id: str) -> Subscription:
-        """One subscription, in whichever API version knows it.
+        """One subscription, in whichever API version and by whichever identity it can be read.
+
+        Graph refuses the application's own token for what a signed-in user subscribed to.
 
         Raises:
-            SubscriptionNotFoundError: neither does.
+            SubscriptionNotFoundError: nobody can see it.
             UnavailableError: Graph or Entra ID did not answer.
             GraphError: Graph refuses.
         """
-        for version in graph.API_VERSIONS:
+        refusal: graph.GraphError = graph.SubscriptionNotFoundError(f"no subscription {subscription_id}")
+        ways = [*((version, False) for version in graph.API_VERSIONS), (resources.PRESENCE.api_version, True)]
+        for version, delegated in ways:
             url = f"{self._endpoint}/{version}/subscriptions/{subscription_id}"
             try:
-                value = await self.get(url, tenant_id)
+                value = await self.get(url, tenant_id, delegated=delegated)
             except graph.SubscriptionNotFoundError:
                 continue
-            return graph.parse_subscription(value, tenant_id, version)
-        version = resources.PRESENCE.api_version
-        try:
-            value = await self.get(
-                f"{self._endpoint}/{version}/subscriptions/{subscription_id}", tenant_id, delegated=True
-            )
-        except CredentialError:
-            raise graph.SubscriptionNotFoundError(f"no subscription {subscription_id}") from None
-        return graph.parse_subscription(value, tenant_id, version)
+            except graph.PermissionDeniedError as error:
+                refusal = error
+            except CredentialError:
+                if not delegated:
+                    raise
+            else:
+                return graph.parse_subscription(value, tenant_id, version)
+        raise refusal
 
     async def pages(
         self, url: str, tenant_id: str, *, pace: Pace | None = None, delegated: bool = False

@@ -247,14 +247,20 @@ class TestRenewal:
         assert dict(report.outcomes) == {Outcome.LEFT: 2}
         assert not report.failures
 
+    @pytest.mark.parametrize("own_application", [True, False])
     async def test_prolongs_presence_when_graph_asks_for_it(
-        self, renew: Callable[[SignIns], Renewal], process: Callable[..., SignIns], sim: Simulator
+        self,
+        own_application: bool,
+        renew: Callable[[SignIns], Renewal],
+        process: Callable[..., SignIns],
+        sim: Simulator,
     ) -> None:
-        app_id = str(uuid4())
+        """Graph refuses the application's own token with 403 or 404, by whether it has an application of its own."""
+        app_id = str(uuid4()) if own_application else sim.app_id
         sign_in(process(app_id), sim)
         renewal = renew(process(app_id))
         await renewal.run()
-        (presence,) = (known for known in sim.graph.subscriptions if known.app_id == app_id)
+        (presence,) = (known for known in sim.graph.subscriptions if known.user_id is not None)
 
         assert await renewal.reauthorize(sim.tenants[0], presence.id) is Outcome.RENEWED
 
