@@ -9,7 +9,6 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import batched
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -46,10 +45,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """What the file asks for. `groups` have to be resolved to users before planning."""
+    """What the file asks for. `groups` have to be resolved to users before planning.
+
+    `refusal` names what Graph would not allow beside the rest; the rest goes on being planned.
+    """
 
     subscriptions: tuple[Desired, ...]
     groups: tuple[Group, ...]
+    refusal: DesiredStateError | None = None
 
 
 def parse_desired(text: str, *, tenant_ids: Collection[str], source: str = "subscriptions.toml") -> DesiredState:
@@ -65,13 +68,20 @@ def parse_desired(text: str, *, tenant_ids: Collection[str], source: str = "subs
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise DesiredStateError(source, ["brackets are nested too deeply"]) from None
+    except ValueError as error:  # not always TOMLDecodeError: a number of many digits is refused by int()
         raise DesiredStateError(source, [str(error)]) from error
     reader = _Reader(frozenset(tenant_ids), _Lines(text))
     reader.read(document)
     if reader.problems:
-        raise DesiredStateError(source, [f"line {line}: {message}" for line, message in sorted(reader.problems)])
-    return DesiredState(tuple(reader.subscriptions), tuple(reader.groups))
+        raise DesiredStateError(source, _by_line(reader.problems))
+    refusal = DesiredStateError(source, _by_line(reader.refused)) if reader.refused else None
+    return DesiredState(tuple(reader.subscriptions), tuple(reader.groups), refusal)
+
+
+def _by_line(problems: Iterable[tuple[int, str]]) -> list[str]:
+    return [f"line {line}: {message}" for line, message in sorted(problems)]
 
 
 def call_events_of(group: Group, user_ids: Iterable[str]) -> tuple[Desired, ...]:
@@ -141,17 +151,24 @@ _KEYS: Final[Mapping[str, Mapping[str, _Strings]]] = {
 _CHOICE: Final = frozenset({resources.ONLINE_MEETING.key, resources.PRESENCE.key})
 
 
+@dataclass(slots=True)
+class _PresenceOfTenant:
+    rich: bool
+    users: list[str] = field(default_factory=list)
+
+
 class _Reader:
     def __init__(self, tenant_ids: frozenset[str], lines: "_Lines") -> None:
         self._tenant_ids = tenant_ids
         self._lines = lines
         self._seen: dict[tuple[object, ...], int] = {}
+        self._presence: dict[str, _PresenceOfTenant] = {}
         self.problems: list[tuple[int, str]] = []
+        self.refused: list[tuple[int, str]] = []
         self.subscriptions: list[Desired] = []
         self.groups: list[Group] = []
 
     def read(self, document: Mapping[str, Any]) -> None:
-        presence: dict[tuple[str, bool], list[str]] = {}
         for name, entries in document.items():
             if name not in _KEYS:
                 self._problem(self._lines.of(name), f"{name!r} is not known; there are {', '.join(sorted(_KEYS))}")
@@ -159,18 +176,13 @@ class _Reader:
                 self._problem(self._lines.of(name), f"write each entry of {name!r} under a header [[{name}]]")
             else:
                 for place, entry in enumerate(entries):
-                    self._entry(resources.CATALOGUE[name], place, entry, presence)
-        for (tenant, rich), users in presence.items():
-            for chunk in batched(sorted(users), resources.MAX_PRESENCE_IDS, strict=False):
-                self._want(resources.PRESENCE, tenant, resources.presence_path(chunk), rich=rich)
+                    self._entry(resources.CATALOGUE[name], place, entry)
+        for tenant, presence in self._presence.items():
+            if presence.users:
+                path = resources.presence_path(tuple(sorted(presence.users)))
+                self._want(resources.PRESENCE, tenant, path, rich=presence.rich)
 
-    def _entry(
-        self,
-        kind: ResourceKind,
-        place: int,
-        entry: Mapping[str, Any],
-        presence: dict[tuple[str, bool], list[str]],
-    ) -> None:
+    def _entry(self, kind: ResourceKind, place: int, entry: Mapping[str, Any]) -> None:
         lists = _KEYS[kind.key]
         allowed = {*lists, "tenant", *(("includeResourceData",) if kind.key in _CHOICE else ())}
         for key in entry:
@@ -192,7 +204,7 @@ class _Reader:
         if not values:
             self._problem(self._lines.of(kind.key, place), f"[[{kind.key}]] needs {' or '.join(sorted(lists))}")
         if kind is resources.PRESENCE:
-            presence.setdefault((tenant, rich), []).extend(values.get("users", ()))
+            self._add_presence(place, tenant, rich, values.get("users", []))
             return
         for key, found in values.items():
             for value in found:
@@ -200,6 +212,25 @@ class _Reader:
                     self.groups.append(Group(tenant, value))
                 else:
                     self._want(kind, tenant, _PATHS[kind.key](value), rich=rich)
+
+    def _add_presence(self, place: int, tenant: str, rich: bool, users: list[str]) -> None:
+        """Take as many users as one subscription has room for.
+
+        Graph allows an application one presence subscription for each signed-in user, of 650 users ("Change
+        notifications for Microsoft Teams resources", https://learn.microsoft.com/graph/changenotifications-for-presence).
+        """
+        presence = self._presence.setdefault(tenant, _PresenceOfTenant(rich))
+        if rich is not presence.rich:
+            message = "refused: the entries of a tenant must agree on 'includeResourceData', and an earlier one differs"
+            self.refused.append((self._lines.of(resources.PRESENCE.key, place), message))
+            return
+        room = resources.MAX_PRESENCE_IDS - len(presence.users)
+        presence.users += users[:room]
+        if len(users) > room:
+            line = self._lines.of(resources.PRESENCE.key, place, "users", room)
+            count, most = len(users) - room, resources.MAX_PRESENCE_IDS
+            message = f"refused: {count} of the entry's users from here on, for a signed-in user can follow {most}"
+            self.refused.append((line, message))
 
     def _tenant(self, kind: ResourceKind, place: int, entry: Mapping[str, Any]) -> str:
         value = entry.get("tenant")

@@ -369,7 +369,9 @@ class _Run:
         except SwitchboardError as error:
             self._failed("*", "desired-state", error)
             return [], False
-        known = True
+        known = state.refusal is None
+        if state.refusal is not None:
+            self._failed("*", "desired-state", state.refusal)
         desired = [want for want in state.subscriptions if want.tenant_id in tenant_ids]
         for group in state.groups:
             if group.tenant_id not in tenant_ids:

@@ -115,11 +115,55 @@ def test_resources_are_those_of_the_catalogue() -> None:
         assert want.rich is (want.kind is not resources.CALL_RECORDS)
 
 
-def test_presence_is_split_whatever_the_entries() -> None:
-    users = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(1000)]
-    one, other = ", ".join(f'"{user}"' for user in users[:400]), ", ".join(f'"{user}"' for user in users[400:])
-    state = parse(f"[[presence]]\nusers = [{one}]\n[[presence]]\nusers = [{other}]\n")
-    assert [want.resource.count("'") // 2 for want in state.subscriptions] == [650, 350]
+def users(first: int, count: int) -> list[str]:
+    return [f"{number:08x}-0000-4000-8000-000000000000" for number in range(first, first + count)]
+
+
+def presence(ids: list[str], *lines: str) -> str:
+    return "\n".join(["[[presence]]", *lines, "users = [", *(f'"{user}",' for user in ids), "]", ""])
+
+
+def test_presence_of_a_tenant_is_one_subscription_whatever_the_entries() -> None:
+    state = parse(presence(users(0, 400)) + presence(users(400, 250)))
+    assert [want.resource.count("'") // 2 for want in state.subscriptions] == [650]
+    assert state.refusal is None
+
+
+def test_the_first_650_users_go_on_being_planned() -> None:
+    state = parse(presence(users(500, 400)) + presence(users(0, 300)) + presence(users(2000, 1)))
+    (want,) = state.subscriptions
+    assert set(re.findall("'([^']+)'", want.resource)) == {*users(500, 400), *users(0, 250)}
+    assert state.refusal is not None
+    assert [problem.partition(" of")[0] for problem in state.refusal.problems] == [
+        "line 656: refused: 50",  # after an entry of 403 lines, a header, "users = [" and 250 users
+        "line 709: refused: 1",
+    ]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_rich_and_basic_presence_the_first_goes_on_being_planned(first: bool) -> None:
+    texts = ["includeResourceData = true", "includeResourceData = false"]
+    one, other = texts if first else reversed(texts)
+    state = parse(presence(users(0, 1), one) + presence(users(1, 1), other) + presence(users(2, 1), one))
+    (want,) = state.subscriptions
+    assert want.rich is first
+    assert set(re.findall("'([^']+)'", want.resource)) == {*users(0, 1), *users(2, 1)}
+    assert state.refusal is not None
+    assert [problem.partition(":")[0] for problem in state.refusal.problems] == ["line 6"]
+
+
+def test_presence_of_tenants_is_apart() -> None:
+    text = presence(users(0, 650), f'tenant = "{TENANT}"') + presence(
+        users(0, 650), f'tenant = "{OTHER}"', "includeResourceData = false"
+    )
+    state = parse(text, TENANT, OTHER)
+    assert [(want.tenant_id, want.rich) for want in state.subscriptions] == [(TENANT, True), (OTHER, False)]
+    assert state.refusal is None
+
+
+@pytest.mark.parametrize("text", ["x = " + "[" * 20_000, "x = " + "{a=" * 20_000, "x = " + "9" * 5000])
+def test_what_the_parser_gives_up_on_is_a_problem_like_any_other(text: str) -> None:
+    assert len(problems(text)) == 1
 
 
 def test_each_entry_names_its_tenant_where_there_are_several() -> None:

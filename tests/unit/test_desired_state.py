@@ -18,6 +18,13 @@ class Blobs:
         return self.content if (container, name) == ("config", "here/subscriptions.toml") else None
 
 
+class Unreachable:
+    """Storage, for addresses that must not be asked for: its SDK raises errors of its own for them."""
+
+    async def get(self, container: str, name: str) -> bytes | None:
+        raise ValueError(f"{container}/{name}")
+
+
 def source(location: str, root: Path, content: bytes | None = None) -> DesiredStateSource:
     where = location if location.startswith("blob:") else str(root / location)
     return DesiredStateSource(where, Blobs(content), [TENANT])  # type: ignore[arg-type]
@@ -33,10 +40,38 @@ async def test_a_blob(tmp_path: Path) -> None:
     assert len(state.subscriptions) == 1
 
 
-@pytest.mark.parametrize("location", ["nowhere.toml", "blob:config/nowhere.toml", ".", "blob:"])
+@pytest.mark.parametrize("location", ["nowhere.toml", "blob:config/nowhere.toml", "."])
 async def test_nothing_there_is_not_nothing_desired(tmp_path: Path, location: str) -> None:
     with pytest.raises(DesiredStateError, match="it is not there"):
         await source(location, tmp_path, b"").load()
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["blob:", "blob:nocontainer", "blob:/x", "blob:config/", "blob:Config/x", "blob:a/x", f"blob:config/{'x' * 1025}"],
+)
+async def test_a_place_where_no_blob_can_be(tmp_path: Path, location: str) -> None:
+    with pytest.raises(DesiredStateError, match=r"write blob:\{container\}/\{blob\}"):
+        await DesiredStateSource(location, Unreachable(), [TENANT]).load()  # type: ignore[arg-type]
+
+
+async def test_a_path_that_no_file_can_have(tmp_path: Path) -> None:
+    with pytest.raises(DesiredStateError, match="not a path"):
+        await source("nul\0.toml", tmp_path).load()
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(b"x = " + b"[" * 20_000, "nested"), (b"#" * (16 * 1024 * 1024 + 1), "bytes")]
+)
+async def test_what_no_parser_should_be_given(tmp_path: Path, content: bytes, problem: str) -> None:
+    with pytest.raises(DesiredStateError, match=problem):
+        await source("blob:config/here/subscriptions.toml", tmp_path, content).load()
+
+
+async def test_a_byte_order_mark_is_no_part_of_it(tmp_path: Path) -> None:
+    content = b"\xef\xbb\xbf[[callRecords]]"
+    state = await source("blob:config/here/subscriptions.toml", tmp_path, content).load()
+    assert len(state.subscriptions) == 1
 
 
 async def test_problems_name_the_place(tmp_path: Path) -> None:

@@ -323,6 +323,18 @@ async def test_renewal_goes_on_while_the_desired_state_cannot_be_read() -> None:
     assert len(house.graph.live()) == 2
 
 
+async def test_what_is_refused_of_the_desired_state_is_told_and_the_rest_made() -> None:
+    house = House()
+    house.source.state = DesiredState(
+        (call_events(1),), (), DesiredStateError("subscriptions.toml", ["line 9: refused"])
+    )
+    unwanted = house.graph.add(call_events(2))
+    report = await house.renewal.run(prune=True)
+    assert report.outcomes == {Outcome.CREATED: 1, Outcome.LEFT: 1}
+    assert [(failure.kind, failure.reason) for failure in report.failures] == [("desired-state", "desired-state")]
+    assert unwanted.id in house.graph.all
+
+
 async def test_members_of_a_group_and_no_pruning_while_they_are_not_known() -> None:
     group = Group(TENANT, user(900))
     house = House(call_events(1), groups=(group,))
