@@ -1,13 +1,15 @@
 """A downstream consumer: reads events from their queues, as any system behind Switchboard would."""
 
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.storage.blob import BlobClient
-from azure.storage.queue import QueueClient
+from azure.storage.queue import QueueClient, QueueMessage
 
 from shared.domain.events import CloudEvent, parse_message
 from shared.domain.resources import EVENT_QUEUES
@@ -26,7 +28,10 @@ class Arrival:
 
 
 class Consumer:
-    """Takes events off all queues, in a thread for each; what it cannot delete shows again after `hidden_seconds`."""
+    """Takes events off all queues, in a thread for each; what it cannot delete shows again after `hidden_seconds`.
+
+    That is long by default, because a message that shows again only because this machine is slow tells nothing.
+    """
 
     def __init__(
         self,
@@ -34,7 +39,7 @@ class Consumer:
         account_key: str,
         on_arrival: Callable[[Arrival], None],
         *,
-        hidden_seconds: int = 30,
+        hidden_seconds: int = 120,
     ) -> None:
         self._connection_string = connection_string
         self._account_key = account_key
@@ -61,23 +66,42 @@ class Consumer:
 
     def _take(self, client: QueueClient, queue: str) -> bool:
         """Handle what is there; False where there was nothing."""
-        found = False
+        hidden_until = time.monotonic() + self._hidden_seconds
         try:
-            for message in client.receive_messages(
-                messages_per_page=32, max_messages=32, visibility_timeout=self._hidden_seconds
-            ):
-                found = True
-                for event in parse_message(message.content):
-                    self._on_arrival(Arrival(queue, event, self._data(event), datetime.now(UTC)))
-                client.delete_message(message)  # last: a crash before this brings the event once more, and loses none
+            messages = list(
+                client.receive_messages(messages_per_page=32, max_messages=32, visibility_timeout=self._hidden_seconds)
+            )
+            for message in messages:
+                self._handle(client, queue, message, hidden_until)
         except ResourceNotFoundError:
             return False  # no event of this kind has come yet
         except AzureError:
             return False  # storage is away; it will be back
-        return found
+        return bool(messages)
+
+    def _handle(self, client: QueueClient, queue: str, message: QueueMessage, hidden_until: float) -> None:
+        for event in parse_message(message.content):
+            data = self._insist(lambda event=event: self._data(event), hidden_until)
+            self._on_arrival(Arrival(queue, event, data, datetime.now(UTC)))
+        # Last: a crash before this brings the event once more, and loses none.
+        self._insist(lambda: _delete(client, message), hidden_until)
+
+    def _insist[T](self, request: Callable[[], T], hidden_until: float) -> T:
+        """Repeat what fails for as long as the message is hidden; then it comes again in any case."""
+        while True:
+            try:
+                return request()
+            except AzureError:
+                if self._stopping.wait(_IDLE_SECONDS) or time.monotonic() > hidden_until:
+                    raise
 
     def _data(self, event: CloudEvent) -> bytes:
         if event.dataref is None:
             return bytes(event.data)
         with BlobClient.from_blob_url(event.dataref, credential=self._account_key) as blob:
             return blob.download_blob().readall()
+
+
+def _delete(client: QueueClient, message: QueueMessage) -> None:
+    with suppress(ResourceNotFoundError):  # deleted by an attempt whose answer was lost
+        client.delete_message(message)

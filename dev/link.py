@@ -18,11 +18,13 @@ class Link:
     Attributes:
         delay: seconds that every piece of a request waits before it is passed on.
         port: where it listens.
+        refused: how many connections came while it was cut.
     """
 
     def __init__(self, target: int) -> None:
         self.delay = 0.0
         self.port = 0
+        self.refused = 0
         self._target = target
         self._cut = False
         self._loop = asyncio.new_event_loop()
@@ -77,7 +79,9 @@ class Link:
         assert task is not None
         self._connections.add(task)
         try:
-            if not self._cut:
+            if self._cut:
+                self.refused += 1
+            else:
                 await self._connect(reader, writer)
         except (OSError, asyncio.CancelledError):
             pass  # either side has gone, or was made to

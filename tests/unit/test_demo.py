@@ -1,0 +1,73 @@
+"""The demo's books: what breaks a promise, and what does not."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from dev.consumer import Arrival
+from dev.demo import Books, fingerprint
+from dev.simulator.delivery import Notification
+from shared.domain.events import CloudEvent
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def notification(name: str) -> Notification:
+    return Notification(
+        key=name,
+        url="https://calls.example.com",
+        subscription_id="s",
+        tenant_id="t",
+        app_id="a",
+        rich=True,
+        item={},
+        plaintext={"id": name},
+    )
+
+
+def arrival(name: str, *, event_id: str = "1", **data: Any) -> Arrival:
+    content = msgspec.json.encode({"id": name} | data)
+    event = CloudEvent(
+        specversion="1.0", id=event_id, source="https://graph.microsoft.com/v1.0/subscriptions/s", type="x", time=NOW
+    )
+    return Arrival("call-events", event, content, NOW)
+
+
+@pytest.fixture
+def books() -> Books:
+    """Of two notifications that have arrived, and a forged one that has not."""
+    books = Books(forged={fingerprint({"id": "forged"})})
+    books.send((notification("a"), notification("b")))
+    books.arrive(arrival("a", event_id="a"))
+    books.arrive(arrival("b", event_id="b"))
+    return books
+
+
+def test_they_balance_when_each_is_one_event(books: Books) -> None:
+    assert (books.problems(), books.redelivered) == ({}, 0)
+
+
+def test_redeliveries_are_told_by_their_id_and_are_no_fault(books: Books) -> None:
+    for _ in range(50):
+        books.arrive(arrival("a", event_id="a"))
+    assert (books.problems(), books.redelivered) == ({}, 50)
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        (arrival("a", event_id="another"), "more than one event for"),
+        (arrival("forged"), "forged and accepted"),
+        (arrival("a", changed="on the way"), "not explained by anything sent"),
+    ],
+)
+def test_they_do_not_balance_with(more: Arrival, problem: str, books: Books) -> None:
+    books.arrive(more)
+    assert books.problems() == {problem: 1}
+
+
+def test_they_do_not_balance_while_one_is_missing(books: Books) -> None:
+    books.send((notification("c"),))
+    assert books.problems() == {"lost": 1}
