@@ -1,41 +1,73 @@
 """Serve a function app on this machine: `python -m dev.host [--port 7071] [--app DIR]`."""
 
 import argparse
+import asyncio
 import getpass
 import hashlib
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
-from dev.host import supervisor
+from dev.host import logs
 from dev.host.config import merge_local_settings, read_host_json, worker_count
 from dev.host.errors import LoadError
-from dev.host.server import Options
+from dev.host.server import Ending, Options, serve
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the host and return its exit code: 0 after a signal, 1 if the app cannot be served."""
+    """Run the host and return its exit code: 0 after a signal, 1 if it cannot serve the app, or not any more."""
     args = _parser().parse_args(arguments)
+    logs.configure()
     app: Path = args.app.resolve()
     try:
         os.environ.update(merge_local_settings(app, os.environ))
-        host_json = read_host_json(app, os.environ)
-        workers = worker_count(os.environ)
+        settings = dict(os.environ)
+        host_json = read_host_json(app, settings)
+        workers = worker_count(settings)
         with _listen(args.host, args.port) as listening:
             options = Options(
                 app=app,
                 host_json=host_json,
-                settings=dict(os.environ),
+                settings=settings,
                 url=f"http://{args.host}:{listening.getsockname()[1]}",
                 state=(args.state or _default_state(app)).resolve(),
                 lease_seconds=args.lease_seconds,
+                workers=workers,
             )
-            return supervisor.run(options, listening, workers=workers, stop_with_stdin=args.stop_with_stdin)
+            return asyncio.run(_run(options, listening, stop_with_stdin=args.stop_with_stdin))
     except LoadError as error:
-        supervisor.report(error)
+        print(f"The function app cannot be served: {error}", file=sys.stderr, flush=True)
         return 1
+
+
+async def _run(options: Options, listening: socket.socket, *, stop_with_stdin: bool) -> int:
+    ending = Ending()
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        loop.call_soon_threadsafe(ending.begin)
+
+    def end_with_stdin() -> None:
+        # Not by way of sys.stdin, whose lock this thread would still hold when the interpreter ends.
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        end()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: end())
+    if stop_with_stdin:
+        threading.Thread(target=end_with_stdin, name="end with standard input", daemon=True).start()
+
+    def announce(lines: list[str]) -> None:
+        for line in (*lines, f"Listening on {options.url}"):
+            print(line, flush=True)
+
+    await serve(options, listening, ending=ending, on_ready=announce)
+    return 1 if ending.failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:

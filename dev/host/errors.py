@@ -6,7 +6,7 @@ class LoadError(Exception):
 
 
 class FunctionFailedError(Exception):
-    """An invocation ended with an exception, or its result could not be converted.
+    """An invocation ended with an exception, its result could not be converted, or its process ended.
 
     Attributes:
         stack_trace: the function's own traceback, as the Python worker reports it.

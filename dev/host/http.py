@@ -15,7 +15,8 @@ from aiohttp import web
 
 from dev.host.errors import FunctionFailedError, LoadError
 from dev.host.logs import log_failure
-from dev.host.worker import Function, Message, TypedData, Worker
+from dev.host.messages import Message, TypedData
+from dev.host.worker import Function, Worker
 
 # "host.json reference": requests of up to 100 MB, unless FUNCTIONS_REQUEST_BODY_SIZE_LIMIT says otherwise.
 MAX_BODY_BYTES = 104_857_600

@@ -3,18 +3,19 @@
 import logging
 import sys
 import time
+from collections.abc import Callable
 
 from dev.host.errors import FunctionFailedError
-from dev.host.worker import current_function
 
 
 class _Formatter(logging.Formatter):
-    def __init__(self) -> None:
+    def __init__(self, current_function: Callable[[], str | None]) -> None:
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(source)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
         self.converter = time.gmtime
+        self._current_function = current_function
 
     def format(self, record: logging.LogRecord) -> str:
-        record.source = current_function() or record.name
+        record.source = self._current_function() or record.name
         return super().format(record)
 
 
@@ -23,9 +24,13 @@ def log_failure(function: str, error: FunctionFailedError) -> None:
     logging.getLogger("host").error("%s failed: %s\n%s", function, error, error.stack_trace.rstrip())
 
 
-def configure() -> None:
-    """Send all records from INFO on to standard error, the SDKs' own chatter only from WARNING on."""
+def configure(current_function: Callable[[], str | None] = lambda: None) -> None:
+    """Send all records from INFO on to standard error, the SDKs' own chatter only from WARNING on.
+
+    Args:
+        current_function: the name of the function in whose invocation the caller runs, if it runs in one.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter())
+    handler.setFormatter(_Formatter(current_function))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("azure").setLevel(logging.WARNING)

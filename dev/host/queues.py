@@ -9,8 +9,8 @@ import base64
 import contextlib
 import json
 import logging
-import random
 from datetime import datetime
+from random import Random
 from typing import Self
 
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
@@ -20,8 +20,10 @@ from azure.storage.queue.aio import QueueClient, QueueServiceClient
 from dev.host.config import QueueOptions
 from dev.host.errors import FunctionFailedError
 from dev.host.logs import log_failure
+from dev.host.messages import TypedData
+from dev.host.surroundings import Surroundings
 from dev.host.waiting import wait_for_event
-from dev.host.worker import Function, TypedData, Worker
+from dev.host.worker import Function, Worker
 
 POISON_SUFFIX = "-poison"
 SHORTEST_PAUSE = 0.1  # seconds; QueuePollingIntervals.Minimum
@@ -38,6 +40,7 @@ class QueueListener:
         function: Function,
         service: QueueServiceClient,
         options: QueueOptions,
+        surroundings: Surroundings,
         *,
         lease_seconds: float,
         stopping: asyncio.Event,
@@ -49,6 +52,7 @@ class QueueListener:
             function: one with a queueTrigger.
             service: where its queue is; closed by whoever made it.
             options: host.json's.
+            surroundings: gives chance.
             lease_seconds: how long a fetched message stays invisible, renewed at half of it while its function runs;
                 after a crash it reappears when this time is over.
             stopping: once set, nothing more is fetched, and `run` returns when what runs has ended.
@@ -61,6 +65,7 @@ class QueueListener:
         # come again, however often.
         self._poison = None if name.endswith(POISON_SUFFIX) else service.get_queue_client(name + POISON_SUFFIX)
         self._options = options
+        self._random = surroundings.random
         self._lease_seconds = lease_seconds
         self._stopping = stopping
         self._running: set[asyncio.Task[None]] = set()
@@ -68,7 +73,7 @@ class QueueListener:
 
     async def run(self) -> None:
         """Fetch and process until `stopping` is set and all that was fetched has been processed."""
-        pause = _Pause(self._options.longest_pause.total_seconds())
+        pause = _Pause(self._options.longest_pause.total_seconds(), self._random)
         async with asyncio.TaskGroup() as group:
             while not self._stopping.is_set():
                 try:
@@ -234,8 +239,9 @@ class _Lease:
 class _Pause:
     """Pauses between looks at an empty queue: doubled each time, with a fifth of randomness, up to the longest."""
 
-    def __init__(self, longest: float) -> None:
+    def __init__(self, longest: float, random: Random) -> None:
         self._longest = longest
+        self._random = random
         self._next = SHORTEST_PAUSE
 
     def reset(self) -> None:
@@ -243,7 +249,7 @@ class _Pause:
 
     def next(self) -> float:
         pause = self._next
-        self._next = min(self._longest, pause * random.uniform(1.8, 2.2))
+        self._next = min(self._longest, pause * self._random.uniform(1.8, 2.2))
         return pause
 
 

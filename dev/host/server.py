@@ -1,4 +1,4 @@
-"""One worker: an app's functions, listened for and called in this process."""
+"""The host: listens for the triggers of an app's functions, and has them called in worker processes."""
 
 import asyncio
 import logging
@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from dev.host.config import HostJson
+from dev.host.errors import LoadError
 from dev.host.http import Fire, Route, application
+from dev.host.surroundings import Surroundings
 from dev.host.timers import TimerListener, TimerStore
-from dev.host.worker import Function, Worker, running_functions
+from dev.host.worker import Function, IndexedFunction, Worker
+from dev.host.worker_process import WorkerGroup
 
 if TYPE_CHECKING:
     from azure.storage.queue.aio import QueueServiceClient
@@ -28,7 +31,7 @@ _logger = logging.getLogger("host")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a worker is started with; it can be sent to another process.
+    """What to serve, and how.
 
     Attributes:
         app: absolute path of the folder with function_app.py.
@@ -36,6 +39,7 @@ class Options:
         url: where the host listens, without a slash at the end.
         state: folder for what must outlive the process.
         lease_seconds: see `QueueListener`.
+        workers: how many processes call functions.
     """
 
     app: Path
@@ -44,74 +48,98 @@ class Options:
     url: str
     state: Path
     lease_seconds: float
+    workers: int = 1
+
+
+class Ending:
+    """Whether the host is to end, and whether that is because of a failure."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.failed = False
+
+    def begin(self) -> None:
+        """Let it end as it was asked to."""
+        self.begun.set()
+
+    def fail(self, reason: str) -> None:
+        """Let it end because it cannot go on: nothing more is taken, what runs may finish, the exit code is 1."""
+        _logger.critical("the host ends: %s", reason)
+        self.failed = True
+        self.begun.set()
 
 
 async def serve(
     options: Options,
     listening: socket.socket,
     *,
-    stopping: asyncio.Event,
+    ending: Ending,
     on_ready: Callable[[list[str]], None],
-    with_timers: bool,
-) -> bool:
-    """Load the app and serve it until `stopping` is set; then let running invocations end, for ten seconds at most.
+) -> None:
+    """Load the app and serve it until it is to end; then let running invocations finish, for ten seconds at most.
 
     Args:
         options: what to serve.
         listening: a bound socket.
-        stopping: set it to end.
+        ending: tells when to end, and is told of failures.
         on_ready: called with one line for each function once requests are taken.
-        with_timers: whether timers fire here on schedule.
-
-    Returns:
-        Whether all invocations ended in time.
 
     Raises:
         LoadError: the app cannot be served.
     """
-    worker = await Worker.load(options.app, options.settings)
     async with AsyncExitStack() as resources:
-        triggers = _Triggers(options, worker, stopping)
-        for function in worker.functions:
+        worker = WorkerGroup(options.app, options.settings, count=options.workers, on_failure=ending.fail)
+        resources.push_async_callback(worker.close)
+        triggers = _Triggers(options, worker, ending)
+        for function in await worker.start():
             await triggers.add(function, resources)
-        web_app = application(worker, triggers.routes, triggers.fire)
         # It is `_drain` that ends the wait for running requests, because it must know of those that are left.
+        web_app = application(worker, triggers.routes, triggers.fire)
         runner = web.AppRunner(web_app, access_log=None, shutdown_timeout=2 * DRAIN_SECONDS)
         await runner.setup()
         await web.SockSite(runner, listening).start()
-        listeners = {asyncio.create_task(queue.run()) for queue in triggers.queues}
-        if with_timers:
-            listeners |= {asyncio.create_task(timer.run()) for timer in triggers.timers}
+        listeners = {asyncio.create_task(listener.run()) for listener in triggers.listeners}
         on_ready(triggers.descriptions)
-        await _until_stopped(listeners, stopping)
-        return await _drain({asyncio.create_task(runner.cleanup()), *listeners, *triggers.started})
+        await _until_ending(listeners, ending)
+        await _drain({asyncio.create_task(runner.cleanup()), *listeners, *triggers.started}, worker)
 
 
 class _Triggers:
     """What listens for each function of an app."""
 
-    def __init__(self, options: Options, worker: Worker, stopping: asyncio.Event) -> None:
+    def __init__(self, options: Options, worker: Worker, ending: Ending) -> None:
         self.routes: list[Route] = []
-        self.queues: list[QueueListener] = []
-        self.timers: list[TimerListener] = []
+        self.listeners: list[QueueListener | TimerListener] = []
         self.fire: dict[str, Fire] = {}
         self.started: set[asyncio.Task[None]] = set()
         self.descriptions: list[str] = []
         self._options = options
         self._worker = worker
-        self._stopping = stopping
+        self._ending = ending
+        self._surroundings = Surroundings()
         self._services: dict[str, QueueServiceClient] = {}
         self._store = TimerStore(options.state / "timers.json")
 
-    async def add(self, function: Function, resources: AsyncExitStack) -> None:
-        """Make the listener of one function; clients are closed with `resources`."""
-        match function.kind:
-            case "httpTrigger":
-                description = self._add_http(function)
-            case "queueTrigger":
-                description = await self._add_queue(function, resources)
-            case _:
-                description = self._add_timer(function)
+    async def add(self, indexed: IndexedFunction, resources: AsyncExitStack) -> None:
+        """Make the listener of one function; clients are closed with `resources`.
+
+        A function that cannot be served is left out and the others run, as on the real host.
+        """
+        if self._options.settings.get(f"AzureWebJobs.{indexed.name}.Disabled", "").lower() in {"true", "1"}:
+            _logger.info("function %s is disabled", indexed.name)
+            return
+        try:
+            function = Function.of(indexed, self._options.settings)
+            match function.kind:
+                case "httpTrigger":
+                    description = self._add_http(function)
+                case "queueTrigger":
+                    description = await self._add_queue(function, resources)
+                case _:
+                    description = self._add_timer(function)
+        except LoadError as error:
+            _logger.error("function %s does not run: %s", indexed.name, error)  # noqa: TRY400
+            return
         self.descriptions.append(f"{function.name}: {description}")
 
     def _add_http(self, function: Function) -> str:
@@ -126,23 +154,24 @@ class _Triggers:
 
         connection = function.trigger.get("connection") or "AzureWebJobsStorage"
         if connection not in self._services:
-            service = queue_service(connection, self._options.settings)
+            service = queue_service(connection, self._options.settings, self._surroundings)
             self._services[connection] = await resources.enter_async_context(service)
         listener = QueueListener(
             self._worker,
             function,
             self._services[connection],
             self._options.host_json.extensions.queues,
+            self._surroundings,
             lease_seconds=self._options.lease_seconds,
-            stopping=self._stopping,
+            stopping=self._ending.begun,
         )
-        self.queues.append(listener)
+        self.listeners.append(listener)
         self.fire[function.name] = self._starter(listener.call_with)
         return f"queue {function.trigger['queueName']}"
 
     def _add_timer(self, function: Function) -> str:
-        listener = TimerListener(self._worker, function, self._store, stopping=self._stopping)
-        self.timers.append(listener)
+        listener = TimerListener(self._worker, function, self._store, stopping=self._ending.begun)
+        self.listeners.append(listener)
         self.fire[function.name] = self._starter(listener.fire_now)
         return f"timer {function.trigger['schedule']}"
 
@@ -155,22 +184,21 @@ class _Triggers:
         return start
 
 
-async def _until_stopped(listeners: Iterable[asyncio.Task[None]], stopping: asyncio.Event) -> None:
-    """Wait for `stopping`; a listener that ends before it has failed, and ends the worker with its exception."""
-    stop = asyncio.create_task(stopping.wait())
-    done, _ = await asyncio.wait({stop, *listeners}, return_when=asyncio.FIRST_COMPLETED)
+async def _until_ending(listeners: Iterable[asyncio.Task[None]], ending: Ending) -> None:
+    """Wait for the end; a listener that ends before it has failed, and ends the host with its exception."""
+    end = asyncio.create_task(ending.begun.wait())
+    done, _ = await asyncio.wait({end, *listeners}, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()
 
 
-async def _drain(tasks: set[asyncio.Task[None]]) -> bool:
+async def _drain(tasks: set[asyncio.Task[None]], worker: WorkerGroup) -> None:
     done, late = await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
     for task in done:
         task.result()
     if late:
-        names = ", ".join(sorted(running_functions())) or "connections"
+        names = ", ".join(worker.running) or "connections"
         _logger.warning("still running after %d seconds, and abandoned: %s", DRAIN_SECONDS, names)
     for task in late:
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
-    return not late

@@ -1,89 +1,100 @@
-"""From a binding's `connection` to a queue service client.
+"""From a binding's `connection` to the clients of a storage account's services, and how their calls are repeated.
 
-Sources: "Azure Queue storage trigger and bindings" (Connections, Identity-based connections).
+Sources: "Azure Queue storage trigger and bindings" (Connections, Identity-based connections); the pauses are those of
+Azure.Core's retry policy with the options of Azure.Storage, as seen from the real host.
 """
 
-import ipaddress
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
-from azure.core.pipeline.transport import AioHttpTransport
 from azure.identity.aio import DefaultAzureCredential
+from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 
 from dev.azurite import ACCOUNT, ACCOUNT_KEY
 from dev.host.errors import LoadError
+from dev.host.surroundings import Surroundings
 
 _DEVELOPMENT = (
     f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};"
-    f"QueueEndpoint=http://127.0.0.1:10001/{ACCOUNT};"
+    f"BlobEndpoint=http://127.0.0.1:10000/{ACCOUNT};QueueEndpoint=http://127.0.0.1:10001/{ACCOUNT};"
 )
 
 
 @asynccontextmanager
-async def queue_service(connection: str, settings: Mapping[str, str]) -> AsyncIterator[QueueServiceClient]:
+async def queue_service(
+    connection: str, settings: Mapping[str, str], surroundings: Surroundings
+) -> AsyncIterator[QueueServiceClient]:
     """A client, for the length of the block, of the queue service that the settings called `connection` describe.
 
     A connection string `X` or `AzureWebJobsX` comes first, then the identity settings `X__queueServiceUri`,
-    `X__serviceUri`, `X__accountName`, with `X__clientId` for a user-assigned identity.
+    `X__serviceUri`, `X__accountName`, with `X__clientId` for a user-assigned identity. The client repeats nothing by
+    itself: `call` does.
 
     Raises:
         LoadError: there are no such settings, or the connection string is not one.
     """
+    async with _service(QueueServiceClient, "queue", connection, settings, surroundings) as service:
+        yield service
+
+
+@asynccontextmanager
+async def blob_service(
+    connection: str, settings: Mapping[str, str], surroundings: Surroundings
+) -> AsyncIterator[BlobServiceClient]:
+    """The same for the blob service, with `X__blobServiceUri`."""
+    async with _service(BlobServiceClient, "blob", connection, settings, surroundings) as service:
+        yield service
+
+
+@asynccontextmanager
+async def _service[T: (QueueServiceClient, BlobServiceClient)](
+    kind: type[T],
+    name: Literal["queue", "blob"],
+    connection: str,
+    settings: Mapping[str, str],
+    surroundings: Surroundings,
+) -> AsyncIterator[T]:
     # "AzureWebJobs" in front may be left out of a binding: the host looks for the longer name first.
-    for name in (f"AzureWebJobs{connection}", connection):
-        text = settings.get(name)
+    for prefix in (f"AzureWebJobs{connection}", connection):
+        text = settings.get(prefix)
         if text:
-            async with _from_connection_string(name, text) as service:
+            async with _from_connection_string(kind, prefix, text, surroundings) as service:
                 yield service
             return
-        url = _service_url(name, settings)
+        url = _service_url(name, prefix, settings)
         if url:
-            client_id = settings.get(f"{name}__clientId")
+            client_id = settings.get(f"{prefix}__clientId")
             async with (
                 DefaultAzureCredential(managed_identity_client_id=client_id) as credential,
-                QueueServiceClient(url, credential=credential, **_client_options(url)) as service,
+                kind(url, credential=credential, **_client_options(url, surroundings)) as service,
             ):
                 yield service
             return
     raise LoadError(f"there is no storage connection '{connection}': set {connection} or {connection}__accountName")
 
 
-def _from_connection_string(name: str, text: str) -> QueueServiceClient:
+def _from_connection_string[T: (QueueServiceClient, BlobServiceClient)](
+    kind: type[T], setting: str, text: str, surroundings: Surroundings
+) -> T:
     if "usedevelopmentstorage=true" in text.lower():
         text = _DEVELOPMENT
     try:
-        url = QueueServiceClient.from_connection_string(text).url
-        return QueueServiceClient.from_connection_string(text, **_client_options(url))
+        url = kind.from_connection_string(text).url
+        return kind.from_connection_string(text, **_client_options(url, surroundings))
     except ValueError as error:
-        raise LoadError(f"setting {name} is not a storage connection string: {error}") from error
+        raise LoadError(f"setting {setting} is not a storage connection string: {error}") from error
 
 
-def _service_url(name: str, settings: Mapping[str, str]) -> str | None:
-    account = settings.get(f"{name}__accountName")
+def _service_url(service: str, prefix: str, settings: Mapping[str, str]) -> str | None:
+    account = settings.get(f"{prefix}__accountName")
     return (
-        settings.get(f"{name}__queueServiceUri")
-        or settings.get(f"{name}__serviceUri")
-        or (f"https://{account}.queue.core.windows.net" if account else None)
+        settings.get(f"{prefix}__{service}ServiceUri")
+        or settings.get(f"{prefix}__serviceUri")
+        or (f"https://{account}.{service}.core.windows.net" if account else None)
     )
 
 
-def _client_options(url: str) -> dict[str, Any]:
-    return {
-        # Of the SDK's own retry policy; its pauses of 15 seconds and more are long beside a lease.
-        "initial_backoff": 1,
-        "increment_base": 2,
-        "retry_total": 3,
-        # Reading the proxy variables for each request is two fifths of the SDK's work; an emulator needs no proxy.
-        "transport": AioHttpTransport(use_env_settings=not _is_loopback(url)),
-    }
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _client_options(url: str, surroundings: Surroundings) -> dict[str, Any]:
+    return {"retry_total": 0, "transport": surroundings.transport(url)}

@@ -13,9 +13,10 @@ import msgspec
 
 from dev.host.errors import FunctionFailedError, LoadError
 from dev.host.logs import log_failure
+from dev.host.messages import TypedData
 from dev.host.schedule import Schedule, parse_schedule, pitfall
 from dev.host.waiting import wait_for_event
-from dev.host.worker import Function, TypedData, Worker
+from dev.host.worker import Function, Worker
 
 _LONGEST_STEP = 30.0  # seconds
 _NEVER = datetime.min.replace(tzinfo=UTC)

@@ -17,12 +17,13 @@ from dev.host.config import (
 from dev.host.errors import LoadError
 from dev.host.http import Route
 from dev.host.storage import queue_service
+from dev.host.surroundings import Surroundings
 from dev.host.time_span import parse_time_span
 from dev.host.worker import Function
 
 
 def function(**trigger: Any) -> Function:
-    return Function(name="work", id="1", trigger=trigger)
+    return Function(name="work", trigger=trigger)
 
 
 class TestHostJson:
@@ -180,12 +181,12 @@ class TestConnection:
         ],
     )
     async def test_is_found_in_the_settings(self, settings: dict[str, str], url: str) -> None:
-        async with queue_service("Store", settings) as service:
+        async with queue_service("Store", settings, Surroundings()) as service:
             assert service.url.rstrip("/") == url
 
     async def test_must_be_there(self) -> None:
         with pytest.raises(LoadError, match="there is no storage connection 'Store'"):
-            async with queue_service("Store", {"AzureWebJobsStorage": "UseDevelopmentStorage=true"}):
+            async with queue_service("Store", {"AzureWebJobsStorage": "UseDevelopmentStorage=true"}, Surroundings()):
                 pass
 
 

@@ -1,6 +1,7 @@
-"""What the host refuses to serve: it says why, once, and ends with exit code 1."""
+"""What the host refuses to serve: an app with an end and its reason, a function by leaving it out."""
 
 import json
+from http import HTTPStatus
 
 import pytest
 import requests
@@ -30,6 +31,15 @@ def refusal(app: App, **settings: str) -> str:
     said = str(caught.value)
     assert said.count("The function app cannot be served: ") == 1
     return said
+
+
+def left_out(app: App, **settings: str) -> str:
+    """What the host says of the functions that it leaves out; another one is served beside them."""
+    path = app.folder / "function_app.py"
+    path.write_text(path.read_text() + HTTP_FUNCTION.replace("x", "beside"))
+    with HostProcess(app.folder, app.environment | settings) as host:
+        assert requests.get(f"{host.url}/api/beside", timeout=10).status_code == HTTPStatus.OK
+        return host.logs
 
 
 class TestApp:
@@ -84,17 +94,17 @@ class TestBinding:
             )
         )
 
-        assert "function x: binding type queue is not supported by the local host" in refusal(app)
+        assert "function x does not run: binding type queue is not supported by the local host" in left_out(app)
 
     def test_with_a_setting_that_is_missing(self, app: App) -> None:
         app.write(QUEUE_FUNCTION.format(name="%NO_SUCH_SETTING%", connection="C"))
 
-        assert "function work: '%NO_SUCH_SETTING%' does not resolve to a value" in refusal(app)
+        assert "function work does not run: '%NO_SUCH_SETTING%' does not resolve to a value" in left_out(app)
 
     def test_with_a_connection_string_that_is_none_and_is_not_shown(self, app: App) -> None:
         app.write(QUEUE_FUNCTION.format(name="q", connection="MyStorage"))
 
-        said = refusal(app, MyStorage="AccountKey=c2VjcmV0")
+        said = left_out(app, MyStorage="AccountKey=c2VjcmV0")
 
         assert "setting MyStorage is not a storage connection string" in said
         assert "c2VjcmV0" not in said
@@ -106,7 +116,15 @@ class TestBinding:
             )
         )
 
-        assert "function tick: retry policies are not supported" in refusal(app)
+        assert "function tick does not run: retry policies are not supported" in left_out(app)
+
+    def test_of_a_function_that_a_setting_disables(self, app: App) -> None:
+        app.write(QUEUE_FUNCTION.format(name="q", connection="Missing"))
+
+        said = left_out(app, **{"AzureWebJobs.work.Disabled": "true"})
+
+        assert "function work is disabled" in said
+        assert "Missing" not in said
 
 
 class TestHostJson:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -148,7 +149,41 @@ async def tick(timer: func.TimerRequest) -> None:
         os.kill(host.pid, signal.SIGKILL)
 
         eventually(lambda: all(is_gone(worker) for worker in workers))
-        assert len({note["pid"] for note in app.notes}) == 1  # one worker alone has the timers
+
+    def test_take_calls_in_strict_turn(self, app: App, serve: Serve) -> None:
+        app.write(PID)
+        host = serve(FUNCTIONS_WORKER_PROCESS_COUNT="2")
+
+        seen = [pid(host) for _ in range(6)]
+
+        assert seen[0] != seen[1]
+        assert seen == seen[:2] * 3
+
+    def test_without_any_left_calls_wait_for_the_next(self, app: App, serve: Serve) -> None:
+        app.write(PID)
+        host = serve()
+        first = pid(host)
+
+        os.kill(first, signal.SIGKILL)
+        host.wait_for_log("died (exit code -9); starting it again")
+
+        assert pid(host) != first
+
+    def test_that_die_fail_what_they_were_at(self, app: App, serve: Serve) -> None:
+        app.write(
+            PID
+            + """
+@app.route("die")
+async def die(req: func.HttpRequest) -> func.HttpResponse:
+    os._exit(7)
+"""
+        )
+        host = serve()
+
+        response = requests.get(f"{host.url}/api/die", timeout=10)
+
+        assert response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
+        host.wait_for_log("die failed: its worker process ended (exit code 7)")
 
 
 class TestHostProcess:

@@ -10,7 +10,7 @@ from pathlib import Path
 import azure_functions_runtime
 import pytest
 
-from dev.host.worker import PROTOS, ParameterBinding, TypedData
+from dev.host.messages import PROTOS, ParameterBinding, TypedData
 
 LIBRARY = Path(azure_functions_runtime.__file__).parent
 # `native_invocation` is another worker's entrance.
