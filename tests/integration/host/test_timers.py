@@ -11,8 +11,9 @@ import pytest
 import requests
 
 from dev.host import HostProcess, HostStartError, timers
+from dev.host.messages import TypedData
 from dev.host.timers import TimerListener, TimerStore
-from dev.host.worker import Function, TypedData
+from dev.host.worker import Function
 from tests.integration.host.apps import App, eventually
 
 TICKING = """
@@ -118,7 +119,7 @@ class TestSchedule:
             def now(cls, tz: tzinfo | None = None) -> datetime:
                 return datetime.now(tz) + timedelta(minutes=1)
 
-        function = Function(name="tick", id="1", trigger={"name": "timer", "schedule": "* * * * * *"})
+        function = Function(name="tick", trigger={"name": "timer", "schedule": "* * * * * *"})
         listener = TimerListener(Recorder(), function, TimerStore(tmp_path / "timers.json"), stopping=stopping)  # type: ignore[arg-type]
         monkeypatch.setattr(timers, "datetime", AMinuteLater)
 
