@@ -4,7 +4,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import cycle
 
 from cryptography.hazmat.primitives import hashes
@@ -17,11 +17,14 @@ from dev.simulator import Kind, Options, Payload, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
-from shared.domain.notifications import pack, parse_collection, parse_envelope
+from shared.domain.envelope import pack, parse_envelope
+from shared.domain.notifications import parse_collection
+from shared.domain.queue_messages import Receipt
 from shared.domain.queue_text import Encoding
 from shared.domain.validation_tokens import PUBLIC_CLOUD
 from shared.services.decrypt import Sealed, open_items, seal_of
-from shared.services.receive import ClaimBlobs, RawQueues, Receiver
+from shared.services.raw_queues import RawQueues
+from shared.services.receive import Receiver
 
 CERTIFICATE_ID = f"switchboard/{'0' * 32}"
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
@@ -141,18 +144,10 @@ def loop_delay() -> Finding:
 
 
 class _Sink:
-    """Storage that takes everything at once: what is measured is our own work."""
+    """Storage that takes every message at once: what is measured is our own work."""
 
-    async def put(self, queue: str, body: bytes, encoding: Encoding) -> None:
-        return
-
-
-class _NoBlobs:
-    async def put(self, container: str, name: str, data: bytes) -> str:
-        raise AssertionError("nothing measured here is large")
-
-    async def delete(self, container: str, name: str) -> None:
-        raise AssertionError("nothing measured here is large")
+    async def put(self, queue: str, _body: bytes, _encoding: Encoding, _delay: timedelta) -> Receipt:
+        return Receipt(queue, "", "")
 
 
 class FixedKeys:
@@ -202,14 +197,13 @@ class Posts:
 
     def receiver(self) -> Receiver:
         """One that has seen nothing yet."""
-        return receiver_of(_Sink(), _NoBlobs(), self._key)
+        return receiver_of(RawQueues(_Sink(), _Sink()), self._key)  # type: ignore[arg-type]
 
 
-def receiver_of(queues: RawQueues, blobs: ClaimBlobs, key: SigningKey) -> Receiver:
+def receiver_of(queues: RawQueues, key: SigningKey) -> Receiver:
     """One that takes what is signed with this key."""
     return Receiver(
         queues=queues,
-        blobs=blobs,
         signing_keys=FixedKeys({key.kid: key.private_key.public_key()}),
         client_states=(STATE,),
         app_ids={APP},

@@ -27,10 +27,12 @@ from dev.simulator.tokens import SigningKey, validation_claims
 from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
+from shared.domain.queue_messages import Receipt
 from shared.domain.queue_text import Encoding
 from shared.services.decrypt import Decryptor
 from shared.services.quarantine import Quarantine
 from shared.services.raw_messages import RawMessages
+from shared.services.raw_queues import RawQueues
 from shared.settings import StorageSettings
 
 ITEMS = 40
@@ -121,9 +123,9 @@ class _Tee(Queues):
         super().__init__(account)
         self.bodies: list[bytes] = []
 
-    async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta = timedelta(0)) -> None:
+    async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta = timedelta(0)) -> Receipt:
         self.bodies.append(body)
-        await super().put(queue, body, encoding, delay)
+        return await super().put(queue, body, encoding, delay)
 
 
 class _Keys:
@@ -142,10 +144,11 @@ class Pipeline:
         self.pair, signing = KeyCertificate.generate(), SigningKey.generate()
         self._account = account
         self.raw, self.events, blobs = _Tee(self._account), _Tee(self._account), Blobs(self._account)
-        self._receiver = receiver_of(self.raw, blobs, signing)
+        raw_queues = RawQueues(self.raw, blobs)
+        self._receiver = receiver_of(raw_queues, signing)
         quarantine = Quarantine(blobs, lambda: datetime.now(UTC))
         self._decryptor = Decryptor(
-            raw_messages=RawMessages(blobs, self.raw, quarantine, lambda: datetime.now(UTC)),
+            raw_messages=RawMessages(raw_queues, quarantine, lambda: datetime.now(UTC)),
             queues=self.events,
             blobs=blobs,
             private_keys=_Keys(self.pair.private_key),

@@ -22,8 +22,9 @@ from dev.simulator import Kind
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
 from shared.domain.encryption import decrypt
+from shared.domain.envelope import pack, parse_envelope
 from shared.domain.events import Event, event_of
-from shared.domain.notifications import pack, parse_collection, parse_envelope
+from shared.domain.notifications import parse_collection
 from shared.domain.queue_text import batches, encode, join
 from shared.services.decrypt import Sealed, seal_of
 

@@ -22,6 +22,7 @@ from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
 from shared.domain.errors import SwitchboardError
 from shared.services.quarantine import Parked
+from shared.services.raw_queues import RawQueues
 from shared.services.replay import Done, Entry, Replay, Selection
 from shared.settings import storage_settings
 
@@ -226,7 +227,8 @@ async def _replay() -> AsyncIterator[Replay]:
         _fail("AzureWebJobsStorage is missing: the settings name no storage")
     account = StorageAccount(settings)
     async with account.queues, account.blobs:
-        yield Replay(Blobs(account), Queues(account))
+        blobs = Blobs(account)
+        yield Replay(blobs, RawQueues(Queues(account), blobs))
 
 
 def _run[T](work: Coroutine[Any, Any, T]) -> T:

@@ -23,6 +23,7 @@ from shared.clock import SystemClock
 from shared.domain.errors import SettingsError
 from shared.domain.subscriptions import Endpoint
 from shared.services.known_subscriptions import KnownSubscriptions
+from shared.services.raw_queues import RawQueues
 from shared.services.renew import Renewal
 from shared.services.renewal_state import RenewalStates
 from shared.services.self_test import SelfTest
@@ -128,6 +129,7 @@ class Workshop:
     def self_test(self, patience: timedelta) -> SelfTest:
         settings = self.settings
         return SelfTest(
+            raw_queues=RawQueues(self.queues, self.blobs),
             queues=self.queues,
             certificates=self.certificates,
             post=post_json,

@@ -37,10 +37,10 @@ from dev.stack import Stack, StackPorts
 from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
-from shared.services.claims import sweep
+from shared.services.claims import ClaimSweep
 from shared.services.decrypt import DATA_CONTAINER
 from shared.services.quarantine import QUARANTINE_CONTAINER
-from shared.services.raw_messages import CLAIMS_CONTAINER
+from shared.services.raw_queues import CLAIMS_CONTAINER, RawQueues
 from shared.settings import StorageSettings
 
 FAULTS: Final = (
@@ -473,7 +473,9 @@ class Run:
         async def sweep_later() -> int:
             account = StorageAccount(StorageSettings(self._stack.azurite.connection_string, None, None, None))
             async with account.queues, account.blobs:
-                return await sweep(Blobs(account), Queues(account), datetime.now(UTC) + timedelta(days=3))
+                blobs = Blobs(account)
+                sweep = ClaimSweep(blobs, RawQueues(Queues(account), blobs))
+                return await sweep.run(datetime.now(UTC) + timedelta(days=3))
 
         return asyncio.run(sweep_later())
 

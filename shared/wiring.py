@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from shared.services.lifecycle_messages import LifecycleMessages
     from shared.services.quarantine import Quarantine
     from shared.services.raw_messages import RawMessages
+    from shared.services.raw_queues import RawQueues
     from shared.services.receive import Receiver
     from shared.services.renew import Renewal
     from shared.services.renewal_state import RenewalStates
@@ -122,9 +123,9 @@ async def quarantine(msg: func.QueueMessage, queue: str) -> None:
 
 async def sweep_claim_checks() -> None:
     """Claim checks that a crash has left without a message."""
-    from shared.services.claims import sweep
+    from shared.services.claims import ClaimSweep
 
-    await sweep(_blobs(), _queues(), _now())
+    await ClaimSweep(_blobs(), _raw_queues()).run(_now())
 
 
 async def health(req: func.HttpRequest) -> func.HttpResponse:
@@ -218,10 +219,17 @@ def _quarantine() -> "Quarantine":
 
 
 @cache
+def _raw_queues() -> "RawQueues":
+    from shared.services.raw_queues import RawQueues
+
+    return RawQueues(_queues(), _blobs())
+
+
+@cache
 def _raw_messages() -> "RawMessages":
     from shared.services.raw_messages import RawMessages
 
-    return RawMessages(_blobs(), _queues(), _quarantine(), _now)
+    return RawMessages(_raw_queues(), _quarantine(), _now)
 
 
 @cache
@@ -233,8 +241,7 @@ def _receiver() -> "Receiver":
 
     settings = _settings()
     return Receiver(
-        queues=_queues(),
-        blobs=_blobs(),
+        queues=_raw_queues(),
         signing_keys=SigningKeys(settings.login_endpoint),
         client_states=settings.client_states,
         app_ids=settings.app_ids,
@@ -316,7 +323,7 @@ def _backfill() -> "Backfill":
     from shared.clock import SystemClock
     from shared.services.backfill import Backfill
 
-    return Backfill(_blobs(), _queues(), _call_records(), SystemClock())
+    return Backfill(_blobs(), _raw_queues(), _call_records(), SystemClock())
 
 
 @cache
@@ -355,6 +362,7 @@ def _self_test() -> "SelfTest":
 
     settings = _settings()
     return SelfTest(
+        raw_queues=_raw_queues(),
         queues=_queues(),
         certificates=_certificates(),
         post=post_json,

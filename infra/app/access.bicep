@@ -58,7 +58,7 @@ resource appBlobs 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
-// Queues: the triggers take, prolong and delete messages, and move to poison queues; the code puts and peeks. To prolong
+// Queues: the triggers take, prolong and delete messages, and move to poison queues; the code does the same. To prolong
 // a message is a write, which the roles for senders and processors of messages lack.
 resource appQueues 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   scope: storage

@@ -26,6 +26,7 @@ var queueNames = [
 ]
 var containerNames = [
   'raw-claims'
+  'handled-claims'
   'event-data'
   'quarantine'
   'state'
@@ -107,6 +108,7 @@ resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2023-05
               ]
               prefixMatch: [
                 'raw-claims/'
+                'handled-claims/'
               ]
             }
             actions: {

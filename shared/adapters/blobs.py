@@ -1,6 +1,7 @@
 """Azure Storage blobs: claim checks, quarantine, and state that outlives a worker."""
 
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +27,7 @@ class Listed(NamedTuple):
 
     name: str
     metadata: Mapping[str, str]
+    modified: datetime
 
 
 class Blobs:
@@ -111,7 +113,7 @@ class Blobs:
         with storage_errors(f"container {container}"):
             try:
                 async for blob in self._container(container).list_blobs(include=["metadata"]):
-                    yield Listed(blob.name, blob.metadata or {})
+                    yield Listed(blob.name, blob.metadata or {}, blob.last_modified)
             except ResourceNotFoundError:
                 return
 

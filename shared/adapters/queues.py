@@ -2,17 +2,19 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, cast
 
-from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.storage.queue.aio import QueueClient
 
 from shared.adapters.put_message import MessagePutter
 from shared.adapters.storage import StorageAccount, storage_errors
+from shared.domain.queue_messages import LeasedMessage, Receipt
 from shared.domain.queue_text import Encoding, encode
 
+_DONE_BY_ANOTHER: Final = (400, 404)
 _AT_ONCE: Final = timedelta(0)
 _IN_FLIGHT: Final = 32  # puts to a queue; more only lengthen the wait of each
 _PAGE: Final = 32  # as many as storage gives at a time
@@ -29,8 +31,11 @@ class Queues:
         # One set for each queue: a backlog's events must hold up neither receiving nor an emergency.
         self._slots = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(_IN_FLIGHT))
 
-    async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta = _AT_ONCE) -> None:
+    async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta = _AT_ONCE) -> Receipt:
         """Put a message that never expires, and that nobody sees before `delay` (whole seconds) has passed.
+
+        Returns:
+            What shows or deletes it.
 
         Raises:
             UnavailableError: storage did not take it.
@@ -40,10 +45,62 @@ class Queues:
         async with self._slots[queue]:
             with storage_errors(f"queue {queue}"):
                 try:
-                    await self._putter.put(client, text, delay)
+                    return await self._putter.put(client, text, delay)
                 except ResourceNotFoundError:
                     await self._create(client)
-                    await self._putter.put(client, text, delay)
+                    return await self._putter.put(client, text, delay)
+
+    async def show(self, receipt: Receipt) -> bool:
+        """End a message's invisibility; says whether it did, and not somebody who took it first ("Update Message").
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        if not receipt.pop_receipt:
+            return False
+        client = self._client(receipt.queue)
+        return await _by_receipt(
+            receipt, client.update_message(receipt.message_id, receipt.pop_receipt, visibility_timeout=0)
+        )
+
+    async def delete(self, receipt: Receipt) -> bool:
+        """Delete a message; says whether it did, and not somebody who took it first ("Delete Message").
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        if not receipt.pop_receipt:
+            return False
+        client = self._client(receipt.queue)
+        return await _by_receipt(receipt, client.delete_message(receipt.message_id, receipt.pop_receipt))
+
+    async def lease(self, queue: str, lease: timedelta, *, at_most: int) -> list[LeasedMessage]:
+        """Take messages, which nobody else sees until the lease is over; none where there is no queue.
+
+        Args:
+            queue: its name.
+            lease: whole seconds.
+            at_most: 32 or fewer.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        client = self._client(queue)
+        pages = client.receive_messages(messages_per_page=at_most, visibility_timeout=round(lease.total_seconds()))
+        with storage_errors(f"queue {queue}"):
+            try:
+                async for page in pages.by_page():
+                    return [
+                        LeasedMessage(
+                            Receipt(queue, one.id, one.pop_receipt or ""),
+                            str(one.content),
+                            cast(datetime, one.inserted_on),
+                        )
+                        async for one in page
+                    ]
+            except ResourceNotFoundError:
+                return []
+        return []
 
     async def oldest(self, queue: str) -> datetime | None:
         """When the message at the front was put there; None where the queue is empty or does not exist.
@@ -116,3 +173,15 @@ class Queues:
         if client is None:
             client = self._clients[queue] = self._account.queues.get_queue_client(queue)
         return client
+
+
+async def _by_receipt(receipt: Receipt, request: Awaitable[object]) -> bool:
+    with storage_errors(f"queue {receipt.queue}"):
+        try:
+            await request
+        except HttpResponseError as error:
+            # 404: the message is gone; 400 (PopReceiptMismatch): somebody has taken it since.
+            if error.status_code in _DONE_BY_ANOTHER:
+                return False
+            raise
+    return True

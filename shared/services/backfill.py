@@ -30,11 +30,9 @@ from shared.domain.call_records import (
 )
 from shared.domain.errors import SwitchboardError, UnavailableError
 from shared.domain.graph import GraphError, Subscription
-from shared.domain.notifications import pack
-from shared.domain.queue_text import Encoding
 from shared.domain.resources import CALL_RECORDS_QUEUE
 from shared.domain.subscriptions import subscription_key
-from shared.services.raw_messages import CLAIMS_CONTAINER
+from shared.services.raw_queues import RawQueues
 from shared.services.renewal_state import STATE_CONTAINER
 
 LEAST_TIME: Final = timedelta(seconds=20)
@@ -62,11 +60,6 @@ class Blob(Protocol):
 class Blobs(Protocol):
     async def get_version(self, container: str, name: str) -> Blob | None: ...
     async def put_version(self, container: str, name: str, data: bytes, etag: str | None) -> bool: ...
-    async def put(self, container: str, name: str, data: bytes) -> str: ...
-
-
-class RawQueues(Protocol):
-    async def put(self, queue: str, body: bytes, encoding: Encoding) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,17 +163,13 @@ class Backfill:
 
     async def _write(self, page: RecordPage, gap: Gap, tenant_id: str) -> int:
         raws = [notification_of(record, tenant_id) for record in page.records if gap.may_miss(record)]
-        messages = pack(
+        await self.queues.send(
+            CALL_RECORDS_QUEUE,
             raws,
-            delivery_id=secrets.token_hex(16),
             received=self.clock.now(),
             traceparent=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00",
             backfilled=True,
         )
-        for message in messages:
-            if message.claim_name is not None:
-                await self.blobs.put(CLAIMS_CONTAINER, message.claim_name, message.body)
-            await self.queues.put(CALL_RECORDS_QUEUE, message.queue_body, "base64")
         return len(raws)
 
     async def _read(self, subscription: Subscription) -> tuple[Coverage | None, str | None]:

@@ -1,22 +1,25 @@
 """Claim checks that nobody holds a ticket for.
 
-A worker that ends between writing a claim check's blob and putting its message leaves a blob that nothing refers to;
-Graph sends the notification again, under another name. From the outside such a blob looks like one whose message waits.
-So it is not deleted: it gets a message of its own, which makes at worst an event of an id that was there before, and
-ends like any other.
+A worker that ends between writing a claim check's blob and putting its message leaves a blob that nothing refers to.
+Graph's next delivery takes it over, unless the day has changed or Graph has given up. From the outside such a blob
+looks like one whose message waits. So it gets a message of its own, which makes at worst an event of an id that was
+there before, and ends like any other. It is deleted only where the same item was done with after it was written.
 """
 
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 import msgspec
 
+from shared.domain.envelope import Envelope, RawMessage, parse_envelope
 from shared.domain.errors import MalformedInputError
-from shared.domain.notifications import parse_envelope, parse_item
-from shared.domain.queue_text import Encoding
-from shared.services.raw_messages import CLAIMS_CONTAINER
+from shared.domain.notifications import parse_item
+from shared.domain.resources import RAW_QUEUES
+from shared.services.quarantine import QUARANTINE_CONTAINER, ticket_entry
+from shared.services.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
 
 logger = logging.getLogger(__name__)
 
@@ -24,43 +27,77 @@ _ORPHAN_AFTER: Final = timedelta(days=2)
 
 
 class Listed(Protocol):
+    """A blob as a list shows it."""
+
     @property
     def name(self) -> str: ...
+    @property
+    def modified(self) -> datetime: ...
 
 
-class ClaimBlobs(Protocol):
+class Blobs(Protocol):
+    """See `shared.adapters.blobs.Blobs`."""
+
     def list(self, container: str) -> AsyncIterator[Listed]: ...
     async def get(self, container: str, name: str) -> bytes | None: ...
+    async def delete(self, container: str, name: str) -> None: ...
 
 
-class RawQueues(Protocol):
-    async def put(self, queue: str, body: bytes, encoding: Encoding) -> None: ...
+@dataclass(frozen=True, slots=True)
+class ClaimSweep:
+    """Finds the claim checks that have lain there for two days."""
 
+    blobs: Blobs
+    queues: RawQueues
 
-async def sweep(blobs: ClaimBlobs, queues: RawQueues, now: datetime) -> int:
-    """Put a new message for each claim check that has lain there for two days; returns how many.
+    async def run(self, now: datetime) -> int:
+        """Put a new message for each of them; returns how many.
 
-    Raises:
-        UnavailableError: storage did not answer.
-    """
-    last = f"{now - _ORPHAN_AFTER:%Y/%m/%d}"
-    found = 0
-    async for listed in blobs.list(CLAIMS_CONTAINER):
-        if listed.name >= last:  # names begin with the day, and lists are in their order
-            break
-        body = await blobs.get(CLAIMS_CONTAINER, listed.name)
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        orphans = [listed async for listed in self._older_than(now - _ORPHAN_AFTER)]
+        if not orphans:
+            return 0
+        handled = {mark.name: mark.modified async for mark in self.blobs.list(HANDLED_CONTAINER)}
+        found = 0
+        for orphan in orphans:
+            mark = handled.get(handled_name(orphan.name))
+            if mark is not None and mark > orphan.modified:
+                await self.blobs.delete(CLAIMS_CONTAINER, orphan.name)
+            else:
+                found += await self._put(orphan.name)
+        return found
+
+    async def _older_than(self, limit: datetime) -> AsyncIterator[Listed]:
+        last = f"{limit:%Y/%m/%d}"
+        async for listed in self.blobs.list(CLAIMS_CONTAINER):
+            if listed.name >= last:  # names begin with the day, and lists are in their order
+                return
+            if listed.modified < limit:  # what is put back has the name of the day when it came
+                yield listed
+
+    async def _put(self, claim: str) -> bool:
+        body = await self.blobs.get(CLAIMS_CONTAINER, claim)
         if body is None:
-            continue
+            return False
         try:
             envelope = parse_envelope(body)
-            tickets = parse_item(bytes(envelope.notifications[0])).notification.queues
+            queues = _queues(claim, envelope)
         except (MalformedInputError, IndexError):
-            logger.warning("not a claim check: blob=%s", listed.name)
-            continue
+            logger.warning("not a claim check: blob=%s", claim)
+            return False
         # Counted as tried: where another message has done it meanwhile, the missing blob says that all is well.
-        ticket = msgspec.structs.replace(envelope, notifications=(), claim=listed.name, attempts=1)
-        for queue in tickets:
-            await queues.put(queue, msgspec.json.encode(ticket), "base64")
+        ticket = msgspec.structs.replace(envelope, notifications=(), claim=claim, attempts=1)
+        for queue in queues:
+            await self.queues.put(queue, RawMessage.of(ticket))
+            # A message that could not fetch the blob may have been parked: it is on its way again.
+            await self.blobs.delete(QUARANTINE_CONTAINER, ticket_entry(queue, ticket))
         logger.warning("a claim check without a message: id=%s", envelope.item_id(0))
-        found += 1
-    return found
+        return True
+
+
+def _queues(claim: str, envelope: Envelope) -> tuple[str, ...]:
+    """The raw queue that the name tells, or, before names did so, those that the item belongs on."""
+    named = handled_name(claim).partition("/")[0]
+    return (named,) if named in RAW_QUEUES else parse_item(bytes(envelope.notifications[0])).notification.queues

@@ -13,6 +13,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from shared.domain.encryption import decrypt
+from shared.domain.envelope import Envelope
 from shared.domain.errors import (
     MalformedContentError,
     MalformedInputError,
@@ -22,7 +23,7 @@ from shared.domain.errors import (
     UnknownCertificateError,
 )
 from shared.domain.events import Event, event_of
-from shared.domain.notifications import Envelope, Item, parse_item
+from shared.domain.notifications import Item, parse_item
 from shared.domain.queue_text import Encoding, batches, fits, join
 from shared.services.raw_messages import RawMessages, Unpacked
 from shared.services.telemetry import NO_TELEMETRY, Telemetry
@@ -36,7 +37,7 @@ type Failures = dict[int, UnavailableError]  # by index
 
 
 class EventQueues(Protocol):
-    async def put(self, queue: str, body: bytes, encoding: Encoding) -> None: ...
+    async def put(self, queue: str, body: bytes, encoding: Encoding) -> object: ...
 
 
 class DataBlobs(Protocol):
@@ -198,7 +199,7 @@ class Decryptor:
         return event.to_json_with_ref(await self.blobs.put(DATA_CONTAINER, name, event.data))
 
 
-async def _failures(attempts: Iterable[tuple[Sequence[int], Awaitable[None]]]) -> Failures:
+async def _failures(attempts: Iterable[tuple[Sequence[int], Awaitable[object]]]) -> Failures:
     """Make all attempts at once, each for the items at some indexes; return what storage did not take, by index."""
     known = list(attempts)
     results = await asyncio.gather(*(attempt for _, attempt in known), return_exceptions=True)

@@ -9,14 +9,20 @@ from typing import Final, Protocol
 
 import msgspec
 
+from shared.domain.envelope import Envelope, parse_envelope
 from shared.domain.errors import MalformedInputError, SwitchboardError, UnexpectedError
-from shared.domain.notifications import Envelope, parse_envelope, parse_item
+from shared.domain.notifications import parse_item
 from shared.domain.resources import LIFECYCLE_QUEUE
 from shared.services.telemetry import NO_TELEMETRY, Telemetry
 
 logger = logging.getLogger(__name__)
 
 QUARANTINE_CONTAINER: Final = "quarantine"
+
+
+def ticket_entry(queue: str, ticket: Envelope) -> str:
+    """The name of the entry for a claim check that could not be redeemed."""
+    return f"{queue}/{ticket.item_id(0)}.json"
 
 
 class Parked(msgspec.Struct, frozen=True, omit_defaults=True):

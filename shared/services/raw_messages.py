@@ -5,29 +5,17 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final, Protocol
+from datetime import datetime
 
 import msgspec
 
+from shared.domain.envelope import Envelope, RawMessage, parse_envelope
 from shared.domain.errors import AbandonedError, MalformedInputError, SwitchboardError, UnavailableError
-from shared.domain.notifications import Envelope, parse_envelope
-from shared.domain.queue_text import Encoding
 from shared.domain.retries import is_exhausted, pause
 from shared.services.quarantine import Quarantine
+from shared.services.raw_queues import RawQueues
 
 logger = logging.getLogger(__name__)
-
-CLAIMS_CONTAINER: Final = "raw-claims"
-
-
-class ClaimBlobs(Protocol):
-    async def get(self, container: str, name: str) -> bytes | None: ...
-    async def delete(self, container: str, name: str) -> None: ...
-
-
-class RawQueues(Protocol):
-    async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +43,6 @@ class RawMessages:
     before `finish` returns. A crash before that brings the whole message again, and with it events of the same ids.
     """
 
-    blobs: ClaimBlobs
     queues: RawQueues
     quarantine: Quarantine
     now: Callable[[], datetime]
@@ -80,11 +67,13 @@ class RawMessages:
         except MalformedInputError as error:
             await self.quarantine.park_message(text, queue=queue, error=error, attempts=attempts)
             return None
-        attempts += ticket.attempts
+        return await self._unpack(ticket, text, queue, attempts + ticket.attempts)
+
+    async def _unpack(self, ticket: Envelope, text: str, queue: str, attempts: int) -> Unpacked | None:
         if ticket.claim is None:
             return Unpacked(ticket, None, queue, attempts)
         try:
-            envelope = await self._redeem(ticket, ticket.claim, attempts)
+            envelope = await self.queues.redeem(ticket, ticket.claim, attempts=attempts)
         except MalformedInputError as error:
             await self.quarantine.park_message(text, queue=queue, error=error, attempts=attempts)
             return None
@@ -130,8 +119,8 @@ class RawMessages:
         if postponed:
             await self._put_back(unpacked, postponed)
         elif unpacked.claim is not None:
-            # The last thing to do: a missing blob tells a later try that all is done.
-            await self.blobs.delete(CLAIMS_CONTAINER, unpacked.claim)
+            # The last thing to do: a settled claim check tells a later try that all is done.
+            await self.queues.settle(unpacked.claim)
 
     async def take_back(self, text: str, *, queue: str, attempts: int) -> None:
         """Handle a message that the platform has given up: put it back while it has not failed for long, else park it.
@@ -151,21 +140,12 @@ class RawMessages:
             await self.quarantine.park_message(text, queue=queue, error=error, attempts=attempts)
             return
         attempts += envelope.attempts
-        if envelope.claim is not None or not self._is_exhausted(envelope):
+        if not self._is_exhausted(envelope):
             await self._put_back_whole(envelope, queue, attempts, error)
             return
-        failures = dict.fromkeys(range(len(envelope.notifications)), error)
-        await self.finish(Unpacked(envelope, None, queue, attempts), failures)
-
-    async def _redeem(self, ticket: Envelope, claim: str, attempts: int) -> Envelope | None:
-        body = await self.blobs.get(CLAIMS_CONTAINER, claim)
-        if body is not None:
-            return msgspec.structs.replace(
-                parse_envelope(body), attempts=ticket.attempts, failing_since=ticket.failing_since
-            )
-        if attempts > 1:
-            return None
-        raise MalformedInputError("the blob of a claim check is missing", reason="claim-missing")
+        unpacked = await self._unpack(envelope, text, queue, attempts)
+        if unpacked is not None:
+            await self.finish(unpacked, dict.fromkeys(range(len(unpacked.envelope.notifications)), error))
 
     def _is_exhausted(self, envelope: Envelope) -> bool:
         return envelope.failing_since is not None and is_exhausted(envelope.failing_since, self.now())
@@ -191,7 +171,7 @@ class RawMessages:
     async def _put(self, envelope: Envelope, queue: str, attempts: int, error: SwitchboardError) -> None:
         again = msgspec.structs.replace(envelope, attempts=attempts, failing_since=envelope.failing_since or self.now())
         delay = pause(queue, attempts, _asked(error))
-        await self.queues.put(queue, msgspec.json.encode(again), "base64", delay)
+        await self.queues.put(queue, RawMessage.of(again), delay)
         logger.warning(
             "put back: reason=%s queue=%s id=%s items=%d attempts=%d seconds=%d",
             error.reason,

@@ -14,12 +14,11 @@ from typing import Final, Protocol
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from shared.domain.errors import MalformedInputError, TokenRejected, UnavailableError
-from shared.domain.notifications import Item, RawMessage, client_state_matches, pack, parse_collection
-from shared.domain.queue_text import Encoding
+from shared.domain.notifications import Item, client_state_matches, parse_collection
 from shared.domain.resources import CALL_RECORDS, RAW_QUEUE
 from shared.domain.validation_tokens import Claims, Issuers, key_id, validate
 from shared.services.http_answer import ACCEPTED, Answer, refused, try_again
-from shared.services.raw_messages import CLAIMS_CONTAINER
+from shared.services.raw_queues import RawQueues
 from shared.services.telemetry import NO_TELEMETRY, Telemetry
 
 logger = logging.getLogger(__name__)
@@ -35,15 +34,6 @@ _MAX_VERIFIED: Final = 1000
 _BELIEVED_FOR: Final = timedelta(hours=1)
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _LOGGABLE_ID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
-
-
-class RawQueues(Protocol):
-    async def put(self, queue: str, body: bytes, encoding: Encoding) -> None: ...
-
-
-class ClaimBlobs(Protocol):
-    async def put(self, container: str, name: str, data: bytes) -> str: ...
-    async def delete(self, container: str, name: str) -> None: ...
 
 
 class SigningKeySource(Protocol):
@@ -98,7 +88,6 @@ class Receiver:
     """
 
     queues: RawQueues
-    blobs: ClaimBlobs
     signing_keys: SigningKeySource
     client_states: Sequence[str]
     app_ids: Collection[str]
@@ -231,22 +220,8 @@ class Receiver:
 
     async def _send(self, queue: str, raws: Sequence[bytes], received: datetime, traceparent: str) -> None:
         with self.telemetry.sending(queue, len(raws), traceparent) as trace:
-            messages = pack(raws, delivery_id=secrets.token_hex(16), received=received, traceparent=trace)
-            puts = [self._put(queue, message) for message in messages]
-            _raise_first(await asyncio.gather(*puts, return_exceptions=True))
+            await self.queues.send(queue, raws, received=received, traceparent=trace)
         self.telemetry.received(queue, len(raws))
-
-    async def _put(self, queue: str, message: RawMessage) -> None:
-        if message.claim_name is None:
-            await self.queues.put(queue, message.body, "base64")
-            return
-        await self.blobs.put(CLAIMS_CONTAINER, message.claim_name, message.body)
-        try:
-            await self.queues.put(queue, message.queue_body, "base64")
-        except UnavailableError:
-            # Graph sends it again under a new name, and nothing would ever fetch this one.
-            await self.blobs.delete(CLAIMS_CONTAINER, message.claim_name)
-            raise
 
 
 def _raise_first(results: Iterable[BaseException | None]) -> None:

@@ -8,12 +8,11 @@ from typing import Final, Protocol
 
 import msgspec
 
+from shared.domain.envelope import RawMessage
 from shared.domain.errors import MalformedInputError
-from shared.domain.notifications import Envelope, to_message
-from shared.domain.queue_text import Encoding
 from shared.domain.resources import RAW_QUEUES
 from shared.services.quarantine import QUARANTINE_CONTAINER, Parked
-from shared.services.raw_messages import CLAIMS_CONTAINER
+from shared.services.raw_queues import RawQueues
 
 _UNKNOWN: Final = "unknown"
 
@@ -39,13 +38,7 @@ class Listed(Protocol):
 class QuarantineBlobs(Protocol):
     def list(self, container: str) -> AsyncIterator[Listed]: ...
     async def get_version(self, container: str, name: str) -> Version | None: ...
-    async def put(self, container: str, name: str, data: bytes) -> str: ...
-    async def delete(self, container: str, name: str) -> None: ...
     async def delete_version(self, container: str, name: str, etag: str) -> bool: ...
-
-
-class RawQueues(Protocol):
-    async def put(self, queue: str, body: bytes, encoding: Encoding) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +123,10 @@ class Replay:
             return Done.GONE
         parked = _parked(found.data)
         if parked.envelope is None:
-            await self.queues.put(parked.queue, (parked.text or "").encode(), "base64")
+            await self.queues.put_text(parked.queue, parked.text or "")
         else:
-            await self._put(parked.queue, msgspec.structs.replace(parked.envelope, attempts=0, failing_since=None))
+            fresh = msgspec.structs.replace(parked.envelope, attempts=0, failing_since=None)
+            await self.queues.put(parked.queue, RawMessage.of(fresh))
         # The item may have failed again by now, and lie here anew under the same name.
         removed = await self.blobs.delete_version(QUARANTINE_CONTAINER, name, found.etag)
         return Done.REPLAYED if removed else Done.CHANGED
@@ -149,15 +143,9 @@ class Replay:
             return Done.GONE
         parked = _parked(found.data)
         if parked.envelope is not None and parked.envelope.claim is not None:
-            await self.blobs.delete(CLAIMS_CONTAINER, parked.envelope.claim)
+            await self.queues.settle(parked.envelope.claim)
         removed = await self.blobs.delete_version(QUARANTINE_CONTAINER, name, found.etag)
         return Done.DISCARDED if removed else Done.CHANGED
-
-    async def _put(self, queue: str, envelope: Envelope) -> None:
-        message = to_message(envelope)
-        if message.claim_name is not None:
-            await self.blobs.put(CLAIMS_CONTAINER, message.claim_name, message.body)
-        await self.queues.put(queue, message.queue_body, "base64")
 
 
 def _parked(data: bytes) -> Parked:

@@ -12,11 +12,10 @@ from typing import Final, Protocol
 from shared.clock import Clock
 from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.domain.events import CloudEvent, parse_message
-from shared.domain.notifications import pack
-from shared.domain.queue_text import Encoding
 from shared.domain.resources import RAW_QUEUE, SELF_TEST
 from shared.domain.self_test import SelfTestNotification
 from shared.domain.subscriptions import EncryptionCertificate
+from shared.services.raw_queues import RawQueues
 
 PATIENCE: Final = timedelta(seconds=60)
 
@@ -27,7 +26,6 @@ _AT_A_TIME: Final = 32
 
 
 class Queues(Protocol):
-    async def put(self, queue: str, body: bytes, encoding: Encoding) -> None: ...
     async def take(self, queue: str, see: Callable[[str], bool], *, at_most: int) -> int: ...
 
 
@@ -58,6 +56,7 @@ class SelfTest:
         client_state: the current one.
     """
 
+    raw_queues: RawQueues
     queues: Queues
     certificates: Certificates
     post: Post
@@ -110,8 +109,7 @@ class SelfTest:
     async def _put(self, sent: SelfTestNotification) -> None:
         raw = sent.rich(await self.certificates.current())
         trace = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
-        (message,) = pack([raw], delivery_id=secrets.token_hex(16), received=self.clock.now(), traceparent=trace)
-        await self.queues.put(RAW_QUEUE, message.body, "base64")
+        await self.raw_queues.send(RAW_QUEUE, [raw], received=self.clock.now(), traceparent=trace)
 
     async def _await(self, started: dict[str, float]) -> dict[str, float]:
         """When the events of what was sent were seen, by id."""

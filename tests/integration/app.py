@@ -18,7 +18,7 @@ from shared.domain.events import CloudEvent, parse_message
 from shared.domain.resources import EVENT_QUEUES, RAW_QUEUES
 from shared.services.decrypt import DATA_CONTAINER
 from shared.services.quarantine import QUARANTINE_CONTAINER
-from shared.services.raw_messages import CLAIMS_CONTAINER
+from shared.services.raw_queues import CLAIMS_CONTAINER
 
 CLIENT_STATE = "the-current-client-state"
 PREVIOUS_CLIENT_STATE = "the-previous-client-state"

@@ -27,13 +27,14 @@ from dev.azurite import Azurite
 from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
+from shared.domain.envelope import Envelope
 from shared.domain.errors import UnknownCertificateError
-from shared.domain.notifications import Envelope
 from shared.domain.queue_text import Encoding
 from shared.domain.resources import CALL_RECORDS
 from shared.services.decrypt import DATA_CONTAINER, Decryptor
 from shared.services.quarantine import Quarantine
 from shared.services.raw_messages import RawMessages
+from shared.services.raw_queues import RawQueues
 from shared.settings import StorageSettings
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -109,7 +110,7 @@ class Storage:
             blobs = Blobs(account)
             quarantine = Quarantine(blobs, lambda: RECEIVED)
             decryptor = Decryptor(
-                raw_messages=RawMessages(blobs, Queues(account), quarantine, lambda: RECEIVED),
+                raw_messages=RawMessages(RawQueues(Queues(account), blobs), quarantine, lambda: RECEIVED),
                 queues=Prefixed(Queues(account), self.prefix),
                 blobs=blobs,
                 private_keys=NoKeys(),

@@ -1,14 +1,18 @@
 """A put over a real socket, to storage that does not always take it."""
 
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import pytest
 from aiohttp import web
 
+from dev.azurite import Azurite
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
 from shared.domain.errors import UnavailableError
+from shared.domain.queue_messages import Receipt
 from shared.settings import StorageSettings
 
 QUEUE = "call-events"
@@ -119,3 +123,57 @@ async def test_where_nobody_listens_storage_is_unavailable(unused_tcp_port: int)
         with pytest.raises(UnavailableError) as caught:
             await queues.put(QUEUE, BODY, "base64")
     assert caught.value.reason == "storage-no-answer"
+
+
+async def test_a_hidden_message_is_shown_or_deleted_by_the_receipt_of_its_own_put(
+    azurite: Azurite, unique_name: Callable[[str], str]
+) -> None:
+    name = unique_name("raw")
+    async with queues_of(azurite) as queues:
+        receipts = [await queues.put(name, body, "base64", timedelta(minutes=5)) for body in (b'"a"', b'"b"')]
+        assert await queues.peek(name) == []
+        assert [await queues.show(receipts[0]), await queues.delete(receipts[1])] == [True, True]
+        assert [base64.b64decode(text) for text in await queues.peek(name)] == [b'"a"']
+        # What is done by somebody else is no error: the one is gone, the other has been shown and has a new receipt.
+        assert [await queues.show(receipts[1]), await queues.delete(receipts[1])] == [False, False]
+        assert [await queues.show(receipts[0]), await queues.delete(receipts[0])] == [False, False]
+        assert await queues.count(name) == 1
+
+
+async def test_a_message_that_somebody_took_is_theirs(azurite: Azurite, unique_name: Callable[[str], str]) -> None:
+    name = unique_name("raw")
+    async with queues_of(azurite) as queues:
+        receipt = await queues.put(name, BODY, "base64")
+        (leased,) = await queues.lease(name, timedelta(minutes=5), at_most=32)
+        assert (base64.b64decode(leased.text), leased.inserted.tzinfo is not None) == (BODY, True)
+        assert await queues.lease(name, timedelta(minutes=5), at_most=32) == []
+        assert [await queues.show(receipt), await queues.delete(receipt)] == [False, False]
+        assert await queues.delete(leased.receipt)
+        assert await queues.count(name) == 0
+
+
+async def test_a_queue_that_is_not_there_holds_nothing(azurite: Azurite, unique_name: Callable[[str], str]) -> None:
+    async with queues_of(azurite) as queues:
+        assert await queues.lease(unique_name("none"), timedelta(minutes=5), at_most=32) == []
+
+
+async def test_a_put_whose_answer_names_no_receipt_is_a_put() -> None:
+    async with queues_on(storage := Storage()) as queues:
+        receipt = await queues.put(QUEUE, BODY, "base64")
+        assert [await queues.show(receipt), await queues.delete(receipt)] == [False, False]
+    assert len(storage.requests) == 1
+
+
+@pytest.mark.parametrize("trouble", [busy, refuse])
+async def test_trouble_with_a_receipt_is_not_taken_for_somebody_else(trouble: Behaviour) -> None:
+    async with queues_on(Storage(*[trouble] * 6)) as queues:
+        for act in (queues.show, queues.delete):
+            with pytest.raises(UnavailableError):
+                await act(Receipt(QUEUE, "id", "receipt"))
+
+
+@asynccontextmanager
+async def queues_of(azurite: Azurite) -> AsyncIterator[Queues]:
+    account = StorageAccount(StorageSettings(azurite.connection_string, None, None, None))
+    yield Queues(account)
+    await account.queues.close()

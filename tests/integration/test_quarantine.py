@@ -15,10 +15,12 @@ from manage import app as manage
 from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
+from shared.domain.envelope import parse_envelope
 from shared.domain.errors import MalformedContentError, UnavailableError
-from shared.domain.notifications import parse_envelope
+from shared.domain.queue_messages import Receipt
 from shared.domain.queue_text import Encoding
 from shared.services.quarantine import QUARANTINE_CONTAINER, Quarantine
+from shared.services.raw_queues import RawQueues
 from shared.services.replay import Done, Replay, Selection
 from shared.settings import StorageSettings
 from tests.integration.app import CLIENT_STATE, App
@@ -222,9 +224,10 @@ class _During:
     queues: Queues
     then: Callable[[], Any]
 
-    async def put(self, queue: str, body: bytes, encoding: Encoding) -> None:
-        await self.queues.put(queue, body, encoding)
+    async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta) -> Receipt:
+        receipt = await self.queues.put(queue, body, encoding, delay)
         await self.then()
+        return receipt
 
 
 async def test_an_item_that_fails_again_before_its_replay_is_over_stays_in_quarantine(
@@ -242,7 +245,7 @@ async def test_an_item_that_fails_again_before_its_replay_is_over_stays_in_quara
                 envelope, 0, queue="raw-notifications", error=MalformedContentError(), attempts=1
             )
 
-        replay = Replay(blobs, _During(Queues(account), fail))
+        replay = Replay(blobs, RawQueues(_During(Queues(account), fail), blobs))  # type: ignore[arg-type]
         assert await replay.replay(before["name"]) is Done.CHANGED
         selection = Selection(reasons=frozenset({"encrypted-content-malformed"}))
         assert [entry.name async for entry in replay.entries(selection, datetime.now(UTC))] == [before["name"]]

@@ -119,7 +119,7 @@ class TestStorage:
 
         forgotten = {prefix for rule in policy["rules"] for prefix in rule["definition"]["filters"]["prefixMatch"]}
 
-        assert forgotten == {"raw-claims/", "event-data/"}
+        assert forgotten == {"raw-claims/", "handled-claims/", "event-data/"}
 
     def test_account_keys_and_public_blobs_are_off(self) -> None:
         properties = only(TEMPLATES["app/storage.bicep"], "Microsoft.Storage/storageAccounts").body["properties"]
@@ -263,6 +263,7 @@ CALLS: dict[type, dict[str, tuple[str, str]]] = {
         "peek_messages": _QUEUES,
         "receive_messages": _QUEUES,
         "send_message": _QUEUES,
+        "update_message": _QUEUES,
     },
     ContainerClient: {
         "create_container": _BLOBS,

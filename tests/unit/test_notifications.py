@@ -11,15 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.domain import resources
+from shared.domain.envelope import pack, parse_envelope
 from shared.domain.errors import MalformedInputError
-from shared.domain.notifications import (
-    ChangeNotification,
-    client_state_matches,
-    pack,
-    parse_collection,
-    parse_envelope,
-    parse_item,
-)
+from shared.domain.notifications import ChangeNotification, client_state_matches, parse_collection, parse_item
 from shared.domain.queue_text import QUEUE_MESSAGE_BYTES
 
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -223,7 +217,7 @@ def test_the_tenant_is_tenant_id_else_organization_id() -> None:
 def test_what_belongs_together_goes_into_one_message() -> None:
     raws = [json.dumps({"id": str(n)}).encode() for n in range(40)]
     (message,) = pack(raws, delivery_id="d", received=RECEIVED, traceparent=TRACE)
-    envelope = parse_envelope(message.queue_body)
+    envelope = parse_envelope(message.body)
     assert [bytes(raw) for raw in envelope.notifications] == raws
     assert (envelope.received, envelope.traceparent, envelope.item_id(39)) == (RECEIVED, TRACE, "d-39")
 
@@ -235,10 +229,10 @@ def test_packing_keeps_all_in_order_and_within_the_limit(sizes: list[int]) -> No
     messages = pack(raws, delivery_id="d" * 32, received=RECEIVED, traceparent=TRACE)
     unpacked, names = [], []
     for message in messages:
-        assert len(base64.b64encode(message.queue_body)) <= QUEUE_MESSAGE_BYTES
-        ticket = parse_envelope(message.queue_body)
-        assert (ticket.claim, bool(ticket.notifications)) == (message.claim_name, message.claim_name is None)
+        put = message.ticket("2026/01/01/q/c.json") if message.needs_claim_check else message
+        assert len(base64.b64encode(put.body)) <= QUEUE_MESSAGE_BYTES
         envelope = parse_envelope(message.body)
+        assert parse_envelope(put.body).item_id(0) == envelope.item_id(0)
         unpacked += [bytes(raw) for raw in envelope.notifications]
         names += [envelope.item_id(index) for index in range(len(envelope.notifications))]
     assert unpacked == raws
@@ -258,7 +252,7 @@ def fits_when_put_back(raws: list[bytes], first: bytes = b"") -> bool:
 def packed(raws: list[bytes]) -> list[tuple[int, bool]]:
     """Of each message: how many of them it holds, and whether in a blob."""
     messages = pack(raws, delivery_id="d", received=RECEIVED, traceparent=TRACE)
-    return [(len(parse_envelope(message.body).notifications), message.claim_name is not None) for message in messages]
+    return [(len(parse_envelope(message.body).notifications), message.needs_claim_check) for message in messages]
 
 
 def of_bytes(count: int) -> bytes:
@@ -302,7 +296,7 @@ def test_only_what_was_missed_says_that_it_was_made_up() -> None:
 def test_only_what_is_too_large_by_itself_becomes_a_claim_check() -> None:
     large = b'{"x":"%b"}' % (b"x" * 60_000)
     messages = pack([b"{}", large, b"{}"], delivery_id="d", received=RECEIVED, traceparent=TRACE)
-    assert [message.claim_name for message in messages] == [None, "2026/01/02/d-1.json", None]
+    assert [message.needs_claim_check for message in messages] == [False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,11 @@ from dev.simulator import Kind, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
+from shared.domain.resources import RAW_QUEUE
 from shared.domain.validation_tokens import PUBLIC_CLOUD
+from shared.services.raw_queues import RawQueues
 from shared.services.receive import Receiver
+from tests.storage_model import StorageModel
 
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
 APP = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
@@ -35,25 +38,6 @@ class Keys:
 
 
 @dataclass
-class Storage:
-    """Queues that keep what is put."""
-
-    bodies: list[bytes] = field(default_factory=list)
-
-    async def put(self, _queue: str, body: bytes, _encoding: Any) -> None:
-        self.bodies.append(body)
-
-
-@dataclass
-class Blobs:
-    async def put(self, container: str, name: str, data: bytes) -> str:
-        raise AssertionError("nothing here is large")
-
-    async def delete(self, container: str, name: str) -> None:
-        raise AssertionError("nothing here is large")
-
-
-@dataclass
 class Clock:
     now: datetime = START
 
@@ -61,11 +45,10 @@ class Clock:
         return self.now
 
 
-def setup() -> tuple[Receiver, Keys, Storage, Clock]:
-    keys, storage, clock = Keys(), Storage(), Clock()
+def setup() -> tuple[Receiver, Keys, StorageModel, Clock]:
+    keys, storage, clock = Keys(), StorageModel(), Clock()
     receiver = Receiver(
-        queues=storage,
-        blobs=Blobs(),
+        queues=RawQueues(storage.queues, storage.blobs),
         signing_keys=keys,
         client_states=(STATE,),
         app_ids={APP},
@@ -88,7 +71,7 @@ async def test_a_token_is_verified_once() -> None:
     post = body()
     for _ in range(3):
         assert (await receiver.receive(post, None)).status == 202
-    assert (keys.asked, len(storage.bodies)) == (1, 3)
+    assert (keys.asked, len(storage.messages[RAW_QUEUE])) == (1, 3)
 
 
 async def test_a_verified_token_still_expires() -> None:
@@ -97,7 +80,7 @@ async def test_a_verified_token_still_expires() -> None:
     await receiver.receive(post, None)
     clock.now += timedelta(minutes=36)
     assert (await receiver.receive(post, None)).status == 202
-    assert len(storage.bodies) == 1
+    assert len(storage.messages[RAW_QUEUE]) == 1
 
 
 async def test_a_withdrawn_key_is_noticed_within_the_hour() -> None:
@@ -107,10 +90,10 @@ async def test_a_withdrawn_key_is_noticed_within_the_hour() -> None:
     keys.known = {}
     clock.now += timedelta(minutes=59)
     await receiver.receive(post, None)
-    assert len(storage.bodies) == 2
+    assert len(storage.messages[RAW_QUEUE]) == 2
     clock.now += timedelta(minutes=2)
     await receiver.receive(post, None)
-    assert len(storage.bodies) == 2
+    assert len(storage.messages[RAW_QUEUE]) == 2
 
 
 async def test_a_refused_token_is_not_remembered_as_good() -> None:
@@ -119,10 +102,10 @@ async def test_a_refused_token_is_not_remembered_as_good() -> None:
     post = body()
     for _ in range(2):
         await receiver.receive(post, None)
-    assert (keys.asked, storage.bodies) == (2, [])
+    assert (keys.asked, storage.messages[RAW_QUEUE]) == (2, [])
     keys.known = {KEY.kid: KEY.private_key.public_key()}
     await receiver.receive(post, None)
-    assert len(storage.bodies) == 1
+    assert len(storage.messages[RAW_QUEUE]) == 1
 
 
 async def test_what_is_remembered_has_a_bound() -> None:

@@ -3,9 +3,9 @@
 import itertools
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -13,95 +13,68 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
+from shared.domain.envelope import Envelope, RawMessage
 from shared.domain.errors import UnavailableError, UnknownCertificateError
 from shared.domain.events import parse_message
-from shared.domain.notifications import Envelope, to_message
-from shared.domain.queue_text import Encoding, encode
 from shared.domain.resources import EMERGENCY_QUEUE, RAW_QUEUE
 from shared.domain.retries import GIVE_UP_AFTER, is_exhausted, pause
 from shared.services import decrypt
 from shared.services.decrypt import Decryptor
 from shared.services.quarantine import QUARANTINE_CONTAINER, Quarantine
-from shared.services.raw_messages import CLAIMS_CONTAINER, RawMessages
+from shared.services.raw_messages import RawMessages
+from shared.services.raw_queues import CLAIMS_CONTAINER, RawQueues
+from tests.storage_model import START, Crash, Message, StorageModel
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
 TRIES_OF_THE_PLATFORM = 5
 KEY = KeyCertificate.generate()
 CERTIFICATE_ID = "switchboard/0123456789abcdef0123456789abcdef"
-
-
-class Crash(BaseException):
-    """The worker is gone."""
-
-
-@dataclass
-class Message:
-    text: str
-    visible: datetime
-    dequeued: int = 0
 
 
 @dataclass
 class World:
     """Storage, Key Vault and the platform, in memory and with a clock of their own; any operation may crash or fail."""
 
-    now: datetime = START
-    queues: dict[str, list[Message]] = field(default_factory=dict)
-    blobs: dict[tuple[str, str], bytes] = field(default_factory=dict)
-    operations: int = 0
+    storage: StorageModel = field(default_factory=StorageModel)
     crash_at: int | None = None
     vault_until: datetime = START
-    storage_refuses: set[str] = field(default_factory=set)  # queues and containers
     asked: Counter[str] = field(default_factory=Counter)
     batched: bool = False
 
-    def _operate(self, what: str) -> None:
-        self.operations += 1
-        if self.operations == self.crash_at:
+    def __post_init__(self) -> None:
+        self.storage.fault = self._crash
+
+    def _crash(self, _what: str, _operation: str, apply: Callable[[], Any]) -> Any:
+        if len(self.storage.log) == self.crash_at:
             raise Crash
-        if what in self.storage_refuses:
-            raise UnavailableError(what, reason="storage-503")
-
-    # --- queues and blobs, as the services know them
-
-    async def put(self, *args: Any, **_: Any) -> Any:
-        if isinstance(args[1], bytes):
-            return self._put_message(*args)
-        container, name, data = args[:3]
-        self._operate(container)
-        self.blobs[container, name] = data
-        return f"https://storage.example/{container}/{name}"
-
-    def _put_message(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta = timedelta(0)) -> None:
-        self._operate(queue)
-        assert len(encode(body, encoding)) <= 64 * 1024
-        self.queues.setdefault(queue, []).append(Message(body.decode(), self.now + delay))
-
-    async def get(self, container: str, name: str) -> bytes | None:
-        self._operate(container)
-        return self.blobs.get((container, name))
-
-    async def delete(self, container: str, name: str) -> None:
-        self._operate(container)
-        self.blobs.pop((container, name), None)
+        return apply()
 
     async def private_key(self, certificate_id: str) -> RSAPrivateKey:
-        self._operate("vault")
-        self.asked[certificate_id] += 1
-        if certificate_id != CERTIFICATE_ID:
-            raise UnknownCertificateError
-        if self.now < self.vault_until:
-            raise UnavailableError("Key Vault", reason="key-vault-503")
-        return KEY.private_key
+        def apply() -> RSAPrivateKey:
+            self.asked[certificate_id] += 1
+            if certificate_id != CERTIFICATE_ID:
+                raise UnknownCertificateError
+            if self.now < self.vault_until:
+                raise UnavailableError("Key Vault", reason="key-vault-503")
+            return KEY.private_key
+
+        key: RSAPrivateKey = self.storage.operate("vault", "get", apply)
+        return key
 
     # --- the platform
 
+    @property
+    def now(self) -> datetime:
+        return self.storage.now
+
+    def raw_queues(self) -> RawQueues:
+        return RawQueues(self.storage.queues, self.storage.blobs)
+
     def decryptor(self) -> Decryptor:
-        quarantine = Quarantine(self, lambda: self.now)
+        quarantine = Quarantine(self.storage.blobs, lambda: self.now)
         return Decryptor(
-            raw_messages=RawMessages(self, self, quarantine, lambda: self.now),
-            queues=self,
-            blobs=self,
+            raw_messages=RawMessages(self.raw_queues(), quarantine, lambda: self.now),
+            queues=self.storage.queues,
+            blobs=self.storage.blobs,
             private_keys=self,
             encoding="none",
             batched=self.batched,
@@ -110,46 +83,47 @@ class World:
     async def run(self, queue: str = RAW_QUEUE) -> None:
         """Deliver until the queue is empty, jumping to the time when the next message shows."""
         for _ in range(10_000):
-            waiting = self.queues.get(queue)
+            waiting = self.storage.messages[queue]
             if not waiting:
                 return
             message = min(waiting, key=lambda found: found.visible)
-            self.now = max(self.now, message.visible)
-            await self._deliver(message, queue)
+            self.storage.now = max(self.now, message.visible)
+            await self.deliver(message, queue)
         pytest.fail("it never ends")
 
-    async def _deliver(self, message: Message, queue: str) -> None:
+    async def deliver(self, message: Message, queue: str) -> None:
         message.dequeued += 1
         decryptor = self.decryptor()
         try:
             if message.dequeued > TRIES_OF_THE_PLATFORM:
-                await decryptor.raw_messages.take_back(message.text, queue=queue, attempts=TRIES_OF_THE_PLATFORM)
+                await decryptor.raw_messages.take_back(message.body, queue=queue, attempts=TRIES_OF_THE_PLATFORM)
             else:
-                await decryptor.handle(message.text, queue=queue, attempts=message.dequeued)
+                await decryptor.handle(message.body, queue=queue, attempts=message.dequeued)
         except (Crash, UnavailableError):
             message.visible = self.now + timedelta(seconds=30)
         else:
-            self.queues[queue].remove(message)
+            self.storage.messages[queue].remove(message)
 
     # --- what has come out
 
     def events(self) -> Counter[str]:
         """How often each item came out, by the name in its data."""
         found: Counter[str] = Counter()
-        for queue, messages in self.queues.items():
+        for queue, messages in self.storage.messages.items():
             if queue.endswith("-events"):
                 for event in itertools.chain.from_iterable(parse_message(message.text) for message in messages):
                     data = bytes(event.data)
                     if event.dataref is not None:
-                        data = self.blobs["event-data", event.dataref.partition("/event-data/")[2]]
+                        name = event.dataref.partition("/event-data/")[2]
+                        data = self.storage.containers["event-data"][name].data
                     found[json.loads(data)["id"]] += 1
         return found
 
     def parked(self) -> list[dict[str, Any]]:
-        return [json.loads(data) for (container, _), data in self.blobs.items() if container == QUARANTINE_CONTAINER]
+        return [json.loads(blob.data) for blob in self.storage.containers[QUARANTINE_CONTAINER].values()]
 
     def claims(self) -> list[str]:
-        return [name for container, name in self.blobs if container == CLAIMS_CONTAINER]
+        return self.storage.names(CLAIMS_CONTAINER)
 
 
 def basic(name: str, **changes: Any) -> dict[str, Any]:
@@ -173,12 +147,10 @@ def rich(name: str, size: int = 0, certificate_id: str = CERTIFICATE_ID) -> dict
     }
 
 
-def put(world: World, *items: Mapping[str, Any], queue: str = RAW_QUEUE) -> None:
+async def put(world: World, *items: Mapping[str, Any], queue: str = RAW_QUEUE, **changes: Any) -> None:
     raws = tuple(msgspec.Raw(json.dumps(item).encode()) for item in items)
-    message = to_message(Envelope(v=1, id="d", received=START, traceparent="00-t", notifications=raws))
-    if message.claim_name is not None:
-        world.blobs[CLAIMS_CONTAINER, message.claim_name] = message.body
-    world.queues.setdefault(queue, []).append(Message(message.queue_body.decode(), START))
+    envelope = Envelope(**{"v": 1, "id": "d", "received": START, "traceparent": "00-t", **changes}, notifications=raws)
+    await world.raw_queues().put(queue, RawMessage.of(envelope))
 
 
 # --- the policy -----------------------------------------------------------------------------------------------------
@@ -210,7 +182,7 @@ def test_it_is_given_up_by_time_alone() -> None:
 @pytest.mark.parametrize("minutes", [1, 60, 95])
 async def test_an_outage_of_key_vault_loses_nothing_and_repeats_nothing(minutes: int, batched: bool) -> None:
     world = World(vault_until=START + timedelta(minutes=minutes), batched=batched)
-    put(world, rich("a"), basic("b"), rich("c"), rich("d"), basic("e"))
+    await put(world, rich("a"), basic("b"), rich("c"), rich("d"), basic("e"))
     await world.run()
     assert world.events() == Counter("abcde")
     assert world.parked() == []
@@ -219,7 +191,7 @@ async def test_an_outage_of_key_vault_loses_nothing_and_repeats_nothing(minutes:
 
 async def test_an_outage_costs_an_emergency_call_seconds() -> None:
     world = World(vault_until=START + timedelta(minutes=60))
-    put(world, rich("a"), queue=EMERGENCY_QUEUE)
+    await put(world, rich("a"), queue=EMERGENCY_QUEUE)
     await world.run(EMERGENCY_QUEUE)
     assert world.events() == Counter("a")
     assert world.now - world.vault_until <= timedelta(seconds=20)
@@ -227,7 +199,7 @@ async def test_an_outage_costs_an_emergency_call_seconds() -> None:
 
 async def test_what_fails_for_longer_is_parked_item_by_item_with_its_last_reason() -> None:
     world = World(vault_until=START + timedelta(days=1))
-    put(world, rich("a"), basic("b"), rich("c"))
+    await put(world, rich("a"), basic("b"), rich("c"))
     await world.run()
     assert world.events() == Counter("b")
     assert timedelta(hours=1) < GIVE_UP_AFTER <= world.now - START < timedelta(hours=2)
@@ -240,7 +212,7 @@ async def test_what_fails_for_longer_is_parked_item_by_item_with_its_last_reason
 async def test_a_permanent_failure_is_tried_once_also_beside_a_transient_one() -> None:
     world = World(vault_until=START + timedelta(minutes=30))
     unknown = "switchboard/ffffffffffffffffffffffffffffffff"
-    put(world, rich("a"), rich("b", certificate_id=unknown), basic("c"))
+    await put(world, rich("a"), rich("b", certificate_id=unknown), basic("c"))
     await world.run()
     assert world.events() == Counter("ac")
     (parked,) = world.parked()
@@ -250,21 +222,23 @@ async def test_a_permanent_failure_is_tried_once_also_beside_a_transient_one() -
 
 @pytest.mark.parametrize("what", ["call-events", CLAIMS_CONTAINER])
 async def test_a_claim_check_waits_like_everything_else(what: str) -> None:
-    world = World(storage_refuses={what})
-    put(world, rich("a", size=100_000))
-    (message,) = world.queues[RAW_QUEUE]
-    await world._deliver(message, RAW_QUEUE)
-    await world._deliver(world.queues[RAW_QUEUE][0], RAW_QUEUE)
+    world = World()
+    await put(world, rich("a", size=100_000))
+    world.storage.refused = {what}
+    (message,) = world.storage.messages[RAW_QUEUE]
+    await world.deliver(message, RAW_QUEUE)
+    await world.deliver(world.storage.messages[RAW_QUEUE][0], RAW_QUEUE)
     assert len(world.claims()) == 1
-    world.storage_refuses.clear()
+    world.storage.refused.clear()
     await world.run()
     assert world.events() == Counter("a")
     assert world.claims() == []
 
 
 async def test_a_claim_check_that_stays_unreadable_is_parked_with_its_blob() -> None:
-    world = World(storage_refuses={CLAIMS_CONTAINER})
-    put(world, rich("a", size=100_000))
+    world = World()
+    await put(world, rich("a", size=100_000))
+    world.storage.refused = {CLAIMS_CONTAINER}
     await world.run()
     (parked,) = world.parked()
     assert parked["reason"] == "storage-503"
@@ -272,24 +246,26 @@ async def test_a_claim_check_that_stays_unreadable_is_parked_with_its_blob() -> 
 
 
 async def test_while_quarantine_is_away_what_belongs_there_is_put_back() -> None:
-    world = World(storage_refuses={QUARANTINE_CONTAINER})
-    put(world, basic("a", resourceData=7, resource=7), rich("b", certificate_id="other/1"))
-    (message,) = world.queues[RAW_QUEUE]
-    await world._deliver(message, RAW_QUEUE)
-    assert len(world.queues[RAW_QUEUE]) == 1
-    world.storage_refuses.clear()
+    world = World()
+    await put(world, basic("a", resourceData=7, resource=7), rich("b", certificate_id="other/1"))
+    world.storage.refused = {QUARANTINE_CONTAINER}
+    (message,) = world.storage.messages[RAW_QUEUE]
+    await world.deliver(message, RAW_QUEUE)
+    assert len(world.storage.messages[RAW_QUEUE]) == 1
+    world.storage.refused.clear()
     await world.run()
     assert len(world.parked()) == 1
 
 
 async def test_where_only_the_raw_queue_takes_nothing_the_platform_tries_and_then_it_begins_anew() -> None:
-    world = World(vault_until=START + timedelta(minutes=30), storage_refuses={RAW_QUEUE})
-    put(world, rich("a"))
-    (message,) = world.queues[RAW_QUEUE]
+    world = World(vault_until=START + timedelta(minutes=30))
+    await put(world, rich("a"))
+    world.storage.refused = {RAW_QUEUE}
+    (message,) = world.storage.messages[RAW_QUEUE]
     for _ in range(TRIES_OF_THE_PLATFORM + 3):
-        await world._deliver(message, RAW_QUEUE)
-    assert world.queues[RAW_QUEUE] == [message]
-    world.storage_refuses.clear()
+        await world.deliver(message, RAW_QUEUE)
+    assert world.storage.messages[RAW_QUEUE] == [message]
+    world.storage.refused.clear()
     await world.run()
     assert world.events() == Counter("a")
     assert world.parked() == []
@@ -306,7 +282,7 @@ async def test_a_fault_of_ours_costs_its_own_item_one_try_and_tells_no_data(
     found = decrypt.event_of
     monkeypatch.setattr(decrypt, "event_of", event_of)
     world = World()
-    put(world, basic("a"), basic("b"), basic("c"))
+    await put(world, basic("a"), basic("b"), basic("c"))
     await world.run()
     assert world.events() == Counter("ac")
     (parked,) = world.parked()
@@ -320,21 +296,22 @@ async def test_a_fault_of_ours_costs_its_own_item_one_try_and_tells_no_data(
 async def test_a_crash_at_any_point_loses_nothing(large: bool, batched: bool) -> None:
     """One crash at each operation in turn, in a run with a transient and a permanent failure in it."""
 
-    def prepared() -> World:
+    async def prepared() -> World:
         world = World(vault_until=START + timedelta(seconds=3), batched=batched)
         if large:
-            put(world, rich("a", size=100_000))
+            await put(world, rich("a", size=100_000))
         else:
-            put(world, rich("a"), basic("b"), rich("bad", certificate_id="other/1"), rich("c"))
+            await put(world, rich("a"), basic("b"), rich("bad", certificate_id="other/1"), rich("c"))
+        world.storage.log.clear()
         return world
 
     wanted = {"a"} if large else {"a", "b", "c"}
-    straight = prepared()
+    straight = await prepared()
     await straight.run()
     assert straight.events() == Counter(wanted)
-    assert straight.operations > 5
-    for crash_at in range(1, straight.operations + 1):
-        world = prepared()
+    assert len(straight.storage.log) > 5
+    for crash_at in range(1, len(straight.storage.log) + 1):
+        world = await prepared()
         world.crash_at = crash_at
         await world.run()
         assert set(world.events()) == wanted, f"crash at operation {crash_at}"

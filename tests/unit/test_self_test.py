@@ -8,15 +8,19 @@ import pytest
 
 from dev.simulator.crypto import KeyCertificate
 from shared.domain.encryption import decrypt
+from shared.domain.envelope import parse_envelope
 from shared.domain.errors import SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.domain.events import event_of
-from shared.domain.notifications import client_state_matches, parse_collection, parse_envelope, parse_item
+from shared.domain.notifications import client_state_matches, parse_collection, parse_item
+from shared.domain.queue_messages import Receipt
 from shared.domain.queue_text import Encoding
 from shared.domain.resources import EVENT_QUEUES, RAW_QUEUE, SELF_TEST
 from shared.domain.self_test import SelfTestNotification
 from shared.domain.subscriptions import EncryptionCertificate
 from shared.services.decrypt import open_items, seal_of
+from shared.services.raw_queues import RawQueues
 from shared.services.self_test import Leg, SelfTest
+from tests.storage_model import StorageModel
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
@@ -107,13 +111,14 @@ class App:
             self.deliver(item.raw, None)
         return self.status
 
-    async def put(self, queue: str, body: bytes, encoding: Encoding) -> None:
-        assert (queue, encoding) == (RAW_QUEUE, "base64")
+    async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta) -> Receipt:
+        assert (queue, encoding, delay) == (RAW_QUEUE, "base64", timedelta(0))
         envelope = parse_envelope(body.decode())
         items = [seal_of(bytes(raw)) for raw in envelope.notifications]
         for opened in open_items(envelope, items, {"switchboard/1": PAIR.private_key}):
             assert not isinstance(opened.result, SwitchboardError)
             self.messages.append(opened.result.to_json().decode())
+        return Receipt(queue, "", "")
 
     async def take(self, queue: str, see: Callable[[str], bool], *, at_most: int) -> int:
         assert queue == SELF_TEST.events_queue
@@ -131,6 +136,7 @@ class App:
 
 def run(app: App, **changes: object) -> Awaitable[tuple[Leg, ...]]:
     parts = {
+        "raw_queues": RawQueues(app, StorageModel().blobs),  # type: ignore[arg-type]
         "queues": app,
         "certificates": app,
         "post": app.post,

@@ -1,0 +1,203 @@
+"""Queues and blobs in memory, with a clock of their own: storage as the services know it, and its faults."""
+
+import base64
+import itertools
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from shared.domain.errors import UnavailableError
+from shared.domain.queue_messages import LeasedMessage, Receipt
+from shared.domain.queue_text import QUEUE_MESSAGE_BYTES, Encoding, encode
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Crash(BaseException):
+    """The worker is gone."""
+
+
+@dataclass
+class Message:
+    """A message as it lies on its queue; `text` as it was encoded."""
+
+    id: str
+    text: str
+    inserted: datetime
+    visible: datetime
+    expires: datetime | None = None
+    dequeued: int = 0
+    receipt: str = ""
+
+    @property
+    def body(self) -> str:
+        """What it says, decoded."""
+        return self.text if self.text.startswith(("{", "[")) else base64.b64decode(self.text).decode()
+
+
+class Blob(NamedTuple):
+    data: bytes
+    metadata: Mapping[str, str]
+    etag: str
+    modified: datetime
+
+
+def _no_fault(_what: str, _operation: str, apply: Callable[[], Any]) -> Any:
+    return apply()
+
+
+@dataclass
+class StorageModel:
+    """`fault` is asked to carry out each operation: it may fail, crash, or do it and say nothing of it."""
+
+    now: datetime = START
+    messages: defaultdict[str, list[Message]] = field(default_factory=lambda: defaultdict(list))
+    containers: defaultdict[str, dict[str, Blob]] = field(default_factory=lambda: defaultdict(dict))
+    refused: set[str] = field(default_factory=set)  # queues and containers that take nothing
+    fault: Callable[[str, str, Callable[[], Any]], Any] = _no_fault
+    log: list[tuple[str, str]] = field(default_factory=list)  # operations: what they were, and on what
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def queues(self) -> "QueuesModel":
+        return QueuesModel(self)
+
+    @property
+    def blobs(self) -> "BlobsModel":
+        return BlobsModel(self)
+
+    def operate(self, what: str, operation: str, apply: Callable[[], Any]) -> Any:
+        self.log.append((operation, what))
+        if what in self.refused:
+            raise UnavailableError(what, reason="storage-503")
+        return self.fault(what, operation, apply)
+
+    def number(self) -> str:
+        return str(next(self._numbers))
+
+    def put(self, queue: str, text: str, *, delay: timedelta = timedelta(0), lives: timedelta | None = None) -> Message:
+        """A message that somebody else has put; its text as it is encoded."""
+        expires = None if lives is None else self.now + lives
+        message = Message(self.number(), text, self.now, self.now + delay, expires, 0, self.number())
+        self.messages[queue].append(message)
+        return message
+
+    def take(self, queue: str, lease: timedelta, at_most: int) -> list[Message]:
+        """Lease what is visible, the oldest first."""
+        self.messages[queue] = [one for one in self.messages[queue] if one.expires is None or one.expires > self.now]
+        taken = [one for one in self.messages[queue] if one.visible <= self.now][:at_most]
+        for message in taken:
+            message.visible = self.now + lease
+            message.dequeued += 1
+            message.receipt = self.number()
+        return taken
+
+    def found(self, receipt: Receipt) -> Message | None:
+        """The message of a receipt that still counts."""
+        for message in self.messages[receipt.queue]:
+            if (message.id, message.receipt) == (receipt.message_id, receipt.pop_receipt):
+                return message
+        return None
+
+    def names(self, container: str) -> list[str]:
+        return sorted(self.containers[container])
+
+
+@dataclass(frozen=True)
+class QueuesModel:
+    """What `shared.adapters.queues.Queues` offers."""
+
+    storage: StorageModel
+
+    async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta = timedelta(0)) -> Receipt:
+        text = encode(body, encoding)
+
+        def apply() -> Receipt:
+            if len(text.encode()) > QUEUE_MESSAGE_BYTES:
+                raise UnavailableError(queue, reason="storage-RequestBodyTooLarge")
+            message = self.storage.put(queue, text, delay=delay)
+            return Receipt(queue, message.id, message.receipt)
+
+        return self.storage.operate(queue, "put", apply)
+
+    async def show(self, receipt: Receipt) -> bool:
+        def apply() -> bool:
+            message = self.storage.found(receipt)
+            if message is not None:
+                message.visible, message.receipt = self.storage.now, self.storage.number()
+            return message is not None
+
+        return self.storage.operate(receipt.queue, "show", apply)
+
+    async def delete(self, receipt: Receipt) -> bool:
+        def apply() -> bool:
+            message = self.storage.found(receipt)
+            if message is not None:
+                self.storage.messages[receipt.queue].remove(message)
+            return message is not None
+
+        return self.storage.operate(receipt.queue, "delete", apply)
+
+    async def lease(self, queue: str, lease: timedelta, *, at_most: int) -> list[LeasedMessage]:
+        def apply() -> list[LeasedMessage]:
+            return [
+                LeasedMessage(Receipt(queue, one.id, one.receipt), one.text, one.inserted)
+                for one in self.storage.take(queue, lease, at_most)
+            ]
+
+        return self.storage.operate(queue, "lease", apply)
+
+
+@dataclass(frozen=True)
+class BlobsModel:
+    """What `shared.adapters.blobs.Blobs` offers."""
+
+    storage: StorageModel
+
+    async def put(self, container: str, name: str, data: bytes, metadata: Mapping[str, str] | None = None) -> str:
+        def apply() -> str:
+            self._write(container, name, data, metadata or {})
+            return f"https://storage.example/{container}/{name}"
+
+        return self.storage.operate(container, "put blob", apply)
+
+    async def get(self, container: str, name: str) -> bytes | None:
+        found = await self.get_version(container, name)
+        return None if found is None else found.data
+
+    async def get_version(self, container: str, name: str) -> Blob | None:
+        return self.storage.operate(container, "get blob", lambda: self.storage.containers[container].get(name))
+
+    async def put_version(self, container: str, name: str, data: bytes, etag: str | None) -> bool:
+        def apply() -> bool:
+            found = self.storage.containers[container].get(name)
+            if (None if found is None else found.etag) != etag:
+                return False
+            self._write(container, name, data, {})
+            return True
+
+        return self.storage.operate(container, "put blob", apply)
+
+    async def list(self, container: str) -> AsyncIterator[Any]:
+        blobs = self.storage.operate(container, "list", lambda: sorted(self.storage.containers[container].items()))
+        for name, blob in blobs:
+            yield SimpleNamespace(name=name, metadata=blob.metadata, modified=blob.modified)
+
+    async def delete(self, container: str, name: str) -> None:
+        self.storage.operate(container, "delete blob", lambda: self.storage.containers[container].pop(name, None))
+
+    async def delete_version(self, container: str, name: str, etag: str) -> bool:
+        def apply() -> bool:
+            found = self.storage.containers[container].get(name)
+            if found is None or found.etag != etag:
+                return False
+            del self.storage.containers[container][name]
+            return True
+
+        return self.storage.operate(container, "delete blob", apply)
+
+    def _write(self, container: str, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
+        self.storage.containers[container][name] = Blob(data, metadata, self.storage.number(), self.storage.now)
