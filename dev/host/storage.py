@@ -4,10 +4,19 @@ Sources: "Azure Queue storage trigger and bindings" (Connections, Identity-based
 Azure.Core's retry policy with the options of Azure.Storage, as seen from the real host.
 """
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
+from azure.core.exceptions import (
+    AzureError,
+    HttpResponseError,
+    ServiceRequestError,
+    ServiceResponseError,
+    ServiceResponseTimeoutError,
+)
 from azure.identity.aio import DefaultAzureCredential
 from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue.aio import QueueServiceClient
@@ -20,6 +29,53 @@ _DEVELOPMENT = (
     f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};"
     f"BlobEndpoint=http://127.0.0.1:10000/{ACCOUNT};QueueEndpoint=http://127.0.0.1:10001/{ACCOUNT};"
 )
+
+_TRIES = 6
+_FIRST_PAUSE = 0.8  # seconds, doubled each time, with a fifth of randomness
+_ANSWER_SECONDS = 100
+_TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+
+
+async def call[T](operation: Callable[[], Awaitable[T]], surroundings: Surroundings) -> T:
+    """Call storage, six times in 20 to 30 seconds where it does not answer or asks to be called again.
+
+    Args:
+        operation: one call of a client of `queue_service` or `blob_service`.
+        surroundings: where chance comes from.
+
+    Raises:
+        AzureError: what the last try raised; what is not transient is not tried again.
+    """
+    for attempt in range(_TRIES - 1):
+        try:
+            return await _answer_of(operation)
+        except AzureError as error:
+            if not _is_transient(error):
+                raise
+            pause = _FIRST_PAUSE * 2**attempt * surroundings.random.uniform(0.8, 1.2)
+            await asyncio.sleep(max(pause, _retry_after(error)))
+    return await _answer_of(operation)
+
+
+async def _answer_of[T](operation: Callable[[], Awaitable[T]]) -> T:
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await operation()
+    except TimeoutError as error:
+        raise ServiceResponseTimeoutError(f"no answer for {_ANSWER_SECONDS} seconds") from error
+
+
+def _is_transient(error: AzureError) -> bool:
+    if isinstance(error, HttpResponseError):
+        return error.status_code in _TRANSIENT_STATUS
+    return isinstance(error, ServiceRequestError | ServiceResponseError)
+
+
+def _retry_after(error: AzureError) -> float:
+    if isinstance(error, HttpResponseError) and error.response is not None:
+        with contextlib.suppress(ValueError):
+            return float(error.response.headers.get("Retry-After", ""))
+    return 0.0
 
 
 @asynccontextmanager
