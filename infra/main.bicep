@@ -91,6 +91,13 @@ param eventFormat string = 'single'
 ])
 param callRecords string = 'notify'
 
+@description('Whether an emergency is opened where it is received (on), or never in the process that faces the internet (off). Off costs each emergency a poll of up to a second, and up to two minutes after a quiet time unless alwaysReadyEmergencyInstances is 1.')
+@allowed([
+  'on'
+  'off'
+])
+param emergencyExpress string = 'on'
+
 @description('Largest request body taken, in bytes.')
 param maxBodyBytes int = 4194304
 
@@ -248,6 +255,7 @@ module app './app/function.bicep' = {
     eventEncoding: eventEncoding
     eventFormat: eventFormat
     callRecords: callRecords
+    emergencyExpress: emergencyExpress
     maxBodyBytes: maxBodyBytes
   }
   dependsOn: [

@@ -51,6 +51,7 @@ class Settings:
     event_encoding: Literal["base64", "none"]
     event_format: Literal["single", "batch"]
     call_records: Literal["notify", "fetch"]
+    emergency_express: bool
     max_body_bytes: int
 
 
@@ -109,6 +110,10 @@ def load(env: Mapping[str, str]) -> Settings:
                 "CALL_RECORDS", ("notify", "fetch"), "whether an event of a call record carries the record itself"
             ),
         ),
+        emergency_express=reader.choice(
+            "EMERGENCY_EXPRESS", ("on", "off"), "whether emergencies are opened where they are received"
+        )
+        == "on",
         max_body_bytes=reader.positive("MAX_BODY_BYTES", 4 * 1024 * 1024, "the largest request body taken, in bytes"),
     )
     if reader.problems:

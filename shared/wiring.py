@@ -252,9 +252,11 @@ def _receiver() -> "Receiver":
     from shared.adapters.entra import SigningKeys
     from shared.domain.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
     from shared.domain.validation_tokens import issuers_of
+    from shared.services.express import Express
     from shared.services.receive import Receiver
 
     settings = _settings()
+    express = Express(_raw_queues(), _express_decryptor, _now, _telemetry()) if settings.emergency_express else None
     return Receiver(
         queues=_raw_queues(),
         signing_keys=SigningKeys(settings.login_endpoint),
@@ -266,12 +268,25 @@ def _receiver() -> "Receiver":
         now=_now,
         telemetry=_telemetry(),
         call_records_queue=CALL_RECORDS_QUEUE if settings.call_records == "fetch" else RAW_QUEUE,
+        express=express,
     )
 
 
 @cache
 def _decryptor() -> "Decryptor":
+    from dataclasses import replace
+
     from shared.services.call_records import CallRecordFetch
+
+    settings = _settings()
+    if settings.call_records != "fetch":
+        return _express_decryptor()
+    return replace(_express_decryptor(), completion=CallRecordFetch(_call_records(), settings.tenant_ids))
+
+
+@cache
+def _express_decryptor() -> "Decryptor":
+    """Without what an emergency never needs: the process that receives must not have to import Graph's client."""
     from shared.services.decrypt import Decryptor
 
     settings = _settings()
@@ -284,7 +299,6 @@ def _decryptor() -> "Decryptor":
         batched=settings.event_format == "batch",
         activity=_activity(),
         telemetry=_telemetry(),
-        completion=CallRecordFetch(_call_records(), settings.tenant_ids) if settings.call_records == "fetch" else None,
     )
 
 

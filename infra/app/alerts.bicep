@@ -49,6 +49,19 @@ var alerts = [
     queues: []
   }
   {
+    name: 'emergency-delayed'
+    title: 'An emergency could not be opened where it was received'
+    query: loadTextContent('../queries/alert-emergency-delayed.kql')
+    severity: 2
+    frequency: 'PT15M'
+    window: 'PT15M'
+    operator: 'GreaterThan'
+    threshold: '0'
+    enabled: true
+    resolves: true
+    queues: []
+  }
+  {
     name: 'quarantine-not-empty'
     title: 'Notifications went to quarantine'
     query: loadTextContent('../queries/alert-quarantine.kql')

@@ -25,6 +25,7 @@ param selfTestSchedule string
 param eventEncoding string
 param eventFormat string
 param callRecords string
+param emergencyExpress string
 param maxBodyBytes int
 
 var httpInstances = alwaysReadyInstances > 0 ? [
@@ -157,6 +158,7 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
     EVENT_ENCODING: eventEncoding
     EVENT_FORMAT: eventFormat
     CALL_RECORDS: callRecords
+    EMERGENCY_EXPRESS: emergencyExpress
     MAX_BODY_BYTES: string(maxBodyBytes)
   }
 }

@@ -43,6 +43,12 @@ var rows = [
     visualization: 'timechart'
   }
   {
+    name: 'emergencies'
+    title: 'Emergencies by what became of them where they were received'
+    query: loadTextContent('../queries/emergencies.kql')
+    visualization: 'table'
+  }
+  {
     name: 'refusals-heading'
     heading: '## Refusals'
   }

@@ -18,6 +18,9 @@ RECEIVED: Final = "switchboard.received"
 """Notifications that are durably queued; `queue` is the raw queue."""
 REFUSED: Final = "switchboard.refused"
 """Notifications left out because they are not authentic; `reason`."""
+EXPRESS: Final = "switchboard.express"
+"""Raw messages of emergencies by what became of them where they were received; `outcome`, as
+`shared.domain.express.ExpressOutcome` spells it."""
 DECRYPTED: Final = "switchboard.decrypted"
 """Notifications whose content was decrypted; `queue` is the raw queue."""
 WRITTEN: Final = "switchboard.written"
@@ -41,6 +44,7 @@ KIND: Final = "kind"
 ATTRIBUTES: Final = {
     RECEIVED: (QUEUE,),
     REFUSED: (REASON,),
+    EXPRESS: (OUTCOME,),
     DECRYPTED: (QUEUE,),
     WRITTEN: (TYPE,),
     QUARANTINED: (REASON, QUEUE),
@@ -76,6 +80,7 @@ class OpenTelemetry:
         self._tracer = tracers.get_tracer(_SCOPE)
         self._received = meter.create_counter(RECEIVED, "{notification}", "notifications durably queued")
         self._refused = meter.create_counter(REFUSED, "{notification}", "notifications not taken")
+        self._express = meter.create_counter(EXPRESS, "{message}", "emergencies by what became of them at receipt")
         self._decrypted = meter.create_counter(DECRYPTED, "{notification}", "notifications decrypted")
         self._written = meter.create_counter(WRITTEN, "{event}", "events written")
         self._quarantined = meter.create_counter(QUARANTINED, "{notification}", "notifications put into quarantine")
@@ -90,6 +95,9 @@ class OpenTelemetry:
 
     def refused(self, reason: str, count: int) -> None:
         self._refused.add(count, {REASON: reason})
+
+    def express(self, outcome: str) -> None:
+        self._express.add(1, {OUTCOME: outcome})
 
     def decrypted(self, queue: str, count: int) -> None:
         self._decrypted.add(count, {QUEUE: queue})

@@ -23,6 +23,7 @@ from shared.domain.errors import (
     UnknownCertificateError,
 )
 from shared.domain.events import Event, event_of
+from shared.domain.express import ExpressOutcome
 from shared.domain.notifications import Item, parse_item
 from shared.domain.queue_text import Encoding, batches, fits, join
 from shared.services.raw_messages import RawMessages, Unpacked
@@ -104,6 +105,35 @@ class Decryptor:
         with self.telemetry.processing(queue, envelope.id, count, envelope.traceparent) as traceparent:
             await self._handle(unpacked, msgspec.structs.replace(envelope, traceparent=traceparent))
 
+    async def write_now(self, envelope: Envelope, *, queue: str, key_seconds: float) -> ExpressOutcome:
+        """Write all events of a raw message that lies on its queue, or leave all of it to `handle`.
+
+        Nothing is parked, fetched or put back, and the message stays where it is.
+
+        Args:
+            envelope: with its notifications.
+            queue: the raw queue on which it lies.
+            key_seconds: how long to wait for a private key, which is fetched on even if it comes too late for this.
+        """
+        count = len(envelope.notifications)
+        with self.telemetry.processing(queue, envelope.id, count, envelope.traceparent) as traceparent:
+            envelope = msgspec.structs.replace(envelope, traceparent=traceparent)
+            items = [seal_of(bytes(raw)) for raw in envelope.notifications]
+            try:
+                async with asyncio.timeout(key_seconds):
+                    keys = await self._keys({item.certificate_id for item in items if isinstance(item, Sealed)})
+            except TimeoutError:
+                return ExpressOutcome.NO_KEY
+            if any(isinstance(key, UnavailableError) for key in keys.values()):
+                return ExpressOutcome.NO_KEY
+            opened = open_items(envelope, items, keys)  # a few at most: less than a thread and back would cost
+            if not all(isinstance(one.result, Event) for one in opened):
+                return ExpressOutcome.UNOPENED
+            if await self._write(envelope, opened):
+                return ExpressOutcome.UNWRITTEN
+            self._report(queue, envelope, items, opened)
+        return ExpressOutcome.DONE
+
     async def _handle(self, unpacked: Unpacked, envelope: Envelope) -> None:
         items = [seal_of(bytes(raw)) for raw in envelope.notifications]
         keys = await self._keys({item.certificate_id for item in items if isinstance(item, Sealed)})
@@ -111,14 +141,18 @@ class Decryptor:
         if self.completion is not None:
             opened = await self.completion.complete(opened)
         failures = await self._write(envelope, opened)
-        self._report(unpacked, items, [one for one in opened if one.index not in failures])
+        self._report(unpacked.queue, envelope, items, [one for one in opened if one.index not in failures])
         await self.raw_messages.finish(unpacked, failures)
 
     def _report(
-        self, unpacked: Unpacked, items: Sequence["Sealed | SwitchboardError"], written: Iterable[Opened]
+        self,
+        queue: str,
+        envelope: Envelope,
+        items: Sequence["Sealed | SwitchboardError"],
+        written: Iterable[Opened],
     ) -> None:
         """Tell what has become of a message."""
-        now, received, decrypted = self.raw_messages.now(), unpacked.envelope.received, 0
+        now, received, decrypted = self.raw_messages.now(), envelope.received, 0
         for one in written:
             event, item = one.result, items[one.index]
             if not isinstance(event, Event):
@@ -127,17 +161,15 @@ class Decryptor:
             happened = datetime.fromisoformat(event.attributes["time"])
             self.telemetry.written(
                 event.type,
-                unpacked.queue,
+                queue,
                 # Where Graph gives no time, the event has that of its receipt; what was missed has been late since.
-                since_event=None
-                if happened == received or unpacked.envelope.backfilled
-                else (now - happened).total_seconds(),
+                since_event=None if happened == received or envelope.backfilled else (now - happened).total_seconds(),
                 since_receipt=(now - received).total_seconds(),
             )
             if self.activity is not None:
                 self.activity.add(event.type)
         if decrypted:
-            self.telemetry.decrypted(unpacked.queue, decrypted)
+            self.telemetry.decrypted(queue, decrypted)
 
     async def _keys(self, certificate_ids: Iterable[str | None]) -> Keys:
         async def key(certificate_id: str) -> RSAPrivateKey | SwitchboardError:

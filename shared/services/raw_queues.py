@@ -69,7 +69,15 @@ class RawQueues:
         """
         delivery_id = secrets.token_hex(16)
         packed = pack(raws, delivery_id=delivery_id, received=received, traceparent=traceparent, backfilled=backfilled)
-        results = await asyncio.gather(*(self.put(queue, message) for message in packed), return_exceptions=True)
+        await self.put_all(queue, packed)
+
+    async def put_all(self, queue: str, messages: Sequence[RawMessage]) -> None:
+        """Put raw messages on their queue, each by claim check where it is too large.
+
+        Raises:
+            UnavailableError: storage did not take all of them.
+        """
+        results = await asyncio.gather(*(self.put(queue, message) for message in messages), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result

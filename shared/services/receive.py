@@ -5,7 +5,7 @@ import logging
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from shared.domain.errors import MalformedInputError, TokenRejected, UnavailableError
 from shared.domain.notifications import Item, client_state_matches, parse_collection
-from shared.domain.resources import CALL_RECORDS, RAW_QUEUE
+from shared.domain.resources import CALL_RECORDS, EMERGENCY_QUEUE, RAW_QUEUE
 from shared.domain.validation_tokens import Claims, Issuers, key_id, validate
+from shared.services.express import WAIT_SECONDS, Express
 from shared.services.http_answer import ACCEPTED, Answer, refused, try_again
 from shared.services.raw_queues import RawQueues
 from shared.services.telemetry import NO_TELEMETRY, Telemetry
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # Graph counts an answer after 3 seconds as a failure and slows down an endpoint that has too many of them.
 _ANSWER_SECONDS: Final = 2.5
+# What is durable is not kept waiting for longer than this by an emergency that is opened meanwhile.
+_DURABLE_SECONDS: Final = 2.0
 # One token comes for each pair of application and tenant; a body with more than this is not Graph's.
 _MAX_TOKENS: Final = 200
 _MAX_LOG_LINES: Final = 20
@@ -96,6 +99,7 @@ class Receiver:
     max_body_bytes: int
     now: Callable[[], datetime]
     call_records_queue: str = RAW_QUEUE
+    express: Express | None = None
     verified: VerifiedTokens = field(default_factory=VerifiedTokens)
     telemetry: Telemetry = NO_TELEMETRY
     load: Load = field(default_factory=Load)
@@ -117,9 +121,10 @@ class Receiver:
             return await self._answer(body, traceparent)
 
     async def _answer(self, body: bytes, traceparent: str | None) -> Answer:
+        started = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                await self._accept(body, traceparent)
+                begun = await self._accept(body, traceparent)
         except MalformedInputError as error:
             self.telemetry.refused(error.reason, 1)
             return refused(400, str(error))
@@ -129,9 +134,13 @@ class Receiver:
         except TimeoutError:
             logger.warning("cannot accept notifications now: reason=out-of-time")
             return try_again("not accepted in time, please send it again")
+        if begun:
+            left = _DURABLE_SECONDS - (asyncio.get_running_loop().time() - started)
+            await asyncio.wait(begun, timeout=max(min(left, WAIT_SECONDS), 0.0))
         return ACCEPTED
 
-    async def _accept(self, body: bytes, traceparent: str | None) -> None:
+    async def _accept(self, body: bytes, traceparent: str | None) -> Collection[asyncio.Task[None]]:
+        """Queue what is authentic; returns what has begun to be opened here."""
         received = self.now()
         collection = parse_collection(body)
         refusals: Counter[tuple[str, str]] = Counter()
@@ -157,7 +166,7 @@ class Receiver:
         _log_refusals(refusals)
         for (reason, _), count in refusals.items():
             self.telemetry.refused(reason, count)
-        await self._enqueue(lanes, received, traceparent)
+        return await self._enqueue(lanes, received, traceparent)
 
     def _lane(self, queue: str, item: Item) -> str:
         return self.call_records_queue if queue == RAW_QUEUE and item.notification.kind is CALL_RECORDS else queue
@@ -213,21 +222,30 @@ class Receiver:
         except UnavailableError:
             return {}
 
-    async def _enqueue(self, lanes: Mapping[str, list[bytes]], received: datetime, traceparent: str | None) -> None:
+    async def _enqueue(
+        self, lanes: Mapping[str, list[bytes]], received: datetime, traceparent: str | None
+    ) -> Collection[asyncio.Task[None]]:
         trace = _trace(traceparent)
         puts = [self._send(queue, raws, received, trace) for queue, raws in lanes.items()]
-        _raise_first(await asyncio.gather(*puts, return_exceptions=True))
+        begun = []
+        for result in await asyncio.gather(*puts, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+            if result is not None:
+                begun.append(result)
+        return begun
 
-    async def _send(self, queue: str, raws: Sequence[bytes], received: datetime, traceparent: str) -> None:
+    async def _send(
+        self, queue: str, raws: Sequence[bytes], received: datetime, traceparent: str
+    ) -> asyncio.Task[None] | None:
+        hidden = None
         with self.telemetry.sending(queue, len(raws), traceparent) as trace:
-            await self.queues.send(queue, raws, received=received, traceparent=trace)
+            if queue == EMERGENCY_QUEUE and self.express is not None:
+                hidden = await self.express.send(raws, received=received, traceparent=trace)
+            else:
+                await self.queues.send(queue, raws, received=received, traceparent=trace)
         self.telemetry.received(queue, len(raws))
-
-
-def _raise_first(results: Iterable[BaseException | None]) -> None:
-    for result in results:
-        if result is not None:
-            raise result
+        return None if self.express is None or hidden is None else self.express.begin(hidden)
 
 
 def _trace(traceparent: str | None) -> str:

@@ -18,6 +18,9 @@ class Telemetry(Protocol):
     def refused(self, reason: str, count: int) -> None:
         """That many notifications, or one body that is no collection, were not taken."""
 
+    def express(self, outcome: str) -> None:
+        """What became of an emergency where it was received; see `shared.domain.express.ExpressOutcome`."""
+
     def decrypted(self, queue: str, count: int) -> None:
         """The content of that many notifications of a raw queue was decrypted."""
 
@@ -55,6 +58,8 @@ class _NoTelemetry:
     def received(self, queue: str, count: int) -> None: ...
 
     def refused(self, reason: str, count: int) -> None: ...
+
+    def express(self, outcome: str) -> None: ...
 
     def decrypted(self, queue: str, count: int) -> None: ...
 

@@ -48,15 +48,6 @@ async def test_one_post_with_every_kind_becomes_one_event_each(app: App) -> None
     assert await app.quarantined() == []
 
 
-async def test_the_emergency_lane(app: App) -> None:
-    await app.post(app.collection(app.item(build(Kind.EMERGENCY_NESTED)), app.item(build(Kind.CALL_STARTED))))
-    raw = await app.raw()
-    assert {queue: len(messages[0]["notifications"]) for queue, messages in raw.items()} == {
-        "raw-emergency": 1,
-        "raw-notifications": 1,
-    }
-
-
 async def test_a_thousand_items_share_messages(app: App) -> None:
     items = [app.item(build(Kind.CALL_RECORD_CREATED)) for _ in range(1000)]
     assert (await app.post(app.collection(*items, tokens=[]))).status_code == 202

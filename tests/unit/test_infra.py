@@ -206,6 +206,7 @@ class TestSettings:
                 "EVENT_ENCODING": default_of("eventEncoding"),
                 "EVENT_FORMAT": default_of("eventFormat"),
                 "CALL_RECORDS": default_of("callRecords"),
+                "EMERGENCY_EXPRESS": default_of("emergencyExpress"),
                 "MAX_BODY_BYTES": default_of("maxBodyBytes"),
                 "AzureWebJobsStorage__blobServiceUri": "https://example.blob.core.windows.net/",
                 "AzureWebJobsStorage__queueServiceUri": "https://example.queue.core.windows.net/",

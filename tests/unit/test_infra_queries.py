@@ -9,6 +9,7 @@ import pytest
 
 from shared.adapters import telemetry
 from shared.domain.execution import Outcome
+from shared.domain.express import ExpressOutcome
 from shared.domain.resources import CATALOGUE, EMERGENCY_QUEUE, RAW_QUEUES
 from tests.unit.bicep import Expression, read
 
@@ -48,7 +49,7 @@ WORDS = set(
     )
 )
 VALUES = {
-    telemetry.OUTCOME: {str(outcome) for outcome in Outcome},
+    telemetry.OUTCOME: {str(outcome) for outcome in (*Outcome, *ExpressOutcome)},
     telemetry.SINCE: {"event", "receipt"},
     telemetry.QUEUE: set(RAW_QUEUES),
     telemetry.KIND: set(CATALOGUE),

@@ -56,6 +56,7 @@ def test_every_wrong_setting_is_named_at_once() -> None:
         EVENT_ENCODING="utf-8",
         EVENT_FORMAT="many",
         CALL_RECORDS="all",
+        EMERGENCY_EXPRESS="perhaps",
         MAX_BODY_BYTES="0",
     ) == [
         "CLIENT_STATE",
@@ -68,6 +69,7 @@ def test_every_wrong_setting_is_named_at_once() -> None:
         "EVENT_ENCODING",
         "EVENT_FORMAT",
         "CALL_RECORDS",
+        "EMERGENCY_EXPRESS",
         "MAX_BODY_BYTES",
     ]
 

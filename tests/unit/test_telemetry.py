@@ -57,6 +57,7 @@ def tell_everything(seen: Seen) -> None:
     seen.telemetry.decrypted("raw-notifications", 39)
     seen.telemetry.written("Microsoft.Graph.CallStarted", "raw-notifications", since_event=2.5, since_receipt=0.5)
     seen.telemetry.quarantined("data-signature-mismatch", "raw-notifications")
+    seen.telemetry.express("done")
     seen.telemetry.renewed({"renewed": 3, "failed": 1}, {"presence": 1800.0})
 
 
@@ -66,6 +67,7 @@ class TestMetrics:
         points = seen.points()
         assert points[telemetry.RECEIVED] == [({"queue": "raw-notifications"}, 40)]
         assert points[telemetry.REFUSED] == [({"reason": "client-state"}, 2)]
+        assert points[telemetry.EXPRESS] == [({"outcome": "done"}, 1)]
         assert points[telemetry.DECRYPTED] == [({"queue": "raw-notifications"}, 39)]
         assert points[telemetry.WRITTEN] == [({"type": "Microsoft.Graph.CallStarted"}, 1)]
         assert points[telemetry.QUARANTINED] == [

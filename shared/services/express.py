@@ -1,0 +1,125 @@
+"""The express way of an emergency: opened where it was received, while the raw message lies hidden on its queue.
+
+The raw message comes first, so nothing here can lose it: it is invisible for `HIDDEN`, is deleted once every event is
+written, and is shown at once where that does not come to pass. Then `decrypt_emergency` handles it as it handles all.
+If the process ends in between, the message shows by itself.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple, Protocol
+
+from shared.domain.envelope import Envelope, RawMessage, pack
+from shared.domain.errors import UnavailableError
+from shared.domain.express import ExpressOutcome
+from shared.domain.queue_messages import Receipt
+from shared.domain.resources import EMERGENCY_QUEUE
+from shared.services.raw_queues import RawQueues
+from shared.services.telemetry import NO_TELEMETRY, Telemetry
+
+HIDDEN: Final = timedelta(seconds=15)
+"""How long nobody else sees the raw message: what a killed process costs an emergency."""
+
+WAIT_SECONDS: Final = 0.5
+"""How long the private key, and Graph's answer, are waited for."""
+
+_MOST_ITEMS: Final = 4
+_NO_KEY_FOR: Final = timedelta(seconds=20)
+_AT_ONCE: Final = timedelta(0)
+
+_log = logging.getLogger(__name__)
+
+
+class Decryptor(Protocol):
+    """See `shared.services.decrypt.Decryptor`."""
+
+    async def write_now(self, envelope: Envelope, *, queue: str, key_seconds: float) -> ExpressOutcome: ...
+
+
+class Hidden(NamedTuple):
+    """A raw message that lies on its queue and that nobody sees for now."""
+
+    envelope: Envelope
+    receipt: Receipt
+
+
+class Express:
+    """Takes emergencies the express way. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        queues: RawQueues,
+        decryptor: Callable[[], Decryptor],
+        now: Callable[[], datetime],
+        telemetry: Telemetry = NO_TELEMETRY,
+    ) -> None:
+        """Take what it needs.
+
+        Args:
+            queues: where raw messages are put, shown and deleted.
+            decryptor: makes it, or gives the one that there is; not called before the raw message is durable.
+            now: the clock, aware.
+            telemetry: is told what became of each attempt.
+        """
+        self._queues = queues
+        self._decryptor = decryptor
+        self._now = now
+        self._telemetry = telemetry
+        self._no_key_until: datetime | None = None
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def send(self, raws: Sequence[bytes], *, received: datetime, traceparent: str) -> Hidden | None:
+        """Put authentic emergency notifications on their raw queue.
+
+        Returns:
+            What is to be opened here by `begin`; None where all is left to the usual way.
+
+        Raises:
+            UnavailableError: storage did not take all of them.
+        """
+        packed = pack(raws, delivery_id=secrets.token_hex(16), received=received, traceparent=traceparent)
+        if (refusal := self._refusal(packed, len(raws))) is not None:
+            self._telemetry.express(refusal)
+            await self._queues.put_all(EMERGENCY_QUEUE, packed)
+            return None
+        (message,) = packed
+        return Hidden(message.envelope, await self._queues.put(EMERGENCY_QUEUE, message, HIDDEN))
+
+    def begin(self, hidden: Hidden) -> asyncio.Task[None]:
+        """Open it in a task of its own: a put that has begun must not be cancelled with the answer to Graph."""
+        task = asyncio.create_task(self._handle(hidden))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return task
+
+    def _refusal(self, packed: Sequence[RawMessage], count: int) -> ExpressOutcome | None:
+        if count > _MOST_ITEMS:
+            return ExpressOutcome.MANY
+        if any(message.needs_claim_check for message in packed) or len(packed) > 1:
+            return ExpressOutcome.LARGE
+        if self._no_key_until is not None and self._now() < self._no_key_until:
+            return ExpressOutcome.NO_KEY
+        return None
+
+    async def _handle(self, hidden: Hidden) -> None:
+        envelope = hidden.envelope
+        outcome = ExpressOutcome.FAILED
+        try:
+            outcome = await self._decryptor().write_now(envelope, queue=EMERGENCY_QUEUE, key_seconds=WAIT_SECONDS)
+        except Exception as error:  # noqa: BLE001 - the usual way meets it again and quarantines what it cannot handle
+            # The message of an exception that nobody foresaw may hold data.
+            _log.error("express: unexpected error: type=%s id=%s", type(error).__name__, envelope.id)
+        self._telemetry.express(outcome)
+        if outcome is ExpressOutcome.NO_KEY:
+            self._no_key_until = self._now() + _NO_KEY_FOR
+        try:
+            if outcome is ExpressOutcome.DONE:
+                await self._queues.delete(hidden.receipt)
+            else:
+                _log.warning("express: left to the usual way: reason=%s id=%s", outcome, envelope.id)
+                await self._queues.show(hidden.receipt)
+        except UnavailableError as error:  # the message shows by itself: at worst the events come twice, under one id
+            _log.warning("express: the raw message stays: reason=%s id=%s", error.reason, envelope.id)

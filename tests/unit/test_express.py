@@ -1,0 +1,512 @@
+"""An emergency opened where it is received: at once if all goes well, never later than the usual way, never lost."""
+
+import asyncio
+import itertools
+import json
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from dev.simulator import Kind, Options, build
+from dev.simulator.collection import Addressee, change_notification, collection
+from dev.simulator.crypto import KeyCertificate, Recipient
+from dev.simulator.tokens import SigningKey, validation_claims
+from shared.domain.errors import UnavailableError, UnknownCertificateError
+from shared.domain.events import CloudEvent, parse_message
+from shared.domain.express import ExpressOutcome
+from shared.domain.queue_messages import Receipt
+from shared.domain.queue_text import Encoding
+from shared.domain.resources import EMERGENCY_QUEUE
+from shared.domain.validation_tokens import PUBLIC_CLOUD
+from shared.services.decrypt import Decryptor
+from shared.services.express import Express
+from shared.services.quarantine import QUARANTINE_CONTAINER, Quarantine
+from shared.services.raw_messages import RawMessages
+from shared.services.raw_queues import CLAIMS_CONTAINER, RawQueues
+from shared.services.receive import Receiver
+from tests.simulation.virtual_time import VirtualLoop
+from tests.storage_model import START, Crash, QueuesModel, StorageModel
+
+TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
+APP = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
+STATE = "a-client-state"
+EVENTS = "emergency-call-events"
+TOKEN_KEY = SigningKey.generate()
+PAIR = KeyCertificate.generate()
+CERTIFICATE_ID = "calls/" + "0" * 32
+TRIES_OF_THE_PLATFORM = 5
+
+type Fault = Callable[[Callable[[], Any]], Any]
+
+
+class _Loop(VirtualLoop):
+    """What would be done in a thread is done here and now."""
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        future = self.create_future()
+        future.set_result(func(*args))
+        return future
+
+
+class _Counted:
+    """Telemetry of which the outcomes are looked at."""
+
+    def __init__(self, outcomes: list[str], written: list[str]) -> None:
+        self.express = outcomes.append
+        self._written = written
+
+    def written(self, event_type: str, queue: str, *, since_event: float | None, since_receipt: float) -> None:
+        self._written.append(queue)
+
+    def __getattr__(self, name: str) -> Any:
+        from shared.services.telemetry import NO_TELEMETRY
+
+        return getattr(NO_TELEMETRY, name)
+
+
+@dataclass(frozen=True)
+class SlowQueues(QueuesModel):
+    """Queues that take their time; by operation and queue, in seconds."""
+
+    world: "World"
+
+    async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta = timedelta(0)) -> Receipt:
+        await self.world.passes(("put", queue))
+        return await super().put(queue, body, encoding, delay)
+
+    async def delete(self, receipt: Receipt) -> bool:
+        await self.world.passes(("delete", receipt.queue))
+        return await super().delete(receipt)
+
+    async def show(self, receipt: Receipt) -> bool:
+        await self.world.passes(("show", receipt.queue))
+        return await super().show(receipt)
+
+
+@dataclass
+class World:
+    """Receiving and decrypting over storage and a vault in memory, in virtual time."""
+
+    storage: StorageModel = field(default_factory=StorageModel)
+    seconds: dict[tuple[str, str], float] = field(default_factory=dict)
+    batched: bool = False
+    key_seconds: float = 0.0
+    key_error: Exception | None = None
+    keys_asked: int = 0
+    outcomes: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+    made: int = 0  # decryptors: how often one was asked for
+    began: datetime = START  # the time in virtual time
+
+    def __post_init__(self) -> None:
+        self.queues = SlowQueues(self.storage, self)
+        self.telemetry: Any = _Counted(self.outcomes, self.written)
+        self._key: asyncio.Task[RSAPrivateKey] | None = None
+
+    def now(self) -> datetime:
+        """Storage's clock; in virtual time it goes by the loop's."""
+        with suppress(RuntimeError):
+            loop = asyncio.get_running_loop()
+            if isinstance(loop, _Loop):
+                self.storage.now = self.began + timedelta(seconds=loop.time())
+        return self.storage.now
+
+    async def passes(self, operation: tuple[str, str]) -> None:
+        """The time that an operation takes."""
+        await asyncio.sleep(self.seconds.get(operation, 0))
+        self.now()
+
+    async def private_key(self, certificate_id: str) -> RSAPrivateKey:
+        """As `KeyVaultCertificates`: a fetch goes on though its caller has gone, and is made once."""
+        if certificate_id != CERTIFICATE_ID:
+            raise UnknownCertificateError
+        if self._key is None or (self._key.done() and self._key.exception() is not None):
+            self._key = asyncio.create_task(self._fetch())
+        return await asyncio.shield(self._key)
+
+    async def _fetch(self) -> RSAPrivateKey:
+        self.keys_asked += 1
+        await asyncio.sleep(self.key_seconds)
+
+        def apply() -> RSAPrivateKey:
+            if self.key_error is not None:
+                raise self.key_error
+            return PAIR.private_key
+
+        key: RSAPrivateKey = self.storage.operate("vault", "get", apply)
+        return key
+
+    def raw_queues(self) -> RawQueues:
+        return RawQueues(self.queues, self.storage.blobs)
+
+    def decryptor(self) -> Decryptor:
+        self.made += 1
+        return Decryptor(
+            raw_messages=RawMessages(self.raw_queues(), Quarantine(self.storage.blobs, self.now), self.now),
+            queues=self.queues,
+            blobs=self.storage.blobs,
+            private_keys=self,
+            encoding="none",
+            batched=self.batched,
+            telemetry=self.telemetry,
+        )
+
+    def receiver(self) -> Receiver:
+        return Receiver(
+            queues=self.raw_queues(),
+            signing_keys=_Keys(),
+            client_states=(STATE,),
+            app_ids={APP},
+            tenant_ids={TENANT},
+            issuers=PUBLIC_CLOUD,
+            max_body_bytes=10**6,
+            now=self.now,
+            express=Express(self.raw_queues(), self.decryptor, self.now, self.telemetry),
+        )
+
+    def usual_way(self) -> None:
+        """The platform's: until the raw queue is empty."""
+
+        async def run() -> None:
+            while waiting := self.storage.messages[EMERGENCY_QUEUE]:
+                message = min(waiting, key=lambda found: found.visible)
+                await asyncio.sleep(max((message.visible - self.now()).total_seconds(), 0))
+                await self._take(message)
+
+        in_virtual_time(self, run)
+
+    async def _take(self, message: Any) -> None:
+        message.dequeued += 1
+        message.receipt = self.storage.number()
+        assert message.dequeued <= TRIES_OF_THE_PLATFORM
+        try:
+            await self.decryptor().handle(message.body, queue=EMERGENCY_QUEUE, attempts=message.dequeued)
+        except UnavailableError:
+            message.visible = self.storage.now + timedelta(seconds=30)
+        else:
+            self.storage.messages[EMERGENCY_QUEUE].remove(message)
+
+    def events(self) -> list[CloudEvent]:
+        return [event for message in self.storage.messages[EVENTS] for event in parse_message(message.text)]
+
+    def waits(self) -> list[float]:
+        """Of each raw message, in how many seconds it shows."""
+        return [(one.visible - self.storage.now).total_seconds() for one in self.storage.messages[EMERGENCY_QUEUE]]
+
+
+class _Keys:
+    async def get(self, wanted: Any) -> Any:
+        return {TOKEN_KEY.kid: TOKEN_KEY.private_key.public_key()}
+
+
+def items(count: int = 1, certificate_id: str = CERTIFICATE_ID, **changes: Any) -> list[dict[str, Any]]:
+    to = Addressee(TENANT, STATE, Recipient.of(PAIR, certificate_id))
+    return [
+        change_notification(build(Kind.EMERGENCY_NESTED, Options(id=str(number), **changes)), to)
+        for number in range(count)
+    ]
+
+
+def large_item() -> dict[str, Any]:
+    payload = build(Kind.EMERGENCY_NESTED)
+    assert payload.content is not None
+    to = Addressee(TENANT, STATE, Recipient.of(PAIR, CERTIFICATE_ID))
+    return change_notification(replace(payload, content={**payload.content, "x": "x" * 100_000}), to)
+
+
+def body(*notifications: dict[str, Any], token: bool = True) -> bytes:
+    claims = validation_claims(app_id=APP, tenant_id=TENANT, now=START)
+    return collection(notifications, [TOKEN_KEY.sign(claims)] if token else [])
+
+
+def in_virtual_time[T](world: World, work: Callable[[], Awaitable[T]]) -> T:
+    """Run to the end of `work`, and storage's clock with it."""
+
+    async def run() -> T:
+        world.began = world.storage.now
+        try:
+            return await work()
+        finally:
+            world.now()
+
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        return runner.run(run())
+
+
+def post(world: World, *bodies: bytes, then: float = 60.0) -> list[tuple[int, float]]:
+    """Post one after another to one process, and let its time pass; returns statuses, and seconds until the answer."""
+
+    async def work() -> list[tuple[int, float]]:
+        receiver, answers = world.receiver(), []
+        for one in bodies:
+            began = asyncio.get_running_loop().time()
+            status = (await receiver.receive(one, None)).status
+            answers.append((status, round(asyncio.get_running_loop().time() - began, 2)))
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(then)
+        return answers
+
+    return in_virtual_time(world, work)
+
+
+# --- the way itself -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_an_emergency_is_written_before_its_post_is_answered_and_leaves_nothing_behind(batched: bool) -> None:
+    world = World(batched=batched)
+    assert post(world, body(*items(2)), then=0) == [(202, 0.0)]
+    assert len(world.events()) == 2
+    assert world.storage.messages[EMERGENCY_QUEUE] == []
+    assert world.outcomes == [ExpressOutcome.DONE]
+    assert world.written == [EMERGENCY_QUEUE] * 2
+
+
+def test_its_event_is_the_one_that_the_usual_way_would_write() -> None:
+    world, other = World(), World()
+    one = body(*items())
+    post(world, one)
+    other.storage.refused = {EVENTS}
+    post(other, one, then=0)
+    other.storage.refused = set()
+    other.usual_way()
+    (event,), (usual,) = world.events(), other.events()
+    assert (event.id, event.type, event.data) == (usual.id, usual.type, usual.data)
+
+
+def test_the_raw_message_is_durable_before_anything_else_is_even_made() -> None:
+    world = World()
+    world.storage.refused = {EMERGENCY_QUEUE}
+    assert [status for status, _ in post(world, body(*items()))] == [503]
+    assert (world.made, world.keys_asked, world.events()) == (0, 0, [])
+
+
+def test_a_process_that_dies_meanwhile_costs_fifteen_seconds() -> None:
+    world = World(seconds={("put", EVENTS): 10})
+    assert post(world, body(*items()), then=0) == [(202, 0.5)]
+    (left,) = world.waits()
+    assert 14 < left <= 15
+
+
+# --- not taken, and given up ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("notifications", "outcome"),
+    [(items(5), ExpressOutcome.MANY), ([large_item()], ExpressOutcome.LARGE)],
+)
+def test_what_it_is_not_for_is_visible_at_once(notifications: list[dict[str, Any]], outcome: ExpressOutcome) -> None:
+    world = World()
+    assert post(world, body(*notifications), then=0) == [(202, 0.0)]
+    assert max(world.waits()) <= 0
+    assert (world.outcomes, world.made, world.keys_asked) == ([outcome], 0, 0)
+    world.usual_way()
+    assert len(world.events()) == len(notifications)
+    assert world.storage.names(CLAIMS_CONTAINER) == []
+
+
+def test_a_key_that_is_slow_is_not_waited_for_again_until_it_is_there() -> None:
+    world = World(key_seconds=30)
+    assert post(world, body(*items()), body(*items()), then=0) == [(202, 0.5), (202, 0.0)]
+    assert world.outcomes == [ExpressOutcome.NO_KEY] * 2
+    assert max(world.waits()) <= 0
+    assert world.keys_asked == 1
+
+
+def test_a_slow_key_goes_on_being_fetched_and_serves_the_next() -> None:
+    world = World(key_seconds=2)
+
+    async def work() -> list[int]:
+        receiver = world.receiver()
+        first = (await receiver.receive(body(*items()), None)).status
+        await asyncio.sleep(21)
+        return [first, (await receiver.receive(body(*items()), None)).status]
+
+    assert in_virtual_time(world, work) == [202, 202]
+    assert world.outcomes == [ExpressOutcome.NO_KEY, ExpressOutcome.DONE]
+    assert world.keys_asked == 1
+
+
+def test_a_key_that_is_refused_is_asked_for_again_after_twenty_seconds() -> None:
+    world = World(key_error=UnavailableError("Key Vault", reason="key-vault-503"))
+
+    async def work() -> None:
+        receiver = world.receiver()
+        for pause in (0, 19, 2):
+            await asyncio.sleep(pause)
+            await receiver.receive(body(*items()), None)
+
+    in_virtual_time(world, work)
+    assert world.keys_asked == 2
+    assert max(world.waits()) <= 0
+    assert world.outcomes == [ExpressOutcome.NO_KEY] * 3
+
+
+def test_of_a_message_with_an_item_that_cannot_be_opened_nothing_is_written_and_the_usual_way_judges() -> None:
+    world = World()
+    bad = items(certificate_id="calls/" + "f" * 32)
+    assert post(world, body(*items(), *bad), then=0) == [(202, 0.0)]
+    assert (world.events(), world.outcomes) == ([], [ExpressOutcome.UNOPENED])
+    assert max(world.waits()) <= 0
+    assert world.storage.names(QUARANTINE_CONTAINER) == []
+    world.usual_way()
+    assert len(world.events()) == 1
+    assert len(world.storage.names(QUARANTINE_CONTAINER)) == 1
+
+
+def test_events_that_storage_does_not_take_show_the_message_at_once() -> None:
+    world = World()
+    world.storage.refused = {EVENTS}
+    assert post(world, body(*items()), then=0) == [(202, 0.0)]
+    assert max(world.waits()) <= 0
+    assert (world.outcomes, world.written) == ([ExpressOutcome.UNWRITTEN], [])
+
+
+def test_a_fault_of_ours_shows_the_message_and_tells_no_data(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(key_error=ZeroDivisionError("+49 89 1234567"))
+    assert post(world, body(*items()), then=0) == [(202, 0.0)]
+    assert max(world.waits()) <= 0
+    assert world.outcomes == [ExpressOutcome.FAILED]
+    assert "ZeroDivisionError" in caplog.text
+    assert "1234567" not in caplog.text
+
+
+# --- time -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw_put", "event_put", "answer"),
+    [
+        (0.1, 0.1, (202, 0.2)),
+        (0.1, 5.0, (202, 0.6)),  # half a second after what is durable
+        (1.8, 5.0, (202, 2.0)),
+        (2.4, 5.0, (202, 2.4)),
+        (3.0, 0.0, (503, 2.5)),
+    ],
+)
+def test_graph_is_answered_in_time(raw_put: float, event_put: float, answer: tuple[int, float]) -> None:
+    world = World(seconds={("put", EMERGENCY_QUEUE): raw_put, ("put", EVENTS): event_put})
+    assert post(world, body(*items())) == [answer]
+    if answer[0] == 202:
+        assert len(world.events()) == 1  # a put that has begun is not cancelled with the answer
+        assert world.storage.messages[EMERGENCY_QUEUE] == []
+
+
+def test_deleting_does_not_keep_graph_waiting_for_longer_either() -> None:
+    world = World(seconds={("delete", EMERGENCY_QUEUE): 5.0})
+    assert post(world, body(*items())) == [(202, 0.5)]
+    assert world.storage.messages[EMERGENCY_QUEUE] == []
+
+
+def test_where_the_usual_way_was_quicker_the_event_comes_twice_under_one_id() -> None:
+    world = World(seconds={("put", EVENTS): 20.0})
+
+    async def work() -> None:
+        await world.receiver().receive(body(*items()), None)
+        await asyncio.sleep(16)
+        world.now()
+        (message,) = world.storage.messages[EMERGENCY_QUEUE]
+        assert message.visible <= world.storage.now
+        message.receipt = world.storage.number()  # taken by the platform, which will write the event as well
+        await asyncio.sleep(30)
+        assert world.storage.messages[EMERGENCY_QUEUE] == [message]
+
+    in_virtual_time(world, work)
+    world.seconds.clear()
+    world.usual_way()
+    assert [event.id for event in world.events()] == [world.events()[0].id] * 2
+
+
+# --- who may have anything opened ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{"clientState": "guessed"}, {}], ids=["neither", "the client state alone"])
+def test_without_a_valid_token_nothing_is_made_opened_or_fetched(changes: dict[str, Any]) -> None:
+    world = World()
+    forged = body(*({**item, **changes} for item in items()), token=False)
+    stolen = body(*({**item, **changes} for item in items()), token=bool(changes))
+    assert [status for status, _ in post(world, forged, stolen)] == [202, 202]
+    assert (world.made, world.keys_asked, world.outcomes) == (0, 0, [])
+    assert world.storage.messages[EMERGENCY_QUEUE] == []
+
+
+# --- crashes and failures, one and two at a time ---------------------------------------------------------------------
+
+
+def fails(_apply: Callable[[], Any]) -> Any:
+    raise UnavailableError("storage", reason="storage-503")
+
+
+def answer_is_lost(apply: Callable[[], Any]) -> Any:
+    apply()
+    raise UnavailableError("storage", reason="storage-no-answer")
+
+
+def dies_before(_apply: Callable[[], Any]) -> Any:
+    raise Crash
+
+
+def dies_after(apply: Callable[[], Any]) -> Any:
+    apply()
+    raise Crash
+
+
+FAULTS: Sequence[Fault] = (fails, answer_is_lost, dies_before, dies_after)
+
+
+def history(one: bytes, faults: dict[int, Fault], *, batched: bool) -> tuple[World, int]:
+    """What becomes of a POST with faults at some operations; returns how many operations the first try made, too."""
+    world = World(batched=batched)
+    dead = False
+
+    def fault(_what: str, _operation: str, apply: Callable[[], Any]) -> Any:
+        nonlocal dead
+        if dead:
+            raise Crash
+        try:
+            return faults.get(len(world.storage.log), lambda apply: apply())(apply)
+        except Crash:
+            dead = True
+            raise
+
+    world.storage.fault = fault
+    answered = False
+    with suppress(Crash):
+        answered = post(world, one, then=1)[0][0] == 202
+    count = len(world.storage.log)
+    world.storage.fault = lambda _what, _operation, apply: apply()
+    if dead or not answered:
+        post(world, one, then=1)  # Graph sends it again, unless the process died just after its answer
+    world.usual_way()
+    return world, count
+
+
+def histories() -> Iterator[tuple[bytes, dict[int, Fault], bool]]:
+    for count, batched in itertools.product((1, 2), (False, True)):
+        one = body(*items(count))
+        length = history(one, {}, batched=batched)[1]
+        places = range(1, length + 2)  # one more than without a fault: what follows a failure
+        for place, fault in itertools.product(places, FAULTS):
+            yield one, {place: fault}, batched
+        pairs = list(itertools.product(itertools.combinations(places, 2), itertools.product(FAULTS, repeat=2)))
+        for pair, faults in random.sample(pairs, 60):
+            yield one, dict(zip(pair, faults, strict=True)), batched
+
+
+def test_no_history_loses_anything_or_gives_it_two_ids() -> None:
+    tried: Counter[int] = Counter()
+    for one, faults, batched in histories():
+        world, _ = history(one, faults, batched=batched)
+        wanted = len(json.loads(one)["value"])
+        ids = {event.id for event in world.events()}
+        assert len(ids) == wanted, faults
+        assert world.storage.names(QUARANTINE_CONTAINER) == [], faults
+        tried[len(faults)] += 1
+    assert min(tried.values()) > 50
