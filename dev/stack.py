@@ -63,7 +63,7 @@ class Stack:
         subscriptions: str,
         settings: Mapping[str, str] | None = None,
         storage_by_identity: bool = False,
-        lease_seconds: int = 30,
+        lease_seconds: int = 600,
         ports: StackPorts = FREE,
     ) -> "Iterator[Stack]":
         """Bring everything up on 127.0.0.1, for the length of a `with` block.

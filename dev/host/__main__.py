@@ -14,8 +14,9 @@ from pathlib import Path
 
 from dev.host import logs
 from dev.host.config import merge_local_settings, read_host_json, worker_count
+from dev.host.ending import Ending
 from dev.host.errors import LoadError
-from dev.host.server import Ending, Options, serve
+from dev.host.server import Options, serve
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lease-seconds",
         type=_lease,
-        default=30,
+        default=600,
         help="how long a queue message stays invisible when the host dies with it (%(default)s)",
     )
     parser.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input ends")

@@ -4,6 +4,7 @@ Sources: "host.json reference for Azure Functions 2.x and later", "Azure Queue s
 "Code and test Azure Functions locally", "Azure Functions bindings expressions patterns".
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -44,8 +45,13 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def threshold(self) -> int:
-        """A new batch is fetched when no more messages than this are being processed: half of batchSize by default."""
-        return self.batch_size // 2 if self.new_batch_threshold is None else self.new_batch_threshold
+        """A new batch is fetched when no more messages than this are being processed.
+
+        By default half of batchSize for each core of the machine.
+        """
+        if self.new_batch_threshold is not None:
+            return self.new_batch_threshold
+        return self.batch_size // 2 * (os.cpu_count() or 1)
 
     @property
     def retry_delay(self) -> timedelta:

@@ -17,7 +17,7 @@ from dev.ports import held_port
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LISTENING = "Listening on "
-_STOP_SECONDS = 20
+_STOP_SECONDS = 45
 _POLL_SECONDS = 0.02
 # Without it, Windows starts no Python.
 _ALWAYS_INHERITED = ("SYSTEMROOT",)
@@ -39,7 +39,7 @@ class HostProcess:
         env: Mapping[str, str],
         *,
         port: int = 0,
-        lease_seconds: int = 30,
+        lease_seconds: int = 600,
         state: Path | None = None,
         start_seconds: float = 30,
     ) -> None:

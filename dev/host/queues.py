@@ -1,7 +1,7 @@
-"""Queue triggers: what the real host's QueueListener and QueueProcessor do with a queue.
+"""Queue triggers: what the real host's queue listener does with a queue, also where storage fails.
 
-Sources: "Azure Queue storage trigger and bindings" (poison messages, polling algorithm, concurrency, host.json), and
-QueueProcessor.cs of the Storage Queues extension (Azure/azure-sdk-for-net) for what happens after a failure.
+Sources: "Azure Queue storage trigger and bindings" (poison messages, polling algorithm, concurrency, host.json); the
+rest is as seen from the real listener (Storage.Queues 5.3), whose recorded behaviour `tests/replay` holds this one to.
 """
 
 import asyncio
@@ -9,18 +9,23 @@ import base64
 import contextlib
 import json
 import logging
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import datetime
+from enum import Enum, auto
 from random import Random
-from typing import Self
+from typing import Final, Self
 
-from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, HttpResponseError
 from azure.storage.queue import QueueMessage
 from azure.storage.queue.aio import QueueClient, QueueServiceClient
 
 from dev.host.config import QueueOptions
-from dev.host.errors import FunctionFailedError
+from dev.host.ending import Activity
+from dev.host.errors import FunctionFailedError, LoadError
 from dev.host.logs import log_failure
 from dev.host.messages import TypedData
+from dev.host.storage import call
 from dev.host.surroundings import Surroundings
 from dev.host.waiting import wait_for_event
 from dev.host.worker import Function, Worker
@@ -28,7 +33,78 @@ from dev.host.worker import Function, Worker
 POISON_SUFFIX = "-poison"
 SHORTEST_PAUSE = 0.1  # seconds; QueuePollingIntervals.Minimum
 
+# What .NET skips in Base64, and nothing else: not even a no-break space.
+_IGNORED_IN_BASE64: Final = str.maketrans("", "", " \t\r\n")
+
+# "Naming Queues and Metadata"
+_QUEUE_NAME: Final = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
+
 _logger = logging.getLogger("host")
+
+
+class Operation(Enum):
+    """What is asked of storage, as far as the answers to it are taken alike."""
+
+    POLL = auto()  # Get Queue Metadata, Get Messages
+    SETTLE = auto()  # Update Message, Delete Message
+    PUT = auto()
+    CREATE = auto()
+
+
+class Verdict(Enum):
+    """What follows from a call that storage has not done, after all its tries."""
+
+    ABSENT = auto()  # there is no such queue
+    AWAY = auto()  # storage is not well: polled on
+    LOST = auto()  # the message is no more ours: nothing is done about it
+    FATAL = auto()  # the host ends
+
+
+# Whatever is not named here is fatal.
+_VERDICTS: Final = {
+    (Operation.POLL, 404, "QueueNotFound"): Verdict.ABSENT,
+    (Operation.POLL, 409, "QueueBeingDeleted"): Verdict.ABSENT,
+    (Operation.SETTLE, 404, "MessageNotFound"): Verdict.LOST,
+    (Operation.SETTLE, 404, "QueueNotFound"): Verdict.LOST,
+    (Operation.SETTLE, 409, "QueueBeingDeleted"): Verdict.LOST,
+    (Operation.SETTLE, 400, "PopReceiptMismatch"): Verdict.LOST,
+    (Operation.PUT, 404, "QueueNotFound"): Verdict.ABSENT,
+    (Operation.CREATE, 409, "QueueAlreadyExists"): Verdict.LOST,
+}
+
+
+def verdict(operation: Operation, status: int | None, code: str | None) -> Verdict:
+    """What follows from an answer.
+
+    Args:
+        operation: what was asked.
+        status: of the answer, None if there was none.
+        code: storage's error code.
+    """
+    if operation is Operation.POLL and status is not None and status >= 500:
+        return Verdict.AWAY
+    return _VERDICTS.get((operation, status or 0, code or ""), Verdict.FATAL)
+
+
+class _RefusedError(Exception):
+    """Storage has not done a call, and the host goes on."""
+
+    def __init__(self, said: str, follows: Verdict) -> None:
+        super().__init__(said)
+        self.verdict = follows
+
+
+class _FatalError(Exception):
+    """Storage has not done a call, and the host ends."""
+
+
+def from_base64(text: str) -> bytes:
+    """Decode what .NET's Convert.FromBase64String takes.
+
+    Raises:
+        ValueError: the text is not Base64.
+    """
+    return base64.b64decode(text.translate(_IGNORED_IN_BASE64), validate=True)
 
 
 class QueueListener:
@@ -42,8 +118,11 @@ class QueueListener:
         options: QueueOptions,
         surroundings: Surroundings,
         *,
+        activity: Activity,
         lease_seconds: float,
         stopping: asyncio.Event,
+        fail: Callable[[str], None],
+        wakes: MutableMapping[str, asyncio.Event],
     ) -> None:
         """Prepare; `run` starts it.
 
@@ -52,12 +131,21 @@ class QueueListener:
             function: one with a queueTrigger.
             service: where its queue is; closed by whoever made it.
             options: host.json's.
-            surroundings: gives chance.
+            surroundings: give chance.
+            activity: is told of each message from its receipt to the end of its outcome.
             lease_seconds: how long a fetched message stays invisible, renewed at half of it while its function runs;
                 after a crash it reappears when this time is over.
-            stopping: once set, nothing more is fetched, and `run` returns when what runs has ended.
+            stopping: once set, nothing more is fetched, a fetch under way is abandoned, and `run` returns when what
+                runs has ended.
+            fail: called with the reason when storage answers so that the host ends. It should set `stopping`.
+            wakes: for each queue of `service` that this host listens to, what ends the pause of its listener.
+
+        Raises:
+            LoadError: no queue can have that name.
         """
-        name: str = function.trigger["queueName"]
+        name: str = function.trigger["queueName"].lower()
+        if _QUEUE_NAME.fullmatch(name) is None:
+            raise LoadError(f"{name!r} is not a queue name")
         self._worker = worker
         self._function = function
         self._queue = service.get_queue_client(name)
@@ -65,33 +153,20 @@ class QueueListener:
         # come again, however often.
         self._poison = None if name.endswith(POISON_SUFFIX) else service.get_queue_client(name + POISON_SUFFIX)
         self._options = options
-        self._random = surroundings.random
+        self._surroundings = surroundings
+        self._activity = activity
         self._lease_seconds = lease_seconds
         self._stopping = stopping
+        self._fail = fail
+        self._wakes = wakes
+        self._wake = wakes.setdefault(name, asyncio.Event())
         self._running: set[asyncio.Task[None]] = set()
-        self._storage_is_away = False
+        self._is_there = False
 
     async def run(self) -> None:
         """Fetch and process until `stopping` is set and all that was fetched has been processed."""
-        pause = _Pause(self._options.longest_pause.total_seconds(), self._random)
         async with asyncio.TaskGroup() as group:
-            while not self._stopping.is_set():
-                try:
-                    messages = await self._receive()
-                except AzureError as error:
-                    self._note_outage(error)
-                    messages = []
-                else:
-                    self._note_recovery()
-                for message in messages:
-                    task = group.create_task(self._process(message))
-                    self._running.add(task)
-                    task.add_done_callback(self._running.discard)
-                if messages:
-                    pause.reset()
-                    await self._until_threshold()
-                else:
-                    await wait_for_event(self._stopping, pause.next())
+            await self._listen(group)
 
     async def call_with(self, text: str) -> None:
         """Call the function once with a text that is on no queue; a failure is logged."""
@@ -100,120 +175,214 @@ class QueueListener:
         except FunctionFailedError as error:
             log_failure(self._function.name, error)
 
-    async def _receive(self) -> list[QueueMessage]:
-        # The listener has its own pauses, so the SDK need not retry.
+    async def _listen(self, group: asyncio.TaskGroup) -> None:
+        pause = _Pause(self._options.longest_pause.total_seconds(), self._surroundings.random)
+        while not self._stopping.is_set():
+            try:
+                fetched = await self._unless_stopping(self._fetch())
+                messages = await self._without_undecodable(fetched or [])
+            except _RefusedError as refused:
+                self._is_there = False  # the queue is looked for again before the next fetch
+                if refused.verdict is Verdict.AWAY:
+                    await self._idle(pause.shortest())
+                    continue
+                messages = fetched = []
+            except _FatalError as error:
+                self._fail(f"{self._function.name}: {error}")
+                return
+            for message in messages:
+                task = group.create_task(self._process(message))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+            if fetched:
+                pause.reset()
+                await self._until_threshold()
+            else:
+                await self._idle(pause.next())
+
+    async def _fetch(self) -> list[QueueMessage]:
+        if not self._is_there:
+            await self._call(Operation.POLL, self._queue.get_queue_properties)
+            self._is_there = True
+        return await self._call(Operation.POLL, self._get_messages)
+
+    async def _get_messages(self) -> list[QueueMessage]:
         pages = self._queue.receive_messages(
-            messages_per_page=self._options.batch_size,
-            visibility_timeout=round(self._lease_seconds),
-            retry_total=0,
+            messages_per_page=self._options.batch_size, visibility_timeout=round(self._lease_seconds)
         ).by_page()
-        try:
-            async for page in pages:
-                return [message async for message in page]
-        except ResourceNotFoundError:
-            await _create(self._queue)
+        async for page in pages:
+            return [message async for message in page]
         return []
 
+    async def _without_undecodable(self, messages: list[QueueMessage]) -> list[QueueMessage]:
+        """Move what is not Base64 to the poison queue, one by one, before any function of the batch is called."""
+        decodable: list[QueueMessage] = []
+        for message in messages:
+            if self._is_decodable(message):
+                decodable.append(message)
+                continue
+            _logger.error("%s: message %s is not Base64, as messageEncoding says", self._function.name, message.id)
+            await self._give_up(message)
+        return decodable
+
     async def _until_threshold(self) -> None:
-        while len(self._running) > self._options.threshold:
-            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        while len(self._running) > self._options.threshold and not self._stopping.is_set():
+            await self._unless_stopping(asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED))
+
+    async def _idle(self, seconds: float) -> None:
+        """Wait for so long, for `stopping`, or for a message that this host has moved to the queue."""
+        if await self._unless_stopping(wait_for_event(self._wake, seconds)):
+            self._wake.clear()
+
+    async def _unless_stopping[T](self, work: Awaitable[T]) -> T | None:
+        """The result of some work, or None if `stopping` came first: the work is abandoned then, in whatever state."""
+        task = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            task.cancel()
+            stop.cancel()
 
     async def _process(self, message: QueueMessage) -> None:
         try:
-            try:
-                text = self._decode(message.content)
-            except ValueError as error:
-                _logger.error(  # noqa: TRY400
-                    "%s: message %s is not what messageEncoding says: %s", self._function.name, message.id, error
-                )
-                await self._give_up(message)
-                return
-            if self._poison is not None and (message.dequeue_count or 0) > self._options.max_dequeue_count:
-                await self._give_up(message)
-                return
-            async with _Lease(self._queue, message, self._lease_seconds):
-                succeeded = await self._call(message, text)
-            if succeeded:
-                await self._queue.delete_message(message)
-            elif (message.dequeue_count or 0) >= self._options.max_dequeue_count:
-                await self._give_up(message)
-            elif self._poison is not None:
-                await self._release(message)
-        except AzureError as error:
-            _logger.warning(
-                "%s: message %s will come again, because storage did not take its outcome: %s",
-                self._function.name,
-                message.id,
-                _first_line(error),
-            )
+            with self._activity.of(self._function.name):
+                await self._handle(message)
+        except _FatalError as error:
+            self._fail(f"{self._function.name}: message {message.id}: {error}")
 
-    async def _call(self, message: QueueMessage, text: str) -> bool:
+    async def _handle(self, message: QueueMessage) -> None:
+        attempts = message.dequeue_count or 0
+        if self._poison is not None and attempts > self._options.max_dequeue_count:
+            await self._give_up(message)
+            return
+        async with _Lease(self._renew, message, self._lease_seconds):
+            succeeded = await self._attempt(message)
+        if succeeded:
+            await self._delete(message)
+        elif attempts >= self._options.max_dequeue_count:
+            await self._give_up(message)
+        elif self._poison is not None:
+            await self._update(message, int(self._options.retry_delay.total_seconds()))
+
+    async def _attempt(self, message: QueueMessage) -> bool:
         try:
-            await self._worker.invoke(self._function, TypedData(string=text), metadata=self._metadata(message))
+            text = self._text(message)
+        except UnicodeDecodeError:
+            _logger.error("%s: message %s is not UTF-8", self._function.name, message.id)  # noqa: TRY400
+            return False
+        try:
+            await self._worker.invoke(self._function, TypedData(string=text), metadata=_metadata(message))
         except FunctionFailedError as error:
             log_failure(self._function.name, error)
             return False
         return True
 
-    async def _release(self, message: QueueMessage) -> None:
-        seconds = round(self._options.retry_delay.total_seconds())
-        await self._queue.update_message(message.id, message.pop_receipt, visibility_timeout=seconds)
+    async def _renew(self, message: QueueMessage) -> bool:
+        """Renew a message's lease; says whether another renewal makes sense."""
+        try:
+            return await self._update(message, round(self._lease_seconds))
+        except _FatalError as error:
+            self._fail(f"{self._function.name}: message {message.id}: {error}")
+            return False
+
+    async def _update(self, message: QueueMessage, seconds: int) -> bool:
+        """Let a message be invisible for so long; says whether it is still this host's."""
+
+        async def update() -> None:
+            updated = await self._queue.update_message(message.id, message.pop_receipt, visibility_timeout=seconds)
+            message.pop_receipt = updated.pop_receipt
+
+        return await self._settle(message, update)
+
+    async def _delete(self, message: QueueMessage) -> None:
+        await self._settle(message, lambda: self._queue.delete_message(message))
+
+    async def _settle(self, message: QueueMessage, send: Callable[[], Awaitable[None]]) -> bool:
+        try:
+            await self._call(Operation.SETTLE, send)
+        except _RefusedError as refused:
+            _logger.warning("%s: message %s is no longer this host's: %s", self._function.name, message.id, refused)
+            return False
+        return True
 
     async def _give_up(self, message: QueueMessage) -> None:
-        if self._poison is None:
+        """Move a message to the poison queue; on a poison queue it stays leased."""
+        poison = self._poison
+        if poison is None:
             return
         _logger.error(
             "%s: message %s goes to %s after %s attempts",
             self._function.name,
             message.id,
-            self._poison.queue_name,
+            poison.queue_name,
             message.dequeue_count,
         )
+        await self._put(poison, message.content or "")
+        await self._delete(message)
+        if (wake := self._wakes.get(poison.queue_name)) is not None:
+            wake.set()
+
+    async def _put(self, queue: QueueClient, content: str) -> None:
         try:
-            await self._poison.send_message(message.content)
-        except ResourceNotFoundError:
-            await _create(self._poison)
-            await self._poison.send_message(message.content)
-        await self._queue.delete_message(message)
+            await self._call(Operation.PUT, lambda: queue.send_message(content))
+        except _RefusedError:
+            await self._create(queue)
+        else:
+            return
+        try:
+            await self._call(Operation.PUT, lambda: queue.send_message(content))
+        except _RefusedError as refused:
+            raise _FatalError(str(refused)) from refused
 
-    def _decode(self, content: str) -> str:
-        if not self._options.is_base64:
-            return content
-        return base64.b64decode("".join(content.split()), validate=True).decode()
+    async def _create(self, queue: QueueClient) -> None:
+        with contextlib.suppress(_RefusedError):  # it is there by now
+            await self._call(Operation.CREATE, queue.create_queue)
 
-    def _metadata(self, message: QueueMessage) -> dict[str, TypedData]:
-        return {
-            "QueueTrigger": TypedData(string=message.content),
-            "Id": TypedData(string=message.id),
-            "PopReceipt": TypedData(string=message.pop_receipt),
-            "DequeueCount": TypedData(json=json.dumps(message.dequeue_count)),
-            "InsertionTime": _time(message.inserted_on),
-            "ExpirationTime": _time(message.expires_on),
-            "NextVisibleTime": _time(message.next_visible_on),
-        }
+    async def _call[T](self, operation: Operation, send: Callable[[], Awaitable[T]]) -> T:
+        """Call storage, with its tries.
 
-    def _note_outage(self, error: AzureError) -> None:
-        if not self._storage_is_away:
-            _logger.error("%s: queue storage does not answer; trying on: %s", self._function.name, _first_line(error))
-        self._storage_is_away = True
+        Raises:
+            _RefusedError: it was not done, and the host goes on.
+            _FatalError: it was not done, and the host ends.
+        """
+        try:
+            return await call(send, self._surroundings)
+        except AzureError as error:
+            status = error.status_code if isinstance(error, HttpResponseError) else None
+            follows = verdict(operation, status, getattr(error, "error_code", None))
+            said = f"queue storage: {_first_line(error)}"
+            if follows is Verdict.FATAL:
+                raise _FatalError(said) from error
+            if follows is Verdict.AWAY:
+                _logger.warning("%s: %s", self._function.name, said)
+            raise _RefusedError(said, follows) from error
 
-    def _note_recovery(self) -> None:
-        if self._storage_is_away:
-            _logger.info("%s: queue storage answers again", self._function.name)
-        self._storage_is_away = False
+    def _is_decodable(self, message: QueueMessage) -> bool:
+        if self._options.is_base64:
+            try:
+                from_base64(message.content or "")
+            except ValueError:
+                return False
+        return True
+
+    def _text(self, message: QueueMessage) -> str:
+        content = message.content or ""
+        return from_base64(content).decode() if self._options.is_base64 else content
 
 
 class _Lease:
-    """Keeps a message invisible inside an `async with` block; `message.pop_receipt` is always the newest."""
+    """Keeps a message invisible inside an `async with` block, until a renewal says that this is no use any more."""
 
-    def __init__(self, queue: QueueClient, message: QueueMessage, seconds: float) -> None:
-        self._queue = queue
+    def __init__(self, renew: Callable[[QueueMessage], Awaitable[bool]], message: QueueMessage, seconds: float) -> None:
+        self._renew = renew
         self._message = message
         self._seconds = seconds
         self._ended = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._renew())
+        self._task = asyncio.create_task(self._keep())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -221,41 +390,49 @@ class _Lease:
         self._ended.set()
         await self._task
 
-    async def _renew(self) -> None:
+    async def _keep(self) -> None:
         while not await wait_for_event(self._ended, self._seconds / 2):
-            try:
-                renewed = await self._queue.update_message(
-                    self._message.id,
-                    self._message.pop_receipt,
-                    visibility_timeout=round(self._seconds),
-                    retry_total=0,
-                )
-            except AzureError as error:
-                _logger.warning("message %s: its lease could not be renewed: %s", self._message.id, _first_line(error))
-            else:
-                self._message.pop_receipt = renewed.pop_receipt
+            if not await self._renew(self._message):
+                return
 
 
 class _Pause:
-    """Pauses between looks at an empty queue: doubled each time, with a fifth of randomness, up to the longest."""
+    """Pauses between looks at an empty queue: 0.1 s, then 0.1 + 0.1 · 2^(k-1) · r, up to the longest."""
 
     def __init__(self, longest: float, random: Random) -> None:
         self._longest = longest
         self._random = random
-        self._next = SHORTEST_PAUSE
+        self._count = 0
 
     def reset(self) -> None:
-        self._next = SHORTEST_PAUSE
+        """A message was found."""
+        self._count = 0
 
     def next(self) -> float:
-        pause = self._next
-        self._next = min(self._longest, pause * self._random.uniform(1.8, 2.2))
+        """The pause after a look that found nothing, in seconds."""
+        pause = SHORTEST_PAUSE
+        if self._count:
+            pause += SHORTEST_PAUSE * 2.0 ** (self._count - 1) * self._random.uniform(0.8, 1.2)
+        if pause >= self._longest:
+            return self._longest
+        self._count += 1
         return pause
 
+    def shortest(self) -> float:
+        """The pause after storage was not well, however long the others have become."""
+        return SHORTEST_PAUSE * (1 + self._random.uniform(0.8, 1.2))
 
-async def _create(queue: QueueClient) -> None:
-    with contextlib.suppress(ResourceExistsError):
-        await queue.create_queue()
+
+def _metadata(message: QueueMessage) -> dict[str, TypedData]:
+    return {
+        "QueueTrigger": TypedData(string=message.content or ""),
+        "Id": TypedData(string=message.id),
+        "PopReceipt": TypedData(string=message.pop_receipt),
+        "DequeueCount": TypedData(json=json.dumps(message.dequeue_count)),
+        "InsertionTime": _time(message.inserted_on),
+        "ExpirationTime": _time(message.expires_on),
+        "NextVisibleTime": _time(message.next_visible_on),
+    }
 
 
 def _time(moment: datetime | None) -> TypedData:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from dev.host.config import HostJson
+from dev.host.ending import HTTP_DRAIN_SECONDS, Activity, Ending, wind_down
 from dev.host.errors import LoadError
 from dev.host.http import Fire, Route, application
 from dev.host.surroundings import Surroundings
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from azure.storage.queue.aio import QueueServiceClient
 
     from dev.host.queues import QueueListener
-
-DRAIN_SECONDS = 10
 
 _logger = logging.getLogger("host")
 
@@ -51,24 +50,6 @@ class Options:
     workers: int = 1
 
 
-class Ending:
-    """Whether the host is to end, and whether that is because of a failure."""
-
-    def __init__(self) -> None:
-        self.begun = asyncio.Event()
-        self.failed = False
-
-    def begin(self) -> None:
-        """Let it end as it was asked to."""
-        self.begun.set()
-
-    def fail(self, reason: str) -> None:
-        """Let it end because it cannot go on: nothing more is taken, what runs may finish, the exit code is 1."""
-        _logger.critical("the host ends: %s", reason)
-        self.failed = True
-        self.begun.set()
-
-
 async def serve(
     options: Options,
     listening: socket.socket,
@@ -88,26 +69,26 @@ async def serve(
         LoadError: the app cannot be served.
     """
     async with AsyncExitStack() as resources:
-        worker = WorkerGroup(options.app, options.settings, count=options.workers, on_failure=ending.fail)
+        activity = Activity()
+        worker = WorkerGroup(options.app, options.settings, activity, count=options.workers, fail=ending.fail)
         resources.push_async_callback(worker.close)
-        triggers = _Triggers(options, worker, ending)
+        triggers = _Triggers(options, worker, ending, activity)
         for function in await worker.start():
             await triggers.add(function, resources)
-        # It is `_drain` that ends the wait for running requests, because it must know of those that are left.
         web_app = application(worker, triggers.routes, triggers.fire)
-        runner = web.AppRunner(web_app, access_log=None, shutdown_timeout=2 * DRAIN_SECONDS)
+        runner = web.AppRunner(web_app, access_log=None, shutdown_timeout=HTTP_DRAIN_SECONDS)
         await runner.setup()
         await web.SockSite(runner, listening).start()
         listeners = {asyncio.create_task(listener.run()) for listener in triggers.listeners}
         on_ready(triggers.descriptions)
         await _until_ending(listeners, ending)
-        await _drain({asyncio.create_task(runner.cleanup()), *listeners, *triggers.started}, worker)
+        await wind_down({*listeners, *triggers.started}, ending, activity, http=runner.cleanup())
 
 
 class _Triggers:
     """What listens for each function of an app."""
 
-    def __init__(self, options: Options, worker: Worker, ending: Ending) -> None:
+    def __init__(self, options: Options, worker: Worker, ending: Ending, activity: Activity) -> None:
         self.routes: list[Route] = []
         self.listeners: list[QueueListener | TimerListener] = []
         self.fire: dict[str, Fire] = {}
@@ -116,8 +97,10 @@ class _Triggers:
         self._options = options
         self._worker = worker
         self._ending = ending
+        self._activity = activity
         self._surroundings = Surroundings()
         self._services: dict[str, QueueServiceClient] = {}
+        self._wakes: dict[str, dict[str, asyncio.Event]] = {}
         self._store = TimerStore(options.state / "timers.json")
 
     async def add(self, indexed: IndexedFunction, resources: AsyncExitStack) -> None:
@@ -162,15 +145,18 @@ class _Triggers:
             self._services[connection],
             self._options.host_json.extensions.queues,
             self._surroundings,
+            activity=self._activity,
             lease_seconds=self._options.lease_seconds,
-            stopping=self._ending.begun,
+            stopping=self._ending.stopping,
+            fail=self._ending.fail,
+            wakes=self._wakes.setdefault(connection, {}),
         )
         self.listeners.append(listener)
         self.fire[function.name] = self._starter(listener.call_with)
         return f"queue {function.trigger['queueName']}"
 
     def _add_timer(self, function: Function) -> str:
-        listener = TimerListener(self._worker, function, self._store, stopping=self._ending.begun)
+        listener = TimerListener(self._worker, function, self._store, stopping=self._ending.stopping)
         self.listeners.append(listener)
         self.fire[function.name] = self._starter(listener.fire_now)
         return f"timer {function.trigger['schedule']}"
@@ -190,15 +176,3 @@ async def _until_ending(listeners: Iterable[asyncio.Task[None]], ending: Ending)
     done, _ = await asyncio.wait({end, *listeners}, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()
-
-
-async def _drain(tasks: set[asyncio.Task[None]], worker: WorkerGroup) -> None:
-    done, late = await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
-    for task in done:
-        task.result()
-    if late:
-        names = ", ".join(worker.running) or "connections"
-        _logger.warning("still running after %d seconds, and abandoned: %s", DRAIN_SECONDS, names)
-    for task in late:
-        task.cancel()
-    await asyncio.gather(*late, return_exceptions=True)

@@ -7,11 +7,11 @@ import logging
 import pickle
 import secrets
 import sys
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from dev.host import wire
+from dev.host.ending import Activity
 from dev.host.errors import FunctionFailedError, LoadError
 from dev.host.messages import TypedData
 from dev.host.worker import Function, IndexedFunction
@@ -130,29 +130,25 @@ class WorkerGroup:
     """Processes that take the calls of the same functions in strict turn; one that dies is started again."""
 
     def __init__(
-        self, app: Path, environment: Mapping[str, str], *, count: int, on_failure: Callable[[str], None]
+        self, app: Path, environment: Mapping[str, str], activity: Activity, *, count: int, fail: Callable[[str], None]
     ) -> None:
         """Prepare; `start` starts it.
 
         Args:
             app: folder with function_app.py.
             environment: the whole environment of the processes.
+            activity: is told of the calls.
             count: how many processes.
-            on_failure: called with the reason if a process cannot be started again: the host is to end.
+            fail: called with the reason if a process cannot be started again: the host is to end.
         """
         self._app = app
         self._environment = environment
-        self._on_failure = on_failure
+        self._activity = activity
+        self._fail = fail
         self._processes: list[WorkerProcess | None] = [None] * count
         self._turns = itertools.cycle(range(count))
         self._started = asyncio.Condition()
         self._keepers: list[asyncio.Task[None]] = []
-        self._running: Counter[str] = Counter()
-
-    @property
-    def running(self) -> list[str]:
-        """The names of the functions that are being called at this moment."""
-        return sorted(self._running)
 
     async def start(self) -> Sequence[IndexedFunction]:
         """Start the processes and return the app's functions.
@@ -176,11 +172,8 @@ class WorkerGroup:
     ) -> TypedData | None:
         """See `Worker`. With no process there the call waits for one."""
         process = await self._next()
-        self._running[function.name] += 1
-        try:
+        with self._activity.of(function.name):
             return await process.invoke(function, data, metadata=metadata, trace_parent=trace_parent)
-        finally:
-            self._running -= Counter([function.name])
 
     async def close(self) -> None:
         """End the processes, whatever they are at."""
@@ -204,7 +197,7 @@ class WorkerGroup:
             try:
                 process = await self._start(index)
             except LoadError as error:
-                self._on_failure(f"the app cannot be loaded any more: {error}")
+                self._fail(f"the app cannot be loaded any more: {error}")
                 return
 
     async def _next(self) -> WorkerProcess:

@@ -34,7 +34,7 @@ class TestHostJson:
 
         assert extensions.http.route_prefix == "api"
         queues = extensions.queues
-        assert (queues.batch_size, queues.threshold, queues.max_dequeue_count) == (16, 8, 5)
+        assert (queues.batch_size, queues.new_batch_threshold, queues.max_dequeue_count) == (16, None, 5)
         assert (queues.retry_delay, queues.longest_pause) == (timedelta(0), timedelta(minutes=1))
         assert queues.is_base64
 
@@ -68,8 +68,10 @@ class TestHostJson:
         with pytest.raises(LoadError, match="batchSize must be from 1 to 32"):
             read_host_json(tmp_path, {"AzureFunctionsJobHost__extensions__queues__batchSize": "33"})
 
-    def test_threshold_is_half_a_batch_by_default(self) -> None:
-        assert QueueOptions(batch_size=5).threshold == 2
+    def test_threshold_is_half_a_batch_for_each_core_by_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("os.cpu_count", lambda: 2)
+
+        assert QueueOptions(batch_size=5).threshold == 4
         assert QueueOptions(batch_size=5, new_batch_threshold=0).threshold == 0
 
     @pytest.mark.parametrize(
