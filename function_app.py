@@ -69,28 +69,11 @@ if os.environ.get("SELFTEST_SCHEDULE"):
         await wiring.self_test()
 
 
-@app.function_name("quarantine_poison_notifications")
-@app.queue_trigger("msg", queue_name="raw-notifications-poison", connection=STORAGE)
-async def quarantine_poison_notifications(msg: func.QueueMessage) -> None:
-    await wiring.quarantine(msg, "raw-notifications")
-
-
-@app.function_name("quarantine_poison_emergency")
-@app.queue_trigger("msg", queue_name="raw-emergency-poison", connection=STORAGE)
-async def quarantine_poison_emergency(msg: func.QueueMessage) -> None:
-    await wiring.quarantine(msg, "raw-emergency")
-
-
-@app.function_name("quarantine_poison_call_records")
-@app.queue_trigger("msg", queue_name="raw-call-records-poison", connection=STORAGE)
-async def quarantine_poison_call_records(msg: func.QueueMessage) -> None:
-    await wiring.quarantine(msg, "raw-call-records")
-
-
-@app.function_name("quarantine_poison_lifecycle")
-@app.queue_trigger("msg", queue_name="lifecycle-notifications-poison", connection=STORAGE)
-async def quarantine_poison_lifecycle(msg: func.QueueMessage) -> None:
-    await wiring.quarantine(msg, "lifecycle-notifications")
+# What a run has missed, the next one does: no monitor needs to write down each of them.
+@app.function_name("drain_poison")
+@app.timer_trigger("timer", schedule="0 * * * * *", run_on_startup=False, use_monitor=False)
+async def drain_poison(timer: func.TimerRequest) -> None:
+    await wiring.drain_poison()
 
 
 @app.function_name("health")

@@ -18,9 +18,10 @@ from commands.workshop import Workshop
 from shared.domain.desired import DesiredState, DesiredStateError
 from shared.domain.errors import SettingsError, SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.domain.graph import CredentialError, GraphError, PermissionDeniedError, SignInRequiredError
-from shared.domain.resources import RAW_QUEUE, RAW_QUEUES
+from shared.domain.resources import RAW_QUEUE
 from shared.domain.subscriptions import Reason, Verb
 from shared.services.health import OLDEST, RENEWAL_OVERDUE
+from shared.services.poison import POISON_QUEUES, STUCK_AFTER
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.renew import Failure
 
@@ -370,13 +371,18 @@ async def _raw_messages(workshop: Workshop) -> list[Check]:
 async def _poison(workshop: Workshop) -> list[Check]:
     name = "poison messages"
     try:
-        counts = await asyncio.gather(*(workshop.queues.count(f"{queue}-poison") for queue in RAW_QUEUES))
+        left = await workshop.poison_states.oldest()
+        fronts = await asyncio.gather(*(workshop.queues.oldest(queue) for queue in POISON_QUEUES))
     except UnavailableError:
         return []  # the check of storage has said so
-    if total := sum(counts):
-        remedy = "they go on by themselves if the quarantine_poison functions run: see that these are enabled"
-        return [_warning(name, str(total), remedy)]
-    return [_ok(name, "none")]
+    since = [front for front in (*left.values(), *fronts) if front is not None]
+    if not since:
+        return [_ok(name, "none")]
+    age = workshop.clock.now() - min(since)
+    found = f"the oldest has lain there for {span(age)}"
+    if age <= STUCK_AFTER:
+        return [_ok(name, found)]
+    return [_problem(name, found, "see that the function drain_poison is enabled, and what its log says")]
 
 
 async def _quarantine(workshop: Workshop) -> list[Check]:

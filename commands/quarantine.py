@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Any, Final, Never
 
 import msgspec
@@ -21,6 +22,7 @@ from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
 from shared.domain.errors import SwitchboardError
+from shared.domain.queue_text import repaired
 from shared.services.quarantine import Parked
 from shared.services.raw_queues import RawQueues
 from shared.services.replay import Done, Entry, Replay, Selection
@@ -30,6 +32,7 @@ _AT_ONCE: Final = 16
 _AGE: Final = re.compile(r"(\d+)([smhd])")
 _UNIT: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _SECRET: Final = "clientState"  # noqa: S105 - the name of the field
+_SECRET_IN_TEXT: Final = re.compile(r'("clientState"\s*:\s*")(?:[^"\\]|\\.)*')
 _HIDDEN: Final = "(hidden)"
 
 app = group("What could not be handled: look at it, put it back, or throw it away.")
@@ -50,6 +53,8 @@ Younger = Annotated[
     timedelta | None, typer.Option("--younger-than", parser=_age, metavar="AGE", help="Such as 15m or 2d.")
 ]
 All = Annotated[bool, typer.Option("--all", help="All that is there.")]
+
+Repair = Annotated[bool, typer.Option("--repair", help="Make unreadable texts readable, in place of verbatim.")]
 
 
 @app.command("list")
@@ -118,11 +123,12 @@ def replay(
     older_than: Older = None,
     younger_than: Younger = None,
     everything: All = False,
+    repair: Repair = False,
     as_json: Json = False,
 ) -> None:
     """Put entries back on their queue, and remove each once it is durably there."""
     _carry_out(
-        Replay.replay,
+        partial(Replay.replay, repair=repair),
         "Replaying",
         names,
         _selection(reason, kind, older_than, younger_than),
@@ -246,6 +252,9 @@ def _fail(problem: str) -> Never:
 def _disclosed(parked: Parked) -> dict[str, Any]:
     """An entry without the shared secret that each notification carries."""
     found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(parked))
+    if parked.text is not None:
+        text = repaired(parked.text).decode() if parked.unreadable else parked.text
+        found["text"] = _SECRET_IN_TEXT.sub(rf"\1{_HIDDEN}", text)
     for notification in found.get("envelope", {}).get("notifications", ()):
         if isinstance(notification, dict) and _SECRET in notification:
             notification[_SECRET] = _HIDDEN

@@ -23,6 +23,7 @@ from shared.clock import SystemClock
 from shared.domain.errors import SettingsError
 from shared.domain.subscriptions import Endpoint
 from shared.services.known_subscriptions import KnownSubscriptions
+from shared.services.poison import PoisonStates
 from shared.services.raw_queues import RawQueues
 from shared.services.renew import Renewal
 from shared.services.renewal_state import RenewalStates
@@ -139,6 +140,10 @@ class Workshop:
             client_state=settings.client_states[0],
             patience=patience,
         )
+
+    @cached_property
+    def poison_states(self) -> PoisonStates:
+        return PoisonStates(self.blobs)
 
     @cached_property
     def renewal_states(self) -> RenewalStates:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shared.services.decrypt import Decryptor
     from shared.services.health import Health
     from shared.services.lifecycle_messages import LifecycleMessages
+    from shared.services.poison import PoisonDrain, PoisonStates
     from shared.services.quarantine import Quarantine
     from shared.services.raw_messages import RawMessages
     from shared.services.raw_queues import RawQueues
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TRIES = 5  # maxDequeueCount in host.json
+_DRAIN_TIME = timedelta(minutes=5)  # of the ten that host.json gives a function
 _BACKFILL_TIME = timedelta(minutes=5)  # since the start of a run, of the ten that host.json gives a function
 
 
@@ -116,9 +117,9 @@ async def self_test() -> None:
             logger.error("self-test: leg=%r failed: %s", leg.name, leg.problem)
 
 
-async def quarantine(msg: func.QueueMessage, queue: str) -> None:
-    """A raw message of `queue` whose every try has failed."""
-    await _raw_messages().take_back(msg.get_body().decode(), queue=queue, attempts=_TRIES)
+async def drain_poison() -> None:
+    """What the Functions host has given up."""
+    await _poison_drain().run(_now() + _DRAIN_TIME)
 
 
 async def sweep_claim_checks() -> None:
@@ -233,6 +234,20 @@ def _raw_messages() -> "RawMessages":
 
 
 @cache
+def _poison_drain() -> "PoisonDrain":
+    from shared.services.poison import PoisonDrain
+
+    return PoisonDrain(_queues(), _raw_messages(), _quarantine(), _poison_states(), _now)
+
+
+@cache
+def _poison_states() -> "PoisonStates":
+    from shared.services.poison import PoisonStates
+
+    return PoisonStates(_blobs())
+
+
+@cache
 def _receiver() -> "Receiver":
     from shared.adapters.entra import SigningKeys
     from shared.domain.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
@@ -307,7 +322,7 @@ def _activity() -> "Activity":
 def _status() -> "StatusReader":
     from shared.services.status import StatusReader
 
-    return StatusReader(queues=_queues(), blobs=_blobs(), renewals=_renewal_states(), now=_now)
+    return StatusReader(queues=_queues(), blobs=_blobs(), renewals=_renewal_states(), poison=_poison_states(), now=_now)
 
 
 @cache

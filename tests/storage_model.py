@@ -150,6 +150,9 @@ class QueuesModel:
 
         return self.storage.operate(queue, "lease", apply)
 
+    async def count(self, queue: str) -> int:
+        return self.storage.operate(queue, "count", lambda: len(self.storage.messages[queue]))
+
 
 @dataclass(frozen=True)
 class BlobsModel:

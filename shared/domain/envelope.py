@@ -50,6 +50,17 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
         """The lasting name of the item at `index` of `notifications`."""
         return f"{self.id}-{self.first + index}"
 
+    @property
+    def key(self) -> str:
+        """A name that is the same whenever Graph repeats the items; of a ticket, which shows none, its lasting name."""
+        match self.notifications:
+            case []:
+                return self.item_id(0)
+            case [raw]:
+                return item_key(bytes(raw))
+            case raws:
+                return _hash(map(bytes, raws))
+
     def part(self, start: int, stop: int) -> "Envelope":
         """The items from `start` up to `stop`, under the names that they have here."""
         return msgspec.structs.replace(self, first=self.first + start, notifications=self.notifications[start:stop])
@@ -142,9 +153,7 @@ class RawMessage:
 
     def claim_name(self, queue: str) -> str:
         """The blob of its claim check: the same one whenever Graph repeats the item on the same day."""
-        raws = [bytes(raw) for raw in self.envelope.notifications]
-        name = item_key(raws[0]) if len(raws) == 1 else _hash(raws)
-        return f"{self.envelope.received:%Y/%m/%d}/{queue}/{name}.json"
+        return f"{self.envelope.received:%Y/%m/%d}/{queue}/{self.envelope.key}.json"
 
     def ticket(self, claim: str) -> "RawMessage":
         """The message that stands for it once it lies in the blob `claim`."""

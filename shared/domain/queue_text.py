@@ -8,10 +8,15 @@ from typing import Final, Literal
 
 import pybase64
 
+from shared.domain.errors import MalformedInputError
+
 type Encoding = Literal["base64", "none"]
 
 QUEUE_MESSAGE_BYTES: Final = 64 * 1024
 _BASE64_CAPACITY: Final = QUEUE_MESSAGE_BYTES // 4 * 3
+
+_WHITE_SPACE: Final = dict.fromkeys(map(ord, " \t\r\n"))  # what .NET's Convert.FromBase64String passes over
+_FROM_URL_SAFE: Final = str.maketrans("-_", "+/")
 
 # XML 1.0 has no place for these two; inside a JSON string, which is the only place they can stand, an escape will do.
 _NOT_IN_XML: Final = {"\ufffe".encode(): b"\\ufffe", "\uffff".encode(): b"\\uffff"}
@@ -29,6 +34,33 @@ def encode(body: bytes, encoding: Encoding) -> str:
     for character, escape in _NOT_IN_XML.items():
         body = body.replace(character, escape)
     return body.decode()
+
+
+def decode(text: str) -> str:
+    """What a message of our own triggers says, read as strictly as the Functions host reads it.
+
+    Raises:
+        MalformedInputError: it is not Base64 of UTF-8.
+    """
+    try:
+        return pybase64.b64decode(text.translate(_WHITE_SPACE), validate=True).decode()
+    except ValueError:
+        raise MalformedInputError("the message is not Base64 of UTF-8", reason="message-unreadable") from None
+
+
+def repaired(text: str) -> bytes:
+    """What was most likely meant by a text that `decode` refuses.
+
+    Base64 in its other alphabet, without padding or with odd white space, where a JSON object comes of it; else the
+    text itself, which somebody put there without encoding it.
+    """
+    bare = "".join(text.split()).rstrip("=").translate(_FROM_URL_SAFE)
+    try:
+        body = pybase64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+        body.decode()
+    except ValueError:
+        return text.encode()
+    return body if body.lstrip().startswith(b"{") else text.encode()
 
 
 def fits(body: bytes, encoding: Encoding) -> bool:

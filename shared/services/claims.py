@@ -18,7 +18,7 @@ from shared.domain.envelope import Envelope, RawMessage, parse_envelope
 from shared.domain.errors import MalformedInputError
 from shared.domain.notifications import parse_item
 from shared.domain.resources import RAW_QUEUES
-from shared.services.quarantine import QUARANTINE_CONTAINER, ticket_entry
+from shared.services.quarantine import QUARANTINE_CONTAINER, entry_name
 from shared.services.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class ClaimSweep:
         for queue in queues:
             await self.queues.put(queue, RawMessage.of(ticket))
             # A message that could not fetch the blob may have been parked: it is on its way again.
-            await self.blobs.delete(QUARANTINE_CONTAINER, ticket_entry(queue, ticket))
+            await self.blobs.delete(QUARANTINE_CONTAINER, entry_name(queue, ticket))
         logger.warning("a claim check without a message: id=%s", envelope.item_id(0))
         return True
 

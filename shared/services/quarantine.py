@@ -20,16 +20,16 @@ logger = logging.getLogger(__name__)
 QUARANTINE_CONTAINER: Final = "quarantine"
 
 
-def ticket_entry(queue: str, ticket: Envelope) -> str:
-    """The name of the entry for a claim check that could not be redeemed."""
-    return f"{queue}/{ticket.item_id(0)}.json"
+def entry_name(queue: str, envelope: Envelope) -> str:
+    """The name of the entry for a raw message of one item, or for a claim check that could not be redeemed."""
+    return f"{queue}/{envelope.key}.json"
 
 
 class Parked(msgspec.Struct, frozen=True, omit_defaults=True):
     """A quarantine blob: why, when, and the raw message to put on `queue` when it is replayed.
 
     `kind` is the catalogue's key, "lifecycle" or "unknown"; `error` the type of the last try's error; `attempts` counts
-    all tries. Nothing in it has been decrypted.
+    all tries. Nothing in it has been decrypted. `unreadable` says that `text` is as it lay on its queue, not decoded.
     """
 
     v: int
@@ -41,6 +41,7 @@ class Parked(msgspec.Struct, frozen=True, omit_defaults=True):
     attempts: int
     envelope: Envelope | None = None
     text: str | None = None  # instead of `envelope`, of a message that is none
+    unreadable: bool = False
 
 
 class QuarantineBlobs(Protocol):
@@ -80,11 +81,21 @@ class Quarantine:
             envelope = text
         await self._park(envelope, queue=queue, error=error, attempts=attempts)
 
-    async def _park(self, content: Envelope | str, *, queue: str, error: SwitchboardError, attempts: int) -> None:
+    async def park_unreadable(self, text: str, *, queue: str, error: SwitchboardError, attempts: int) -> None:
+        """Park the text of a message as it lies on its queue.
+
+        Raises:
+            UnavailableError: storage did not take it.
+        """
+        await self._park(text, queue=queue, error=error, attempts=attempts, unreadable=True)
+
+    async def _park(
+        self, content: Envelope | str, *, queue: str, error: SwitchboardError, attempts: int, unreadable: bool = False
+    ) -> None:
         if isinstance(content, str):
             name, envelope, text = hashlib.sha256(content.encode()).hexdigest()[:32], None, content
         else:
-            name, envelope, text = content.item_id(0), content, None
+            name, envelope, text = content.key, content, None
         parked = Parked(
             v=1,
             reason=error.reason,
@@ -95,6 +106,7 @@ class Quarantine:
             attempts=attempts,
             envelope=envelope,
             text=text,
+            unreadable=unreadable,
         )
         metadata = {
             "reason": parked.reason,
@@ -102,7 +114,8 @@ class Quarantine:
             "queue": parked.queue,
             "quarantined": parked.quarantined.isoformat(),
         }
-        # The same item has the same name at every try, so that a crash between this and its end makes no second blob.
+        # The same item has the same name at every try and delivery, so that neither a crash nor a repetition of Graph's
+        # makes a second entry of it.
         await self.blobs.put(QUARANTINE_CONTAINER, f"{parked.queue}/{name}.json", msgspec.json.encode(parked), metadata)
         self.telemetry.quarantined(parked.reason, parked.queue)
         logger.error(

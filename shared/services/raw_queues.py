@@ -102,13 +102,13 @@ class RawQueues:
             message = message.ticket(claim)
         return await self.queues.put(queue, message.body, "base64", delay)
 
-    async def put_text(self, queue: str, text: str) -> None:
-        """Put back what is no raw message, as it is.
+    async def put_text(self, queue: str, body: bytes, encoding: Encoding = "base64") -> None:
+        """Put back what is no raw message; by the encoding "none", as it lay on its queue.
 
         Raises:
             UnavailableError: storage did not take it.
         """
-        await self.queues.put(queue, text.encode(), "base64", _AT_ONCE)
+        await self.queues.put(queue, body, encoding, _AT_ONCE)
 
     async def show(self, receipt: Receipt) -> bool:
         """Show a message that was put with a delay; False: somebody else has taken it, or is done with it.

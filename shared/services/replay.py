@@ -10,6 +10,7 @@ import msgspec
 
 from shared.domain.envelope import RawMessage
 from shared.domain.errors import MalformedInputError
+from shared.domain.queue_text import Encoding, repaired
 from shared.domain.resources import RAW_QUEUES
 from shared.services.quarantine import QUARANTINE_CONTAINER, Parked
 from shared.services.raw_queues import RawQueues
@@ -77,6 +78,7 @@ class Done(StrEnum):
 
     REPLAYED = "replayed"
     DISCARDED = "discarded"
+    REPLAYED_GONE = "replayed, its entry gone already"  # somebody else has replayed or discarded it at the same time
     GONE = "gone"  # somebody else was quicker
     CHANGED = "changed"  # it has failed and been parked once more meanwhile, and stays
 
@@ -109,10 +111,14 @@ class Replay:
         found = await self.blobs.get_version(QUARANTINE_CONTAINER, name)
         return None if found is None else _parked(found.data)
 
-    async def replay(self, name: str) -> Done:
+    async def replay(self, name: str, *, repair: bool = False) -> Done:
         """Put an entry back on its queue as if it had just come, and remove it once it is durably there.
 
         A crash in between leaves the entry where it is as well: replaying it again makes events of the same ids.
+
+        Args:
+            name: of the entry.
+            repair: make an unreadable text readable, as far as can be told what was meant; else it goes back verbatim.
 
         Raises:
             UnavailableError: storage did not answer; the entry is still there.
@@ -122,14 +128,18 @@ class Replay:
         if found is None:
             return Done.GONE
         parked = _parked(found.data)
-        if parked.envelope is None:
-            await self.queues.put_text(parked.queue, parked.text or "")
-        else:
+        if parked.envelope is not None:
             fresh = msgspec.structs.replace(parked.envelope, attempts=0, failing_since=None)
             await self.queues.put(parked.queue, RawMessage.of(fresh))
+        elif repair and parked.unreadable:
+            await self.queues.put_text(parked.queue, repaired(parked.text or ""))
+        else:
+            encoding: Encoding = "none" if parked.unreadable else "base64"
+            await self.queues.put_text(parked.queue, (parked.text or "").encode(), encoding)
         # The item may have failed again by now, and lie here anew under the same name.
-        removed = await self.blobs.delete_version(QUARANTINE_CONTAINER, name, found.etag)
-        return Done.REPLAYED if removed else Done.CHANGED
+        if await self.blobs.delete_version(QUARANTINE_CONTAINER, name, found.etag):
+            return Done.REPLAYED
+        return Done.CHANGED if await self._is_there(name) else Done.REPLAYED_GONE
 
     async def discard(self, name: str) -> Done:
         """Delete an entry, and the blob of its claim check if it has one.
@@ -142,10 +152,15 @@ class Replay:
         if found is None:
             return Done.GONE
         parked = _parked(found.data)
+        if not await self.blobs.delete_version(QUARANTINE_CONTAINER, name, found.etag):
+            return Done.CHANGED if await self._is_there(name) else Done.GONE
+        # Not before: had the entry changed, it would stay, and need what its ticket stands for.
         if parked.envelope is not None and parked.envelope.claim is not None:
             await self.queues.settle(parked.envelope.claim)
-        removed = await self.blobs.delete_version(QUARANTINE_CONTAINER, name, found.etag)
-        return Done.DISCARDED if removed else Done.CHANGED
+        return Done.DISCARDED
+
+    async def _is_there(self, name: str) -> bool:
+        return await self.blobs.get_version(QUARANTINE_CONTAINER, name) is not None
 
 
 def _parked(data: bytes) -> Parked:

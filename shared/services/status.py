@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -13,6 +13,7 @@ import msgspec
 from shared.domain.errors import UnavailableError
 from shared.domain.resources import CATALOGUE, EMERGENCY_QUEUE, EVENT_QUEUES, RAW_QUEUES
 from shared.services.activity import ActivityBlobs, events_per_minute
+from shared.services.poison import POISON_QUEUES, STUCK_AFTER
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.renewal_state import RenewalState
 
@@ -21,8 +22,11 @@ MAX_QUARANTINED: Final = 5000
 
 _SECONDS: Final = 5.0  # for each section
 _NEAR_ITS_END: Final = 0.25  # of its longest life; renewal comes at half
-_LATE: Final = timedelta(minutes=1)
-_LATE_EMERGENCY: Final = timedelta(seconds=10)
+_LATE_AFTER: Final = {
+    **dict.fromkeys(RAW_QUEUES, timedelta(minutes=1)),
+    EMERGENCY_QUEUE: timedelta(seconds=10),
+    **dict.fromkeys(POISON_QUEUES, STUCK_AFTER),
+}
 _RENEWAL_OVERDUE: Final = timedelta(minutes=15)  # three runs
 
 
@@ -126,6 +130,10 @@ class RenewalSource(Protocol):
     async def latest(self) -> RenewalState | None: ...
 
 
+class PoisonSource(Protocol):
+    async def oldest(self) -> Mapping[str, datetime]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class StatusReader:
     """Puts the status together. `now` is the clock, aware."""
@@ -133,6 +141,7 @@ class StatusReader:
     queues: QueueSource
     blobs: ActivityBlobs
     renewals: RenewalSource
+    poison: PoisonSource
     now: Callable[[], datetime]
 
     async def read(self) -> Status:
@@ -202,22 +211,21 @@ class StatusReader:
         )
 
     async def _queues(self) -> Queues:
-        poison = [f"{queue}-poison" for queue in RAW_QUEUES]
-        rows = await asyncio.gather(*(self._queue(queue) for queue in (*RAW_QUEUES, *poison, *EVENT_QUEUES)))
+        left = await self.poison.oldest()
+        names = (*RAW_QUEUES, *POISON_QUEUES, *EVENT_QUEUES)
+        rows = await asyncio.gather(*(self._queue(queue, left.get(queue)) for queue in names))
         return Queues(level=_worst([row.level for row in rows]), queues=list(rows))
 
-    async def _queue(self, queue: str) -> QueueRow:
+    async def _queue(self, queue: str, left: datetime | None) -> QueueRow:
         depth, front = await asyncio.gather(self.queues.count(queue), self.queues.oldest(queue))
-        age = None if front is None else self.now() - front
-        late = (
-            queue in RAW_QUEUES and age is not None and age > (_LATE_EMERGENCY if queue == EMERGENCY_QUEUE else _LATE)
-        )
-        stuck = queue.endswith("-poison") and depth > 0
+        since = min((one for one in (front, left) if one is not None), default=None)
+        age = None if since is None else self.now() - since
+        late = _LATE_AFTER.get(queue)
         return QueueRow(
             name=queue,
             depth=depth,
             oldest_seconds=None if age is None else max(age.total_seconds(), 0.0),
-            level=Level.ATTENTION if late or stuck else Level.WELL,
+            level=Level.ATTENTION if age is not None and late is not None and age > late else Level.WELL,
         )
 
     async def _quarantine(self) -> Quarantine:

@@ -2,12 +2,14 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import azure.functions as func
 import pytest
+from azure.core.exceptions import ResourceExistsError
 
 from dev.simulator import Fault, Kind, Options, build
 from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
@@ -17,6 +19,7 @@ from tests.integration.app import CLIENT_STATE, PREVIOUS_CLIENT_STATE, App, Mess
 from tests.integration.conftest import OTHER_TENANT
 
 GOOD = Kind.CALL_STARTED
+PLAIN = '{"hello": "put on raw-notifications as it is, without base64"}'
 
 
 async def outcome(app: App, body: bytes, **headers: str) -> tuple[int, int]:
@@ -413,21 +416,47 @@ async def test_a_claim_check_without_its_blob(app: App) -> None:
     assert parked["reason"] == "claim-missing"
 
 
+async def drained(app: App, text: str) -> None:
+    """What the host has given up, and the drain."""
+    client = app.queues.get_queue_client("raw-notifications-poison")
+    with contextlib.suppress(ResourceExistsError):
+        await client.create_queue()
+    await client.send_message(text)
+    await wiring.drain_poison()
+    assert (await client.get_queue_properties()).approximate_message_count == 0
+
+
+def encoded(message: dict[str, Any]) -> str:
+    return base64.b64encode(json.dumps(message).encode()).decode()
+
+
 async def test_poison_is_put_back_until_it_has_failed_for_long_and_then_parked(app: App) -> None:
     await app.post(app.collection(app.item(build(GOOD)), app.item(build(GOOD))))
     ((message,),) = (await app.raw()).values()
     long_ago = (datetime.now(UTC) - timedelta(minutes=99)).isoformat()
     for since in ({}, {"failing_since": long_ago}):
         await app.queues.get_queue_client("raw-notifications").clear_messages()
-        await wiring.quarantine(Message(json.dumps(message | since), 1), "raw-notifications")
+        await drained(app, encoded(message | since))
         properties = await app.queues.get_queue_client("raw-notifications").get_queue_properties()
         assert properties.approximate_message_count == 1
         assert await app.quarantined() == []
     longer_ago = (datetime.now(UTC) - timedelta(minutes=101)).isoformat()
     old = message | {"attempts": 60, "failing_since": longer_ago}
-    await wiring.quarantine(Message(json.dumps(old), 1), "raw-notifications")
+    await drained(app, encoded(old))
     parked = await app.quarantined()
     assert [(found["reason"], found["queue"], found["attempts"]) for found in parked] == [
         ("retries-exhausted", "raw-notifications", 65)
     ] * 2
-    assert [found["envelope"]["notifications"][0] for found in parked] == message["notifications"]
+    assert len(message["notifications"]) == 2
+    assert all(item in [found["envelope"]["notifications"][0] for found in parked] for item in message["notifications"])
+
+
+async def test_text_that_is_no_base64_is_parked_as_it_lies(app: App) -> None:
+    await drained(app, PLAIN)
+    (parked,) = await app.quarantined()
+    assert (parked["reason"], parked["text"], parked["unreadable"]) == ("message-unreadable", PLAIN, True)
+
+
+async def test_poison_queues_that_are_not_there_hold_nothing(app: App) -> None:
+    await wiring.drain_poison()
+    assert (await app.quarantined(), await app.raw()) == ([], {})

@@ -1,6 +1,7 @@
 """`manage.py quarantine`, on real storage."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
 from shared.domain.envelope import parse_envelope
-from shared.domain.errors import MalformedContentError, UnavailableError
+from shared.domain.errors import MalformedContentError, MalformedInputError, UnavailableError
 from shared.domain.queue_messages import Receipt
 from shared.domain.queue_text import Encoding
 from shared.services.quarantine import QUARANTINE_CONTAINER, Quarantine
@@ -173,6 +174,45 @@ async def test_discard_takes_the_claim_check_along(app: App) -> None:
     assert (await app.claims(), await app.quarantined()) == ({}, [])
 
 
+@pytest.mark.parametrize("repair", [False, True])
+async def test_an_unreadable_text_goes_back_verbatim_or_repaired(app: App, repair: bool) -> None:
+    await app.post(app.collection(app.item(build(Kind.CALL_STARTED))))
+    ((message,),) = (await app.raw()).values()
+    await app.queues.get_queue_client("raw-notifications").clear_messages()
+    text = base64.urlsafe_b64encode(json.dumps(message).encode()).decode().rstrip("=") + " "
+    await app.blobs.create_container(QUARANTINE_CONTAINER)
+    quarantine = Quarantine(_Put(app), lambda: datetime.now(UTC))
+    unreadable = MalformedInputError("x", reason="message-unreadable")
+    await quarantine.park_unreadable(text, queue="raw-notifications", error=unreadable, attempts=5)
+    (entry,) = await listed()
+    shown = (await command("show", entry["name"])).stdout
+    assert "resource" in shown
+    assert CLIENT_STATE not in shown
+    assert (await command("replay", "--all", *(["--repair"] if repair else []))).exit_code == 0
+    if repair:
+        assert (await app.raw()) == {"raw-notifications": [message]}
+    else:
+        (again,) = await app.queues.get_queue_client("raw-notifications").peek_messages()
+        assert again.content == text
+
+
+async def test_two_replays_at_once_say_what_happened(parked: App, azurite: Any) -> None:
+    account = StorageAccount(StorageSettings(azurite.connection_string, None, None, None))
+    async with account.queues, account.blobs:
+        blobs = Blobs(account)
+        (entry,) = await listed("--reason", "unknown-certificate")
+        plain = Replay(blobs, RawQueues(Queues(account), blobs))
+        outcomes = []
+
+        async def other() -> None:
+            outcomes.append(await plain.replay(entry["name"]))
+
+        late = Replay(blobs, RawQueues(_During(Queues(account), other), blobs))  # type: ignore[arg-type]
+        outcomes.append(await late.replay(entry["name"]))
+        assert outcomes == [Done.REPLAYED, Done.REPLAYED_GONE]
+        assert await plain.replay(entry["name"]) is Done.GONE
+
+
 async def test_what_is_no_raw_message_goes_back_as_it_is(app: App) -> None:
     await app.blobs.create_container(QUARANTINE_CONTAINER)
     quarantine = Quarantine(_Put(app), lambda: datetime.now(UTC))
@@ -237,7 +277,10 @@ async def test_an_item_that_fails_again_before_its_replay_is_over_stays_in_quara
     async with account.queues, account.blobs:
         blobs = Blobs(account)
         (before,) = await listed("--reason", "unknown-certificate")
-        envelope = parse_envelope(json.dumps((await command_show(before["name"]))["envelope"]))
+        found = await Replay(blobs, RawQueues(Queues(account), blobs)).show(before["name"])
+        assert found is not None
+        assert found.envelope is not None
+        envelope = found.envelope
         quarantine = Quarantine(blobs, lambda: datetime.now(UTC))
 
         async def fail() -> None:
@@ -250,7 +293,3 @@ async def test_an_item_that_fails_again_before_its_replay_is_over_stays_in_quara
         selection = Selection(reasons=frozenset({"encrypted-content-malformed"}))
         assert [entry.name async for entry in replay.entries(selection, datetime.now(UTC))] == [before["name"]]
         assert await replay.replay("raw-notifications/none.json") is Done.GONE
-
-
-async def command_show(name: str) -> dict[str, Any]:
-    return json.loads((await command("show", name, "--json")).stdout)

@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from commands.checks import Check, State, _poison, _raw_messages, _timer
 from commands.terminal import span
 from shared.domain.errors import UnavailableError
+from shared.services.poison import PoisonStates
 from shared.services.renewal_state import RenewalState
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -19,7 +21,7 @@ class Workshop:
     """As much of the workshop as these checks look at."""
 
     ages: dict[str, timedelta] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    left: dict[str, datetime] = field(default_factory=dict)
     state: RenewalState | None = None
     storage: bool = True
 
@@ -42,9 +44,13 @@ class Workshop:
         self._reach()
         return NOW - self.ages[queue] if queue in self.ages else None
 
-    async def count(self, queue: str) -> int:
+    @property
+    def poison_states(self) -> PoisonStates:
+        return PoisonStates(self)  # type: ignore[arg-type]
+
+    async def get(self, _container: str, _name: str) -> bytes:
         self._reach()
-        return self.counts.get(queue, 0)
+        return msgspec.json.encode({"oldest": self.left})
 
     async def latest(self) -> RenewalState | None:
         self._reach()
@@ -85,9 +91,14 @@ async def test_raw_messages_that_wait(ages: dict[str, timedelta], state: State) 
 
 async def test_poison_messages_that_nobody_takes_away() -> None:
     assert (await one(_poison, Workshop())).state is State.OK
-    found = await one(_poison, Workshop(counts={"raw-emergency-poison": 2, "lifecycle-notifications-poison": 1}))
-    assert (found.state, found.found) == (State.WARNING, "3")
-    assert "quarantine_poison" in str(found.remedy)
+    just_there = Workshop(ages={"raw-emergency-poison": timedelta(minutes=14)})
+    assert (await one(_poison, just_there)).state is State.OK
+    long_there = Workshop(ages={"lifecycle-notifications-poison": timedelta(minutes=16)})
+    leased = Workshop(left={"raw-emergency-poison": NOW - timedelta(minutes=16)})  # a peek does not show it
+    for workshop in (long_there, leased):
+        found = await one(_poison, workshop)
+        assert (found.state, found.found) == (State.PROBLEM, "the oldest has lain there for 16 min")
+        assert "drain_poison" in str(found.remedy)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from shared import wiring
+from shared.services import poison
 
 HOST = json.loads((Path(__file__).parents[2] / "host.json").read_text())
 
@@ -89,7 +89,7 @@ class TestHostJson:
         assert HOST["extensions"]["queues"]["visibilityTimeout"] > "00:00:00"
 
     def test_the_code_knows_how_often_the_host_tries(self) -> None:
-        assert HOST["extensions"]["queues"]["maxDequeueCount"] == wiring._TRIES
+        assert HOST["extensions"]["queues"]["maxDequeueCount"] == poison.TRIES
 
     def test_routes_lie_where_the_template_says(self) -> None:
         assert HOST["extensions"]["http"]["routePrefix"] == "api"

@@ -6,12 +6,14 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
 
 from shared.domain.errors import UnavailableError
 from shared.services.activity import Activity, events_per_minute
+from shared.services.poison import PoisonStates
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.renewal_state import RenewalState, SubscriptionState
 from shared.services.status import Level, Problem, Status, StatusReader
@@ -52,7 +54,9 @@ class FakeStorage:
         self._check("state")
         return self.state
 
-    async def put(self, container: str, name: str, data: bytes, metadata: Mapping[str, str]) -> str:
+    async def put(
+        self, container: str, name: str, data: bytes, metadata: Mapping[str, str] = MappingProxyType({})
+    ) -> str:
         self._check("blobs")
         self.blobs[container, name] = data, metadata
         return ""
@@ -91,7 +95,9 @@ def storage() -> FakeStorage:
 
 
 async def read(storage: FakeStorage) -> Status:
-    return await StatusReader(queues=storage, blobs=storage, renewals=storage, now=lambda: NOW).read()
+    return await StatusReader(
+        queues=storage, blobs=storage, renewals=storage, poison=PoisonStates(storage), now=lambda: NOW
+    ).read()
 
 
 class TestLevels:
@@ -122,7 +128,8 @@ class TestLevels:
             ("raw-notifications", 9, timedelta(seconds=59), Level.WELL),
             ("raw-notifications", 9, timedelta(seconds=61), Level.ATTENTION),
             ("raw-emergency", 1, timedelta(seconds=11), Level.ATTENTION),
-            ("raw-emergency-poison", 1, timedelta(0), Level.ATTENTION),
+            ("raw-emergency-poison", 1, timedelta(minutes=14), Level.WELL),
+            ("raw-emergency-poison", 1, timedelta(minutes=16), Level.ATTENTION),
             ("meeting-events", 10**6, timedelta(days=9), Level.WELL),
         ],
     )
@@ -131,6 +138,15 @@ class TestLevels:
     ) -> None:
         storage.depths = {queue: (depth, age)}
         assert (await read(storage)).queues.level is level
+
+    async def test_a_poison_message_that_is_leased_is_known_by_what_the_drain_has_left(
+        self, storage: FakeStorage
+    ) -> None:
+        storage.depths = {"raw-emergency-poison": (1, None)}
+        await PoisonStates(storage).save({"raw-emergency-poison": NOW - timedelta(hours=1)})
+        found = (await read(storage)).queues
+        assert found.level is Level.ATTENTION
+        assert [row.oldest_seconds for row in found.queues if row.depth] == [3600]
 
     async def test_quarantine_by_reason(self, storage: FakeStorage) -> None:
         for number in range(3):

@@ -1,0 +1,159 @@
+"""Draining the poison queues of our own triggers.
+
+The Functions host moves a message there that has failed five times, or whose text it cannot read. A function on such a
+queue would be called again only when the host's lease of ten minutes is over, and never for text that is not Base64,
+which ends unseen after seven days. So a timer reads the queues itself.
+
+What the drain cannot take away comes again when its lease is over. Since when the oldest of it lies there is kept,
+because neither a peek nor the next drain sees a message that is leased.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+import msgspec
+
+from shared.domain.errors import MalformedInputError, UnavailableError, UnexpectedError
+from shared.domain.queue_messages import LeasedMessage, Receipt
+from shared.domain.queue_text import decode
+from shared.domain.resources import RAW_QUEUES
+from shared.services.quarantine import Quarantine
+from shared.services.raw_messages import RawMessages
+from shared.services.renewal_state import STATE_CONTAINER
+
+logger = logging.getLogger(__name__)
+
+POISON_QUEUES: Final = {f"{queue}-poison": queue for queue in RAW_QUEUES}
+"""The raw queue of each."""
+
+STUCK_AFTER: Final = timedelta(minutes=15)
+"""A message that has lain in a poison queue for longer is not being taken away: the drain tries three times by then."""
+
+_STATE: Final = "poison.json"
+TRIES: Final = 5  # maxDequeueCount in host.json
+_AT_ONCE: Final = 32
+# Longer than everything that is done with one batch, each try of each operation included.
+_LEASE: Final = timedelta(minutes=5)
+
+
+class PoisonQueues(Protocol):
+    """See `shared.adapters.queues.Queues`."""
+
+    async def lease(self, queue: str, lease: timedelta, *, at_most: int) -> list[LeasedMessage]: ...
+    async def delete(self, receipt: Receipt) -> bool: ...
+    async def count(self, queue: str) -> int: ...
+
+
+class StateBlobs(Protocol):
+    """See `shared.adapters.blobs.Blobs`."""
+
+    async def put(self, container: str, name: str, data: bytes) -> str: ...
+    async def get(self, container: str, name: str) -> bytes | None: ...
+
+
+class _Left(msgspec.Struct, frozen=True):
+    """For each poison queue that could not be emptied: since when the oldest message that was seen lies there."""
+
+    oldest: Mapping[str, datetime] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class PoisonStates:
+    """Keeps what the last drains could not take away."""
+
+    blobs: StateBlobs
+
+    async def oldest(self) -> Mapping[str, datetime]:
+        """By poison queue, since when the oldest message that is left there lies there.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        data = await self.blobs.get(STATE_CONTAINER, _STATE)
+        try:
+            return {} if data is None else msgspec.json.decode(data, type=_Left).oldest
+        except ValueError:
+            return {}  # damaged: the next drain that leaves something writes it anew
+
+    async def save(self, oldest: Mapping[str, datetime]) -> None:
+        """Keep it.
+
+        Raises:
+            UnavailableError: storage did not take it.
+        """
+        await self.blobs.put(STATE_CONTAINER, _STATE, msgspec.json.encode(_Left(oldest)))
+
+
+@dataclass(frozen=True, slots=True)
+class PoisonDrain:
+    """Empties the poison queues. Several at once do no harm: a message is leased by one of them. `now` is the clock."""
+
+    queues: PoisonQueues
+    raw_messages: RawMessages
+    quarantine: Quarantine
+    states: PoisonStates
+    now: Callable[[], datetime]
+
+    async def run(self, deadline: datetime) -> None:
+        """Put back or park what lies there, until nothing is visible any more or the deadline has passed.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        results = await asyncio.gather(
+            *(self._drain(poison, queue, deadline) for poison, queue in POISON_QUEUES.items()), return_exceptions=True
+        )
+        before = await self.states.oldest()
+        oldest: dict[str, datetime] = {}
+        for poison, result in zip(POISON_QUEUES, results, strict=True):
+            left = [before[poison]] if poison in before else []
+            if isinstance(result, datetime):
+                oldest[poison] = min([result, *left])
+            elif left and (isinstance(result, BaseException) or await self.queues.count(poison)):
+                oldest[poison] = min(left)
+        if oldest != before:
+            await self.states.save(oldest)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _drain(self, poison: str, queue: str, deadline: datetime) -> datetime | None:
+        """Empty one queue; since when the oldest message that could not be taken away lies there."""
+        left: list[datetime] = []
+        while self.now() < deadline:
+            batch = await self.queues.lease(poison, _LEASE, at_most=_AT_ONCE)
+            if not batch:
+                break
+            done = await asyncio.gather(*(self._take_away(message, queue) for message in batch))
+            left += [message.inserted for message, gone in zip(batch, done, strict=True) if not gone]
+        if left:
+            logger.error("poison queue not emptied: queue=%s messages=%d oldest=%s", poison, len(left), min(left))
+        return min(left, default=None)
+
+    async def _take_away(self, message: LeasedMessage, queue: str) -> bool:
+        """Put a message back or park it, then delete it; says whether it is gone. Nothing it holds harms the others."""
+        try:
+            await self._handle(message, queue)
+            await self.queues.delete(message.receipt)
+        except UnavailableError as error:
+            logger.warning("poison message left for the next drain: queue=%s reason=%s", queue, error.reason)
+            return False
+        return True
+
+    async def _handle(self, message: LeasedMessage, queue: str) -> None:
+        try:
+            text = decode(message.text)
+        except MalformedInputError as error:
+            await self.quarantine.park_unreadable(message.text, queue=queue, error=error, attempts=TRIES)
+            return
+        try:
+            await self.raw_messages.take_back(text, queue=queue, attempts=TRIES)
+        except UnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - kept in quarantine, and no neighbour has to pay for a fault of ours
+            fault = UnexpectedError(type(error).__name__)
+            await self.quarantine.park_message(text, queue=queue, error=fault, attempts=TRIES)
