@@ -4,6 +4,8 @@ Sources: "List callRecords", "Get callRecord" (a single relationship can be expa
 participants_v2", and "Microsoft Graph service-specific throttling limits", Call records.
 """
 
+import logging
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -13,8 +15,10 @@ from shared.adapters.graph import GraphClient
 from shared.adapters.pace import Pace
 from shared.clock import Clock
 from shared.domain import graph
-from shared.domain.call_records import RecordPage, Step, parse_record
-from shared.domain.errors import UnavailableError
+from shared.domain.call_records import ListedRecord, RecordPage, Step, parse_record
+from shared.domain.errors import MalformedInputError, UnavailableError
+
+logger = logging.getLogger(__name__)
 
 _READS: Final = (1500, 15_000)  # per 20 s: of the application in a tenant, and in all
 _LISTS: Final = (40, 15_000)
@@ -50,7 +54,7 @@ class CallRecords:
             raise UnavailableError("Graph's list", reason="paging")
         following = page.get("@odata.nextLink")
         return RecordPage(
-            tuple(parse_record(value) for value in found if isinstance(value, dict)),
+            tuple(_records(found)),
             following if isinstance(following, str) and following else None,
         )
 
@@ -78,3 +82,12 @@ class CallRecords:
         if not isinstance(url, str) or not url:
             return []
         return [value async for page in self._client.pages(url, tenant_id, pace=self._reads) for value in page]
+
+
+def _records(page: Iterable[Any]) -> Iterator[ListedRecord]:
+    """Those of a page that can be read by their ids; one that has none holds up no other."""
+    for value in page:
+        try:
+            yield parse_record(value)
+        except MalformedInputError as error:
+            logger.warning("a call record of Graph's list is left out: reason=%s", error.reason)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -149,12 +149,14 @@ def participants_of(subscription: Subscription) -> tuple[str, ...]:
     return tuple(_PARTICIPANT.findall(subscription.resource))
 
 
-def parse_record(value: Mapping[str, Any]) -> ListedRecord:
+def parse_record(value: object) -> ListedRecord:
     """Read a callRecord from a list.
 
     Raises:
         MalformedInputError: it has no id.
     """
+    if not isinstance(value, Mapping):
+        raise MalformedInputError("not a call record", reason="call-record-malformed")
     identity, version, modified = (value.get(name) for name in ("id", "version", "lastModifiedDateTime"))
     if not isinstance(identity, str) or not identity:
         raise MalformedInputError("not a call record", reason="call-record-malformed")

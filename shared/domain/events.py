@@ -60,6 +60,7 @@ _read_record_clues = msgspec.json.Decoder(_RecordClues).decode
 _read_clues = msgspec.json.Decoder(_Clues).decode
 _read_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_read_string = msgspec.json.Decoder(str).decode
 
 
 def event_word(value: object) -> str:
@@ -84,8 +85,11 @@ def _clues(plaintext: bytes) -> tuple[str, Any]:
             plaintext.decode()  # the JSON parser does not look inside what it passes through
         clues = _read_clues(plaintext)
     except msgspec.ValidationError:
-        _check_json(plaintext)  # the parser stopped at once where it found something else than an object
-        return _NO_OBJECT, None
+        _check_json(plaintext)  # the parser stopped at once where it found something that it makes no value of
+        fields = _strings(plaintext)
+        if fields is None:
+            return _NO_OBJECT, None
+        clues = _Clues(*(fields.get(name) for name in _Clues.__struct_fields__))
     except (ValueError, RecursionError):
         raise _not_json() from None
     nested = clues.emergencyCallEvent if isinstance(clues.emergencyCallEvent, dict) else {}
@@ -93,6 +97,25 @@ def _clues(plaintext: bytes) -> tuple[str, Any]:
     candidates = (nested.get("callEventType"), nested.get("eventType"), clues.eventType, clues.callEventType)
     word = next((found for found in map(event_word, candidates) if found), "")
     return word, nested.get("eventDateTime") or clues.eventDateTime
+
+
+def _strings(data: msgspec.Raw | bytes, *, nested: bool = True) -> dict[str, Any] | None:
+    """The strings of an object, and those of the objects in it; None where it is none.
+
+    Numbers, of which the parser takes some (`1e999`) for none, and all the rest are left out.
+    """
+    try:
+        fields = _read_fields(data)
+    except msgspec.ValidationError:
+        return None
+    found: dict[str, Any] = {}
+    for name, raw in fields.items():
+        match bytes(raw)[:1]:
+            case b'"':
+                found[name] = _read_string(raw)
+            case b"{" if nested:
+                found[name] = _strings(raw, nested=False)
+    return found
 
 
 def _check_json(plaintext: bytes) -> None:

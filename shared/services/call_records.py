@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -18,6 +18,13 @@ _AT_ONCE: Final = 3
 _SECONDS: Final = 240.0  # for a raw message, of the ten minutes that host.json gives a function
 _TYPES: Final = frozenset(resources.CALL_RECORDS.event_types.values())
 _RECORD_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,128}")
+
+
+class _Named(msgspec.Struct):
+    id: str = ""
+
+
+_read_id = msgspec.json.Decoder(_Named).decode
 
 
 class Records(Protocol):
@@ -70,9 +77,11 @@ class CallRecordFetch:
         tenant_id = result.attributes.get("tenantid", "")
         if tenant_id not in self.tenant_ids:
             return MalformedInputError("the tenant is not one of ours", reason="unknown-tenant")
-        data: Any = msgspec.json.decode(result.data)
-        identity = data.get("id") if isinstance(data, dict) else None
-        if not isinstance(identity, str) or _RECORD_ID.fullmatch(identity) is None:
+        try:
+            identity = _read_id(result.data).id
+        except (ValueError, RecursionError):
+            identity = ""
+        if _RECORD_ID.fullmatch(identity) is None:
             return MalformedInputError("the notification names no call record", reason="call-record-malformed")
         return tenant_id, identity
 

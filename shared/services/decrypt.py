@@ -2,8 +2,6 @@
 
 import asyncio
 import itertools
-import logging
-import traceback
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,17 +17,14 @@ from shared.domain.errors import (
     MalformedInputError,
     SwitchboardError,
     UnavailableError,
-    UnexpectedError,
     UnknownCertificateError,
 )
 from shared.domain.events import Event, event_of
 from shared.domain.express import ExpressOutcome
 from shared.domain.notifications import Item, parse_item
 from shared.domain.queue_text import Encoding, batches, fits, join
-from shared.services.raw_messages import RawMessages, Unpacked
+from shared.services.raw_messages import RawMessages, Unpacked, unexpected
 from shared.services.telemetry import NO_TELEMETRY, Telemetry
-
-logger = logging.getLogger(__name__)
 
 DATA_CONTAINER: Final = "event-data"
 
@@ -288,16 +283,7 @@ def _open(sealed: Sealed | SwitchboardError, keys: Keys, envelope: Envelope, ind
     except SwitchboardError as error:
         return error
     except Exception as error:  # noqa: BLE001 - kept in quarantine, and no neighbour has to pay for a fault of ours
-        # The message of an exception that nobody foresaw may hold data.
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        logger.error(  # noqa: TRY400
-            "unexpected error: type=%s at=%s:%s item=%s",
-            type(error).__name__,
-            where.name,
-            where.lineno,
-            envelope.item_id(index),
-        )
-        return UnexpectedError(type(error).__name__)
+        return unexpected(error, envelope.item_id(index))
 
 
 def _plaintext(sealed: Sealed, keys: Keys) -> bytes | None:

@@ -7,7 +7,7 @@ import msgspec
 
 from shared.domain.errors import MalformedInputError, SwitchboardError
 from shared.services.lifecycle import Handled
-from shared.services.raw_messages import RawMessages
+from shared.services.raw_messages import RawMessages, unexpected
 
 
 class LifecycleHandler(Protocol):
@@ -41,6 +41,8 @@ class LifecycleMessages:
                 await self._handle_item(raw)
             except SwitchboardError as error:
                 failures[index] = error
+            except Exception as error:  # noqa: BLE001 - no neighbour has to pay for a fault of ours
+                failures[index] = unexpected(error, unpacked.envelope.item_id(index))
         await self.raw_messages.finish(unpacked, failures)
 
     async def _handle_item(self, raw: msgspec.Raw) -> None:

@@ -17,12 +17,12 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.errors import MalformedInputError, UnavailableError, UnexpectedError
+from shared.domain.errors import MalformedInputError, UnavailableError
 from shared.domain.queue_messages import LeasedMessage, Receipt
 from shared.domain.queue_text import decode
 from shared.domain.resources import RAW_QUEUES
 from shared.services.quarantine import Quarantine
-from shared.services.raw_messages import RawMessages
+from shared.services.raw_messages import RawMessages, unexpected
 from shared.services.renewal_state import STATE_CONTAINER
 
 logger = logging.getLogger(__name__)
@@ -155,5 +155,5 @@ class PoisonDrain:
         except UnavailableError:
             raise
         except Exception as error:  # noqa: BLE001 - kept in quarantine, and no neighbour has to pay for a fault of ours
-            fault = UnexpectedError(type(error).__name__)
+            fault = unexpected(error, message.receipt.message_id)
             await self.quarantine.park_message(text, queue=queue, error=fault, attempts=TRIES)

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,13 @@ from datetime import datetime
 import msgspec
 
 from shared.domain.envelope import Envelope, RawMessage, parse_envelope
-from shared.domain.errors import AbandonedError, MalformedInputError, SwitchboardError, UnavailableError
+from shared.domain.errors import (
+    AbandonedError,
+    MalformedInputError,
+    SwitchboardError,
+    UnavailableError,
+    UnexpectedError,
+)
 from shared.domain.retries import is_exhausted, pause
 from shared.services.quarantine import Quarantine
 from shared.services.raw_queues import RawQueues
@@ -181,6 +188,14 @@ class RawMessages:
             attempts,
             delay.total_seconds(),
         )
+
+
+def unexpected(error: Exception, item: str) -> UnexpectedError:
+    """Report an error that nobody foresaw, whose message may hold data, and make of it one to be parked with."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    name = type(error).__name__
+    logger.error("unexpected error: type=%s at=%s:%s item=%s", name, where.name, where.lineno, item)
+    return UnexpectedError(name)
 
 
 def _asked(error: SwitchboardError) -> float:
