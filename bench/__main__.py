@@ -1,4 +1,4 @@
-"""`python3 run.py bench [--quick | --reliability | --year]`."""
+"""`python3 run.py bench [--quick | --reliability | --year | --hostile]`."""
 
 import argparse
 import sys
@@ -13,6 +13,7 @@ from bench.cold import cold_findings, cold_ratios
 from bench.costs import costs
 from bench.endtoend import end_to_end
 from bench.figures import figures, loop_delay
+from bench.hostile import hostile
 from bench.measure import Finding, Ratio, Stage, Throughput
 from bench.pipeline import pipeline, storage_operations
 from bench.renewal import renewal
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--reliability", action="store_true", help="the long ledger run instead: docs/reliability.md")
     parser.add_argument("--notifications", type=int, default=50_000, help="of the ledger run")
     parser.add_argument("--faults", type=int, default=36, help="of the ledger run")
+    parser.add_argument("--hostile", action="store_true", help="what strangers may send instead: SECURITY.md")
     parser.add_argument("--year", action="store_true", help="the simulated years instead: docs/subscriptions.md")
     parser.add_argument("--seeds", type=int, default=100, help="how many years")
     parser.add_argument("--days", type=float, default=365, help="of a year")
@@ -43,6 +45,9 @@ def main() -> None:
         console = Console(width=160)
     if arguments.year:
         sys.exit(year.run(range(arguments.seed, arguments.seed + arguments.seeds), arguments.days, console))
+    if arguments.hostile:
+        _print_ratios(console, hostile(quick=arguments.quick))
+        return
     _measure(console, quick=arguments.quick, only=arguments.only)
 
 

@@ -1,6 +1,7 @@
 """The figures of what one process does by itself: the decrypt path, and receiving."""
 
 import asyncio
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,12 +18,13 @@ from dev.simulator import Kind, Options, Payload, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
+from shared.domain.collection import ClientStates, parse_collection
 from shared.domain.envelope import pack, parse_envelope
-from shared.domain.notifications import parse_collection
 from shared.domain.queue_messages import Receipt
 from shared.domain.queue_text import Encoding
 from shared.domain.validation_tokens import PUBLIC_CLOUD
 from shared.services.decrypt import Sealed, open_items, seal_of
+from shared.services.paced_log import PacedLog
 from shared.services.raw_queues import RawQueues
 from shared.services.receive import Receiver
 
@@ -30,6 +32,7 @@ CERTIFICATE_ID = f"switchboard/{'0' * 32}"
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
 APP = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
 STATE = "a-client-state"
+STATES = ClientStates((STATE,))
 _PARTICIPANTS = 6
 _TICK = 0.001  # seconds
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -117,9 +120,9 @@ def loop_delay() -> Finding:
     pair, count = KeyCertificate.generate(key_size=4096), 40
     to = Addressee(TENANT, STATE, Recipient.of(pair, CERTIFICATE_ID))
     raws = [
-        item.raw
+        bytes(raw)
         for _ in range(count)
-        for item in parse_collection(collection([change_notification(build(Kind.CALL_STARTED), to)])).items
+        for raw in parse_collection(collection([change_notification(build(Kind.CALL_STARTED), to)]), STATES).raws
     ]
     [message] = pack(raws[:1], delivery_id="d" * 32, received=datetime.now(UTC), traceparent=TRACE)
     envelope, items = parse_envelope(message.body), [seal_of(raw) for raw in raws]
@@ -205,10 +208,11 @@ def receiver_of(queues: RawQueues, key: SigningKey) -> Receiver:
     return Receiver(
         queues=queues,
         signing_keys=FixedKeys({key.kid: key.private_key.public_key()}),
-        client_states=(STATE,),
+        client_states=STATES,
         app_ids={APP},
         tenant_ids={TENANT},
         issuers=PUBLIC_CLOUD,
         max_body_bytes=4 * 1024 * 1024,
         now=lambda: datetime.now(UTC),
+        log=PacedLog(logging.getLogger("bench"), lambda: datetime.now(UTC)),
     )

@@ -15,16 +15,16 @@ import pybase64
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
 
-from bench.figures import TRACE, Posts, rsa_operation
+from bench.figures import STATES, TRACE, Posts, rsa_operation
 from bench.measure import Stage
 from bench.pipeline import ITEMS, Connect, close, production
 from dev.simulator import Kind
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
+from shared.domain.collection import parse_collection
 from shared.domain.encryption import decrypt
 from shared.domain.envelope import pack, parse_envelope
 from shared.domain.events import Event, event_of
-from shared.domain.notifications import parse_collection
 from shared.domain.queue_text import batches, encode, join
 from shared.services.decrypt import Sealed, seal_of
 
@@ -52,7 +52,7 @@ class _Stages:
         self._key = self._posts.pair.private_key
         self._operation = rsa_operation(self._key)
         self._received = datetime.now(UTC)
-        raws = [item.raw for item in parse_collection(self._posts.body).items]
+        raws = [bytes(raw) for raw in parse_collection(self._posts.body, STATES).raws]
         packed = pack(raws, delivery_id="d" * 32, received=self._received, traceparent=TRACE)
         self._messages = [message.body for message in packed]
         self._sealed = [one for raw in raws if isinstance(one := seal_of(raw), Sealed)]

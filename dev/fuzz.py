@@ -11,17 +11,19 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
+from shared.domain.collection import ClientStates, parse_collection
 from shared.domain.encryption import decrypt
 from shared.domain.envelope import RawMessage, pack, parse_envelope
-from shared.domain.errors import SwitchboardError
+from shared.domain.errors import MalformedInputError, SwitchboardError
 from shared.domain.events import event_of
-from shared.domain.notifications import client_state_matches, parse_collection, parse_item
+from shared.domain.notifications import parse_item
 from shared.domain.queue_text import QUEUE_MESSAGE_BYTES, base64_bytes
 from shared.domain.validation_tokens import validate
 from shared.services.decrypt import seal_of
@@ -34,12 +36,15 @@ _KEY: Final = generate_private_key(65537, 2048)
 
 def body(data: bytes) -> None:
     """The body of a POST, as far as the raw messages."""
-    collection = parse_collection(data)
-    for item in collection.items:
-        client_state_matches(item.notification, ("secret",))
-        _ = item.notification.tenant, item.notification.needs_token
-        assert item.notification.queues
-    raws = [item.raw for item in collection.items]
+    collection = parse_collection(data, ClientStates(("secret",)))
+    collection.validation_tokens(200)
+    raws = [bytes(raw) for raw in collection.raws]
+    assert len(raws) == collection.count
+    for raw in raws:
+        with suppress(MalformedInputError):
+            notification = parse_item(raw).notification
+            _ = notification.tenant, notification.needs_token
+            assert notification.queues
     for message in pack(raws, delivery_id="d" * 32, received=_NOW, traceparent="00-t"):
         put = message.ticket(message.claim_name("q")) if message.needs_claim_check else message
         assert base64_bytes(len(put.body)) <= QUEUE_MESSAGE_BYTES

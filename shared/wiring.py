@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shared.services.decrypt import Decryptor
     from shared.services.health import Health
     from shared.services.lifecycle_messages import LifecycleMessages
+    from shared.services.paced_log import PacedLog
     from shared.services.poison import PoisonDrain, PoisonStates
     from shared.services.quarantine import Quarantine
     from shared.services.raw_messages import RawMessages
@@ -62,7 +63,7 @@ async def receive(req: func.HttpRequest) -> func.HttpResponse:
     try:
         receiver = _receiver()
     except SettingsError as error:
-        logger.critical("cannot accept notifications: %s", error)
+        _receive_log().say("cannot accept notifications", str(error), level=logging.CRITICAL)
         return _response(try_again("not configured yet"))
     return _response(await receiver.receive(req.get_body(), req.headers.get("traceparent")))
 
@@ -248,8 +249,16 @@ def _poison_states() -> "PoisonStates":
 
 
 @cache
+def _receive_log() -> "PacedLog":
+    from shared.services.paced_log import PacedLog
+
+    return PacedLog(logging.getLogger("shared.services.receive"), _now)
+
+
+@cache
 def _receiver() -> "Receiver":
     from shared.adapters.entra import SigningKeys
+    from shared.domain.collection import ClientStates
     from shared.domain.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
     from shared.domain.validation_tokens import issuers_of
     from shared.services.express import Express
@@ -260,12 +269,13 @@ def _receiver() -> "Receiver":
     return Receiver(
         queues=_raw_queues(),
         signing_keys=SigningKeys(settings.login_endpoint),
-        client_states=settings.client_states,
+        client_states=ClientStates(settings.client_states),
         app_ids=settings.app_ids,
         tenant_ids=settings.tenant_ids,
         issuers=issuers_of(settings.login_endpoint),
         max_body_bytes=settings.max_body_bytes,
         now=_now,
+        log=_receive_log(),
         telemetry=_telemetry(),
         call_records_queue=CALL_RECORDS_QUEUE if settings.call_records == "fetch" else RAW_QUEUE,
         express=express,

@@ -21,6 +21,10 @@ class MalformedInputError(SwitchboardError):
     """Bytes from outside do not have the shape they must have."""
 
 
+class OversizedBodyError(MalformedInputError):
+    """A POST's body holds more than any of Graph's: bytes, marks, items, or elements that are no items."""
+
+
 class TokenRejected(SwitchboardError):  # noqa: N818 - the name of the contract
     """A validation token is not acceptable; `reason` says which check it failed."""
 

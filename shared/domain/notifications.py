@@ -1,12 +1,12 @@
-"""The change-notification collection that Graph posts.
+"""The items that Graph posts.
 
-Sources: "changeNotificationCollection" and "changeNotification" resource types (Microsoft Graph).
+Sources: "changeNotification resource type" (Microsoft Graph).
 """
 
-import hmac
-from collections.abc import Iterable, Iterator, Sequence
+import re
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cached_property
+from typing import Any, Final, TypeGuard
 
 import msgspec
 
@@ -15,8 +15,10 @@ from shared.domain.errors import MalformedInputError
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some writers put one; JSON knows none
 
+_PLAIN_ID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 
-class ChangeNotification(msgspec.Struct, frozen=True, rename="camel"):
+
+class ChangeNotification(msgspec.Struct, frozen=True, dict=True, rename="camel"):
     """One item of a collection. Every field may be missing or of any type: nothing is trusted before it is checked."""
 
     id: Any = None
@@ -35,7 +37,7 @@ class ChangeNotification(msgspec.Struct, frozen=True, rename="camel"):
         """Whether there is encrypted content."""
         return self.encrypted_content is not None
 
-    @property
+    @cached_property
     def kind(self) -> resources.ResourceKind | None:
         """The row of the catalogue."""
         return resources.match(self.resource, resources.odata_type_of(self.resource_data))
@@ -85,55 +87,7 @@ class Item:
     notification: ChangeNotification
 
 
-@dataclass(frozen=True, slots=True)
-class Collection:
-    """What one POST carried. `malformed` counts items that are not even JSON objects of a known shape."""
-
-    items: tuple[Item, ...]
-    malformed: int
-    validation_tokens: tuple[str, ...]
-
-
-class _CollectionBody(msgspec.Struct):
-    value: list[msgspec.Raw]
-    validationTokens: list[Any] | None = None  # noqa: N815 - Graph's name
-
-
-_decode_collection = msgspec.json.Decoder(_CollectionBody).decode
 _decode_notification = msgspec.json.Decoder(ChangeNotification).decode
-
-
-def parse_collection(body: bytes) -> Collection:
-    """Parse the body of a POST.
-
-    Raises:
-        MalformedInputError: it is not JSON in UTF-8, or not a changeNotificationCollection; the message says which.
-    """
-    body = body.removeprefix(BYTE_ORDER_MARK)
-    if not body.strip():
-        raise MalformedInputError("the body is empty", reason="empty-body")
-    try:
-        body.decode()  # the JSON parser does not look inside what it passes through
-        parsed = _decode_collection(body)
-    except UnicodeDecodeError:
-        raise MalformedInputError("the body is not UTF-8", reason="not-utf-8") from None
-    except msgspec.ValidationError:
-        raise MalformedInputError(
-            "the body is not a change notification collection: an object with an array named value", reason="shape"
-        ) from None
-    except (msgspec.DecodeError, RecursionError):
-        raise MalformedInputError("the body is not JSON", reason="not-json") from None
-    tokens = tuple(token for token in parsed.validationTokens or () if isinstance(token, str))
-    items = tuple(_items(parsed.value))
-    return Collection(items, len(parsed.value) - len(items), tuple(dict.fromkeys(tokens)))
-
-
-def _items(raws: Iterable[msgspec.Raw]) -> Iterator[Item]:
-    for raw in raws:
-        try:
-            yield parse_item(bytes(raw))
-        except MalformedInputError:
-            continue
 
 
 def parse_item(raw: bytes) -> Item:
@@ -148,11 +102,6 @@ def parse_item(raw: bytes) -> Item:
         raise MalformedInputError("not a change notification", reason="item-malformed") from None
 
 
-def client_state_matches(notification: ChangeNotification, accepted: Sequence[str]) -> bool:
-    """Compare `clientState` with each accepted value, in a time that tells nothing about them."""
-    given = notification.client_state
-    if not isinstance(given, str):
-        return False
-    encoded = given.encode(errors="surrogatepass")
-    matches = [hmac.compare_digest(encoded, value.encode()) for value in accepted if value]
-    return any(matches)
+def is_plain_id(value: object) -> TypeGuard[str]:
+    """Whether it has the shape of Graph's ids, so that it may stand in a URL or a log line as it is."""
+    return isinstance(value, str) and _PLAIN_ID.fullmatch(value) is not None

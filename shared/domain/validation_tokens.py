@@ -5,6 +5,7 @@ notifications"; "Access token claims reference" (Microsoft identity platform) fo
 """
 
 import math
+from base64 import urlsafe_b64decode
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -77,6 +78,29 @@ def key_id(token: str) -> str:
     if not isinstance(kid, str) or not kid:
         raise TokenRejected("no-key-id")
     return kid
+
+
+class _TenantClaim(msgspec.Struct):
+    tid: str | None = None
+
+
+_read_tenant = msgspec.json.Decoder(_TenantClaim).decode
+
+
+def tenant_hint(token: str) -> str | None:
+    """The tenant that a token names, lower case, before anything of it is believed; None where it names none.
+
+    Raises:
+        TokenRejected: the token is too long, or no JWT.
+    """
+    if len(token) > MAX_TOKEN_CHARS:
+        raise TokenRejected("too-long")
+    try:
+        _, payload, _ = token.split(".")
+        tenant = _read_tenant(urlsafe_b64decode(payload + "=" * (-len(payload) % 4))).tid
+    except (ValueError, RecursionError):
+        raise TokenRejected("malformed") from None
+    return None if tenant is None else tenant.lower()
 
 
 def validate(

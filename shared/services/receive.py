@@ -1,11 +1,10 @@
 """Receiving: from the body of a POST to raw messages on queues, or to nothing at all."""
 
 import asyncio
-import logging
 import re
 import secrets
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection as Group
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,16 +12,16 @@ from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from shared.domain.errors import MalformedInputError, TokenRejected, UnavailableError
-from shared.domain.notifications import Item, client_state_matches, parse_collection
+from shared.domain.collection import ClientStates, Collection, parse_collection
+from shared.domain.errors import MalformedInputError, OversizedBodyError, TokenRejected, UnavailableError
+from shared.domain.notifications import Item, parse_item
 from shared.domain.resources import CALL_RECORDS, EMERGENCY_QUEUE, RAW_QUEUE
-from shared.domain.validation_tokens import Claims, Issuers, key_id, validate
+from shared.domain.validation_tokens import Claims, Issuers, key_id, tenant_hint, validate
 from shared.services.express import WAIT_SECONDS, Express
 from shared.services.http_answer import ACCEPTED, Answer, refused, try_again
+from shared.services.paced_log import MAX_IDS, PacedLog
 from shared.services.raw_queues import RawQueues
 from shared.services.telemetry import NO_TELEMETRY, Telemetry
-
-logger = logging.getLogger(__name__)
 
 # Graph counts an answer after 3 seconds as a failure and slows down an endpoint that has too many of them.
 _ANSWER_SECONDS: Final = 2.5
@@ -30,35 +29,38 @@ _ANSWER_SECONDS: Final = 2.5
 _DURABLE_SECONDS: Final = 2.0
 # One token comes for each pair of application and tenant; a body with more than this is not Graph's.
 _MAX_TOKENS: Final = 200
-_MAX_LOG_LINES: Final = 20
-# Bodies under way at once; a worker's memory holds several times as much while it handles them.
+_ITEMS_AT_A_TIME: Final = 200
+# Authentic bodies under way at once; a worker's memory holds several times as much while it handles them.
 _MAX_LOAD_BYTES: Final = 32 * 1024 * 1024
 _MAX_VERIFIED: Final = 1000
 _BELIEVED_FOR: Final = timedelta(hours=1)
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_LOGGABLE_ID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 
 
 class SigningKeySource(Protocol):
-    async def get(self, wanted: Collection[str]) -> Mapping[str, RSAPublicKey]: ...
+    async def get(self, wanted: Group[str]) -> Mapping[str, RSAPublicKey]: ...
 
 
 @dataclass(slots=True)
 class Load:
-    """What a worker has accepted to handle and has not answered yet."""
+    """What a worker has found to be authentic, and has not answered yet."""
 
     body_bytes: int = 0
 
     @contextmanager
-    def of(self, count: int) -> Iterator[bool]:
-        """Count a body for as long as it is handled; says whether there is room for it. One alone always has room."""
-        admitted = not self.body_bytes or self.body_bytes + count <= _MAX_LOAD_BYTES
-        taken = count if admitted else 0
-        self.body_bytes += taken
+    def of(self, count: int) -> Iterator[None]:
+        """Count a body for as long as it is handled. One alone always has room.
+
+        Raises:
+            UnavailableError: there is no room for it.
+        """
+        if self.body_bytes and self.body_bytes + count > _MAX_LOAD_BYTES:
+            raise UnavailableError("room for another body", reason="too-much-under-way")
+        self.body_bytes += count
         try:
-            yield admitted
+            yield
         finally:
-            self.body_bytes -= taken
+            self.body_bytes -= count
 
 
 class VerifiedTokens:
@@ -92,107 +94,135 @@ class Receiver:
 
     queues: RawQueues
     signing_keys: SigningKeySource
-    client_states: Sequence[str]
-    app_ids: Collection[str]
-    tenant_ids: Collection[str]
+    client_states: ClientStates
+    app_ids: Group[str]
+    tenant_ids: Group[str]
     issuers: Issuers
     max_body_bytes: int
     now: Callable[[], datetime]
+    log: PacedLog
     call_records_queue: str = RAW_QUEUE
     express: Express | None = None
     verified: VerifiedTokens = field(default_factory=VerifiedTokens)
     telemetry: Telemetry = NO_TELEMETRY
     load: Load = field(default_factory=Load)
+    turns: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def receive(self, body: bytes, traceparent: str | None) -> Answer:
         """Check a posted collection and put what is authentic on the raw queues.
 
         Returns:
-            202 once all of it is durably queued or found not to be authentic; 400 or 413 for what is no collection;
-            503 where a check or a put could not be made, or too much is under way, so that Graph sends it all again.
+            202 once all of it is durably queued or found not to be authentic; 400 or 413 for what is no collection, or
+            larger than any of Graph's; 503 where a check or a put could not be made, or too much is under way, so that
+            Graph sends it all again.
         """
-        if len(body) > self.max_body_bytes:
-            self.telemetry.refused("body-too-large", 1)
-            return refused(413, f"the body is over {self.max_body_bytes} bytes")
-        with self.load.of(len(body)) as admitted:
-            if not admitted:
-                logger.warning("cannot accept notifications now: reason=too-much-under-way")
-                return try_again("too much is under way, please send it again")
-            return await self._answer(body, traceparent)
-
-    async def _answer(self, body: bytes, traceparent: str | None) -> Answer:
         started = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 begun = await self._accept(body, traceparent)
         except MalformedInputError as error:
             self.telemetry.refused(error.reason, 1)
-            return refused(400, str(error))
+            return refused(413 if isinstance(error, OversizedBodyError) else 400, str(error))
         except UnavailableError as error:
-            logger.warning("cannot accept notifications now: reason=%s", error.reason)
+            self.log.say("cannot accept notifications now", error.reason)
             return try_again("not accepted now, please send it again", error.retry_after)
         except TimeoutError:
-            logger.warning("cannot accept notifications now: reason=out-of-time")
+            self.log.say("cannot accept notifications now", "out-of-time")
             return try_again("not accepted in time, please send it again")
         if begun:
             left = _DURABLE_SECONDS - (asyncio.get_running_loop().time() - started)
             await asyncio.wait(begun, timeout=max(min(left, WAIT_SECONDS), 0.0))
         return ACCEPTED
 
-    async def _accept(self, body: bytes, traceparent: str | None) -> Collection[asyncio.Task[None]]:
+    async def _accept(self, body: bytes, traceparent: str | None) -> Group[asyncio.Task[None]]:
         """Queue what is authentic; returns what has begun to be opened here."""
         received = self.now()
-        collection = parse_collection(body)
-        refusals: Counter[tuple[str, str]] = Counter()
+        collection = await self._read(body)
+        if not collection.authentic:
+            return ()
+        with self.load.of(len(body)):
+            return await self._sort(collection, received, traceparent)
+
+    async def _read(self, body: bytes) -> Collection:
+        """Find out what of a body is authentic, one body after the other.
+
+        Raises:
+            MalformedInputError: it is no collection, or an `OversizedBodyError`.
+        """
+        if len(body) > self.max_body_bytes:
+            raise OversizedBodyError(f"the body is over {self.max_body_bytes} bytes", reason="body-too-large")
+        async with self.turns:
+            collection = parse_collection(body, self.client_states)
+            await asyncio.sleep(0)  # what has been let in goes on before the next body is looked at
         if collection.malformed:
-            refusals["malformed", "?"] += collection.malformed
+            self._refuse("malformed", collection.malformed)
+        if collection.foreign:
+            self._refuse("client-state", collection.foreign, lambda: collection.foreign_ids(MAX_IDS))
+        return collection
 
-        known: list[Item] = []
-        for item in collection.items:
-            if client_state_matches(item.notification, self.client_states):
-                known.append(item)
-            else:
-                refusals["client-state", _loggable(item)] += 1
-
-        wanted = {item.notification.tenant for item in known if item.notification.needs_token}
-        covered = await self._covered_tenants(collection.validation_tokens, wanted, received) if wanted else frozenset()
+    async def _sort(
+        self, collection: Collection, received: datetime, traceparent: str | None
+    ) -> Group[asyncio.Task[None]]:
         lanes: dict[str, list[bytes]] = {}
+        known = await self._items(collection, lanes)
+        wanted = {tenant for item in known if item.notification.needs_token and (tenant := item.notification.tenant)}
+        covered = await self._covered_tenants(collection, wanted, received) if wanted else frozenset()
+        uncovered: list[Item] = []
         for item in known:
             if item.notification.needs_token and item.notification.tenant not in covered:
-                refusals["not-covered-by-a-validation-token", _loggable(item)] += 1
+                uncovered.append(item)
                 continue
             for queue in item.notification.queues:
                 lanes.setdefault(self._lane(queue, item), []).append(item.raw)
-        _log_refusals(refusals)
-        for (reason, _), count in refusals.items():
-            self.telemetry.refused(reason, count)
+        if uncovered:
+            ids = (item.notification.subscription_id for item in uncovered)
+            self._refuse("not-covered-by-a-validation-token", len(uncovered), lambda: ids)
         return await self._enqueue(lanes, received, traceparent)
+
+    async def _items(self, collection: Collection, lanes: dict[str, list[bytes]]) -> list[Item]:
+        """The authentic items; those that cannot be read are on their way to where decrypting parks them."""
+        items = []
+        for done, place in enumerate(collection.authentic, 1):
+            raw = bytes(collection.raws[place])
+            try:
+                items.append(parse_item(raw))
+            except MalformedInputError:
+                lanes.setdefault(RAW_QUEUE, []).append(raw)
+            if done % _ITEMS_AT_A_TIME == 0:
+                await asyncio.sleep(0)
+        return items
+
+    def _refuse(self, reason: str, count: int, ids: Callable[[], Iterable[object]] = tuple) -> None:
+        self.telemetry.refused(reason, count)
+        self.log.say("notifications refused", reason, count, ids)
 
     def _lane(self, queue: str, item: Item) -> str:
         return self.call_records_queue if queue == RAW_QUEUE and item.notification.kind is CALL_RECORDS else queue
 
-    async def _covered_tenants(
-        self, tokens: Sequence[str], wanted: Collection[str | None], now: datetime
-    ) -> frozenset[str]:
-        """The tenants that valid tokens vouch for.
+    async def _covered_tenants(self, collection: Collection, wanted: Group[str], now: datetime) -> frozenset[str]:
+        """The wanted tenants that valid tokens vouch for.
 
         Raises:
-            UnavailableError: a tenant is not covered, and a token that might cover it cannot be checked now.
+            UnavailableError: there are too many tokens, or a tenant is not covered, and a token that might cover it
+                cannot be checked now.
         """
+        tokens = collection.validation_tokens(_MAX_TOKENS)
+        if tokens is None:
+            raise UnavailableError("a body with so many validation tokens", reason="too-many-validation-tokens")
         covered: set[str] = set()
         key_ids: dict[str, str] = {}
-        for token in tokens[:_MAX_TOKENS]:
+        for token in tokens:
             if (tenant := self.verified.tenant(token, now)) is not None:
                 covered.add(tenant)
                 continue
             try:
-                key_ids[token] = key_id(token)
+                if tenant_hint(token) in wanted:
+                    key_ids[token] = key_id(token)
             except TokenRejected as error:
-                logger.warning("validation token refused: reason=%s", error.reason)
+                self._refuse_token(error)
         if not key_ids:
             return frozenset(covered)
         unavailable: UnavailableError | None = None
-        keys: Mapping[str, RSAPublicKey] = {}
         try:
             keys = await self.signing_keys.get(set(key_ids.values()))
         except UnavailableError as error:
@@ -211,10 +241,13 @@ class Receiver:
                 covered.add(claims.tenant_id)
                 self.verified.add(token, claims, now)
             except TokenRejected as error:
-                logger.warning("validation token refused: reason=%s", error.reason)
+                self._refuse_token(error)
         if unavailable is not None and not covered >= set(wanted):
             raise unavailable
         return frozenset(covered)
+
+    def _refuse_token(self, error: TokenRejected) -> None:
+        self.log.say("validation token refused", error.reason)
 
     async def _known_keys(self) -> Mapping[str, RSAPublicKey]:
         try:
@@ -224,7 +257,7 @@ class Receiver:
 
     async def _enqueue(
         self, lanes: Mapping[str, list[bytes]], received: datetime, traceparent: str | None
-    ) -> Collection[asyncio.Task[None]]:
+    ) -> Group[asyncio.Task[None]]:
         trace = _trace(traceparent)
         puts = [self._send(queue, raws, received, trace) for queue, raws in lanes.items()]
         begun = []
@@ -253,16 +286,3 @@ def _trace(traceparent: str | None) -> str:
     if traceparent is not None and _TRACEPARENT.fullmatch(traceparent):
         return traceparent
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
-
-
-def _loggable(item: Item) -> str:
-    """The subscription id, unless somebody put something else there to have it logged."""
-    subscription_id = item.notification.subscription_id
-    return subscription_id if isinstance(subscription_id, str) and _LOGGABLE_ID.fullmatch(subscription_id) else "?"
-
-
-def _log_refusals(refusals: Counter[tuple[str, str]]) -> None:
-    for (reason, subscription_id), count in refusals.most_common(_MAX_LOG_LINES):
-        logger.warning("notifications refused: reason=%s subscription=%s count=%d", reason, subscription_id, count)
-    if len(refusals) > _MAX_LOG_LINES:
-        logger.warning("notifications refused: %d more reasons and subscriptions", len(refusals) - _MAX_LOG_LINES)

@@ -45,7 +45,7 @@ def queued(raw: dict[str, list[dict[str, Any]]]) -> int:
         (b'{"values":[]}', "collection"),
         (b'{"value":[],"validationTokens":"x"}', "collection"),
         (b"\xff\xfe{\x00}\x00", "UTF-8"),
-        (b'{"value":' + b"[" * 4_000_000, "not JSON"),
+        (b'{"value":' + b"[" * 10_000, "not JSON"),
     ],
     ids=lambda value: repr(value)[:24],
 )
@@ -59,6 +59,11 @@ async def test_what_is_no_collection(app: App, body: bytes, word: str) -> None:
 async def test_five_mebibytes(app: App) -> None:
     body = b'{"value":[' + b" " * (5 * 1024 * 1024) + b"]}"
     assert await outcome(app, body) == (413, 0)
+
+
+@pytest.mark.parametrize("inside", [b"[" * 4_000_000, b"1," * 2_000_000 + b"1", b"1," * 100 + b"1"])
+async def test_more_elements_than_graph_sends(app: App, inside: bytes) -> None:
+    assert await outcome(app, b'{"value":[' + inside + b"]}") == (413, 0)
 
 
 async def test_exactly_the_largest_body(app: App) -> None:

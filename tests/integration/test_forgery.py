@@ -67,9 +67,8 @@ async def test_of_duplicate_keys_the_last_counts_here_and_later(app: App, pair: 
         lambda body: body + b"\x00",
         lambda body: body[:-1],
         lambda body: body + body,
-        lambda body: body.replace(b'"value"', b'"x":"\\ud800","value"', 1),
     ],
-    ids=["gzip", "utf-16", "not utf-8", "nul after it", "cut short", "twice", "lone surrogate"],
+    ids=["gzip", "utf-16", "not utf-8", "nul after it", "cut short", "twice"],
 )
 async def test_bodies_that_somebody_else_might_read_otherwise(app: App, alter: Any) -> None:
     assert await outcome(app, alter(app.collection(app.item(build(GOOD))))) == (400, 0)
@@ -82,9 +81,10 @@ async def test_bodies_that_somebody_else_might_read_otherwise(app: App, alter: A
         '"x":1e999999',
         '"x":-0',
         '"x":"\\u0000"',
+        '"x":"\\ud800"',
         '"x":' + "[" * 900 + "]" * 900,
     ],
-    ids=["long", "infinite", "minus nought", "nul", "deep"],
+    ids=["long", "infinite", "minus nought", "nul", "lone surrogate", "deep"],
 )
 async def test_odd_values_beside_good_ones_change_nothing(app: App, odd: str) -> None:
     text = json.dumps(app.item(build(GOOD)))[:-1] + "," + odd + "}"
@@ -101,7 +101,7 @@ async def test_client_state_followed_by_nul_is_another(app: App) -> None:
 async def test_a_flood_of_tokens_is_not_checked_to_its_end(app: App) -> None:
     flood = [f"{number}.b.c" for number in range(200)]
     item = app.item(build(GOOD))
-    assert await outcome(app, app.collection(item, tokens=[*flood, app.token()])) == (202, 0)
+    assert await outcome(app, app.collection(item, tokens=[*flood, app.token()])) == (503, 0)
     assert await outcome(app, app.collection(item, tokens=[*flood[1:], app.token()])) == (202, 1)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from dev.simulator import Kind, Options, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
+from shared.domain.collection import ClientStates
 from shared.domain.errors import UnavailableError, UnknownCertificateError
 from shared.domain.events import CloudEvent, parse_message
 from shared.domain.express import ExpressOutcome
@@ -27,6 +29,7 @@ from shared.domain.resources import EMERGENCY_QUEUE
 from shared.domain.validation_tokens import PUBLIC_CLOUD
 from shared.services.decrypt import Decryptor
 from shared.services.express import Express
+from shared.services.paced_log import PacedLog
 from shared.services.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.services.raw_messages import RawMessages
 from shared.services.raw_queues import CLAIMS_CONTAINER, RawQueues
@@ -162,12 +165,13 @@ class World:
         return Receiver(
             queues=self.raw_queues(),
             signing_keys=_Keys(),
-            client_states=(STATE,),
+            client_states=ClientStates((STATE,)),
             app_ids={APP},
             tenant_ids={TENANT},
             issuers=PUBLIC_CLOUD,
             max_body_bytes=10**6,
             now=self.now,
+            log=PacedLog(logging.getLogger("shared.services.receive"), self.now),
             express=Express(self.raw_queues(), self.decryptor, self.now, self.telemetry),
         )
 

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from shared.domain import resources
 from shared.domain.envelope import pack, parse_envelope
 from shared.domain.errors import MalformedInputError
-from shared.domain.notifications import ChangeNotification, client_state_matches, parse_collection, parse_item
+from shared.domain.notifications import ChangeNotification, parse_item
 from shared.domain.queue_text import QUEUE_MESSAGE_BYTES
 
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -27,90 +26,6 @@ JSON_VALUES = st.recursive(
 
 def notification(**fields: Any) -> ChangeNotification:
     return parse_item(json.dumps(fields).encode()).notification
-
-
-TEXTS = {
-    "empty-body": "the body is empty",
-    "not-json": "the body is not JSON",
-    "not-utf-8": "the body is not UTF-8",
-    "shape": "the body is not a change notification collection: an object with an array named value",
-}
-
-
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        (b"", "empty-body"),
-        (b" \r\n", "empty-body"),
-        (b"hello", "not-json"),
-        (b'{"value":[', "not-json"),
-        (b'{"value":[]} x', "not-json"),
-        (b'{"value":[{"a":\x00}]}', "not-json"),
-        (b'{"value":[{"a":NaN}]}', "not-json"),
-        (b'{"value":[{"a":1,}]}', "not-json"),
-        (b"\x1f\x8b\x08\x00", "not-utf-8"),
-        (b'{"value":[{"resource":"\xff"}]}', "not-utf-8"),
-        (b'{"value":[],"x":"\xc3\x28"}', "not-utf-8"),
-        (b"[]", "shape"),
-        (b"null", "shape"),
-        (b"7", "shape"),
-        (b"{}", "shape"),
-        (b'{"value":null}', "shape"),
-        (b'{"value":{}}', "shape"),
-        (b'{"value":[],"validationTokens":"x"}', "shape"),
-        (b'{"value":' + b"[" * 1_000_000, "not-json"),
-        (b'{"value":[' + b'{"a":' * 1_000_000, "not-json"),
-    ],
-    ids=lambda value: repr(value)[:40],
-)
-def test_a_body_that_is_no_collection(body: bytes, reason: str) -> None:
-    with pytest.raises(MalformedInputError) as caught:
-        parse_collection(body)
-    assert caught.value.reason == reason
-    assert str(caught.value) == TEXTS[reason]
-
-
-def test_what_is_refused_says_what_it_is_without_repeating_it() -> None:
-    with pytest.raises(MalformedInputError) as caught:
-        parse_item(b'["a name"]')
-    assert (caught.value.reason, str(caught.value)) == ("item-malformed", "not a change notification")
-    with pytest.raises(MalformedInputError) as caught:
-        parse_envelope('["a name"]')
-    assert (caught.value.reason, str(caught.value)) == ("raw-message-malformed", "not a raw message of Switchboard's")
-
-
-def test_a_byte_order_mark_is_no_reason_to_refuse() -> None:
-    assert parse_collection(b"\xef\xbb\xbf" + b'{"value":[]}').items == ()
-
-
-def test_the_seeds_sample_without_its_wrapper_is_no_collection() -> None:
-    with pytest.raises(MalformedInputError):
-        parse_collection(b'{"@odata.type":"#microsoft.graph.changeNotification","changeType":"updated"}')
-
-
-def test_all_items_are_read_and_kept_as_they_came() -> None:
-    raws = [json.dumps({"subscriptionId": str(n), "unknown": {"n": [n]}}, indent=n).encode() for n in range(5)]
-    collection = parse_collection(b'{"value":[' + b" , ".join(raws) + b"]}")
-    assert [item.raw for item in collection.items] == raws
-    assert [item.notification.subscription_id for item in collection.items] == ["0", "1", "2", "3", "4"]
-
-
-def test_items_that_are_no_objects_are_counted_and_do_not_harm_the_others() -> None:
-    collection = parse_collection(b'{"value":[1,"x",null,[],{"id":"a"},{"resourceData":1e999}]}')
-    assert [item.notification.id for item in collection.items] == ["a"]
-    assert collection.malformed == 5
-
-
-def test_tokens_are_kept_once_and_in_order() -> None:
-    assert parse_collection(b'{"value":[],"validationTokens":["b","a","b",7,null]}').validation_tokens == ("b", "a")
-    assert parse_collection(b'{"value":[],"validationTokens":null}').validation_tokens == ()
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.binary() | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_are_a_collection_or_a_clear_error(body: bytes) -> None:
-    with suppress(MalformedInputError):
-        parse_collection(body)
 
 
 @settings(max_examples=300, deadline=None)
@@ -141,29 +56,6 @@ def test_any_field_of_any_type_has_a_lane(fields: dict[str, Any]) -> None:
     assert found.queues
     assert found.needs_token in {True, False}
     assert found.tenant is None or isinstance(found.tenant, str)
-
-
-@pytest.mark.parametrize(
-    "given_state", [None, "", "wrong", "rightx", "right ", "Right", 7, ["right"], {"right": 1}, True]
-)
-def test_client_state_that_is_wrong_or_missing(given_state: object) -> None:
-    assert not client_state_matches(notification(clientState=given_state), ["right"])
-    assert not client_state_matches(notification(), ["right"])
-
-
-def test_client_state_that_is_no_text_of_any_encoding() -> None:
-    assert not client_state_matches(ChangeNotification(client_state="\ud800"), ["right"])
-
-
-def test_client_state_while_it_is_rotated() -> None:
-    assert client_state_matches(notification(clientState="new"), ["new", "old"])
-    assert client_state_matches(notification(clientState="old"), ["new", "old"])
-    assert not client_state_matches(notification(clientState="older"), ["new", "old"])
-
-
-def test_no_client_state_of_ours_accepts_none_of_theirs() -> None:
-    assert not client_state_matches(notification(clientState=""), [""])
-    assert not client_state_matches(notification(clientState=""), [])
 
 
 EMERGENCY = "communications/calls/getEmergencyEventsByPolicy(policyName='P')"

@@ -1,22 +1,31 @@
 """What receiving remembers between POSTs, and what it must not."""
 
+import asyncio
+import json
+import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from dev.simulator import Kind, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
+from shared.domain.collection import ClientStates
+from shared.domain.envelope import parse_envelope
+from shared.domain.queue_messages import Receipt
 from shared.domain.resources import RAW_QUEUE
-from shared.domain.validation_tokens import PUBLIC_CLOUD
+from shared.domain.validation_tokens import PUBLIC_CLOUD, Claims
+from shared.services.paced_log import PacedLog
 from shared.services.raw_queues import RawQueues
 from shared.services.receive import Receiver
 from tests.storage_model import StorageModel
 
+OTHER_TENANT = "909c6581-5130-43e9-88f3-fcb3582cde37"
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
 APP = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
 STATE = "a-client-state"
@@ -50,12 +59,13 @@ def setup() -> tuple[Receiver, Keys, StorageModel, Clock]:
     receiver = Receiver(
         queues=RawQueues(storage.queues, storage.blobs),
         signing_keys=keys,
-        client_states=(STATE,),
+        client_states=ClientStates((STATE,)),
         app_ids={APP},
         tenant_ids={TENANT},
         issuers=PUBLIC_CLOUD,
         max_body_bytes=10**6,
         now=clock,
+        log=PacedLog(logging.getLogger("shared.services.receive"), clock),
     )
     return receiver, keys, storage, clock
 
@@ -118,6 +128,118 @@ async def test_what_is_remembered_has_a_bound() -> None:
 
 
 def _claims() -> Any:
-    from shared.domain.validation_tokens import Claims
-
     return Claims(TENANT, APP, START + timedelta(hours=1))
+
+
+# --- what strangers send beside it ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Slow:
+    """A queue that takes what is put after some turns of the event loop."""
+
+    turns: int
+
+    async def put(self, queue: str, _body: bytes, _encoding: Any, _delay: timedelta) -> Receipt:
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
+        return Receipt(queue, "", "")
+
+
+async def test_of_ten_senders_one_body_is_looked_at_for_each_turn_of_the_others() -> None:
+    """Otherwise an authentic POST would wait for ten of them at each of its steps."""
+    receiver, _, storage, _ = setup()
+    receiver = replace(receiver, queues=RawQueues(Slow(turns=20), storage.blobs))  # type: ignore[arg-type]
+    looked_at = 0
+
+    async def sender() -> None:
+        nonlocal looked_at
+        while True:
+            assert (await receiver.receive(b'{"value":[{"clientState":"theirs"}]}', None)).status == 202
+            looked_at += 1
+            await asyncio.sleep(0)
+
+    senders = [asyncio.create_task(sender()) for _ in range(10)]
+    while looked_at < 30:  # noqa: ASYNC110 - they have to be at it
+        await asyncio.sleep(0)
+    before = looked_at
+    answer = await receiver.receive(body(), None)
+    seen = looked_at - before
+    for task in senders:
+        task.cancel()
+    assert answer.status == 202
+    assert seen <= 10 + 2 * 20
+
+
+async def test_bodies_that_nobody_vouches_for_leave_the_room_to_others() -> None:
+    receiver, _, storage, _ = setup()
+    receiver = replace(receiver, max_body_bytes=4 * 1024 * 1024)
+    foreign = b'{"value":[{"clientState":"theirs","a":"' + b"x" * (4 * 1024 * 1024 - 100) + b'"}]}'
+    posts = [foreign] * 12 + [body()]
+    answers = await asyncio.gather(*(receiver.receive(post, None) for post in posts))
+    assert [answer.status for answer in answers] == [202] * 13
+    assert len(storage.messages[RAW_QUEUE]) == 1
+
+
+async def test_too_many_tokens_are_no_reason_to_leave_an_item_out() -> None:
+    receiver, keys, storage, _ = setup()
+    post = json.loads(body())
+    post["validationTokens"] = [f"{number}.b.c" for number in range(200)] + post["validationTokens"]
+    answer = await receiver.receive(json.dumps(post).encode(), None)
+    assert (answer.status, storage.messages[RAW_QUEUE], keys.asked) == (503, [], 0)
+    assert int(answer.headers["Retry-After"]) > 0
+    # Whoever does not know the secret learns nothing of it.
+    post["value"][0]["clientState"] = "theirs"
+    assert (await receiver.receive(json.dumps(post).encode(), None)).status == 202
+
+
+async def test_only_tokens_of_a_tenant_that_is_wanted_are_verified() -> None:
+    receiver, keys, storage, _ = setup()
+    post = json.loads(body())
+    foreign = [
+        KEY.sign(validation_claims(app_id=APP, tenant_id=OTHER_TENANT, now=START) | {"uti": str(number)})
+        for number in range(3)
+    ]
+    post["validationTokens"] += foreign
+    assert (await receiver.receive(json.dumps(post).encode(), None)).status == 202
+    assert len(storage.messages[RAW_QUEUE]) == 1
+    assert all(receiver.verified.tenant(token, START) is None for token in foreign)
+    post["validationTokens"] = [*foreign, "x", "a.b.c"]
+    keys.asked = 0
+    assert (await receiver.receive(json.dumps(post).encode(), None)).status == 202
+    assert (len(storage.messages[RAW_QUEUE]), keys.asked) == (1, 0)
+
+
+async def test_an_item_of_ours_that_cannot_be_read_is_kept_for_quarantine_with_its_neighbours() -> None:
+    receiver, _, storage, _ = setup()
+    odd = f'{{"clientState":"{STATE}","resourceData":{{"a":1e999}}}}'
+    good = body()[len(b'{"value":[') :].decode()
+    assert (await receiver.receive(f'{{"value":[{odd},{good}'.encode(), None)).status == 202
+    (message,) = storage.messages[RAW_QUEUE]
+    assert odd in message.body
+    assert len(parse_envelope(message.body).notifications) == 2
+
+
+# --- what is logged of it -------------------------------------------------------------------------------------------
+
+
+async def test_however_much_is_refused_a_reason_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    receiver, _, _, clock = setup()
+    foreign = json.dumps(
+        {
+            "value": [{"subscriptionId": f"s{number}", "clientState": "theirs"} for number in range(9)]
+            + [{"subscriptionId": "a\nforged line", "clientState": "theirs"}, 7]
+        }
+    ).encode()
+    post = json.loads(body())
+    post["validationTokens"] = [f"{number}.b.c" for number in range(190)]
+    for _ in range(20):
+        assert (await receiver.receive(foreign, None)).status == 202
+        assert (await receiver.receive(json.dumps(post).encode(), None)).status == 202
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 4
+    assert "notifications refused: reason=client-state count=10 subscriptions=s0,s1,s2,s3,s4" in lines
+    clock.now += timedelta(seconds=61)
+    await receiver.receive(foreign, None)
+    assert "notifications refused: reason=client-state count=200 subscriptions=s0,s1,s2,s3,s4" in caplog.text
+    assert "forged" not in caplog.text

@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dev.simulator.crypto import KeyCertificate
+from shared.domain.collection import ClientStates, parse_collection
 from shared.domain.encryption import decrypt
 from shared.domain.envelope import parse_envelope
 from shared.domain.errors import SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.domain.events import event_of
-from shared.domain.notifications import client_state_matches, parse_collection, parse_item
+from shared.domain.notifications import parse_item
 from shared.domain.queue_messages import Receipt
 from shared.domain.queue_text import Encoding
 from shared.domain.resources import EVENT_QUEUES, RAW_QUEUE, SELF_TEST
@@ -31,10 +32,10 @@ CERTIFICATE = EncryptionCertificate("switchboard/1", PAIR.der_base64)
 
 class TestNotification:
     def test_is_accepted_for_its_client_state_alone(self) -> None:
-        (item,) = parse_collection(b'{"value":[%b]}' % NOTIFICATION.basic()).items
+        collection = parse_collection(b'{"value":[%b]}' % NOTIFICATION.basic(), ClientStates(["secret"]))
+        assert collection.authentic == (0,)
+        item = parse_item(bytes(collection.raws[0]))
         assert not item.notification.needs_token
-        assert client_state_matches(item.notification, ("secret",))
-        assert not client_state_matches(item.notification, ("another",))
         assert item.notification.queues == (RAW_QUEUE,)
 
     def test_becomes_an_event_on_a_queue_that_no_consumer_reads(self) -> None:
@@ -107,7 +108,7 @@ class App:
 
     async def post(self, url: str, body: bytes) -> int:
         if self.status == 202 and self.working:
-            (item,) = parse_collection(body).items
+            item = parse_item(bytes(parse_collection(body, ClientStates(["secret"])).raws[0]))
             self.deliver(item.raw, None)
         return self.status
 

@@ -1,0 +1,249 @@
+"""The body of a POST: how much of it is read, which of its items know the secret, and those items.
+
+Sources: "changeNotificationCollection resource type" and "changeNotification resource type" (Microsoft Graph).
+
+Whoever knows the address can send a body, so each step costs little for what the step before has let through. The
+marks that structure JSON are estimated from a sample. Then the parser passes over the body once and reads `clientState`
+of each item and nothing else. Only where one is right are items read.
+"""
+
+import itertools
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import msgspec
+
+from shared.domain.errors import MalformedInputError, OversizedBodyError
+from shared.domain.notifications import BYTE_ORDER_MARK, parse_item
+from shared.domain.unusual_json import replace_lone_surrogates
+
+MAX_NON_OBJECTS: Final = 100
+"""How many elements of `value` may be no JSON objects; they are left out."""
+
+# 4 MiB of the smallest notifications that Graph sends (presence, basic) hold 8,191 items and 90,102 marks; the densest
+# bodies that are known hold a mark in 42 bytes.
+_MARKS: Final = b",[{"
+_FREE_MARKS: Final = 32_768
+_BYTES_A_MARK: Final = 48
+_FREE_ITEMS: Final = 8_192
+_BYTES_AN_ITEM: Final = 512
+# A body with elements that are no objects is read several times.
+_MAX_MIXED_BYTES: Final = 1024 * 1024
+
+_NO_MARKS: Final = bytes(set(range(256)) - set(_MARKS))
+_WINDOW: Final = 32_768
+_STRIDE: Final = 29  # no divisor of the lengths that items like to have
+_MAX_STATE_BYTES: Final = 128 * 12 + 2  # 128 characters, each of them two escapes, and quotes
+
+
+class _Head(msgspec.Struct, gc=False, rename="camel"):
+    client_state: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Heads(msgspec.Struct, gc=False, rename="camel"):
+    value: list[_Head]
+    validation_tokens: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Elements(msgspec.Struct, gc=False, rename="camel"):
+    value: list[msgspec.Raw]
+    validation_tokens: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_read_heads = msgspec.json.Decoder(_Heads).decode
+_read_elements = msgspec.json.Decoder(_Elements).decode
+_read_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_read_text = msgspec.json.Decoder(str).decode
+
+
+class ClientStates:
+    """The values of `clientState` that are accepted."""
+
+    def __init__(self, accepted: Sequence[str]) -> None:
+        self._accepted = frozenset(msgspec.json.encode(value) for value in accepted if value)
+
+    def places(self, spelled: Sequence[msgspec.Raw]) -> tuple[int, ...]:
+        """Which of some values, as JSON, are accepted.
+
+        They are looked up by a hash whose key only this process knows, so that the time tells nothing of the secrets.
+        """
+        # NUL stands nowhere in JSON: so the values, taken together and apart again, become bytes at once.
+        together = b"\0".join([value if len(value) <= _MAX_STATE_BYTES else b"" for value in spelled])
+        values = together.split(b"\0")
+        if b"\\" in together:
+            values = [_plainly(value) if b"\\" in value else value for value in values]
+        if self._accepted.isdisjoint(values):
+            return ()
+        return tuple(place for place, value in enumerate(values) if value in self._accepted)
+
+
+def _plainly(value: bytes) -> bytes:
+    """A JSON string without the escapes that it does not need."""
+    try:
+        return msgspec.json.encode(_read_text(value))
+    except (msgspec.MsgspecError, UnicodeError):
+        return b""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What one POST carried.
+
+    Attributes:
+        count: items, whoever sent them.
+        malformed: elements that are no JSON objects, and were left out.
+        authentic: the places of the items with a right `clientState`.
+    """
+
+    body: bytes
+    count: int
+    malformed: int
+    authentic: tuple[int, ...]
+    tokens: msgspec.Raw
+
+    @property
+    def foreign(self) -> int:
+        """How many items have another `clientState`, or none."""
+        return self.count - len(self.authentic)
+
+    @cached_property
+    def raws(self) -> Sequence[msgspec.Raw]:
+        """All items as they came."""
+        return _read_elements(self.body).value
+
+    def validation_tokens(self, limit: int) -> tuple[str, ...] | None:
+        """The tokens, each once and in their order; None where there are more than `limit`."""
+        if _first(self.tokens) != b"[":
+            return ()
+        tokens: dict[str, None] = {}
+        for raw in _read_list(self.tokens):
+            if _first(raw) == b'"':
+                tokens[_read_text(raw)] = None
+                if len(tokens) > limit:
+                    return None
+        return tuple(tokens)
+
+    def foreign_ids(self, limit: int) -> list[str]:
+        """What some of the items that do not know the secret call their subscription, as they came."""
+        known = set(self.authentic)
+        places = itertools.islice((place for place in range(self.count) if place not in known), limit)
+        found = []
+        for place in places:
+            with suppress(MalformedInputError):
+                found.append(parse_item(bytes(self.raws[place])).notification.subscription_id)
+        return found
+
+
+def parse_collection(body: bytes, accepted: ClientStates) -> Collection:
+    """Find the items of a POST that know the secret.
+
+    Raises:
+        OversizedBodyError: it holds more than any body of Graph's could.
+        MalformedInputError: it is not JSON, or no changeNotificationCollection; or not UTF-8, where an item is ours.
+    """
+    body = body.removeprefix(BYTE_ORDER_MARK)
+    if _is_too_dense(body):
+        raise OversizedBodyError("the body holds too many elements", reason="body-too-dense")
+    malformed = 0
+    try:
+        heads = _read_heads(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        body, malformed = _reread(body, error)
+        heads = _read_heads(body)
+    count = len(heads.value)
+    _check_count(count, len(body))
+    if _first(heads.validation_tokens) not in b"[n":
+        raise _no_collection()
+    authentic = accepted.places([head.client_state for head in heads.value])
+    if authentic:
+        _check_utf_8(body)
+    return Collection(body, count, malformed, authentic, heads.validation_tokens)
+
+
+def _reread(body: bytes, refusal: Exception) -> tuple[bytes, int]:
+    """What can be read of a body that the parser has refused, and how many elements had to be left out for it.
+
+    Raises:
+        OversizedBodyError: too many had to, or the body is too large for that.
+        MalformedInputError: it is no collection at all.
+    """
+    if isinstance(refusal, msgspec.ValidationError):
+        if len(body) > _MAX_MIXED_BYTES:
+            raise OversizedBodyError("the body is large and does not hold objects alone", reason="non-objects")
+        with suppress(msgspec.DecodeError, RecursionError):
+            return _objects_alone(body)
+    mended = replace_lone_surrogates(body)
+    if mended is body:
+        if not body or body.isspace():
+            raise MalformedInputError("the body is empty", reason="empty-body")
+        raise MalformedInputError("the body is not JSON in UTF-8", reason="not-json")
+    return _objects_alone(mended)
+
+
+def _objects_alone(body: bytes) -> tuple[bytes, int]:
+    try:
+        found = _read_elements(body)
+    except msgspec.ValidationError:
+        raise _no_collection() from None
+    _check_count(len(found.value), len(body))
+    objects, others = [], 0
+    for raw in found.value:
+        if _first(raw) == b"{":
+            objects.append(raw)
+        elif (others := others + 1) > MAX_NON_OBJECTS:
+            raise OversizedBodyError("the body holds too many elements that are no objects", reason="non-objects")
+    if not others:
+        return body, 0
+    return b'{"value":[%b],"validationTokens":%b}' % (b",".join(objects), found.validation_tokens), others
+
+
+def _first(raw: msgspec.Raw) -> bytes:
+    return bytes(memoryview(raw)[:1])
+
+
+def _check_count(count: int, size: int) -> None:
+    if count > _FREE_ITEMS + size // _BYTES_AN_ITEM:
+        raise OversizedBodyError("the body holds too many elements", reason="too-many-items")
+
+
+def _check_utf_8(body: bytes) -> None:
+    try:
+        body.decode()  # the JSON parser does not look inside what it passes over
+    except UnicodeDecodeError:
+        raise MalformedInputError("the body is not UTF-8", reason="not-utf-8") from None
+
+
+def _no_collection() -> MalformedInputError:
+    return MalformedInputError(
+        "the body is not a change notification collection: an object with an array named value", reason="shape"
+    )
+
+
+def _is_too_dense(body: bytes) -> bool:
+    """Whether there are more marks than in any body of Graph's.
+
+    One byte in `_STRIDE` is looked at, from a place in each window that nobody can know. A body that seems too dense is
+    counted, until it is, so that none is refused by chance.
+    """
+    allowed = _FREE_MARKS + len(body) // _BYTES_A_MARK
+    if len(body) <= allowed:
+        return False
+    seen = 0
+    for start, offset in zip(range(0, len(body), _WINDOW), secrets.token_bytes(len(body) // _WINDOW + 1), strict=False):
+        seen += _marks(body[start + offset % _STRIDE : start + _WINDOW : _STRIDE])
+        if seen * _STRIDE > allowed:
+            return _holds_more_marks(body, allowed)
+    return False
+
+
+def _holds_more_marks(body: bytes, allowed: int) -> bool:
+    counts = (_marks(body[start : start + _WINDOW]) for start in range(0, len(body), _WINDOW))
+    return any(total > allowed for total in itertools.accumulate(counts))
+
+
+def _marks(text: bytes) -> int:
+    return len(text.translate(None, _NO_MARKS))

@@ -1,0 +1,246 @@
+"""The body of a POST: what of it is ours, what is refused, and how much work strangers can cause."""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.hostile import SIZES, bodies, presence_items
+from shared.domain.collection import MAX_NON_OBJECTS, ClientStates, Collection, parse_collection
+from shared.domain.errors import MalformedInputError, OversizedBodyError
+from shared.domain.notifications import parse_item
+from tests.unit.test_notifications import JSON_VALUES
+
+OURS = ClientStates(["right"])
+TEXTS = {
+    "empty-body": "the body is empty",
+    "not-json": "the body is not JSON in UTF-8",
+    "not-utf-8": "the body is not UTF-8",
+    "shape": "the body is not a change notification collection: an object with an array named value",
+}
+MINE = b'{"clientState":"right"}'
+
+
+def parse(body: bytes) -> Collection:
+    return parse_collection(body, OURS)
+
+
+def of(*elements: bytes) -> bytes:
+    return b'{"value":[' + b",".join(elements) + b"]}"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "empty-body"),
+        (b" \r\n", "empty-body"),
+        (b"hello", "not-json"),
+        (b'{"value":[', "not-json"),
+        (b'{"value":[]} x', "not-json"),
+        (b'{"value":[{"a":\x00}]}', "not-json"),
+        (b'{"value":[{"a":NaN}]}', "not-json"),
+        (b'{"value":[{"a":1,}]}', "not-json"),
+        (b'{"value":[1,{"a":1,}]}', "not-json"),
+        (b"\x1f\x8b\x08\x00", "not-json"),
+        (b'{"value":[{"clientState":"right","resource":"\xff"}]}', "not-utf-8"),
+        (b'{"value":[{"clientState":"right"}],"x":"\xc3\x28"}', "not-utf-8"),
+        (b"[]", "shape"),
+        (b"null", "shape"),
+        (b"7", "shape"),
+        (b"{}", "shape"),
+        (b'{"value":null}', "shape"),
+        (b'{"value":{}}', "shape"),
+        (b'{"value":[],"validationTokens":"x"}', "shape"),
+        (b'{"value":[1],"validationTokens":7}', "shape"),
+        (b'{"value":' + b"[" * 10_000, "not-json"),
+        (b'{"value":[' + b'{"a":' * 10_000, "not-json"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_body_that_is_no_collection(body: bytes, reason: str) -> None:
+    with pytest.raises(MalformedInputError) as caught:
+        parse(body)
+    assert caught.value.reason == reason
+    assert str(caught.value) == TEXTS[reason]
+
+
+def test_a_byte_order_mark_is_no_reason_to_refuse() -> None:
+    assert parse(b"\xef\xbb\xbf" + of(MINE)).authentic == (0,)
+
+
+def test_the_seeds_sample_without_its_wrapper_is_no_collection() -> None:
+    with pytest.raises(MalformedInputError):
+        parse(b'{"@odata.type":"#microsoft.graph.changeNotification","changeType":"updated"}')
+
+
+def test_all_items_are_kept_as_they_came() -> None:
+    raws = [json.dumps({"subscriptionId": str(n), "unknown": {"n": [n]}}, indent=n).encode() for n in range(5)]
+    assert [bytes(raw) for raw in parse(b'{"value":[' + b" , ".join(raws) + b"]}").raws] == raws
+
+
+def test_tokens_are_kept_once_and_in_order() -> None:
+    tokens = parse(b'{"value":[],"validationTokens":["b","a","b",7,null,{"c":1}]}').validation_tokens
+    assert (tokens(3), tokens(2), tokens(1)) == (("b", "a"), ("b", "a"), None)
+    assert parse(b'{"value":[],"validationTokens":null}').validation_tokens(0) == ()
+    assert parse(b'{"value":[]}').validation_tokens(0) == ()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary() | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_a_collection_or_a_clear_error(body: bytes) -> None:
+    with suppress(MalformedInputError):
+        parse(body)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from(["clientState", "id", "a"]), JSON_VALUES | st.just("right"))))
+def test_the_authentic_are_those_whose_state_is_right_and_no_other(elements: list[dict[str, Any]]) -> None:
+    found = parse(json.dumps({"value": elements}).encode())
+    right = tuple(place for place, one in enumerate(elements) if one.get("clientState") == "right")
+    assert (found.authentic, found.count, found.foreign) == (right, len(elements), len(elements) - len(right))
+
+
+# --- the secret -----------------------------------------------------------------------------------------------------
+
+
+def authentic(state: object, accepted: list[str]) -> bool:
+    body = json.dumps({"value": [{"clientState": state}]}).encode()
+    return parse_collection(body, ClientStates(accepted)).authentic == (0,)
+
+
+@pytest.mark.parametrize(
+    "state", [None, "", "wrong", "rightx", "right ", "Right", "right\0", 7, ["right"], {"right": 1}, True, "\ud800"]
+)
+def test_client_state_that_is_wrong(state: object) -> None:
+    assert not authentic(state, ["right"])
+
+
+def test_client_state_that_is_missing() -> None:
+    assert parse(of(b"{}", b'{"a":{"clientState":"right"}}')).authentic == ()
+
+
+def test_client_state_while_it_is_rotated() -> None:
+    assert authentic("new", ["new", "old"])
+    assert authentic("old", ["new", "old"])
+    assert not authentic("older", ["new", "old"])
+
+
+def test_no_client_state_of_ours_accepts_none_of_theirs() -> None:
+    assert not authentic("", [""])
+    assert not authentic("", [])
+    assert not authentic(None, [])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(min_size=1, max_size=128), st.booleans())
+def test_client_state_in_every_spelling(state: str, ascii_only: bool) -> None:
+    if any("\ud800" <= letter <= "\udfff" for letter in state):
+        return  # no text, so no setting
+    escaped = "".join(f"\\u{unit:04x}" for unit in _utf_16(state))
+    for spelled in (json.dumps(state, ensure_ascii=ascii_only), f'"{escaped}"'):
+        body = f'{{"value":[{{"clientState" : {spelled} }}]}}'.encode()
+        assert parse_collection(body, ClientStates([state])).authentic == (0,)
+        assert parse_collection(body, ClientStates([state + "x"])).authentic == ()
+
+
+def _utf_16(text: str) -> list[int]:
+    data = text.encode("utf-16-be")
+    return [int.from_bytes(data[at : at + 2]) for at in range(0, len(data), 2)]
+
+
+def test_foreign_items_never_stop_the_reading() -> None:
+    found = parse(of(*[b'{"clientState":"theirs"}'] * 5000, MINE))
+    assert (found.authentic, found.foreign) == ((5000,), 5000)
+
+
+def test_some_of_the_foreign_are_named() -> None:
+    items = [b'{"subscriptionId":"s%d"}' % n for n in range(9)]
+    assert parse(of(items[0], MINE, *items[1:])).foreign_ids(3) == ["s0", "s1", "s2"]
+    assert parse(of(b'{"resourceData":1e999}', items[0])).foreign_ids(3) == ["s0"]
+
+
+# --- what is no object ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("odd", [b"1", b'"x"', b"null", b"[]", b"true", b"1e999", b"[[1,2],{}]", b'{"value":1}'])
+def test_elements_that_are_no_objects_are_left_out_and_do_not_harm_the_others(odd: bytes) -> None:
+    body = b'{"validationTokens":["t"],"value":[' + b",".join([odd, b'{"id":"a"}', b" " + odd + b"\n", MINE]) + b"]}"
+    found = parse(body)
+    assert [parse_item(bytes(found.raws[place])).notification.client_state for place in found.authentic] == ["right"]
+    assert (found.malformed, found.validation_tokens(1)) == (0 if odd[:1] == b"{" else 2, ("t",))
+
+
+def test_a_hundred_elements_that_are_no_objects_and_one_more() -> None:
+    assert parse(of(*[b"1"] * MAX_NON_OBJECTS, MINE)).authentic == (MAX_NON_OBJECTS - MAX_NON_OBJECTS,)
+    with pytest.raises(OversizedBodyError):
+        parse(of(*[b"1"] * (MAX_NON_OBJECTS + 1), MINE))
+
+
+# --- bounds ---------------------------------------------------------------------------------------------------------
+
+
+def test_four_mebibytes_of_the_smallest_notifications_are_taken() -> None:
+    items = presence_items(4 * 1024 * 1024, "right")
+    body = of(*items)
+    assert len(items) >= 8191
+    assert len(parse(body).authentic) == len(items)
+
+
+def test_items_that_each_echo_a_filter_of_650_ids_are_taken() -> None:
+    listed = ",".join(f"'{number:08x}-20ae-4093-8dae-3ec09edeb253'" for number in range(650))
+    item = json.dumps({"clientState": "right", "resource": f"communications/presences?$filter=id in ({listed})"})
+    assert len(parse(of(*[item.encode()] * 150)).authentic) == 150
+
+
+@pytest.mark.parametrize("size", [180_000, 4 * 1024 * 1024])
+@pytest.mark.parametrize("mark", [b"1,", b"{},", b"[[]],", b'{"a":1},'])
+def test_a_body_of_marks_is_refused_wherever_they_stand(size: int, mark: bytes) -> None:
+    half = b'{"a":"' + b"x" * (size // 2) + b'"}'
+    marks = (mark * (size // 2 // len(mark)))[:-1]
+    for body in (of(marks), of(half, marks), of(marks, half)):
+        with pytest.raises(OversizedBodyError):
+            parse(body)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 64))
+def test_no_period_hides_marks_from_the_sample(period: int) -> None:
+    element = b"1," + b" " * (period - 1)
+    body = b'{"value":[{"a":[' + element * (1024 * 1024 // len(element)) + b"1]}]}"
+    dense = body.count(b",") + 4 > 32_768 + len(body) // 48
+    try:
+        parse(body)
+    except OversizedBodyError:
+        assert dense
+    else:
+        assert not dense or body.count(b",") < 1.5 * (32_768 + len(body) // 48)
+
+
+def counted(work: Callable[[], object]) -> int:
+    """The calls that the interpreter makes meanwhile, of functions in C included."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in {"call", "c_call"}
+
+    sys.setprofile(count)
+    try:
+        with suppress(MalformedInputError):
+            work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", bodies(1000))
+def test_what_a_stranger_sends_is_little_work(name: str, size: int) -> None:
+    """As many calls as five for each of the items that 4 MiB may hold, however the body is made."""
+    body = bodies(size)[name]()
+    assert counted(lambda: parse(body)) <= 5 * min(len(body) // 3, 8_192 + len(body) // 512) + 2500
