@@ -4,7 +4,7 @@
     python3 run.py demo             the whole app, end to end, on this machine
     python3 run.py start            the app and what it talks to, until Ctrl-C
     python3 run.py test [...]       the tests; arguments go to pytest, and --repeat N runs them N times
-    python3 run.py lint             ruff and mypy
+    python3 run.py lint             ruff, mypy, and Microsoft's parser on the queries
     python3 run.py bench [...]      the measurements; arguments go to them
     python3 run.py audit            known vulnerabilities, licences, and a bill of materials
 
@@ -55,7 +55,7 @@ COMMANDS: Mapping[str, Sequence[Sequence[str]]] = {
     "demo": [["dev.demo"]],
     "start": [["dev.start"]],
     "test": [["dev.suite"]],
-    "lint": [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]],
+    "lint": [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["dev.kql"]],
     "bench": [["bench"]],
     "audit": [["dev.audit"]],
 }

@@ -173,7 +173,7 @@ class Azurite:
     def _command(self) -> list[str]:
         if not _SCRIPT.exists():
             raise AzuriteError(_NOT_INSTALLED)
-        command = [_node(), "--require", str(_EXIT_WITH_PARENT), str(_SCRIPT)]
+        command = [node(), "--require", str(_EXIT_WITH_PARENT), str(_SCRIPT)]
         command += ["--location", str(self.directory), "--silent", "--disableTelemetry", "--disableProductStyleUrl"]
         command += ["--skipApiVersionCheck"]  # the storage SDKs are ahead of it
         for service, port in self.ports._asdict().items():
@@ -200,7 +200,7 @@ def _last_words(text: str) -> str:
     return " / ".join(text.strip().splitlines()[-3:]) or "it said nothing"
 
 
-def _node() -> str:
+def node() -> str:
     """The Node.js that run.py chose, else the one on PATH."""
     if _SETUP_RECORD.exists():
         return str(json.loads(_SETUP_RECORD.read_text())["node"])

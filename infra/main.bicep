@@ -116,6 +116,21 @@ param alertEmail string = ''
 @description('Address of the runbook, which alerts link to.')
 param runbookUrl string = 'docs/operations.md'
 
+@description('Minutes without a finished renewal run after which an alert fires: three intervals of renewalSchedule, at least 30.')
+@allowed([
+  30
+  45
+  60
+  120
+  180
+  240
+  300
+  360
+  1440
+  2880
+])
+param renewalAlertMinutes int = 30
+
 @description('Minutes without a single event after which an alert fires. 0 for never, as for a tenant with quiet nights.')
 @allowed([
   0
@@ -283,9 +298,13 @@ module alerts './app/alerts.bicep' = {
     location: location
     tags: tags
     workspaceId: monitoring.outputs.workspaceId
+    insightsId: monitoring.outputs.insightsId
+    notificationUrl: app.outputs.notificationUrl
     email: alertEmail
     runbookUrl: runbookUrl
+    renewalAlertMinutes: renewalAlertMinutes
     silenceMinutes: silenceMinutes
+    selfTest: !empty(selfTestSchedule)
   }
 }
 

@@ -7,9 +7,10 @@ belongs to its one event loop.
 
 import logging
 import os
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from shared.adapters.queues import Queues
     from shared.adapters.storage import StorageAccount
     from shared.adapters.telemetry import OpenTelemetry
+    from shared.domain.errors import InvocationError
     from shared.services.activity import Activity
     from shared.services.backfill import Backfill
     from shared.services.decrypt import Decryptor
@@ -44,8 +46,61 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# At INFO, Azure's libraries log each request that they make, the exporter of telemetry its own as well.
+logging.getLogger("azure").setLevel(logging.WARNING)
+# What the worker's exporter sends, the host would send a second time.
+_ours = logging.getLogger("shared")
+_ours.propagate = not _ours.handlers
+
 _DRAIN_TIME = timedelta(minutes=5)  # of the ten that host.json gives a function
 _BACKFILL_TIME = timedelta(minutes=5)  # since the start of a run, of the ten that host.json gives a function
+
+
+# --- around every function ------------------------------------------------------------------------------------------
+
+
+def reported[**P, T](function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """A function whose failure is logged by its reason, and leaves it as an error that knows nothing else.
+
+    Azure Monitor gets an exception that leaves a function with its text, and with the texts of all that it came from
+    (`serialize_exception` of azure-functions-runtime); any of them may hold data.
+    """
+
+    @wraps(function)
+    async def reporting(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await function(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - it is raised again, without what it says
+            failure = _failure(function.__name__, error)
+        raise failure  # outside the handler, so that nothing is its cause or context
+
+    return reporting
+
+
+def _failure(function: str, error: Exception) -> "InvocationError":
+    import traceback
+
+    from shared.domain.errors import InvocationError, SettingsError, SwitchboardError
+
+    if isinstance(error, SettingsError):
+        logger.critical("%s", error)
+    reason = error.reason if isinstance(error, SwitchboardError) else type(error).__name__
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    logger.error("function failed: function=%s reason=%s at=%s:%s", function, reason, where.name, where.lineno)
+    return InvocationError(function, reason)
+
+
+def _flushed(run: Callable[[], Awaitable[None]]) -> Callable[[], Coroutine[Any, Any, None]]:
+    """A timer's run whose figures are sent before it ends: its instance may be gone right after."""
+
+    @wraps(run)
+    async def flushing() -> None:
+        try:
+            await run()
+        finally:
+            await _telemetry().flush()
+
+    return flushing
 
 
 # --- one function for each trigger ----------------------------------------------------------------------------------
@@ -78,21 +133,22 @@ async def handle_lifecycle(msg: func.QueueMessage, queue: str) -> None:
     await _lifecycle_messages().handle(msg.get_body().decode(), queue=queue, attempts=msg.dequeue_count or 1)
 
 
+@_flushed
 async def renew() -> None:
     """One renewal run, and in the time that is left, the search for call records that were missed."""
     from shared.services.backfill import LEAST_TIME
 
     started = _now()
     from shared.domain.errors import UnavailableError
-    from shared.services.renewal_state import remaining_by_kind
+    from shared.services.renewal_state import lives_by_kind
 
     try:
         report = await _renewal().run()
     except UnavailableError:
-        _telemetry().renewed({"failed": 1}, {})
+        _telemetry().renewal_failed()
         raise
     outcomes = {str(outcome): count for outcome, count in report.outcomes.items()}
-    _telemetry().renewed(outcomes, remaining_by_kind(report))
+    _telemetry().renewed(outcomes, lives_by_kind(report))
     await _renewal_states().save(report)
     for failure in report.failures:
         logger.error(
@@ -109,9 +165,12 @@ async def renew() -> None:
     await _backfill().run(report.call_records, max(started + _BACKFILL_TIME, _now() + LEAST_TIME))
 
 
+@_flushed
 async def self_test() -> None:
     """One self-test."""
-    for leg in await _self_test().run():
+    legs = await _self_test().run()
+    _telemetry().self_tested(sum(leg.problem is not None for leg in legs))
+    for leg in legs:
         if leg.problem is None:
             logger.info("self-test: leg=%r seconds=%.3f", leg.name, leg.seconds)
         else:

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import getpass
 import hashlib
+import logging
 import os
 import signal
 import socket
@@ -23,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the host and return its exit code: 0 after a signal, 1 if it cannot serve the app, or not any more."""
     args = _parser().parse_args(arguments)
     logs.configure()
+    # Of its own polling; how much a worker says is the app's affair.
+    logging.getLogger("azure").setLevel(logging.WARNING)
     app: Path = args.app.resolve()
     try:
         os.environ.update(merge_local_settings(app, os.environ))

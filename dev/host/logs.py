@@ -25,7 +25,7 @@ def log_failure(function: str, error: FunctionFailedError) -> None:
 
 
 def configure(current_function: Callable[[], str | None] = lambda: None) -> None:
-    """Send all records from INFO on to standard error, the SDKs' own chatter only from WARNING on.
+    """Send all records from INFO on to standard error, as a worker in Azure sends them to its host.
 
     Args:
         current_function: the name of the function in whose invocation the caller runs, if it runs in one.
@@ -33,4 +33,3 @@ def configure(current_function: Callable[[], str | None] = lambda: None) -> None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(current_function))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("azure").setLevel(logging.WARNING)

@@ -3,21 +3,42 @@
 param location string
 param tags object
 param workspaceId string
+param insightsId string
+param notificationUrl string
 param email string
 param runbookUrl string
+param renewalAlertMinutes int
 param silenceMinutes int
+param selfTest bool
 
-// Each query answers with one row and one number, `Value`. What does not resolve by itself stays until a person closes it.
+// Each query answers with one row and one number, `Value`. Rows arrive three to six minutes after what they tell of, so
+// each looks back further than to its last evaluation. `lookBack` goes beyond what a window may be.
+// What does not resolve is an event that is over: it is told once a day.
 var alerts = [
   {
     name: 'subscription-near-its-end'
-    title: 'A subscription has under a quarter of its life left'
+    title: 'A subscription comes to a quarter of its life'
     query: loadTextContent('../queries/alert-subscription-near-its-end.kql')
     severity: 1
     frequency: 'PT5M'
-    window: 'P1D'
+    window: 'PT5M'
+    lookBack: 'P2D'
     operator: 'LessThan'
     threshold: '0.25'
+    enabled: true
+    resolves: true
+    queues: []
+  }
+  {
+    name: 'renewal-stopped'
+    title: 'No renewal run has come to its end'
+    query: loadTextContent('../queries/alert-renewal-stopped.kql')
+    severity: 1
+    frequency: 'PT15M'
+    window: 'PT${renewalAlertMinutes}M'
+    lookBack: ''
+    operator: 'LessThan'
+    threshold: '1'
     enabled: true
     resolves: true
     queues: []
@@ -27,8 +48,9 @@ var alerts = [
     title: 'Subscriptions could not be renewed'
     query: loadTextContent('../queries/alert-renewal-failures.kql')
     severity: 2
-    frequency: 'PT5M'
-    window: 'PT15M'
+    frequency: 'PT15M'
+    window: 'PT30M'
+    lookBack: ''
     operator: 'GreaterThan'
     threshold: '0'
     enabled: true
@@ -40,8 +62,9 @@ var alerts = [
     title: 'Many notifications are refused'
     query: loadTextContent('../queries/alert-refusals.kql')
     severity: 2
-    frequency: 'PT5M'
-    window: 'PT15M'
+    frequency: 'PT15M'
+    window: 'PT30M'
+    lookBack: ''
     operator: 'GreaterThan'
     threshold: '0.05'
     enabled: true
@@ -54,7 +77,8 @@ var alerts = [
     query: loadTextContent('../queries/alert-emergency-delayed.kql')
     severity: 2
     frequency: 'PT15M'
-    window: 'PT15M'
+    window: 'PT30M'
+    lookBack: ''
     operator: 'GreaterThan'
     threshold: '0'
     enabled: true
@@ -66,8 +90,9 @@ var alerts = [
     title: 'Notifications went to quarantine'
     query: loadTextContent('../queries/alert-quarantine.kql')
     severity: 1
-    frequency: 'PT5M'
-    window: 'PT5M'
+    frequency: 'PT15M'
+    window: 'PT30M'
+    lookBack: ''
     operator: 'GreaterThan'
     threshold: '0'
     enabled: true
@@ -79,8 +104,9 @@ var alerts = [
     title: 'Raw messages wait for over a minute'
     query: loadTextContent('../queries/alert-raw-messages-wait.kql')
     severity: 2
-    frequency: 'PT1M'
-    window: 'PT10M'
+    frequency: 'PT5M'
+    window: 'PT30M'
+    lookBack: ''
     operator: 'GreaterThan'
     threshold: '60'
     enabled: true
@@ -94,8 +120,9 @@ var alerts = [
     title: 'Emergency calls wait for over 10 seconds'
     query: loadTextContent('../queries/alert-raw-messages-wait.kql')
     severity: 0
-    frequency: 'PT1M'
-    window: 'PT10M'
+    frequency: 'PT5M'
+    window: 'PT30M'
+    lookBack: ''
     operator: 'GreaterThan'
     threshold: '10'
     enabled: true
@@ -110,10 +137,25 @@ var alerts = [
     query: loadTextContent('../queries/alert-receive-slow.kql')
     severity: 1
     frequency: 'PT5M'
-    window: 'PT10M'
+    window: 'PT15M'
+    lookBack: ''
     operator: 'GreaterThan'
     threshold: '2000'
     enabled: true
+    resolves: true
+    queues: []
+  }
+  {
+    name: 'self-test-failed'
+    title: 'The self-test failed'
+    query: loadTextContent('../queries/alert-self-test.kql')
+    severity: 1
+    frequency: 'PT15M'
+    window: 'P1D'
+    lookBack: ''
+    operator: 'GreaterThan'
+    threshold: '0'
+    enabled: selfTest
     resolves: true
     queues: []
   }
@@ -124,6 +166,7 @@ var alerts = [
     severity: 2
     frequency: 'PT15M'
     window: 'PT${silenceMinutes > 0 ? silenceMinutes : 60}M'
+    lookBack: ''
     operator: 'LessThan'
     threshold: '1'
     enabled: silenceMinutes > 0
@@ -137,10 +180,11 @@ var alerts = [
     severity: 1
     frequency: 'PT6H'
     window: 'P1D'
+    lookBack: ''
     operator: 'GreaterThan'
     threshold: '0'
     enabled: true
-    resolves: true
+    resolves: false
     queues: []
   }
 ]
@@ -177,6 +221,7 @@ resource rules 'Microsoft.Insights/scheduledQueryRules@2022-06-15' = [for alert 
     ]
     evaluationFrequency: alert.frequency
     windowSize: alert.window
+    overrideQueryTimeRange: empty(alert.lookBack) ? null : alert.lookBack
     criteria: {
       allOf: [
         {
@@ -200,7 +245,9 @@ resource rules 'Microsoft.Insights/scheduledQueryRules@2022-06-15' = [for alert 
       ]
     }
     autoMitigate: alert.resolves
-    // The tables come into being with the first row in them; until then the queries would not compile.
+    muteActionsDuration: alert.resolves ? null : 'P1D'
+    // A table comes into being with its first row; until then Azure would refuse the query (SEM0100). `run.py lint` has
+    // Microsoft's parser look at each.
     skipQueryValidation: true
     actions: {
       actionGroups: empty(email) ? [] : [
@@ -212,3 +259,73 @@ resource rules 'Microsoft.Insights/scheduledQueryRules@2022-06-15' = [for alert 
     }
   }
 }]
+
+// Graph's handshake, asked for from outside: it needs nothing but the HTTP functions, whose failure nothing else tells.
+resource endpointTest 'Microsoft.Insights/webtests@2022-06-15' = {
+  name: 'switchboard-endpoint'
+  location: location
+  tags: union(tags, {
+    'hidden-link:${insightsId}': 'Resource'
+  })
+  kind: 'standard'
+  properties: {
+    SyntheticMonitorId: 'switchboard-endpoint'
+    Name: 'Switchboard: the handshake'
+    Enabled: true
+    Kind: 'standard'
+    Frequency: 900
+    Timeout: 30
+    RetryEnabled: true
+    Locations: [
+      {
+        Id: 'emea-nl-ams-azr'
+      }
+    ]
+    Request: {
+      RequestUrl: '${notificationUrl}?validationToken=availability'
+      HttpVerb: 'GET'
+      ParseDependentRequests: false
+    }
+    ValidationRules: {
+      ExpectedHttpStatusCode: 200
+      SSLCheck: true
+      ContentValidation: {
+        ContentMatch: 'availability'
+        IgnoreCase: false
+        PassIfTextFound: true
+      }
+    }
+  }
+}
+
+resource endpointDown 'Microsoft.Insights/metricAlerts@2018-03-01' = {
+  name: 'switchboard-endpoint-down'
+  location: 'global'
+  tags: union(tags, {
+    'hidden-link:${insightsId}': 'Resource'
+    'hidden-link:${endpointTest.id}': 'Resource'
+  })
+  properties: {
+    description: '${runbookUrl}#endpoint-down'
+    severity: 0
+    enabled: true
+    scopes: [
+      endpointTest.id
+      insightsId
+    ]
+    evaluationFrequency: 'PT5M'
+    windowSize: 'PT15M'
+    criteria: {
+      'odata.type': 'Microsoft.Azure.Monitor.WebtestLocationAvailabilityCriteria'
+      webTestId: endpointTest.id
+      componentId: insightsId
+      failedLocationCount: 1
+    }
+    autoMitigate: true
+    actions: empty(email) ? [] : [
+      {
+        actionGroupId: people.id
+      }
+    ]
+  }
+}

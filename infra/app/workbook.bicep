@@ -32,13 +32,13 @@ var rows = [
   }
   {
     name: 'receiving'
-    title: 'Milliseconds until Graph is answered (it slows an endpoint at 3,000)'
+    title: 'Milliseconds in the function until Graph is answered (it slows an endpoint at 3,000)'
     query: loadTextContent('../queries/receiving.kql')
     visualization: 'timechart'
   }
   {
     name: 'answers'
-    title: 'Answers to Graph by HTTP status'
+    title: 'Answers of the functions by HTTP status'
     query: loadTextContent('../queries/answers.kql')
     visualization: 'timechart'
   }
@@ -64,7 +64,7 @@ var rows = [
   }
   {
     name: 'subscriptions'
-    title: 'Hours that the subscription nearest to its end has left'
+    title: 'Life left of the subscription nearest to its end'
     query: loadTextContent('../queries/subscriptions.kql')
     visualization: 'table'
   }
@@ -72,6 +72,12 @@ var rows = [
     name: 'renewals'
     title: 'Renewals by outcome'
     query: loadTextContent('../queries/renewals.kql')
+    visualization: 'timechart'
+  }
+  {
+    name: 'runs'
+    title: 'Renewal runs and self-tests'
+    query: loadTextContent('../queries/runs.kql')
     visualization: 'timechart'
   }
   {
@@ -103,13 +109,19 @@ var rows = [
   }
   {
     name: 'errors'
-    title: 'Exceptions'
+    title: 'Errors of Switchboard, each once, with its reason'
     query: loadTextContent('../queries/errors.kql')
     visualization: 'table'
   }
   {
+    name: 'failures'
+    title: 'Failed invocations, as the host saw them'
+    query: loadTextContent('../queries/failures.kql')
+    visualization: 'table'
+  }
+  {
     name: 'warnings'
-    title: 'Warnings and errors logged'
+    title: 'Warnings, and what the host and libraries log'
     query: loadTextContent('../queries/warnings.kql')
     visualization: 'table'
   }
@@ -139,7 +151,7 @@ var rows = [
   }
   {
     name: 'ingestion'
-    title: 'Megabytes of logs and metrics, by table'
+    title: 'Records and megabytes of logs and metrics, by table and sender'
     query: loadTextContent('../queries/ingestion.kql')
     visualization: 'table'
   }

@@ -4,7 +4,10 @@ Whether anything listens is the deployment's business; without an SDK every call
 below are a contract with the queries of the workbook and the alerts. No attribute ever holds more than an id.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
@@ -12,6 +15,9 @@ from opentelemetry import context, metrics, trace
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from shared.domain.errors import SwitchboardError
+from shared.services.telemetry import Life
+
+logger = logging.getLogger(__name__)
 
 # Counters, unless said otherwise. Azure Monitor shows attributes as `Properties` of `AppMetrics`.
 RECEIVED: Final = "switchboard.received"
@@ -31,8 +37,17 @@ LATENCY: Final = "switchboard.latency"
 """Histogram in seconds: until an event was written, `since` Graph's `event` time or since our `receipt`; `queue`."""
 RENEWALS: Final = "switchboard.renewals"
 """Subscriptions that a renewal run dealt with; `outcome`, as `shared.domain.execution.Outcome` spells it."""
-REMAINING: Final = "switchboard.subscription.remaining"
-"""Gauge in seconds: remaining life of the subscription nearest to its end, by `kind`, after each renewal run."""
+RUNS: Final = "switchboard.renewal.runs"
+"""Renewal runs; `outcome` is `ended`, also where there was nothing to do, or `failed`."""
+EXPIRY: Final = "switchboard.subscription.expiry"
+"""Histogram in seconds since 1970: when the subscription of a `kind` that is nearest to its end ends. Once a run.
+
+A gauge would be cumulative here: every worker that once ran the timer would send its old value again and again, each
+time with a new time."""
+GRANTED: Final = "switchboard.subscription.granted"
+"""Histogram in seconds: the life that Graph granted to that subscription; `kind`."""
+SELF_TESTS: Final = "switchboard.self_tests"
+"""Self-tests; `outcome` is `passed` or `failed`."""
 
 QUEUE: Final = "queue"
 REASON: Final = "reason"
@@ -50,12 +65,20 @@ ATTRIBUTES: Final = {
     QUARANTINED: (REASON, QUEUE),
     LATENCY: (SINCE, QUEUE),
     RENEWALS: (OUTCOME,),
-    REMAINING: (KIND,),
+    RUNS: (OUTCOME,),
+    EXPIRY: (KIND,),
+    GRANTED: (KIND,),
+    SELF_TESTS: (OUTCOME,),
 }
 """The attributes of each metric: all that a query may refer to."""
 
 # Bounds of the histogram in seconds: from a warm pipeline's tens of milliseconds to an outage's hours.
 _LATENCY_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14400)
+
+FLUSH_PAUSE: Final = 30.0
+"""Seconds between two flushes at least: each repeats the exporter's own performance counters."""
+_FLUSH_DELAY: Final = 1.0  # so that what one message brings about is sent together
+_FLUSH_PATIENCE: Final = 10.0
 
 _SCOPE: Final = "switchboard"
 _SYSTEM: Final = "azure_storage_queues"  # the semantic conventions list no word for these queues
@@ -73,7 +96,8 @@ class OpenTelemetry:
             meters: None for the process's.
             tracers: None for the process's.
         """
-        meter = metrics.get_meter(_SCOPE, meter_provider=meters)
+        meters = meters or metrics.get_meter_provider()
+        meter = meters.get_meter(_SCOPE)
         tracers = tracers or trace.get_tracer_provider()
         # A span that nobody records costs as much as all else together.
         self._tracing = not isinstance(tracers, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
@@ -88,19 +112,26 @@ class OpenTelemetry:
             LATENCY, "s", "time until an event was written", explicit_bucket_boundaries_advisory=_LATENCY_BOUNDS
         )
         self._renewals = meter.create_counter(RENEWALS, "{subscription}", "subscriptions dealt with by renewal runs")
-        self._remaining = meter.create_gauge(REMAINING, "s", "life left of the subscription nearest to its end")
+        self._runs = meter.create_counter(RUNS, "{run}", "renewal runs")
+        self._expiry = meter.create_histogram(EXPIRY, "s", "end of the subscription nearest to it, since 1970")
+        self._granted = meter.create_histogram(GRANTED, "s", "granted life of the subscription nearest to its end")
+        self._self_tests = meter.create_counter(SELF_TESTS, "{test}", "self-tests")
+        self._flushes = _Flushes(getattr(meters, "force_flush", None))
 
     def received(self, queue: str, count: int) -> None:
         self._received.add(count, {QUEUE: queue})
+        self._flushes.soon()
 
     def refused(self, reason: str, count: int) -> None:
         self._refused.add(count, {REASON: reason})
+        self._flushes.soon()
 
     def express(self, outcome: str) -> None:
         self._express.add(1, {OUTCOME: outcome})
 
     def decrypted(self, queue: str, count: int) -> None:
         self._decrypted.add(count, {QUEUE: queue})
+        self._flushes.soon()
 
     def written(self, event_type: str, queue: str, *, since_event: float | None, since_receipt: float) -> None:
         self._written.add(1, {TYPE: event_type})
@@ -108,15 +139,31 @@ class OpenTelemetry:
         self._latency.record(max(since_receipt, 0.0), {SINCE: "receipt", QUEUE: queue})
         if since_event is not None:
             self._latency.record(max(since_event, 0.0), {SINCE: "event", QUEUE: queue})
+        self._flushes.soon()
 
     def quarantined(self, reason: str, queue: str) -> None:
         self._quarantined.add(1, {REASON: reason, QUEUE: queue})
+        self._flushes.soon()
 
-    def renewed(self, outcomes: Mapping[str, int], remaining: Mapping[str, float]) -> None:
+    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life]) -> None:
+        self._runs.add(1, {OUTCOME: "ended"})
         for outcome, count in outcomes.items():
             self._renewals.add(count, {OUTCOME: outcome})
-        for kind, seconds in remaining.items():
-            self._remaining.set(seconds, {KIND: kind})
+        for kind, life in lives.items():
+            self._expiry.record(life.expires.timestamp(), {KIND: kind})
+            self._granted.record(life.granted.total_seconds(), {KIND: kind})
+        self._flushes.soon()
+
+    def renewal_failed(self) -> None:
+        self._runs.add(1, {OUTCOME: "failed"})
+        self._flushes.soon()
+
+    def self_tested(self, failed_legs: int) -> None:
+        self._self_tests.add(1, {OUTCOME: "failed" if failed_legs else "passed"})
+        self._flushes.soon()
+
+    async def flush(self) -> None:
+        await self._flushes.now()
 
     def sending(self, queue: str, count: int, traceparent: str) -> AbstractContextManager[str]:
         """A span within the invocation where that is traced, else after the caller's."""
@@ -160,6 +207,48 @@ class OpenTelemetry:
         finally:
             context.detach(token)
             span.end()
+
+
+class _Flushes:
+    """Has metrics sent before the exporter's own minute is over: an instance that is scaled in ends without a word.
+
+    Azure kills it; there is neither a signal nor an `atexit` (azure-functions-python-worker#578).
+    """
+
+    def __init__(self, force_flush: Callable[[float], object] | None) -> None:
+        """`force_flush` takes milliseconds; None where nobody listens."""
+        self._force_flush = force_flush
+        self._last = -FLUSH_PAUSE
+        self._waiting: asyncio.TimerHandle | None = None
+
+    def soon(self) -> None:
+        """Within a second; after a flush, at the end of the pause."""
+        if self._force_flush is not None and self._waiting is None:
+            delay = max(_FLUSH_DELAY, self._last + FLUSH_PAUSE - time.monotonic())
+            self._waiting = asyncio.get_running_loop().call_later(delay, self._start, self._force_flush)
+
+    async def now(self) -> None:
+        """At once, and wait for it, for a while; but after a flush, at the end of the pause, and do not wait."""
+        if self._force_flush is None:
+            return
+        if time.monotonic() < self._last + FLUSH_PAUSE:
+            self.soon()
+            return
+        if self._waiting is not None:
+            self._waiting.cancel()
+        await asyncio.wait({self._start(self._force_flush)}, timeout=_FLUSH_PATIENCE)
+
+    def _start(self, force_flush: Callable[[float], object]) -> asyncio.Future[object]:
+        # What is measured from here on may come too late for this one.
+        self._last, self._waiting = time.monotonic(), None
+        flushing = asyncio.get_running_loop().run_in_executor(None, force_flush, _FLUSH_PATIENCE * 1000)
+        flushing.add_done_callback(_report)
+        return flushing
+
+
+def _report(flushing: asyncio.Future[object]) -> None:
+    if (error := flushing.exception()) is not None:
+        logger.warning("metrics were not sent: %s", type(error).__name__)
 
 
 def _about(operation: str, queue: str, count: int) -> Mapping[str, str | int]:

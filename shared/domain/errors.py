@@ -103,3 +103,12 @@ class UnexpectedError(SwitchboardError):
     def __init__(self, cause: str) -> None:
         super().__init__(f"an unexpected {cause}", reason="unexpected")
         self.cause = cause
+
+
+class InvocationError(SwitchboardError):
+    """What leaves a function that failed: all that the platform gets to know, and sends to Azure Monitor."""
+
+    permanent = False
+
+    def __init__(self, function: str, reason: str) -> None:
+        super().__init__(f"{function} failed: {reason}", reason=reason)

@@ -9,6 +9,7 @@ import msgspec
 
 from shared.domain.graph import Subscription
 from shared.services.renew import RenewalReport
+from shared.services.telemetry import Life
 
 STATE_CONTAINER: Final = "state"
 _NAME: Final = "renewal.json"
@@ -81,12 +82,13 @@ class RenewalStates:
         return None if data is None else msgspec.json.decode(data, type=RenewalState)
 
 
-def remaining_by_kind(report: RenewalReport) -> dict[str, float]:
-    """Seconds of life left of the subscription nearest to its end, by kind."""
-    remaining: dict[str, float] = {}
+def lives_by_kind(report: RenewalReport) -> dict[str, Life]:
+    """The subscription of each kind that is nearest to its end."""
+    lives: dict[str, Life] = {}
     for one in report.subscriptions:
-        remaining.setdefault(_kind(one), (one.expires - report.finished).total_seconds())
-    return remaining
+        if one.kind is not None:
+            lives.setdefault(one.kind.key, Life(one.expires, one.kind.max_lifetime))
+    return lives
 
 
 def _kind(one: Subscription) -> str:

@@ -2,7 +2,17 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Of a kind's subscriptions, the one that first comes to a quarter of its life: its end, and its granted life."""
+
+    expires: datetime
+    granted: timedelta
 
 
 class Telemetry(Protocol):
@@ -37,13 +47,22 @@ class Telemetry(Protocol):
     def quarantined(self, reason: str, queue: str) -> None:
         """A notification or a message of a raw queue was parked."""
 
-    def renewed(self, outcomes: Mapping[str, int], remaining: Mapping[str, float]) -> None:
-        """A renewal run is over.
+    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life]) -> None:
+        """A renewal run has come to its end, also where there was nothing to do.
 
         Args:
             outcomes: subscriptions by what became of them.
-            remaining: seconds of life left of the subscription nearest to its end, by kind.
+            lives: by kind, as far as it has subscriptions.
         """
+
+    def renewal_failed(self) -> None:
+        """A renewal run could not come to its end."""
+
+    def self_tested(self, failed_legs: int) -> None:
+        """A self-test is over; it passed where no leg failed."""
+
+    async def flush(self) -> None:
+        """Send the figures now, at the end of a run after which the instance may be gone; never raises."""
 
     def sending(self, queue: str, count: int, traceparent: str) -> AbstractContextManager[str]:
         """Around the putting of notifications on a raw queue, or of events on theirs."""
@@ -67,7 +86,13 @@ class _NoTelemetry:
 
     def quarantined(self, reason: str, queue: str) -> None: ...
 
-    def renewed(self, outcomes: Mapping[str, int], remaining: Mapping[str, float]) -> None: ...
+    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life]) -> None: ...
+
+    def renewal_failed(self) -> None: ...
+
+    def self_tested(self, failed_legs: int) -> None: ...
+
+    async def flush(self) -> None: ...
 
     def sending(self, queue: str, count: int, traceparent: str) -> AbstractContextManager[str]:
         return nullcontext(traceparent)

@@ -17,10 +17,11 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from dev import traffic
-from dev.azurite import ACCOUNT_KEY
+from dev.azurite import ACCOUNT_KEY, Azurite
+from dev.host import HostProcess
 from dev.simulator import Fault, Options, Simulator, build
 from dev.simulator.tokens import Forgery, forge
-from dev.stack import Stack
+from dev.stack import APP, Stack
 from shared import wiring
 from tests.integration.app import CLIENT_STATE, PREVIOUS_CLIENT_STATE, App, Message
 from tests.integration.test_stack import PATIENCE, renew
@@ -128,6 +129,74 @@ def assert_holds_none(text: str, planted: set[str]) -> None:
         assert base64.b64encode(secret.encode()).decode() not in text, secret[:20]
     assert not re.search(r"eyJ[A-Za-z0-9_-]{20,}", text), "a token"
     assert "PRIVATE KEY" not in text
+
+
+FAILING_APP = f"""
+import functools, importlib.util, os, sys
+from pathlib import Path
+
+sys.path.insert(0, {str(APP)!r})
+from shared import wiring
+from shared.domain.errors import UnavailableError
+
+
+def fail():
+    kind = Path(os.environ["FAILURE"]).read_text()
+    try:
+        raise KeyError({PLANTED[0]!r})
+    except KeyError as error:
+        if kind == "caused":
+            raise ValueError({PLANTED[1]!r}) from error
+        if kind == "ours":
+            raise UnavailableError({PLANTED[2]!r}, reason="planted-reason")
+        raise ExceptionGroup({PLANTED[3]!r}, [ValueError({PLANTED[4]!r})])
+
+
+for name, part in list(vars(wiring).items()):
+    if isinstance(part, functools._lru_cache_wrapper) and name != "_telemetry":
+        setattr(wiring, name, fail)
+spec = importlib.util.spec_from_file_location("the_app", {str(APP / "function_app.py")!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+app = module.app
+"""
+"""The app, with parts that fail in three ways, each with planted text in the error and in what it came from."""
+
+
+def test_an_exception_that_leaves_a_function_holds_nothing(azurite: Azurite, tmp_path: Path) -> None:
+    """The host logs what the worker's library makes of an exception, which is what Azure Monitor would get."""
+    (tmp_path / "function_app.py").write_text(FAILING_APP)
+    (tmp_path / "host.json").write_text((APP / "host.json").read_text())
+    failure = tmp_path / "failure"
+    source = (APP / "function_app.py").read_text()
+    functions = set(re.findall(r'@app.function_name\("(\w+)"\)', source))
+    routes = dict(re.findall(r'@app.function_name\("(\w+)"\)\s+@app.route\("(\w+)"', source))
+    settings = {
+        "AzureWebJobsStorage": azurite.connection_string,
+        "SELFTEST_SCHEDULE": "0 0 3 1 1 *",
+        "FAILURE": str(failure),
+    }
+
+    with HostProcess(tmp_path, settings) as host:
+        for kind, reason in {"caused": "ValueError", "ours": "planted-reason", "grouped": "ExceptionGroup"}.items():
+            failure.write_text(kind)
+            for function in functions:
+                if function in routes:
+                    method = "GET" if function in {"health", "status"} else "POST"
+                    answer = requests.request(method, f"{host.url}/api/{routes[function]}", timeout=10)
+                    assert answer.status_code == 500, function
+                else:
+                    requests.post(f"{host.url}/admin/functions/{function}", json={}, timeout=10).raise_for_status()
+                left = f"{function} failed: InvocationError: {function} failed: {reason}"
+                until(lambda left=left: left in host.logs, left)
+                assert f"function failed: function={function} reason={reason} at=fail:" in host.logs
+        logs = host.logs
+
+    assert len(functions) >= 8
+    assert_holds_none(logs, set(PLANTED))
+    assert "Error: \n" not in logs
+    assert "During handling of" not in logs
+    assert "direct cause" not in logs
 
 
 @pytest.fixture

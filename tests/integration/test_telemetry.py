@@ -7,19 +7,22 @@ import pytest
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from dev.simulator import Kind, Options, Payload, build
+from dev.simulator import Fault, Kind, Options, Payload, build
 from shared import wiring
 from shared.adapters.telemetry import (
     DECRYPTED,
+    EXPIRY,
     EXPRESS,
+    GRANTED,
     LATENCY,
     QUARANTINED,
     RECEIVED,
     REFUSED,
-    REMAINING,
     RENEWALS,
+    RUNS,
     WRITTEN,
 )
+from shared.domain.errors import UnavailableError
 from shared.domain.resources import RAW_QUEUE
 from tests.integration.app import App
 
@@ -38,6 +41,18 @@ def points(metrics: InMemoryMetricReader, name: str) -> dict[str, Any]:
     data = metrics.get_metrics_data()
     return {
         str(next(iter(point.attributes.values()))): getattr(point, "value", None) or point.count
+        for resource in (data.resource_metrics if data else ())
+        for metric in resource.scope_metrics[0].metrics
+        if metric.name == name
+        for point in metric.data.data_points
+    }
+
+
+def sums(metrics: InMemoryMetricReader, name: str) -> dict[str, float]:
+    """Sum of a histogram by the point's first attribute."""
+    data = metrics.get_metrics_data()
+    return {
+        str(next(iter(point.attributes.values()))): point.sum
         for resource in (data.resource_metrics if data else ())
         for metric in resource.scope_metrics[0].metrics
         if metric.name == name
@@ -78,12 +93,24 @@ async def test_an_event_with_a_time_of_its_own_has_both_latencies(app: App, metr
     assert points(metrics, LATENCY) == {"receipt": 1, "event": 1}
 
 
-async def test_a_renewal_run_tells_outcomes_and_remaining_life(
+async def test_a_renewal_run_tells_outcomes_and_the_nearest_end(
     app: App, metrics: InMemoryMetricReader, desire: Callable[[str], None]
 ) -> None:
     desire(f'[[callRecords]]\ntenant = "{app.sim.tenants[0]}"\n')
     await wiring.renew()
     assert points(metrics, RENEWALS) == {"created": 1}
-    remaining = points(metrics, REMAINING)
-    assert remaining.keys() == {"callRecords"}
-    assert 4000 * 60 < remaining["callRecords"] <= 4230 * 60
+    assert points(metrics, RUNS) == {"ended": 1}
+    (subscription,) = app.sim.graph.subscriptions
+    assert points(metrics, EXPIRY) == {"callRecords": 1}
+    assert sums(metrics, EXPIRY) == {"callRecords": pytest.approx(subscription.expires.timestamp())}
+    assert sums(metrics, GRANTED) == {"callRecords": pytest.approx(4230 * 60, rel=0.01)}
+
+
+async def test_a_run_that_could_not_be_made_is_none_that_ended(
+    app: App, metrics: InMemoryMetricReader, desire: Callable[[str], None]
+) -> None:
+    desire(f'[[callRecords]]\ntenant = "{app.sim.tenants[0]}"\n')
+    app.sim.faults.add(Fault("login", status=400), times=20)
+    with pytest.raises(UnavailableError):
+        await wiring.renew()
+    assert points(metrics, RUNS) == {"failed": 1}

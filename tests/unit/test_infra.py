@@ -172,6 +172,9 @@ PLATFORM_SETTINGS = {
     "APPLICATIONINSIGHTS_CONNECTION_STRING": "App settings reference for Azure Functions",
     "APPLICATIONINSIGHTS_AUTHENTICATION_STRING": "App settings reference for Azure Functions",
     "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY": "Use OpenTelemetry with Azure Functions",
+    "PYTHON_APPLICATIONINSIGHTS_LOGGER_NAME": "Azure Monitor OpenTelemetry Distro for Python",
+    "OTEL_TRACES_SAMPLER": "Sampling in Azure Monitor Application Insights with OpenTelemetry",
+    "OTEL_TRACES_SAMPLER_ARG": "Sampling in Azure Monitor Application Insights with OpenTelemetry",
     "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "Azure Monitor OpenTelemetry Distro for Python",
 }
 # What the code reads, and a deployment has no use for.

@@ -8,8 +8,11 @@ import jsonschema
 import pytest
 
 from shared.services import poison
+from tests.unit.bicep import read
 
-HOST = json.loads((Path(__file__).parents[2] / "host.json").read_text())
+ROOT = Path(__file__).parents[2]
+HOST = json.loads((ROOT / "host.json").read_text())
+SETTINGS = read(ROOT / "infra" / "app" / "function.bicep").resources["settings"].body["properties"]
 
 _SPAN = {"type": "string", "pattern": r"^[0-9][0-9]:[0-9][0-9]:[0-9][0-9](\.[0-9]+)?$"}
 _LEVEL = {"enum": ["Trace", "Debug", "Information", "Warning", "Error", "Critical", "None"]}
@@ -65,7 +68,24 @@ SCHEMA: dict[str, Any] = {
         "logging": {
             "type": "object",
             "additionalProperties": False,
-            "properties": {"logLevel": {"type": "object", "additionalProperties": _LEVEL}},
+            "properties": {
+                "logLevel": {"type": "object", "additionalProperties": _LEVEL},
+                "applicationInsights": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {
+                        "samplingSettings": {
+                            "type": "object",
+                            "additionalProperties": False,
+                            "properties": {
+                                "isEnabled": {"type": "boolean"},
+                                "excludedTypes": {"type": "string"},
+                                "maxTelemetryItemsPerSecond": {"type": "number"},
+                            },
+                        },
+                    },
+                },
+            },
         },
     },
 }
@@ -93,3 +113,30 @@ class TestHostJson:
 
     def test_routes_lie_where_the_template_says(self) -> None:
         assert HOST["extensions"]["http"]["routePrefix"] == "api"
+
+
+class TestTelemetry:
+    """docs/telemetry.md says what was measured; each of these lines is worth gigabytes or a view of the portal."""
+
+    def test_the_host_sends_a_request_for_every_invocation(self) -> None:
+        # In OpenTelemetry mode it sends none for queue and timer functions, and two records for each poll of a queue.
+        assert HOST.get("telemetryMode", "ApplicationInsights") == "ApplicationInsights"
+        assert HOST["logging"]["logLevel"]["Host.Results"] == "Information"
+
+    def test_what_the_worker_logs_is_sent_once(self) -> None:
+        # By the worker's own exporter; the host would send it again under `Function.NAME.User`.
+        assert HOST["logging"]["logLevel"]["Function"] == "Error"
+        assert SETTINGS["PYTHON_APPLICATIONINSIGHTS_LOGGER_NAME"] == "shared"
+
+    def test_an_idle_host_has_little_to_say(self) -> None:
+        assert HOST["logging"]["logLevel"]["default"] == "Warning"
+        assert HOST["logging"]["logLevel"]["Azure.Core"] == "Warning"
+
+    def test_requests_and_failures_are_never_sampled_away(self) -> None:
+        sampling = HOST["logging"]["applicationInsights"]["samplingSettings"]
+
+        assert set(sampling["excludedTypes"].split(";")) == {"Request", "Exception"}
+
+    def test_the_worker_s_sampling_is_a_choice(self) -> None:
+        assert SETTINGS["OTEL_TRACES_SAMPLER"] == "microsoft.rate_limited"
+        assert float(SETTINGS["OTEL_TRACES_SAMPLER_ARG"]) == 1

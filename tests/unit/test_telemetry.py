@@ -1,10 +1,15 @@
 """What the adapter tells OpenTelemetry, read back from the SDK's in-memory exporters."""
 
+import asyncio
 import re
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from opentelemetry import context, trace
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -14,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from shared.adapters import telemetry
 from shared.adapters.telemetry import ATTRIBUTES, OpenTelemetry
 from shared.domain.errors import UnavailableError
+from shared.services.telemetry import Life
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
@@ -58,11 +64,15 @@ def tell_everything(seen: Seen) -> None:
     seen.telemetry.written("Microsoft.Graph.CallStarted", "raw-notifications", since_event=2.5, since_receipt=0.5)
     seen.telemetry.quarantined("data-signature-mismatch", "raw-notifications")
     seen.telemetry.express("done")
-    seen.telemetry.renewed({"renewed": 3, "failed": 1}, {"presence": 1800.0})
+    life = Life(datetime(2026, 11, 29, 10, tzinfo=UTC), timedelta(hours=1))
+    seen.telemetry.renewed({"renewed": 3, "failed": 1}, {"presence": life})
+    seen.telemetry.renewal_failed()
+    seen.telemetry.self_tested(0)
+    seen.telemetry.self_tested(2)
 
 
 class TestMetrics:
-    def test_counts(self, seen: Seen) -> None:
+    async def test_counts(self, seen: Seen) -> None:
         tell_everything(seen)
         points = seen.points()
         assert points[telemetry.RECEIVED] == [({"queue": "raw-notifications"}, 40)]
@@ -74,9 +84,16 @@ class TestMetrics:
             ({"reason": "data-signature-mismatch", "queue": "raw-notifications"}, 1)
         ]
         assert points[telemetry.RENEWALS] == [({"outcome": "renewed"}, 3), ({"outcome": "failed"}, 1)]
-        assert points[telemetry.REMAINING] == [({"kind": "presence"}, 1800.0)]
+        assert points[telemetry.RUNS] == [({"outcome": "ended"}, 1), ({"outcome": "failed"}, 1)]
+        assert points[telemetry.EXPIRY] == [({"kind": "presence"}, (1795946400.0, 1))]
+        assert points[telemetry.GRANTED] == [({"kind": "presence"}, (3600.0, 1))]
+        assert points[telemetry.SELF_TESTS] == [({"outcome": "passed"}, 1), ({"outcome": "failed"}, 1)]
 
-    def test_both_latencies(self, seen: Seen) -> None:
+    async def test_a_run_that_finds_nothing_to_do_is_a_run(self, seen: Seen) -> None:
+        seen.telemetry.renewed({}, {})
+        assert seen.points() == {telemetry.RUNS: [({"outcome": "ended"}, 1)]}
+
+    async def test_both_latencies(self, seen: Seen) -> None:
         tell_everything(seen)
         queue = "raw-notifications"
         assert seen.points()[telemetry.LATENCY] == [
@@ -84,22 +101,22 @@ class TestMetrics:
             ({"since": "event", "queue": queue}, (2.5, 1)),
         ]
 
-    def test_an_event_from_the_future_took_no_time(self, seen: Seen) -> None:
+    async def test_an_event_from_the_future_took_no_time(self, seen: Seen) -> None:
         seen.telemetry.written("t", "q", since_event=-3.0, since_receipt=-0.1)
         assert [value for _, value in seen.points()[telemetry.LATENCY]] == [(0.0, 1), (0.0, 1)]
 
-    def test_an_event_without_a_time_has_one_latency(self, seen: Seen) -> None:
+    async def test_an_event_without_a_time_has_one_latency(self, seen: Seen) -> None:
         seen.telemetry.written("t", "q", since_event=None, since_receipt=1.0)
         assert [attributes["since"] for attributes, _ in seen.points()[telemetry.LATENCY]] == ["receipt"]
 
-    def test_the_declared_names_and_attributes_are_the_real_ones(self, seen: Seen) -> None:
+    async def test_the_declared_names_and_attributes_are_the_real_ones(self, seen: Seen) -> None:
         tell_everything(seen)
         real = {name: set(points[0][0]) for name, points in seen.points().items()}
         assert real == {name: set(attributes) for name, attributes in ATTRIBUTES.items()}
 
 
 class TestTraces:
-    def test_post_message_and_event_are_one_trace(self, seen: Seen) -> None:
+    async def test_post_message_and_event_are_one_trace(self, seen: Seen) -> None:
         with seen.telemetry.sending("raw-notifications", 1, TRACEPARENT) as on_the_queue:
             pass
         with (
@@ -120,7 +137,7 @@ class TestTraces:
         ]
         assert [span.kind.name for span in (sent, processed, written)] == ["PRODUCER", "CONSUMER", "PRODUCER"]
 
-    def test_within_a_traced_invocation_it_is_the_parent(self, seen: Seen) -> None:
+    async def test_within_a_traced_invocation_it_is_the_parent(self, seen: Seen) -> None:
         with (
             seen.tracer.start_as_current_span("POST") as post,
             seen.telemetry.sending("raw-notifications", 1, TRACEPARENT) as on_the_queue,
@@ -129,7 +146,7 @@ class TestTraces:
         assert on_the_queue.split("-")[1] == f"{post.get_span_context().trace_id:032x}"
         assert seen.spans()[0].parent.span_id == post.get_span_context().span_id
 
-    def test_a_message_is_linked_with_its_invocation(self, seen: Seen) -> None:
+    async def test_a_message_is_linked_with_its_invocation(self, seen: Seen) -> None:
         with (
             seen.tracer.start_as_current_span("invocation") as invocation,
             seen.telemetry.processing("raw-notifications", "id", 1, TRACEPARENT),
@@ -138,7 +155,7 @@ class TestTraces:
         (link,) = seen.spans()[0].links
         assert link.context == invocation.get_span_context()
 
-    def test_a_failure_shows_its_reason_and_no_message(self, seen: Seen) -> None:
+    async def test_a_failure_shows_its_reason_and_no_message(self, seen: Seen) -> None:
         with pytest.raises(UnavailableError), seen.telemetry.processing("q", "id", 1, TRACEPARENT):
             raise UnavailableError("container of a person", reason="storage-no-answer")
         with pytest.raises(ValueError), seen.telemetry.processing("q", "id", 1, TRACEPARENT):  # noqa: PT011
@@ -146,14 +163,14 @@ class TestTraces:
         assert [span.status.description for span in seen.spans()] == ["storage-no-answer", "ValueError"]
         assert [span.events for span in seen.spans()] == [(), ()]
 
-    def test_what_was_current_is_current_again(self, seen: Seen) -> None:
+    async def test_what_was_current_is_current_again(self, seen: Seen) -> None:
         before = context.get_current()
         with seen.telemetry.processing("q", "id", 1, TRACEPARENT):
             assert trace.get_current_span().get_span_context().is_valid
         assert context.get_current() == before
 
     @pytest.mark.parametrize("nonsense", ["", "00-x-y-z", "00-1-2", f"00-{'f' * 40}-{'f' * 20}-01"])
-    def test_a_message_with_no_trace_begins_one(self, seen: Seen, nonsense: str) -> None:
+    async def test_a_message_with_no_trace_begins_one(self, seen: Seen, nonsense: str) -> None:
         with seen.telemetry.processing("q", "id", 1, nonsense) as given:
             pass
         assert seen.spans()[0].parent is None
@@ -165,3 +182,68 @@ class TestTraces:
             assert given == TRACEPARENT
         with silent.processing("q", "id", 1, TRACEPARENT) as given:
             assert given == TRACEPARENT
+
+
+class Provider(MeterProvider):
+    """Counts flushes, and the threads that they come from; measures nothing."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+        self._fails = fails
+
+    def force_flush(self, timeout_millis: float = 0) -> bool:
+        self.threads.append(threading.get_ident())
+        if self._fails:
+            raise OSError("+49 170 1234567")
+        return True
+
+
+class TestFlushes:
+    @pytest.fixture(autouse=True)
+    def _hurried(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(telemetry, "_FLUSH_DELAY", 0.001)
+
+    async def test_what_is_measured_is_sent_soon_and_together(self) -> None:
+        provider = Provider()
+        seen = OpenTelemetry(provider)
+        seen.received("q", 1)
+        seen.written("t", "q", since_event=None, since_receipt=1.0)
+        await eventually(lambda: len(provider.threads) == 1)
+
+    async def test_the_next_one_waits_for_the_pause_and_then_comes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        provider = Provider()
+        seen = OpenTelemetry(provider)
+        await seen.flush()
+        seen.received("q", 1)
+        await seen.flush()
+        seen.quarantined("r", "q")
+        assert len(provider.threads) == 1
+        other = Provider()
+        monkeypatch.setattr(telemetry, "FLUSH_PAUSE", 0.05)
+        seen = OpenTelemetry(other)
+        await seen.flush()
+        seen.received("q", 1)
+        await eventually(lambda: len(other.threads) == 2)
+
+    async def test_a_run_waits_for_it_and_the_loop_does_not(self) -> None:
+        provider = Provider()
+        await OpenTelemetry(provider).flush()
+        assert len(provider.threads) == 1
+        assert threading.get_ident() not in provider.threads
+
+    async def test_a_failure_ends_no_run_and_says_no_more_than_its_type(self, caplog: pytest.LogCaptureFixture) -> None:
+        await OpenTelemetry(Provider(fails=True)).flush()
+        await eventually(lambda: "metrics were not sent: OSError" in caplog.text)
+        assert "1234567" not in caplog.text
+
+    async def test_nothing_is_flushed_where_nobody_listens(self) -> None:
+        seen = OpenTelemetry(NoOpMeterProvider())
+        seen.received("q", 1)
+        await seen.flush()
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - a thread makes it true
+            await asyncio.sleep(0.001)

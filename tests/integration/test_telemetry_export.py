@@ -1,0 +1,79 @@
+"""What the worker's own exporter really sends, counted at a loopback endpoint."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from dev import traffic
+from dev.azurite import Azurite
+from dev.host import HostProcess
+from dev.stack import APP, Stack
+from shared.adapters import telemetry
+from tests.integration.ingestion import Ingestion
+from tests.unit.bicep import read
+
+DEPLOYED = read(APP / "infra" / "app" / "function.bicep").resources["settings"].body["properties"]
+EXPORTER = {
+    name: value
+    for name, value in DEPLOYED.items()
+    if isinstance(value, str) and name.startswith(("PYTHON_APPLICATIONINSIGHTS_", "OTEL_"))
+}
+EXPORTS = 4  # of metrics; each stands for a minute
+
+
+@pytest.fixture
+def ingestion() -> Iterator[Ingestion]:
+    with Ingestion.start() as endpoint:
+        yield endpoint
+
+
+def until(ready: Callable[[], bool], what: str, *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, f"waited for {what}, in vain"
+        time.sleep(0.05)
+
+
+def test_an_idle_worker_has_little_to_say(azurite: Azurite, ingestion: Ingestion, tmp_path: Path) -> None:
+    # What feeds itself grows with every export of any kind: those of logs and spans come as often as those of metrics.
+    often = dict.fromkeys(("OTEL_METRIC_EXPORT_INTERVAL", "OTEL_BSP_SCHEDULE_DELAY", "OTEL_BLRP_SCHEDULE_DELAY"), "500")
+    settings = {
+        "AzureWebJobsStorage": azurite.connection_string,
+        "APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL": "true",
+        **EXPORTER,
+        **ingestion.settings,
+        **often,
+    }
+
+    def exports() -> Counter[str]:
+        return Counter(record.metric for record in ingestion.records if record.metric)
+
+    with HostProcess(APP, settings, state=tmp_path):
+        until(lambda: max(exports().values(), default=0) > EXPORTS, "exports", seconds=40)
+        minutes = max(exports().values())
+        records = ingestion.records
+
+    assert len(records) / minutes <= 8, Counter(record.kind for record in records)
+    assert sum(record.size for record in records) / minutes <= 6000
+
+
+def test_the_figures_of_a_run_outlive_its_worker(tmp_path: Path, ingestion: Ingestion) -> None:
+    def runs() -> list[str]:
+        return [record.metric for record in ingestion.records if record.metric == telemetry.RUNS]
+
+    with Stack.start(tmp_path, subscriptions=traffic.SUBSCRIPTIONS, settings=EXPORTER | ingestion.settings) as stack:
+        requests.post(f"{stack.url}/admin/functions/renew_subscriptions", json={}, timeout=10).raise_for_status()
+        until(runs, "a flush, long before the minute of the exporter", seconds=30)
+        stack.kill_host()
+
+    sent = {record.metric: record.data for record in ingestion.records if record.metric}
+    assert {telemetry.RUNS, telemetry.RENEWALS, telemetry.EXPIRY, telemetry.GRANTED} <= sent.keys()
+    assert sent[telemetry.RUNS]["properties"] == {telemetry.OUTCOME: "ended"}
+    kinds = {
+        record.data["properties"][telemetry.KIND] for record in ingestion.records if record.metric == telemetry.EXPIRY
+    }
+    assert kinds == {"callRecords", "callEvents", "emergencyCallEvents", "meetingCallEvents", "onlineMeeting"}
