@@ -11,6 +11,7 @@ from rich.table import Table
 from bench import reliability, year
 from bench.cold import cold_findings, cold_ratios
 from bench.costs import costs
+from bench.emergency import emergencies
 from bench.endtoend import end_to_end
 from bench.figures import figures, loop_delay
 from bench.hostile import hostile
@@ -27,7 +28,7 @@ def main() -> None:
         prog="run.py bench", description="Measure, in ratios to a reference of the same run."
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller amounts: under a minute")
-    parser.add_argument("--only", choices=["cpu", "end-to-end", "renewal"], help="a part of it")
+    parser.add_argument("--only", choices=["cpu", "end-to-end", "emergency", "renewal"], help="a part of it")
     parser.add_argument("--reliability", action="store_true", help="the long ledger run instead: docs/reliability.md")
     parser.add_argument("--notifications", type=int, default=50_000, help="of the ledger run")
     parser.add_argument("--faults", type=int, default=36, help="of the ledger run")
@@ -61,6 +62,8 @@ def _measure(console: Console, *, quick: bool, only: str | None) -> None:
         _print_findings(console, chain(cold_findings(quick=quick), [loop_delay()], storage_operations()), found)
     if only in {None, "end-to-end"}:
         _print_findings(console, end_to_end(quick=quick), found)
+    if only in {None, "emergency"}:
+        _print_findings(console, emergencies(quick=quick), found)
     if only in {None, "renewal"}:
         _print_findings(console, renewal(quick=quick), found)
     complete = only is None and not quick
