@@ -23,6 +23,7 @@ from shared.domain.subscriptions import Reason, Verb
 from shared.services.health import OLDEST, RENEWAL_OVERDUE
 from shared.services.poison import POISON_QUEUES, STUCK_AFTER
 from shared.services.quarantine import QUARANTINE_CONTAINER
+from shared.services.reconcile import Stage
 from shared.services.renew import Failure
 
 _HANDSHAKE_SECONDS: Final = 10.0  # Graph's limit ("Receive change notifications through webhooks")
@@ -296,7 +297,7 @@ async def _subscriptions(workshop: Workshop) -> list[Check]:
     except UnavailableError as error:
         return [_problem("desired state", f"{error} ({error.reason})", "see that storage can be reached")]
     forecast = await workshop.renewal.plan()
-    found = [_failure(failure) for failure in forecast.failures if failure.kind != "certificate"]
+    found = [_failure(failure) for failure in forecast.failures if failure.stage is not Stage.CERTIFICATE]
     missing = sum(action.verb is Verb.CREATE for action in forecast.actions)
     useless = sum(action.reason is Reason.UNKNOWN_MARK and action.desired is not None for action in forecast.actions)
     late = sum(action.verb in {Verb.RENEW, Verb.REPLACE} for action in forecast.actions) - useless
@@ -319,14 +320,16 @@ async def _subscriptions(workshop: Workshop) -> list[Check]:
 
 def _failure(failure: Failure) -> Check:
     remedies = {
-        "list": "see that Graph can be reached and that the token is good",
-        "group": "grant GroupMember.Read.All, or correct the group's id in the desired state",
-        "desired-state": "correct the desired state",
+        Stage.LIST: "see that Graph can be reached and that the token is good",
+        Stage.GROUP: "grant GroupMember.Read.All, or correct the group's id in the desired state",
+        Stage.DESIRED_STATE: "correct the desired state",
+        Stage.KNOWN: "see that storage can be reached",
+        Stage.TURN: "see that storage can be reached; another run gives its turn back when it ends",
     }
     return _problem(
         "subscriptions",
-        f"{failure.kind}: {failure.reason}: {failure.detail}",
-        remedies.get(failure.kind, "see the logs"),
+        f"{failure.what}: {failure.reason}: {failure.detail}",
+        remedies.get(failure.stage, "see the logs"),
     )
 
 

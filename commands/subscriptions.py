@@ -31,6 +31,7 @@ _WHY: Final = {
     Reason.UNKNOWN_MARK: "it was made with another client state or lifecycle URL",
     Reason.RESOURCE_DATA: "resource data is wanted, or no longer wanted",
     Reason.CHANGE_TYPE: "its change types are not the desired ones",
+    Reason.REFUSED: "Graph does not renew it",
     Reason.SUPERSEDED: "the list of users has changed",
     Reason.DUPLICATE: "there is another one for the same resource",
     Reason.UNWANTED: "nothing asks for it",
@@ -199,10 +200,10 @@ async def _listed(workshop: Workshop) -> list[Subscription]:
 async def _delete(subscriptions: Iterable[Subscription], workshop: Workshop) -> list[Result]:
     now = workshop.clock.now()
     terms = Terms(workshop.endpoint, None, Lifetimes(), workshop.clock.now)
-    batches = Batches(workshop.graph, workshop.clock, terms, now + _BUDGET)
-    batches.add(Action(Verb.DELETE, Reason.UNWANTED, one.tenant_id, one.kind, now, None, one) for one in subscriptions)
-    batches.close()
-    return await batches.run()
+    async with Batches(workshop.graph, workshop.clock, terms, now + _BUDGET) as batches:
+        return await batches.perform(
+            Action(Verb.DELETE, Reason.UNWANTED, one.tenant_id, one.kind, now, None, one) for one in subscriptions
+        )
 
 
 def _report(results: Sequence[Result], *, as_json: bool) -> None:
@@ -255,7 +256,7 @@ def _print_failures(failures: Iterable[Failure]) -> None:
     for failure in failures:
         times = f" ({failure.count} times)" if failure.count > 1 else ""
         console(stderr=True).print(
-            f"{failure.kind or 'subscriptions'}: {failure.reason}{times}: {failure.detail}", style="red", markup=False
+            f"{failure.what}: {failure.reason}{times}: {failure.detail}", style="red", markup=False
         )
 
 
@@ -275,6 +276,7 @@ def _action_json(action: Action) -> dict[str, Any]:
 def _failure_json(failure: Failure) -> dict[str, Any]:
     return {
         "tenantId": failure.tenant_id,
+        "stage": str(failure.stage),
         "kind": failure.kind,
         "reason": failure.reason,
         "count": failure.count,

@@ -152,7 +152,7 @@ async def renew() -> None:
     await _renewal_states().save(report)
     for failure in report.failures:
         logger.error(
-            "renewal: kind=%s reason=%s count=%d: %s", failure.kind, failure.reason, failure.count, failure.detail
+            "renewal: kind=%s reason=%s count=%d: %s", failure.what, failure.reason, failure.count, failure.detail
         )
     logger.info(
         "renewal: desired=%d live=%d nearest=%s outcomes=%s",

@@ -1,14 +1,20 @@
 """Azure Storage blobs: claim checks, quarantine, and state that outlives a worker."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from azure.core import MatchConditions
-from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+from azure.core.exceptions import (
+    HttpResponseError,
+    ResourceExistsError,
+    ResourceModifiedError,
+    ResourceNotFoundError,
+)
 from azure.storage.blob import ContentSettings
-from azure.storage.blob.aio import ContainerClient
+from azure.storage.blob.aio import BlobLeaseClient, ContainerClient
 
 from shared.adapters.storage import StorageAccount, storage_errors
 
@@ -20,6 +26,7 @@ class Version(NamedTuple):
 
     data: bytes
     etag: str
+    modified: datetime | None = None
 
 
 class Listed(NamedTuple):
@@ -76,7 +83,8 @@ class Blobs:
         with storage_errors(f"container {container}"):
             try:
                 download = await self._container(container).download_blob(name)
-                return Version(await download.readall(), download.properties.etag)
+                properties = download.properties
+                return Version(await download.readall(), properties.etag, properties.last_modified)
             except ResourceNotFoundError:
                 return None
 
@@ -142,6 +150,55 @@ class Blobs:
                 )
             except (ResourceNotFoundError, ResourceModifiedError):
                 return False
+        return True
+
+    async def acquire_lease(self, container: str, name: str, lease_id: str, seconds: int) -> bool:
+        """Take a lease of a blob, which is made if it is not there; False where another has it ("Lease Blob").
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        client = self._container(container)
+        blob = client.get_blob_client(name)
+        with storage_errors(f"container {container}"):
+            try:
+                return await self._lease(BlobLeaseClient(blob, lease_id).acquire(lease_duration=seconds))
+            except ResourceNotFoundError:
+                await self._create(client)
+                with suppress(ResourceExistsError):  # another worker was quicker
+                    await blob.upload_blob(b"")
+                return await self._lease(BlobLeaseClient(blob, lease_id).acquire(lease_duration=seconds))
+
+    async def renew_lease(self, container: str, name: str, lease_id: str) -> bool:
+        """Keep a lease; False where it has passed to another.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        blob = self._container(container).get_blob_client(name)
+        with storage_errors(f"container {container}"):
+            return await self._lease(BlobLeaseClient(blob, lease_id).renew())
+
+    async def release_lease(self, container: str, name: str, lease_id: str) -> None:
+        """Give a lease back; nothing happens where it has passed to another.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        blob = self._container(container).get_blob_client(name)
+        with storage_errors(f"container {container}"):
+            await self._lease(BlobLeaseClient(blob, lease_id).release())
+
+    @staticmethod
+    async def _lease(asked: Awaitable[None]) -> bool:
+        try:
+            await asked
+        except ResourceNotFoundError:
+            raise
+        except HttpResponseError as error:
+            if error.status_code in {409, 412}:  # another has it
+                return False
+            raise
         return True
 
     @staticmethod

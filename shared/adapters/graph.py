@@ -6,10 +6,13 @@ Sources: "Combine multiple HTTP requests using JSON batching", "List subscriptio
 
 import asyncio
 import codecs
+import contextvars
 import logging
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, Protocol
@@ -29,16 +32,33 @@ from shared.domain.graph import Call, CredentialError, OutcomeUnknownError, Repl
 
 _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 60.0  # of a batch; each POST in it waits for our own endpoint's handshake, up to 10 s
-_CONNECTIONS: Final = 8
+_CONNECTIONS: Final = 32
+_THREADS: Final = 6  # for a tenant and service of Graph: four batches, and its lists
 _WRITES: Final = (500, 2000)  # per period, in a tenant and in all: POST, PATCH, DELETE, each part of a batch counted
+_READS: Final = (500, 2000)  # per period, in a tenant and in all: GET by id, each part of a batch counted
 _LISTS: Final = (25, 40)  # per period, in a tenant and in all
 _TRIES: Final = 4
 _LONGEST_PAUSE: Final = 60.0  # seconds; whoever is asked to wait longer is told so instead
+_FIRST_PAUSE: Final = 2.0  # seconds, where Graph asks for a pause without saying how long; twice as long each time
+_ASSUMED_LIFE: Final = timedelta(minutes=45)  # Graph grants no less
 _MAX_PAGES: Final = 2000
 _CHANGE_TRACKING: Final = "Microsoft Graph Change Tracking"
 _CONTEXT: Final = "/$metadata#"
 
 _log = logging.getLogger(__name__)
+
+
+type _Service = tuple[str, str]  # a tenant, and what of Graph is spoken to
+_SUBSCRIPTIONS: Final = "subscriptions"
+
+
+@dataclass(frozen=True, slots=True)
+class _Embargo:
+    """A pause; `times` is how many of our own choice have come one after another, 0 where Graph said how long."""
+
+    since: datetime
+    until: datetime
+    times: int
 
 
 class Credentials(Protocol):
@@ -56,7 +76,8 @@ class GraphClient:
     """One client for all tenants and callers of a process.
 
     It keeps within Graph's documented limits by itself, so a run over thousands of subscriptions is not throttled in
-    the first place; where Graph asks for a pause nevertheless, all callers for that tenant make it.
+    the first place; where Graph asks for a pause nevertheless, all callers for that tenant and service of Graph make
+    it. Threads are each tenant's and service's own: what hangs in one keeps no other waiting.
     """
 
     def __init__(
@@ -78,12 +99,16 @@ class GraphClient:
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # threads share the session
         self._session.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
         self._writes = Pace(*_WRITES, clock)
+        self._reads = Pace(*_READS, clock)
         self._lists = Pace(*_LISTS, clock)
-        self._embargoes: dict[str, datetime] = {}
+        self._embargoes: dict[_Service, _Embargo] = {}
+        self._threads: dict[_Service, ThreadPoolExecutor] = {}
 
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def send(self, calls: Sequence[Call]) -> list[Reply]:
         """Send up to 20 calls of one channel as one batch.
@@ -99,9 +124,11 @@ class GraphClient:
             raise ValueError("a batch holds 1 to 20 calls of one tenant, API version and sort of token")
         (tenant_id, version, delegated), *_ = channels
         writes = sum(call.method != "GET" for call in calls)
+        service = (tenant_id, _SUBSCRIPTIONS)
+        urgent = min((call.expires for call in calls if call.expires is not None), default=None)
+        paces = [(self._writes, writes), (self._reads, len(calls) - writes)]
         try:
-            async with self._writes.enter(tenant_id, writes):
-                await self._observe_embargo(tenant_id)
+            async with self._admission(service, [pace for pace in paces if pace[1]], urgent):
                 answer = await self._exchange(
                     "POST", f"{self._endpoint}/{version}/$batch", tenant_id, delegated, {"requests": _parts(calls)}
                 )
@@ -121,7 +148,7 @@ class GraphClient:
         seen: set[str] = set()
         for version in graph.API_VERSIONS:
             async for page in self.pages(f"{self._endpoint}/{version}/subscriptions", tenant_id, pace=self._lists):
-                found = list(_subscriptions(page, tenant_id, version))
+                found = list(_subscriptions(page, tenant_id, version, self._clock.now()))
                 yield [one for one in found if one.id not in seen]
                 seen.update(one.id for one in found)
         async for others in self._signed_in_pages(tenant_id):
@@ -139,7 +166,7 @@ class GraphClient:
                 return
             url = f"{self._endpoint}/{version}/subscriptions"
             async for page in self.pages(url, tenant_id, pace=self._lists, delegated=True):
-                yield list(_subscriptions(page, tenant_id, version))
+                yield list(_subscriptions(page, tenant_id, version, self._clock.now()))
         except graph.SignInRequiredError:
             return  # whether presence is wanted at all is not known here
         except (UnavailableError, graph.GraphError) as error:
@@ -200,12 +227,18 @@ class GraphClient:
                 continue
             except graph.PermissionDeniedError as error:
                 refusal = error
-            except CredentialError:
+            except graph.SignInRequiredError:  # nobody has signed in, and so nobody can have made it
                 if not delegated:
                     raise
             else:
-                return graph.parse_subscription(value, tenant_id, version)
+                return self._parsed(value, tenant_id, version)
         raise refusal
+
+    def _parsed(self, value: Mapping[str, Any], tenant_id: str, version: graph.ApiVersion) -> Subscription:
+        try:
+            return graph.parse_subscription(value, tenant_id, version, assumed=self._clock.now())
+        except MalformedInputError as error:
+            raise UnavailableError("what Graph says of the subscription", reason=error.reason) from error
 
     async def pages(
         self, url: str, tenant_id: str, *, pace: Pace | None = None, delegated: bool = False
@@ -244,48 +277,94 @@ class GraphClient:
         if not _same_origin(url, self._endpoint):  # it would be handed the token
             raise UnavailableError("Graph's list", reason="paging")
         tries = 1
+        service = (tenant_id, service_of(url))
         while True:
             try:
-                async with nullcontext() if pace is None else pace.enter(tenant_id, 1):
-                    await self._observe_embargo(tenant_id)
-                    return await self._exchange("GET", url, tenant_id, delegated)
+                async with self._admission(service, [] if pace is None else [(pace, 1)]):
+                    found = await self._exchange("GET", url, tenant_id, delegated)
             except CredentialError:
                 raise
             except UnavailableError as error:
                 wait = pause(tries, error.retry_after)
                 if tries >= _TRIES or wait > _LONGEST_PAUSE:
                     raise
+            else:
+                self._forget_pauses(service)
+                return found
             tries += 1
             await self._clock.sleep(wait)
 
-    async def _observe_embargo(self, tenant_id: str) -> None:
-        """Make the pause that Graph asked for.
+    @asynccontextmanager
+    async def _admission(
+        self, service: "_Service", paces: Sequence[tuple[Pace, int]], urgent: datetime | None = None
+    ) -> AsyncIterator[None]:
+        """Wait until a request may be sent: first for a pause that Graph has asked for, then for the limits.
 
         Raises:
-            UnavailableError: it is longer than a caller should be kept.
+            UnavailableError: the pause is longer than a caller should be kept.
         """
-        while (left := self._embargo_seconds(tenant_id)) > 0:
+        while True:
+            await self._observe_embargo(service, urgent)
+            async with AsyncExitStack() as stack:
+                entries = [await stack.enter_async_context(pace.enter(service[0], count)) for pace, count in paces]
+                if self._embargo_seconds(service, urgent) > 0:  # asked for meanwhile
+                    for entry in entries:
+                        entry.withdraw()
+                    continue
+                yield
+                return
+
+    async def _observe_embargo(self, service: "_Service", urgent: datetime | None) -> None:
+        while (left := self._embargo_seconds(service, urgent)) > 0:
             if left > _LONGEST_PAUSE:
                 raise UnavailableError("Graph", reason="throttled", retry_after=left)
             await self._clock.sleep(left)
 
-    def _embargo_seconds(self, tenant_id: str) -> float:
-        until = self._embargoes.get(tenant_id)
-        return 0.0 if until is None else (until - self._clock.now()).total_seconds()
+    def _embargo_seconds(self, service: "_Service", urgent: datetime | None) -> float:
+        """How long the pause still is; one of our own choice never takes more than half of what the most urgent has."""
+        embargo, now = self._embargoes.get(service), self._clock.now()
+        if embargo is None:
+            return 0.0
+        until = embargo.until
+        if embargo.times and urgent is not None:
+            until = min(until, embargo.since + max((urgent - embargo.since) / 2, timedelta(seconds=_FIRST_PAUSE)))
+        return (until - now).total_seconds()
 
-    def _note(self, tenant_id: str, error: SwitchboardError) -> None:
-        if isinstance(error, UnavailableError) and error.reason == "throttled" and error.retry_after:
-            until = self._clock.now() + timedelta(seconds=error.retry_after)
-            self._embargoes[tenant_id] = max(until, self._embargoes.get(tenant_id, until))
+    def _forget_pauses(self, service: "_Service") -> None:
+        """Graph has answered as if there had been none."""
+        embargo = self._embargoes.get(service)
+        if embargo is not None and embargo.until <= self._clock.now():
+            del self._embargoes[service]
+
+    def _note(self, service: "_Service", error: SwitchboardError) -> None:
+        """Remember the pause that Graph asks for; where it does not say how long, twice the one before."""
+        if not isinstance(error, UnavailableError) or error.reason != "throttled":
+            return
+        now, known = self._clock.now(), self._embargoes.get(service)
+        if error.retry_after:
+            until = now + timedelta(seconds=error.retry_after)
+            if known is None or until > known.until:
+                self._embargoes[service] = _Embargo(now, until, 0)
+        elif known is None or known.until <= now:
+            times = 1 if known is None else known.times + 1
+            seconds = min(_FIRST_PAUSE * 2.0 ** min(times - 1, 6), _LONGEST_PAUSE)
+            self._embargoes[service] = _Embargo(now, now + timedelta(seconds=seconds), times)
 
     async def _exchange(
         self, method: str, url: str, tenant_id: str, delegated: bool, body: Any = None
     ) -> Mapping[str, Any]:
         """One request and its JSON, or the typed error."""
+        service = (tenant_id, service_of(url))
+        threads = self._threads.get(service)
+        if threads is None:
+            threads = self._threads[service] = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"graph-{service[1]}")
+        context = contextvars.copy_context()
         try:
-            return await asyncio.to_thread(self._request, method, url, tenant_id, delegated, body)
+            return await asyncio.get_running_loop().run_in_executor(
+                threads, context.run, self._request, method, url, tenant_id, delegated, body
+            )
         except SwitchboardError as error:
-            self._note(tenant_id, error)
+            self._note(service, error)
             raise
 
     def _request(self, method: str, url: str, tenant_id: str, delegated: bool, body: Any) -> Mapping[str, Any]:
@@ -323,9 +402,12 @@ class GraphClient:
             if isinstance(part, Mapping)
         }
         replies = [self._reply(call, parts.get(str(place))) for place, call in enumerate(calls)]
-        for call, reply in zip(calls, replies, strict=True):
-            if isinstance(reply, SwitchboardError):
-                self._note(call.tenant_id, reply)
+        service = (calls[0].tenant_id, _SUBSCRIPTIONS)
+        throttled = [reply for reply in replies if isinstance(reply, UnavailableError) and reply.reason == "throttled"]
+        for reply in throttled:
+            self._note(service, reply)
+        if not throttled:
+            self._forget_pauses(service)
         return replies
 
     def _reply(self, call: Call, part: Mapping[str, Any] | None) -> Reply:
@@ -342,7 +424,8 @@ class GraphClient:
         if call.method == "DELETE":
             return None
         try:
-            return graph.parse_subscription(body, call.tenant_id, call.api_version)
+            assumed = self._clock.now() + (timedelta(0) if call.method == "GET" else _ASSUMED_LIFE)
+            return graph.parse_subscription(body, call.tenant_id, call.api_version, assumed=assumed)
         except MalformedInputError:
             return OutcomeUnknownError()
 
@@ -354,12 +437,15 @@ def pause(tries: int, retry_after: float | None) -> float:
 
 
 def _subscriptions(
-    page: Sequence[Mapping[str, Any]], tenant_id: str, version: graph.ApiVersion
+    page: Sequence[Mapping[str, Any]], tenant_id: str, version: graph.ApiVersion, now: datetime
 ) -> Iterator[Subscription]:
-    """Those of a page that can be read: one that cannot must not keep the others from being renewed."""
+    """Those of a page that can be read: one that cannot must not keep the others from being renewed.
+
+    One whose expiration is not told may end at any time.
+    """
     for value in page:
         try:
-            yield graph.parse_subscription(value, tenant_id, version)
+            yield graph.parse_subscription(value, tenant_id, version, assumed=now)
         except MalformedInputError as error:
             _log.warning("a subscription in the list of tenant %s cannot be read: %s", tenant_id, error.reason)
 
@@ -380,6 +466,12 @@ def _decoded(content: bytes) -> Any:
         return msgspec.json.decode(content.removeprefix(codecs.BOM_UTF8))  # some workloads of Graph's send one
     except msgspec.DecodeError:
         return None
+
+
+def service_of(url: str) -> str:
+    """What of Graph a URL speaks to: the segment after the version, batches being about subscriptions."""
+    segment = urlsplit(url).path.lstrip("/").partition("/")[2].partition("/")[0].partition("(")[0]
+    return _SUBSCRIPTIONS if segment == "$batch" else segment
 
 
 def _same_origin(url: str, endpoint: str) -> bool:

@@ -1,6 +1,6 @@
 """Keeping within limits such as Graph's ("Microsoft Graph service-specific throttling limits")."""
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,44 +20,56 @@ class Pace:
         self._all = _Window(in_all, clock)
 
     @asynccontextmanager
-    async def enter(self, tenant_id: str, count: int) -> AsyncIterator[None]:
-        """Wait until `count` more are allowed; they are under way within the context."""
-        async with self._tenants[tenant_id].enter(count), self._all.enter(count):
-            yield
+    async def enter(self, tenant_id: str, count: int) -> AsyncIterator["Entry"]:
+        """Wait until `count` more are allowed; they are under way within the context, unless they are withdrawn."""
+        async with self._tenants[tenant_id].enter(count) as one, self._all.enter(count) as other:
+            yield Entry(one, other)
+
+
+class Entry:
+    """What is under way."""
+
+    def __init__(self, *entries: "_Entry") -> None:
+        self._entries = entries
+
+    def withdraw(self) -> None:
+        """It is not sent after all, and does not count."""
+        for entry in self._entries:
+            entry.count = 0
 
 
 class _Window:
     """At most so many in any period.
 
-    Each counts until a period after it was *answered*: when Graph counted it is not known, but it was before that.
+    Each counts until a period after it was *answered*: when Graph counted it is not known, but it was before that. What
+    is not answered within a period was counted in it, and whoever hangs for longer does not keep the others waiting.
     """
 
     def __init__(self, limit: int, clock: Clock) -> None:
         self._limit = limit
         self._clock = clock
-        self._entries: deque[_Entry] = deque()
+        self._entries: list[_Entry] = []
 
     @asynccontextmanager
-    async def enter(self, count: int) -> AsyncIterator[None]:
+    async def enter(self, count: int) -> AsyncIterator["_Entry"]:
         while (wait := self._seconds_until(count)) > 0:
             await self._clock.sleep(wait)
-        entry = _Entry(self._clock.now(), count)
+        entry = _Entry(self._clock.now() + 2 * _PERIOD, count)
         self._entries.append(entry)
         try:
-            yield
+            yield entry
         finally:
-            entry.at = self._clock.now()
+            entry.until = min(entry.until, self._clock.now() + _PERIOD)
 
     def _seconds_until(self, count: int) -> float:
         now = self._clock.now()
-        while self._entries and self._entries[0].at + _PERIOD <= now:
-            self._entries.popleft()
+        self._entries = [entry for entry in self._entries if entry.count and entry.until > now]
         if not count or sum(entry.count for entry in self._entries) + count <= self._limit:
             return 0.0
-        return (self._entries[0].at + _PERIOD - now).total_seconds()
+        return (min(entry.until for entry in self._entries) - now).total_seconds()
 
 
 @dataclass(slots=True)
 class _Entry:
-    at: datetime
+    until: datetime
     count: int

@@ -177,10 +177,9 @@ class SignedInUser:
                 secret = self._secrets.get_secret(self._secret)
             except ResourceNotFoundError:
                 raise SignInRequiredError from None
-        try:
-            cache.deserialize(secret.value)
-        except ValueError:
-            raise SignInRequiredError from None
+        if not _is_cache(secret.value):
+            raise SignInRequiredError("what Key Vault keeps of it is damaged")
+        cache.deserialize(secret.value)
         self._written = _moment(secret)
         return self._application(cache)
 
@@ -224,6 +223,18 @@ def _ask(question: Callable[[], Any]) -> Any:
         return question()
     except (requests.RequestException, msal.exceptions.MsalError, ValueError, RuntimeError) as error:
         raise CredentialError("Entra ID's token") from error
+
+
+def _is_cache(text: str | None) -> bool:
+    """Whether it has the shape of what MSAL keeps: objects, by name, in sections."""
+    try:
+        sections = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(sections, dict) and all(
+        isinstance(section, dict) and all(isinstance(entry, dict) for entry in section.values())
+        for section in sections.values()
+    )
 
 
 def _reason(answer: dict[str, Any]) -> str:

@@ -88,6 +88,22 @@ class UnavailableError(SwitchboardError):
         self.retry_after = retry_after
 
 
+class OutOfTimeError(UnavailableError):
+    """It was not begun, because the time for all of it was over."""
+
+    def __init__(self) -> None:
+        super().__init__("time", reason="out-of-time")
+        self.args = ("the time of the run was over",)
+
+
+class NoTurnError(UnavailableError):
+    """Nothing is made or deleted in a tenant by two at once: another has the turn, or storage did not give it."""
+
+    def __init__(self, message: str, *, reason: str = "turn") -> None:
+        super().__init__("the turn", reason=reason)
+        self.args = (message,)
+
+
 class AbandonedError(SwitchboardError):
     """The platform has used up its tries: the worker ended at each, or storage took no outcome."""
 

@@ -6,14 +6,14 @@ after having retried what is safe to retry.
 """
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
 from shared.domain import graph
 from shared.domain.errors import SwitchboardError, UnavailableError
-from shared.domain.graph import Call, Reply, Subscription
+from shared.domain.graph import Call, GraphError, Reply, Subscription
 from shared.domain.resources import ResourceKind
 from shared.domain.subscriptions import (
     Action,
@@ -21,15 +21,20 @@ from shared.domain.subscriptions import (
     EncryptionCertificate,
     Endpoint,
     Lifetimes,
+    Reason,
     Standing,
     Verb,
     certificate_fields,
     creation_body,
+    half_life,
+    last_resort,
+    same_id,
 )
 
 _SHORTENINGS: Final = 3  # how often a refused lifetime is made shorter before the refusal is believed
 _CREATIONS: Final = _SHORTENINGS + 1  # once more where the endpoint did not answer
 _ROUNDING: Final = timedelta(minutes=1)  # two renewals may fall into one second
+_LEAST_ASSUMED: Final = timedelta(minutes=45)  # what Graph grants at least, where it does not tell what it has granted
 
 
 class Outcome(StrEnum):
@@ -38,7 +43,8 @@ class Outcome(StrEnum):
     REPLACED = "replaced"
     ADOPTED = "adopted"  # a creation found that the subscription exists already
     DELETED = "deleted"
-    GONE = "gone"  # undesired, and Graph no longer has it
+    GONE = "gone"  # Graph no longer has it
+    KEPT = "kept"  # Graph does not renew or change it, and it is still there
     LEFT = "left"
     UNSETTLED = "unsettled"  # whether it exists only a fresh list can tell
     FAILED = "failed"
@@ -47,12 +53,16 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of an action; `subscription` is the live one after it, `error` what went wrong, even in part."""
+    """What became of an action; `subscription` is the live one after it, `error` what went wrong, even in part.
+
+    `removed` is the id of what was deleted, or found gone.
+    """
 
     action: Action
     outcome: Outcome
     subscription: Subscription | None = None
     error: SwitchboardError | None = None
+    removed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,17 @@ type _Exchange = Generator[Call, Reply, Reply]
 def carry_out(action: Action, terms: Terms) -> Steps:
     """Start an action."""
     return _Execution(action, terms).steps()
+
+
+def look(action: Action, old: Subscription) -> Steps:
+    """Read a subscription, and do nothing about it."""
+    delegated = action.kind is not None and action.kind.delegated_only
+    reply = yield Call("GET", old.tenant_id, old.api_version, delegated, old.id)
+    if isinstance(reply, graph.SubscriptionNotFoundError):
+        return Result(action, Outcome.GONE, removed=old.id)
+    if isinstance(reply, Subscription):
+        return Result(action, Outcome.LEFT, reply)
+    return Result(action, Outcome.FAILED, old, _refusal(reply))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,35 +117,39 @@ class _Execution:
         return self._made(reply, Outcome.CREATED)
 
     def _renew(self, old: Subscription, kind: ResourceKind) -> Steps:
-        want = self.action.desired
+        """PATCH and nothing else: what is to become of one that is gone or refused is for a plan to decide."""
         reply = yield from self._patch(old, kind, self._changes(old))
         if isinstance(reply, graph.SubscriptionNotFoundError):
             reply = yield self._call("GET", old, kind)
             if isinstance(reply, graph.SubscriptionNotFoundError):
-                if want is None:
-                    return self._result(Outcome.GONE)
-                return (yield from self._create(want))
+                return self._result(Outcome.GONE, removed=old.id)
             if isinstance(reply, Subscription):
                 reply = yield from self._patch(old, kind, self._changes(old))
         if isinstance(reply, graph.RequestRejectedError) and self._changes(old):
             reply = yield from self._patch(old, kind, {})  # "Update subscription" names expiration and URL alone
-        extended = isinstance(reply, Subscription) and self._extended(reply, old, kind)
-        if isinstance(reply, Subscription) and extended and not self._outdated(reply):
-            return self._result(Outcome.RENEWED, reply)
-        if want is None or isinstance(reply, UnavailableError):
-            return self._result(Outcome.FAILED, old, _refusal(reply))
-        # Graph keeps the old certificate, or does not prolong it: only a new subscription helps.
-        result = yield from self._exchange(reply if isinstance(reply, Subscription) else old, want)
-        if result.outcome is Outcome.FAILED and extended and isinstance(reply, Subscription):
-            return self._result(Outcome.RENEWED, reply, result.error)
-        return result
+            if isinstance(reply, Subscription) and "encryptionCertificateId" in self._changes(old):
+                reply = replace(reply, kept_certificate=self._changes(old)["encryptionCertificateId"])
+        if isinstance(reply, Subscription):
+            if self._extended(reply, old, kind):
+                return self._result(Outcome.RENEWED, reply)
+            return self._result(Outcome.KEPT, reply, graph.UnchangedError())
+        return self._result(Outcome.KEPT if isinstance(reply, GraphError) else Outcome.FAILED, old, _refusal(reply))
 
     def _replace(self, old: Subscription, want: Desired) -> Steps:
-        result = yield from self._exchange(old, want)
-        still_there = result.outcome is Outcome.FAILED and result.subscription is not None
-        if still_there and old.expires - self.terms.now() <= self.terms.lifetimes.half(want.kind):
-            reply = yield from self._patch(old, want.kind, {})
+        if self.action.probe:
+            reply = yield from self._patch(old, want.kind, self._changes(old), until=old.expires)
             if isinstance(reply, Subscription):
+                if not self._keeps_certificate(reply):
+                    return self._result(Outcome.RENEWED, reply)
+                old = reply
+        result = yield from self._exchange(old, want)
+        if result.subscription is None or result.outcome not in {Outcome.FAILED, Outcome.KEPT}:
+            return result
+        left = old.expires - self.terms.now()
+        waits = result.outcome is Outcome.KEPT and left > last_resort(old, self.terms.lifetimes)
+        if not waits and left <= half_life(old, self.terms.lifetimes) and self.action.reason is not Reason.REFUSED:
+            reply = yield from self._patch(old, want.kind, {})
+            if isinstance(reply, Subscription) and self._extended(reply, old, want.kind):
                 return self._result(Outcome.RENEWED, reply, result.error)
         return result
 
@@ -132,23 +157,44 @@ class _Execution:
         """Make the new one and then delete the old one; the other way round only where Graph cannot hold both."""
         reply = yield from self._post(want)
         if isinstance(reply, Subscription):
-            yield self._call("DELETE", old, want.kind)  # if this fails, the next run sees a duplicate
-            return self._result(Outcome.REPLACED, reply)
-        holds_the_place = isinstance(reply, graph.SubscriptionConflictError) and reply.holder in {None, old.id}
-        useless = self.terms.endpoint.standing(old.notification_url)[0] is Standing.UNKNOWN
-        if not (holds_the_place or (useless and isinstance(reply, graph.QuotaExceededError))):
+            removed = yield self._call("DELETE", old, want.kind)  # if this fails, the next run sees a duplicate
+            return self._result(Outcome.REPLACED, reply, removed=old.id if _is_gone(removed) else None)
+        if isinstance(reply, graph.SubscriptionConflictError):
+            if self._holder_is_another(reply, old, want):
+                return self._not_made(reply, old)
+            holds_the_place = True
+        else:
+            useless = self.terms.endpoint.standing(old.notification_url)[0] is Standing.UNKNOWN
+            holds_the_place = useless and isinstance(reply, graph.QuotaExceededError)
+        if not holds_the_place:
             return self._not_made(reply, old)
+        if not self.action.delete_first:
+            patient = self.action.reason in {Reason.CERTIFICATE, Reason.CLIENT_STATE}  # its time will come
+            return self._result(Outcome.KEPT, old, None if patient else reply)
         removed = yield self._call("DELETE", old, want.kind)
-        if not (removed is None or isinstance(removed, graph.SubscriptionNotFoundError)):
+        if not _is_gone(removed):
             return self._result(Outcome.FAILED, old, _refusal(removed))
         reply = yield from self._post(want)
-        return self._made(reply, Outcome.REPLACED)
+        return replace(self._made(reply, Outcome.REPLACED), removed=old.id)
+
+    @staticmethod
+    def _holder_is_another(conflict: graph.SubscriptionConflictError, old: Subscription, want: Desired) -> bool:
+        named = [identity for identity in conflict.holders if identity not in want.resource.lower()]
+        return bool(named) and old.id.lower() not in named
 
     def _delete(self, old: Subscription) -> Steps:
-        kind = self.action.kind
-        reply = yield Call("DELETE", old.tenant_id, old.api_version, kind is not None and kind.delegated_only, old.id)
-        if reply is None or isinstance(reply, graph.SubscriptionNotFoundError):
-            return self._result(Outcome.DELETED)
+        kind, kept = self.action.kind, self.action.kept
+        delegated = kind is not None and kind.delegated_only
+        if kept is not None:
+            reply = yield Call("GET", kept.tenant_id, kept.api_version, delegated, kept.id)
+            if not isinstance(reply, Subscription):
+                return self._result(Outcome.FAILED, old, _refusal(reply))
+            expires = reply.expires if reply.expires_told else kept.expires
+            if expires - self.terms.now() <= half_life(kept, self.terms.lifetimes):
+                return self._result(Outcome.LEFT, old)
+        reply = yield Call("DELETE", old.tenant_id, old.api_version, delegated, old.id)
+        if _is_gone(reply):
+            return self._result(Outcome.DELETED, removed=old.id)
         return self._result(Outcome.FAILED, old, _refusal(reply))
 
     def _post(self, want: Desired) -> _Exchange:
@@ -157,7 +203,7 @@ class _Execution:
             return UnavailableError("Key Vault's certificate", reason="certificate")
         woken = False
         for _ in range(_CREATIONS):
-            now, asked = self.terms.now(), self.terms.lifetimes.ask(want.kind)
+            now, asked = self.terms.now(), self.terms.lifetimes.ask(want.tenant_id, want.kind)
             body = creation_body(want, now + asked, self.terms.endpoint, certificate)
             reply: Reply = yield Call(
                 "POST", want.tenant_id, want.kind.api_version, want.kind.delegated_only, None, body
@@ -168,25 +214,55 @@ class _Execution:
                 break
         if isinstance(reply, graph.EndpointValidationError):
             return graph.EndpointValidationError(f"{reply} (of {self.terms.endpoint.addresses})")
-        if isinstance(reply, Subscription):
-            self.terms.lifetimes.granted(want.kind, reply.expires - now)
-        return reply
+        if not isinstance(reply, Subscription):
+            return reply
+        expires = reply.expires if reply.expires_told else now + min(asked, _LEAST_ASSUMED)
+        return replace(
+            reply,
+            resource=want.resource,
+            notification_url=body["notificationUrl"],
+            change_type=body["changeType"],
+            expires=expires,
+            certificate_id=certificate.id if want.rich and certificate is not None else None,
+            life=expires - now,
+            spelling=reply.resource,
+            remembered=True,
+        )
 
-    def _patch(self, old: Subscription, kind: ResourceKind, changes: dict[str, Any]) -> _Exchange:
+    def _patch(
+        self, old: Subscription, kind: ResourceKind, changes: dict[str, Any], *, until: datetime | None = None
+    ) -> _Exchange:
+        """A PATCH, and of its answer the subscription by what was sent; `until` changes nothing about its end."""
         for _ in range(_SHORTENINGS):
-            now, asked = self.terms.now(), self.terms.lifetimes.ask(kind)
-            expiry = {"expirationDateTime": graph.format_time(now + asked)}
+            now, asked = self.terms.now(), self.terms.lifetimes.ask(old.tenant_id, kind)
+            expiry = {"expirationDateTime": graph.format_time(until or now + asked)}
             reply: Reply = yield self._call("PATCH", old, kind, expiry | changes)
-            if not self._shortened(reply, kind, asked):
+            if until is not None or not self._shortened(reply, kind, asked):
                 break
-        if isinstance(reply, Subscription) and reply.expires > old.expires:
-            self.terms.lifetimes.granted(kind, reply.expires - now)
-        return reply
+        if not isinstance(reply, Subscription):
+            return reply
+        expires = reply.expires if reply.expires_told else now + min(asked, _LEAST_ASSUMED)
+        certificate_id, kept = old.certificate_id, old.kept_certificate
+        if "encryptionCertificateId" in changes:
+            sent = changes["encryptionCertificateId"]
+            taken = same_id(reply.certificate_id, sent)
+            certificate_id, kept = (sent, None) if taken else (reply.certificate_id, sent)
+        return replace(
+            old,
+            expires=expires,
+            notification_url=changes.get("notificationUrl", old.notification_url),
+            certificate_id=certificate_id,
+            kept_certificate=kept,
+            life=old.life if until is not None or expires == old.expires else expires - now,
+            spelling=old.spelling or reply.resource,
+            expires_told=True,
+            remembered=True,
+        )
 
     def _shortened(self, reply: Reply, kind: ResourceKind, asked: timedelta) -> bool:
         if not isinstance(reply, graph.LifetimeExceededError):
             return False
-        self.terms.lifetimes.refused(kind, asked, reply.maximum)
+        self.terms.lifetimes.refused(self.action.tenant_id, kind, asked, reply.maximum)
         return True
 
     def _changes(self, old: Subscription) -> dict[str, Any]:
@@ -203,17 +279,15 @@ class _Execution:
         return changes
 
     def _extended(self, reply: Subscription, old: Subscription, kind: ResourceKind) -> bool:
-        whole_life = self.terms.now() + self.terms.lifetimes.ask(kind) - _ROUNDING
-        return reply.expires > old.expires or reply.expires >= whole_life
+        """Whether Graph has granted anything: another expiration than before, or all that could be asked for."""
+        whole_life = self.terms.now() + self.terms.lifetimes.ask(old.tenant_id, kind) - _ROUNDING
+        return reply.expires != old.expires or reply.expires >= whole_life
 
-    def _outdated(self, reply: Subscription) -> bool:
-        certificate, want = self.terms.certificate, self.action.desired
-        if want is None or not want.rich or certificate is None:
-            return False
-        return reply.certificate_id not in {None, certificate.id}
+    def _keeps_certificate(self, reply: Subscription) -> bool:
+        return self.terms.certificate is not None and reply.kept_certificate == self.terms.certificate.id
 
     def _call(self, method: Any, old: Subscription, kind: ResourceKind, body: dict[str, Any] | None = None) -> Call:
-        return Call(method, old.tenant_id, old.api_version, kind.delegated_only, old.id, body)
+        return Call(method, old.tenant_id, old.api_version, kind.delegated_only, old.id, body, old.expires)
 
     def _made(self, reply: Reply, outcome: Outcome) -> Result:
         return self._result(outcome, reply) if isinstance(reply, Subscription) else self._not_made(reply)
@@ -224,9 +298,18 @@ class _Execution:
         return self._result(Outcome.FAILED, old, _refusal(reply))
 
     def _result(
-        self, outcome: Outcome, subscription: Subscription | None = None, error: SwitchboardError | None = None
+        self,
+        outcome: Outcome,
+        subscription: Subscription | None = None,
+        error: SwitchboardError | None = None,
+        *,
+        removed: str | None = None,
     ) -> Result:
-        return Result(self.action, outcome, subscription, error)
+        return Result(self.action, outcome, subscription, error, removed)
+
+
+def _is_gone(reply: Reply) -> bool:
+    return reply is None or isinstance(reply, graph.SubscriptionNotFoundError)
 
 
 def _refusal(reply: Reply) -> SwitchboardError:

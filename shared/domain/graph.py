@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any, ClassVar, Final, Literal
 
 from shared.domain import resources
@@ -24,11 +25,7 @@ _LIFETIME_MINUTES: Final = re.compile(r"can only be (\d+) minutes in the future"
 _LIFETIME_SPAN: Final = re.compile(r"beyond allowed max '(?:(\d+)\.)?(\d+):(\d+):(\d+)", re.IGNORECASE)
 _INNER_STATUS: Final = re.compile(r"Status Code: (\w+)")
 _INNER_STATUSES: Final = {
-    "forbidden": 403,
-    "notfound": 404,
-    "conflict": 409,
-    "toomanyrequests": 429,
-    "serviceunavailable": 503,
+    status.phrase.replace(" ", "").casefold(): status.value for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST
 }
 _FOR_THIS_ONE: Final = re.compile(r"does not match the token tenant", re.IGNORECASE)  # a meeting of somebody else's
 _QUOTA: Final = re.compile(r"\b(limit|quota|maximum|exceed\w*)\b", re.IGNORECASE)
@@ -41,9 +38,12 @@ _QUERY: Final = re.compile(r"\?[^\s\"']+")
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A subscription as Graph describes it.
+    """A subscription as Graph describes it, or, where it is `remembered`, by what we sent to make and renew it.
 
     `certificate_id` is None where Graph does not say: for a basic subscription, or where an answer leaves it out.
+    `life` is what Graph granted at the last renewal, None where that is not known. `kept_certificate` is the id of a
+    certificate that Graph did not take in a renewal. `spelling` is the resource as Graph spells it. `expires_told` is
+    False where Graph left the expiration out, and `expires` is an assumption.
     """
 
     id: str
@@ -54,6 +54,11 @@ class Subscription:
     notification_url: str = field(repr=False)  # may carry a function key
     expires: datetime
     certificate_id: str | None = None
+    life: timedelta | None = field(default=None, compare=False)
+    kept_certificate: str | None = field(default=None, compare=False)
+    spelling: str | None = field(default=None, compare=False)
+    remembered: bool = field(default=False, compare=False)
+    expires_told: bool = field(default=True, compare=False)
 
     @property
     def kind(self) -> resources.ResourceKind | None:
@@ -65,7 +70,8 @@ class Subscription:
 class Call:
     """One request about subscriptions: a part of a batch.
 
-    `subscription_id` is None for the collection itself (POST). `delegated` asks for a signed-in user's token.
+    `subscription_id` is None for the collection itself (POST). `delegated` asks for a signed-in user's token. `expires`
+    is the end of the subscription that it is about: how long the call may be put off depends on it.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
@@ -74,6 +80,7 @@ class Call:
     delegated: bool
     subscription_id: str | None = None
     body: Mapping[str, Any] | None = field(default=None, repr=False)
+    expires: datetime | None = field(default=None, compare=False)
 
     @property
     def channel(self) -> tuple[str, ApiVersion, bool]:
@@ -97,6 +104,26 @@ class GraphError(SwitchboardError):
 
 class RequestRejectedError(GraphError):
     """400 or another status that no other leaf explains."""
+
+
+class UnchangedError(GraphError):
+    """200, and the expiration is as it was (microsoftgraph/microsoft-graph-docs, issue 9421)."""
+
+    reason_of_class = "unchanged"
+
+    def __init__(self) -> None:
+        super().__init__("Graph answered a renewal without prolonging anything")
+
+
+class UnseenError(GraphError):
+    """What was made again and again is not to be seen: no more of it until some time has passed."""
+
+    reason_of_class = "unseen"
+
+    def __init__(self, until: datetime) -> None:
+        super().__init__(
+            f"what was made of it is neither listed nor read: nothing more is made until {until:%H:%M} UTC"
+        )
 
 
 class LifetimeExceededError(GraphError):
@@ -134,13 +161,16 @@ class SubscriptionNotFoundError(GraphError):
 
 
 class SubscriptionConflictError(GraphError):
-    """409: another subscription holds the place; `holder` is its id where Graph names it."""
+    """409: another subscription holds the place.
+
+    `holders` are the ids in Graph's message: one may be the holder's, and the others a user's or a tenant's.
+    """
 
     reason_of_class = "conflict"
 
-    def __init__(self, message: str, holder: str | None = None) -> None:
+    def __init__(self, message: str, *holders: str) -> None:
         super().__init__(message)
-        self.holder = holder
+        self.holders = holders
 
 
 class OutcomeUnknownError(UnavailableError):
@@ -157,6 +187,14 @@ class CredentialError(UnavailableError):
         super().__init__(what, reason="credential")
 
 
+class UnauthorizedError(CredentialError):
+    """401: Graph, or the service behind it, does not take the token."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__("Graph's consent")
+        self.args = (f"Graph did not take the token: {said}",)
+
+
 class SignInRequiredError(CredentialError):
     """Presence needs somebody who is signed in, and nobody is, or not any more: an operator can mend that."""
 
@@ -169,21 +207,26 @@ type Reply = Subscription | SwitchboardError | None
 """What comes of a call: the subscription (GET, POST, PATCH), None (DELETE), or why not."""
 
 
-def parse_subscription(value: object, tenant_id: str, listed_in: ApiVersion) -> Subscription:
+def parse_subscription(
+    value: object, tenant_id: str, listed_in: ApiVersion, *, assumed: datetime | None = None
+) -> Subscription:
     """Read a subscription as Graph returns it.
 
     Args:
         value: the decoded JSON.
         tenant_id: the tenant of the token that it was read with; Graph does not say it.
         listed_in: the API version that it was read from. A resource of the catalogue is spoken of in its own version.
+        assumed: the expiration to go by where Graph tells none that can be read.
 
     Raises:
-        MalformedInputError: it lacks an id, a resource or a readable expiration.
+        MalformedInputError: it lacks an id, a resource, or a readable expiration in place of which none is assumed.
     """
     fields = value if isinstance(value, Mapping) else {}
-    identity, resource, expires = fields.get("id"), fields.get("resource"), fields.get("expirationDateTime")
+    identity, resource = fields.get("id"), fields.get("resource")
     certificate_id = fields.get("encryptionCertificateId")
-    if not (isinstance(identity, str) and identity and isinstance(resource, str) and isinstance(expires, str)):
+    told = _expiration(fields.get("expirationDateTime"), needed=assumed is None)
+    expires = told or assumed
+    if not (isinstance(identity, str) and identity and isinstance(resource, str) and expires is not None):
         raise MalformedInputError("not a subscription", reason="subscription-malformed")
     kind = resources.match(resource)
     return Subscription(
@@ -193,9 +236,21 @@ def parse_subscription(value: object, tenant_id: str, listed_in: ApiVersion) -> 
         resource=resource,
         change_type=str(fields.get("changeType") or ""),
         notification_url=str(fields.get("notificationUrl") or ""),
-        expires=parse_time(expires),
+        expires=expires,
         certificate_id=certificate_id if isinstance(certificate_id, str) and certificate_id else None,
+        expires_told=told is not None,
     )
+
+
+def _expiration(value: object, *, needed: bool) -> datetime | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        return parse_time(value)
+    except MalformedInputError:
+        if needed:
+            raise
+        return None
 
 
 def parse_time(text: str) -> datetime:
@@ -241,7 +296,7 @@ def error_of(status: int, body: object, retry_after: float | None = None) -> Swi
     code, message = _code_and_message(body)
     inner = _INNER_STATUS.search(message)
     if status in {400, 500} and inner is not None:  # ExtensionError: what a workload answered, wrapped
-        status = _INNER_STATUSES.get(inner[1].lower(), status)
+        status = _INNER_STATUSES.get(inner[1].casefold(), status)
     text = f"{status} {code}: {message}".strip()
     match status:
         case 429:
@@ -249,7 +304,7 @@ def error_of(status: int, body: object, retry_after: float | None = None) -> Swi
         case 503:
             return UnavailableError("Graph", retry_after=retry_after)
         case 401:
-            return CredentialError("Graph's consent to the token (401)")
+            return UnauthorizedError(text)
         case 403 if _FOR_THIS_ONE.search(message):
             return RequestRejectedError(text)
         case 403:
@@ -257,8 +312,7 @@ def error_of(status: int, body: object, retry_after: float | None = None) -> Swi
         case 404 | 410:
             return SubscriptionNotFoundError(text)
         case 409:
-            holder = _GUID.search(message)
-            return SubscriptionConflictError(text, holder[0].lower() if holder else None)
+            return SubscriptionConflictError(text, *dict.fromkeys(found.lower() for found in _GUID.findall(message)))
         case _ if status >= 500 or status == 408:
             return OutcomeUnknownError()
     if (maximum := _allowed_lifetime(message)) is not None:
@@ -270,6 +324,15 @@ def _code_and_message(body: object) -> tuple[str, str]:
     error = body.get("error") if isinstance(body, Mapping) else None
     if not isinstance(error, Mapping):
         return "", ""
+    code, message = _words(error)
+    inner = error.get("innerError", error.get("innererror"))
+    if isinstance(inner, Mapping):
+        said = ": ".join(word for word in _words(inner) if word and word not in {code, message})
+        message = f"{message} ({said})" if said else message
+    return code, message
+
+
+def _words(error: Mapping[str, Any]) -> tuple[str, str]:
     # A message may repeat our notification URL, whose query may carry a function key.
     return str(error.get("code") or "")[:100], _QUERY.sub("?…", str(error.get("message") or ""))[:500]
 

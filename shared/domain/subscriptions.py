@@ -1,23 +1,27 @@
 """Desired x actual x now -> the actions that make Graph's subscriptions equal the desired ones.
 
-Nothing is stored between runs. Whatever Graph does not give back about a subscription (its clientState, its lifecycle
-URL, whether it is rich) is read from a *mark* in the query of its notification URL, which Graph keeps verbatim
-("Receive change notifications through webhooks"): a short keyed digest of just those three. So a subscription with the
-current mark was made by us with the current secret, and one with another mark has to be made anew, because none of the
-three can be changed by PATCH ("Update subscription", "Lifecycle notifications").
+What Graph does not give back about a subscription (its clientState, its lifecycle URL, whether it is rich) is read
+from a *mark* in the query of its notification URL, which Graph keeps verbatim ("Receive change notifications through
+webhooks"): a short keyed digest of just those three. So a subscription with the current mark was made by us with the
+current secret, and one with another mark has to be made anew, because none of the three can be changed by PATCH
+("Update subscription", "Lifecycle notifications").
 
-*Ours* is a subscription whose notification URL has our scheme, host, port and path; its query decides what it needs.
-One with another address was ours if its mark, taken as it would have been at that address, is of one of our secrets:
-it gives way to a desired one for the same thing, since Graph would not hold both. Any other subscription, of whatever
-application, is never touched; so deployments that share an application need secrets of their own, or the last one to
-run would take all.
+*Ours* is a subscription that we remember making (see `memory`), or whose notification URL has our scheme, host, port
+and path; its query decides what it needs. One with another address was ours if we remember it, or if its mark, taken as
+it would have been at that address, is of one of our secrets: it gives way to a desired one for the same thing, since
+Graph would not hold both. Any other subscription, of whatever application, is never touched; so deployments that share
+an application need secrets of their own, or the last one to run would take all.
+
+*DELETE comes last.* A subscription that delivers nothing usable may be deleted before its successor is there. One that
+delivers, and whose renewal is refused or whose certificate or secret is of yesterday, may be so only as a last resort:
+when a quarter of its life is left, or three runs of the timer. A duplicate goes only beside one that was looked at.
 """
 
 import hashlib
 import hmac
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -26,7 +30,16 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from shared.domain import resources
-from shared.domain.graph import Subscription, format_time
+from shared.domain.errors import SwitchboardError
+from shared.domain.graph import (
+    EndpointValidationError,
+    GraphError,
+    OutcomeUnknownError,
+    Subscription,
+    UnauthorizedError,
+    format_time,
+)
+from shared.domain.memory import SKEW, Names
 from shared.domain.resources import ResourceKind
 
 _MARK: Final = "mark"
@@ -34,9 +47,9 @@ _MARKED: Final = re.compile(rf"[?&]{_MARK}=[0-9a-f]*$")
 _RESOURCES: Final = 32_768  # each is compared several times a run, and there may be 10,000 of them
 _URLS: Final = 256  # thousands of subscriptions share a handful of notification URLs
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
-_SKEW: Final = timedelta(minutes=5)  # what Graph lists may seem expired on a clock that is ahead
 _SMALLEST_MARGIN: Final = timedelta(minutes=2)
 _LEAST_GRANTED: Final = timedelta(minutes=45)  # Graph raises anything shorter to this
+_THREE_RUNS: Final = timedelta(minutes=15)  # of a timer of five minutes
 _LEAST_ASKED: Final = timedelta(minutes=30)  # on a clock that is ahead, Graph may find 45 minutes too many
 
 PATIENCE: Final = timedelta(minutes=15)
@@ -56,7 +69,7 @@ class EncryptionCertificate:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """A subscription that should exist. Two of them are the same if tenant and resource are."""
+    """A subscription that should exist. Two of them are the same if tenant and resource are, to the letter."""
 
     tenant_id: str
     kind: ResourceKind = field(hash=False, repr=False)
@@ -65,7 +78,7 @@ class Desired:
 
     @property
     def key(self) -> tuple[str, str]:
-        return self.tenant_id, resource_key(self.resource)
+        return self.tenant_id, self.resource
 
 
 class Standing(StrEnum):
@@ -132,31 +145,38 @@ class Endpoint:
 
 
 class Lifetimes:
-    """How long a life to ask for, by kind, and what Graph was seen to grant.
+    """How long a life to ask for, by tenant and kind.
 
-    A little less than Graph's documented maximum is asked for: clocks differ, and enforced limits have been seen below
-    the documented ones. What is learned lives as long as the process: forgetting it costs one refused request.
+    A little less than Graph's documented maximum: clocks differ, and enforced limits have been seen below the
+    documented ones. What is learned lives as long as the process: forgetting it costs one refused request.
     """
 
     def __init__(self) -> None:
-        self._asked: dict[str, timedelta] = {}
-        self._granted: dict[str, timedelta] = {}
+        self._asked: dict[tuple[str, str], timedelta] = {}
 
-    def ask(self, kind: ResourceKind) -> timedelta:
-        return self._asked.get(kind.key) or _less_a_margin(kind.max_lifetime)
+    def ask(self, tenant_id: str, kind: ResourceKind) -> timedelta:
+        return self._asked.get((tenant_id, kind.key)) or _less_a_margin(kind.max_lifetime)
 
-    def half(self, kind: ResourceKind) -> timedelta:
-        """With this much or less remaining, renew."""
-        return self._granted.get(kind.key, self.ask(kind)) / 2
-
-    def refused(self, kind: ResourceKind, asked: timedelta, maximum: timedelta) -> None:
+    def refused(self, tenant_id: str, kind: ResourceKind, asked: timedelta, maximum: timedelta) -> None:
         """Graph refused what was asked for and named its maximum: ask for less than both from now on."""
         shorter = max(min(_less_a_margin(maximum), asked * 0.9), _LEAST_ASKED)
-        self._asked[kind.key] = min(shorter, self.ask(kind))
+        self._asked[tenant_id, kind.key] = min(shorter, self.ask(tenant_id, kind))
 
-    def granted(self, kind: ResourceKind, lifetime: timedelta) -> None:
-        """Graph granted this much, whatever was asked for."""
-        self._granted[kind.key] = max(lifetime, _LEAST_GRANTED)
+
+def half_life(one: Subscription, lifetimes: Lifetimes) -> timedelta:
+    """With this much or less remaining, renew: half of what Graph granted this very subscription."""
+    return _life(one, lifetimes) / 2
+
+
+def last_resort(one: Subscription, lifetimes: Lifetimes) -> timedelta:
+    """With this much or less remaining, a successor that would come too late is worse than a gap of a second."""
+    return max(_life(one, lifetimes) / 4, _THREE_RUNS)
+
+
+def _life(one: Subscription, lifetimes: Lifetimes) -> timedelta:
+    if one.life is not None:
+        return max(one.life, _LEAST_GRANTED)
+    return _LEAST_GRANTED if one.kind is None else lifetimes.ask(one.tenant_id, one.kind)
 
 
 class Verb(StrEnum):
@@ -177,6 +197,7 @@ class Reason(StrEnum):
     UNKNOWN_MARK = "unknown-mark"
     RESOURCE_DATA = "resource-data"
     CHANGE_TYPE = "change-type"
+    REFUSED = "refused"
     SUPERSEDED = "superseded"
     DUPLICATE = "duplicate"
     UNWANTED = "unwanted"
@@ -191,6 +212,9 @@ class Action:
 
     `desired` is None for a subscription that nothing asks for, `subscription` for one that does not exist. `kind` is
     None only where `verb` is LEAVE or DELETE. `deadline` orders actions: the most urgent has the earliest.
+    `delete_first` allows a REPLACE to delete the old one before its successor is there, where Graph does not hold both.
+    `kept` is what stays when a duplicate is deleted: it is looked at once more before. `probe` has a REPLACE try once
+    more first whether a renewal does.
     """
 
     verb: Verb
@@ -200,6 +224,24 @@ class Action:
     deadline: datetime
     desired: Desired | None = None
     subscription: Subscription | None = None
+    delete_first: bool = False
+    kept: Subscription | None = None
+    probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What a run has found out so far, besides what there is.
+
+    `begun` are the ids that it has renewed or tried to, `refused` those of them that Graph did not renew, and why.
+    `refused_kinds` are the tenants and kinds of which Graph refused the last creation. `held` are desired things of
+    which nothing more is to be made for now.
+    """
+
+    begun: Collection[str] = frozenset()
+    refused: Mapping[str, SwitchboardError] = field(default_factory=dict)
+    refused_kinds: Collection[tuple[str, str]] = frozenset()
+    held: Collection[tuple[str, str]] = frozenset()
 
 
 def plan(
@@ -212,21 +254,41 @@ def plan(
     lifetimes: Lifetimes,
     prune: bool = False,
     reauthorize: frozenset[str] = frozenset(),
+    course: Course | None = None,
 ) -> tuple[Action, ...]:
     """Decide what to do with every desired and every actual subscription, most urgent first.
 
-    A live subscription is renewed when half of what Graph grants its kind is left, so an outage shorter than that
-    costs nothing. One that nothing asks for is renewed too, and deleted only under `prune`. Of several for the same
-    thing one is kept: the same one in every run that sees them, so that two overlapping runs cannot delete both.
+    A live subscription is renewed when half of what Graph granted it is left, so an outage shorter than that costs
+    nothing. One that nothing asks for is renewed too, and deleted only under `prune`. Of several for the same thing one
+    is kept: the same one in every run that sees them, so that two overlapping runs cannot delete both.
 
     Args:
-        actual: what Graph lists; what expired longer ago than clocks differ counts as absent.
+        actual: what is believed to be there; what expired longer ago than clocks differ counts as absent.
         certificate_id: the current encryption certificate, or None while it is not known; then none is outdated.
         prune: delete what is ours and not desired.
         reauthorize: ids of subscriptions to be renewed now, however long they still have.
+        course: what the run that asks has found out already.
     """
-    planner = _Planner(now, endpoint, certificate_id, lifetimes, reauthorize, prune=prune)
+    planner = _Planner(now, endpoint, certificate_id, lifetimes, reauthorize, course or Course(), prune=prune)
     return tuple(sorted(planner.actions(desired, actual), key=lambda action: action.deadline))
+
+
+def renewals(
+    actual: Iterable[Subscription],
+    now: datetime,
+    *,
+    endpoint: Endpoint,
+    certificate_id: str | None,
+    lifetimes: Lifetimes,
+) -> tuple[Action, ...]:
+    """What to renew without knowing anything else, most urgent first.
+
+    That is what is due, or has the certificate or the function key of yesterday, and has nothing that only a successor
+    would mend. What carries the previous secret is left to the plan: to replace it, one has to know what it is for.
+    """
+    planner = _Planner(now, endpoint, certificate_id, lifetimes, frozenset(), Course(), prune=False)
+    found = (planner.renewal(one) for one in actual)
+    return tuple(sorted((one for one in found if one is not None), key=lambda action: action.deadline))
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,59 +298,134 @@ class _Planner:
     certificate_id: str | None
     lifetimes: Lifetimes
     reauthorize: frozenset[str]
+    course: Course
     prune: bool
 
+    def renewal(self, found: Subscription) -> Action | None:
+        kind = found.kind
+        if kind is None or found.expires <= self.now - SKEW or not self.endpoint.owns(found.notification_url):
+            return None
+        standing, rich = self.endpoint.standing(found.notification_url)
+        if standing is not Standing.CURRENT:
+            return None
+        if self._outdated(found, rich=rich):
+            if self._is_kept(found):
+                return None
+            reason: Reason | None = Reason.CERTIFICATE
+        elif not self.endpoint.up_to_date(found.notification_url):
+            reason = Reason.NOTIFICATION_URL
+        else:
+            reason = self._due(found)
+        if reason is None:
+            return None
+        want = Desired(found.tenant_id, kind, found.resource, rich)
+        return Action(Verb.RENEW, reason, found.tenant_id, kind, found.expires, want, found)
+
     def actions(self, desired: Iterable[Desired], actual: Iterable[Subscription]) -> Iterable[Action]:
+        wanted = {want.key: want for want in desired}
+        paths: defaultdict[str, list[str]] = defaultdict(list)
+        for tenant_id, path in wanted:
+            paths[tenant_id].append(path)
+        names = {tenant_id: Names(found) for tenant_id, found in paths.items()}
         ours: defaultdict[tuple[str, str], list[Subscription]] = defaultdict(list)
         former: dict[tuple[str, str], Subscription] = {}
-        for subscription in actual:
-            if self.endpoint.owns(subscription.notification_url):
-                if subscription.expires > self.now - _SKEW:
-                    ours[subscription_key(subscription)].append(subscription)
-            elif subscription_key(subscription) not in former and self.endpoint.was_ours(subscription.notification_url):
-                former[subscription_key(subscription)] = subscription
+        for found in actual:
+            one = _recognised(found, names)
+            if self.endpoint.owns(one.notification_url):
+                if one.expires > self.now - SKEW:
+                    ours[subscription_key(one)].append(one)
+            elif subscription_key(one) not in former and self._was_ours(one):
+                former[subscription_key(one)] = one
             else:
-                yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, subscription)
+                yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, one)
         missing = []
-        for want in {want.key: want for want in desired}.values():
-            found = sorted(ours.pop(want.key, ()), key=lambda one: (self._faults(want, one), one.id))
-            if not found:
+        for want in wanted.values():
+            of_it = sorted(ours.pop(want.key, ()), key=lambda one: (self._faults(want, one), one.id))
+            if of_it:
+                yield from self._keep_one(want, *of_it)
+            else:
                 missing.append(want)
-                continue
-            kept = self._keep(want, found[0])
-            yield kept
-            for duplicate in found[1:]:
-                verb = Verb.LEAVE if kept.verb is Verb.REPLACE else Verb.DELETE
-                yield self._at_leisure(verb, Reason.DUPLICATE, duplicate)
-        unwanted = [subscription for group in ours.values() for subscription in group]
+        unwanted = [one for group in ours.values() for one in group]
         yield from self._make(missing, unwanted, former)
-        for subscription in former.values():
-            yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, subscription)
-        for subscription in unwanted:
-            yield self._unwanted(subscription)
+        for one in former.values():
+            yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, one)
+        for one in unwanted:
+            yield self._unwanted(one)
+
+    def _was_ours(self, one: Subscription) -> bool:
+        return one.remembered or self.endpoint.was_ours(one.notification_url)
+
+    def _keep_one(self, want: Desired, best: Subscription, *others: Subscription) -> Iterable[Action]:
+        kept = self._keep(want, best)
+        usable = not self._is_useless(want, best)
+        if others and kept.verb is Verb.REPLACE:
+            # A third one is never made: the second goes first, and a later run replaces what is left.
+            due = self._due(best) if usable and best.id not in self.course.begun else None
+            verb = Verb.LEAVE if due is None else Verb.RENEW
+            kept = replace(kept, verb=verb, reason=due or kept.reason, delete_first=False)
+        yield kept
+        calm = kept.verb is Verb.LEAVE and best.id not in self.course.begun
+        for other in others:
+            goes = other.id not in self.course.begun and calm and (usable or self._is_useless(want, other))
+            if goes and usable:
+                goes = best.expires - self.now > half_life(best, self.lifetimes)
+            action = self._at_leisure(Verb.DELETE if goes else Verb.LEAVE, Reason.DUPLICATE, other)
+            yield replace(action, kept=best if goes and usable else None)
+
+    def _is_useless(self, want: Desired, one: Subscription) -> bool:
+        """Whether nothing that it delivers is of any use as what is wanted."""
+        standing, rich = self.endpoint.standing(one.notification_url)
+        return standing is Standing.UNKNOWN or rich != want.rich or not _same_changes(one, want)
 
     def _keep(self, want: Desired, found: Subscription) -> Action:
         standing, rich = self.endpoint.standing(found.notification_url)
-        due = self._due(found, want.kind)
-        verb, reason, deadline = Verb.REPLACE, Reason.FRESH, found.expires
+        due, last = self._due(found), self._is_last_resort(found)
+        verb, reason, deadline, delete_first = Verb.REPLACE, Reason.FRESH, found.expires, True
+        begun = found.id in self.course.begun
         if standing is Standing.UNKNOWN:
             # Its notifications are refused: as good as missing.
             reason, deadline = Reason.UNKNOWN_MARK, min(found.expires, self.now + PATIENCE)
         elif rich != want.rich:
             reason = Reason.RESOURCE_DATA
-        elif _change_types(found.change_type) != _change_types(want.kind.change_type):
+        elif not _same_changes(found, want):
             reason = Reason.CHANGE_TYPE
         elif standing is Standing.PREVIOUS and (due is not None or self._outdated(found, rich=rich)):
-            reason = Reason.CLIENT_STATE
-        elif self._outdated(found, rich=rich):
-            verb, reason = Verb.RENEW, Reason.CERTIFICATE
-        elif standing is Standing.CURRENT and not self.endpoint.up_to_date(found.notification_url):
-            verb, reason = Verb.RENEW, Reason.NOTIFICATION_URL
-        elif due is not None:
-            verb, reason = Verb.RENEW, due
+            reason, delete_first = Reason.CLIENT_STATE, last
+        elif self._outdated(found, rich=rich) and self._is_kept(found):
+            reason, delete_first = Reason.CERTIFICATE, last
+        elif found.id in self.course.refused:
+            return self._refused(want, found, self.course.refused[found.id], last=last)
+        elif self._outdated(found, rich=rich) and not begun:
+            verb, reason, delete_first = Verb.RENEW, Reason.CERTIFICATE, False
+        elif standing is Standing.CURRENT and not self.endpoint.up_to_date(found.notification_url) and not begun:
+            verb, reason, delete_first = Verb.RENEW, Reason.NOTIFICATION_URL, False
+        elif due is not None and not begun:
+            verb, reason, delete_first = Verb.RENEW, due, False
         else:
             return self._at_leisure(Verb.LEAVE, Reason.FRESH, found, want)
-        return Action(verb, reason, want.tenant_id, want.kind, deadline, want, found)
+        action = self._action(verb, reason, want, deadline, found, delete_first=delete_first)
+        return replace(action, probe=verb is Verb.REPLACE and reason is Reason.CERTIFICATE and not begun)
+
+    def _refused(self, want: Desired, found: Subscription, error: SwitchboardError, *, last: bool) -> Action:
+        """What Graph does not renew is kept, and replaced when it is nearly over and only itself is to blame."""
+        of_its_own = isinstance(error, GraphError | OutcomeUnknownError | UnauthorizedError)
+        if not (last and of_its_own):
+            return self._at_leisure(Verb.LEAVE, Reason.REFUSED, found, want)
+        delete_first = isinstance(error, GraphError) and not isinstance(error, EndpointValidationError)
+        return self._action(Verb.REPLACE, Reason.REFUSED, want, found.expires, found, delete_first=delete_first)
+
+    def _action(
+        self,
+        verb: Verb,
+        reason: Reason,
+        want: Desired,
+        deadline: datetime,
+        found: Subscription | None,
+        *,
+        delete_first: bool = False,
+    ) -> Action:
+        may = delete_first and (want.tenant_id, want.kind.key) not in self.course.refused_kinds
+        return Action(verb, reason, want.tenant_id, want.kind, deadline, want, found, may)
 
     def _make(
         self, missing: list[Desired], unwanted: list[Subscription], former: dict[tuple[str, str], Subscription]
@@ -299,6 +436,8 @@ class _Planner:
         longer list of users is another resource that competes with the shorter one.
         """
         for want in missing:
+            if want.key in self.course.held:
+                continue
             verb, reason = Verb.REPLACE, Reason.NOTIFICATION_URL
             old = former.pop(want.key, None)
             if old is None:
@@ -308,7 +447,8 @@ class _Planner:
                     unwanted.remove(old)
                 else:
                     verb, reason = Verb.CREATE, Reason.MISSING
-            yield Action(verb, reason, want.tenant_id, want.kind, self.now + PATIENCE, want, old)
+            deadline = self.now + PATIENCE
+            yield self._action(verb, reason, want, deadline, old, delete_first=old is not None)
 
     def _unwanted(self, found: Subscription) -> Action:
         kind = found.kind
@@ -319,19 +459,27 @@ class _Planner:
             return self._at_leisure(Verb.LEAVE, Reason.UNKNOWN_RESOURCE, found)
         if standing is Standing.UNKNOWN:
             return self._at_leisure(Verb.LEAVE, Reason.UNKNOWN_MARK, found)
-        due = self._due(found, kind)
-        if due is None:
+        due = self._due(found)
+        # A group that cannot be read may want it, and then it is to be replaced, not renewed.
+        waits = standing is Standing.PREVIOUS and not self._is_last_resort(found) and due is Reason.HALF_LIFE
+        if due is None or waits or found.id in self.course.begun:
             return self._at_leisure(Verb.LEAVE, Reason.UNWANTED, found)
         return Action(Verb.RENEW, due, found.tenant_id, kind, found.expires, None, found)
 
-    def _due(self, found: Subscription, kind: ResourceKind) -> Reason | None:
+    def _due(self, found: Subscription) -> Reason | None:
         if found.id in self.reauthorize:
             return Reason.REAUTHORIZATION
-        return Reason.HALF_LIFE if found.expires - self.now <= self.lifetimes.half(kind) else None
+        return Reason.HALF_LIFE if found.expires - self.now <= half_life(found, self.lifetimes) else None
+
+    def _is_last_resort(self, found: Subscription) -> bool:
+        return found.expires - self.now <= last_resort(found, self.lifetimes)
 
     def _outdated(self, found: Subscription, *, rich: bool) -> bool:
-        """Whether it is certain that Graph encrypts for another certificate than the current one."""
-        return rich and self.certificate_id is not None and found.certificate_id not in {None, self.certificate_id}
+        return rich and self.certificate_id is not None and not same_id(found.certificate_id, self.certificate_id)
+
+    def _is_kept(self, found: Subscription) -> bool:
+        """Whether Graph did not take the current certificate in a renewal."""
+        return found.kept_certificate is not None and found.kept_certificate == self.certificate_id
 
     def _faults(self, want: Desired, found: Subscription) -> tuple[bool, ...]:
         """What is not as wanted, the gravest first, judged only by what no renewal changes back."""
@@ -339,7 +487,7 @@ class _Planner:
         return (
             found.expires <= self.now,
             standing is Standing.UNKNOWN,
-            rich != want.rich or _change_types(found.change_type) != _change_types(want.kind.change_type),
+            rich != want.rich or not _same_changes(found, want),
             standing is not Standing.CURRENT,
             self._outdated(found, rich=rich),
         )
@@ -373,19 +521,37 @@ def certificate_fields(certificate: EncryptionCertificate) -> Mapping[str, str]:
 
 
 def subscription_key(found: Subscription) -> tuple[str, str]:
-    """What a subscription is for: the same as the `key` of the `Desired` that it fulfils."""
-    return found.tenant_id, resource_key(found.resource)
+    """What a subscription is for: the same as the `key` of the `Desired` that it fulfils, once it is recognised."""
+    return found.tenant_id, found.resource
+
+
+def same_id(told: str | None, wanted: str) -> bool:
+    """Whether an id that Graph tells may be the wanted one: it has been seen in capitals, and left out."""
+    return told is None or told.casefold() == wanted.casefold()
+
+
+def _recognised(found: Subscription, names: Mapping[str, Names]) -> Subscription:
+    of_tenant = names.get(found.tenant_id)
+    path = None if of_tenant is None else of_tenant.recognised(found.resource)
+    if path is None or path == found.resource:
+        return found
+    return replace(found, resource=path, spelling=found.spelling or found.resource)
 
 
 @lru_cache(maxsize=_RESOURCES)
 def resource_key(resource: str) -> str:
-    """A resource path for comparing: the same with or without a leading slash, in any case outside quotes."""
+    """A resource path for naming what is kept of it: a leading slash does not count, nor case outside quotes."""
     parts = resource.strip().lstrip("/").split("'")
     return "'".join(part if place % 2 else part.lower() for place, part in enumerate(parts))
 
 
 def _supersedes(want: Desired, old: Subscription) -> bool:
     return want.kind is resources.PRESENCE and old.kind is resources.PRESENCE and old.tenant_id == want.tenant_id
+
+
+def _same_changes(found: Subscription, want: Desired) -> bool:
+    """Whether the change types are the wanted ones; where Graph tells none, nothing speaks against it."""
+    return not found.change_type or _change_types(found.change_type) == _change_types(want.kind.change_type)
 
 
 @lru_cache(maxsize=_URLS)
@@ -405,7 +571,7 @@ def _address(url: str) -> tuple[str, str | None, int | None, str] | None:
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
         return None
-    return parts.scheme, parts.hostname, port, parts.path.rstrip("/")
+    return parts.scheme, parts.hostname, port, parts.path.rstrip("/").casefold()  # as the Functions host compares it
 
 
 @lru_cache(maxsize=_URLS)

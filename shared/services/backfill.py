@@ -10,7 +10,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -31,7 +31,7 @@ from shared.domain.call_records import (
 from shared.domain.errors import SwitchboardError, UnavailableError
 from shared.domain.graph import GraphError, Subscription
 from shared.domain.resources import CALL_RECORDS_QUEUE
-from shared.domain.subscriptions import subscription_key
+from shared.domain.subscriptions import resource_key
 from shared.services.raw_queues import RawQueues
 from shared.services.renewal_state import STATE_CONTAINER
 
@@ -174,7 +174,12 @@ class Backfill:
 
     async def _read(self, subscription: Subscription) -> tuple[Coverage | None, str | None]:
         found = await self.blobs.get_version(STATE_CONTAINER, _name(subscription))
-        return (None, None) if found is None else (msgspec.json.decode(found.data, type=Coverage), found.etag)
+        if found is not None:
+            return msgspec.json.decode(found.data, type=Coverage), found.etag
+        former = None if subscription.spelling is None else _name(replace(subscription, resource=subscription.spelling))
+        if former is not None:  # what was named after Graph's spelling is carried over
+            found = await self.blobs.get_version(STATE_CONTAINER, former)
+        return (None if found is None else msgspec.json.decode(found.data, type=Coverage)), None
 
     async def _change(
         self, subscription: Subscription, change: Callable[[Coverage | None], Coverage | None]
@@ -204,5 +209,6 @@ class _Search:
 
 
 def _name(subscription: Subscription) -> str:
-    resource = hashlib.sha256(subscription_key(subscription)[1].encode()).hexdigest()[:16]
+    """The blob of a desired thing, whatever spelling of it Graph prefers."""
+    resource = hashlib.sha256(resource_key(subscription.resource).encode()).hexdigest()[:16]
     return f"call-records/{subscription.tenant_id}/{resource}.json"

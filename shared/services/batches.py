@@ -4,31 +4,49 @@ import asyncio
 import heapq
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import uniform
-from typing import Final, Protocol
+from types import TracebackType
+from typing import Final, Protocol, Self
 
 from shared.clock import Clock
 from shared.domain import graph
-from shared.domain.errors import UnavailableError
-from shared.domain.execution import Outcome, Result, Steps, Terms, carry_out
-from shared.domain.graph import ApiVersion, Call, GraphError, OutcomeUnknownError, Reply
-from shared.domain.subscriptions import Action, Verb
+from shared.domain.errors import NoTurnError, OutOfTimeError, UnavailableError
+from shared.domain.execution import Outcome, Result, Steps, Terms, carry_out, look
+from shared.domain.graph import ApiVersion, Call, GraphError, OutcomeUnknownError, Reply, Subscription
+from shared.domain.resources import ResourceKind
+from shared.domain.subscriptions import Action, Reason, Verb
 
 GRACE: Final = timedelta(seconds=60)  # after the deadline, for what has been begun
 _IN_FLIGHT: Final = 4  # batches at a time and tenant: Graph takes about a second for one, and allows more than one
 _TRIES: Final = 5
 _FOR_ALL_OF_A_KIND: Final = (graph.PermissionDeniedError, graph.QuotaExceededError, graph.EndpointValidationError)
+_ENOUGH: Final = 3  # different things refused in the same way, for all others of their kind not to be tried
 
 type _Channel = tuple[str, ApiVersion, bool]
+type _Line = tuple[_Channel, bool]
 
 
 class Sender(Protocol):
     """What sends a batch; see `shared.adapters.graph.GraphClient.send`."""
 
     async def send(self, calls: Sequence[Call]) -> list[Reply]: ...
+
+
+async def _no_guard(_: str) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """An answer to a POST: None where Graph accepted it."""
+
+    tenant_id: str
+    kind: ResourceKind
+    resource: str
+    error: Exception | None
 
 
 @dataclass(slots=True)
@@ -40,51 +58,87 @@ class _Task:
     action: Action
     steps: Steps
     call: Call
+    done: asyncio.Future[Result]
+    patient: bool = True  # what does not work now is tried again in this run
     begun: bool = False
     tries: int = 0
 
+    @property
+    def line(self) -> _Line:
+        """Calls of one line can share a batch: a PATCH does not wait for what has to be asked before a POST."""
+        return self.call.channel, self.call.method in {"POST", "DELETE"}
 
+
+@dataclass(slots=True)
 class Batches:
-    """Carries actions out, and may be given more of them meanwhile.
+    """Carries actions out, many at a time, while it is entered as a context.
 
     Tenants, kinds and verbs take turns, each with its most urgent first: thousands of one kind, or a tenant in trouble,
-    cannot use up the time of the others. Nothing is begun after the deadline.
+    cannot use up the time of the others. Nothing is begun after the deadline. Before each batch that makes or deletes
+    something, `guard` is asked with the tenant; it raises UnavailableError if that may not be done now.
     """
 
-    def __init__(self, sender: Sender, clock: Clock, terms: Terms, deadline: datetime) -> None:
-        self._sender = sender
-        self._clock = clock
-        self._terms = terms
-        self._deadline = deadline
-        self._ready: defaultdict[_Channel, list[tuple[bool, int, int, _Task]]] = defaultdict(list)  # heaps
-        self._later: list[tuple[datetime, int, _Task]] = []  # a heap
-        self._turn = 0
-        self._last_turns: dict[tuple[str, str, Verb], int] = {}
-        self._numbers = itertools.count()
-        self._results: list[Result] = []
-        self._refused: dict[tuple[str, str], GraphError] = {}
-        self._closed = False
-        self._news = asyncio.Event()
+    sender: Sender
+    clock: Clock
+    terms: Terms
+    deadline: datetime
+    guard: Callable[[str], Awaitable[None]] = _no_guard
+    posted: list[Posted] = field(default_factory=list)
+    _ready: defaultdict[_Line, list[tuple[bool, int, int, _Task]]] = field(default_factory=lambda: defaultdict(list))
+    _later: list[tuple[datetime, int, _Task]] = field(default_factory=list)  # a heap
+    _turn: int = 0
+    _last_turns: dict[tuple[str, str, Verb], int] = field(default_factory=dict)
+    _numbers: Iterable[int] = field(default_factory=itertools.count)
+    _refused: defaultdict[tuple[str, str, type[GraphError]], dict[str, GraphError]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    _closed: bool = False
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _driving: asyncio.Task[None] | None = None
 
-    def add(self, actions: Iterable[Action]) -> None:
-        """Take on more actions, the most urgent first."""
-        for action in actions:
-            steps = carry_out(action, self._terms)
-            try:
-                call = next(steps)
-            except StopIteration as end:
-                self._results.append(end.value)
-            else:
-                self._enqueue(_Task(self._next_turn(action), next(self._numbers), action, steps, call))
-        self._news.set()
+    async def __aenter__(self) -> Self:
+        self._driving = asyncio.create_task(self._drive())
+        return self
 
-    def close(self) -> None:
-        """Say that no more will come."""
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._closed = True
         self._news.set()
+        if self._driving is not None:
+            if error is not None:
+                self._driving.cancel()
+            await asyncio.gather(self._driving, return_exceptions=error is not None)
 
-    async def run(self) -> list[Result]:
-        """Carry out all that was and will be added; return once it is done and `close` was called."""
+    async def perform(self, actions: Iterable[Action]) -> list[Result]:
+        """Carry out actions, the most urgent first, and return once all of them have ended."""
+        return list(await asyncio.gather(*self.begin(actions)))
+
+    def begin(self, actions: Iterable[Action]) -> list[asyncio.Future[Result]]:
+        """Take on actions, the most urgent first; their results come by and by."""
+        return [self._begin(action, carry_out(action, self.terms)) for action in actions]
+
+    async def look(self, subscriptions: Iterable[Subscription]) -> list[Result]:
+        """Read subscriptions, each once; what cannot be read now has FAILED."""
+        found = []
+        for one in subscriptions:
+            action = Action(Verb.LEAVE, Reason.FRESH, one.tenant_id, one.kind, one.expires, None, one)
+            found.append(self._begin(action, look(action, one), patient=False))
+        return list(await asyncio.gather(*found))
+
+    def _begin(self, action: Action, steps: Steps, *, patient: bool = True) -> asyncio.Future[Result]:
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        try:
+            call = next(steps)
+        except StopIteration as end:
+            done.set_result(end.value)
+        else:
+            number = next(iter(self._numbers))
+            self._enqueue(_Task(self._next_turn(action), number, action, steps, call, done, patient))
+            self._news.set()
+        return done
+
+    async def _drive(self) -> None:
         flying: dict[asyncio.Task[None], str] = {}
         signals: set[asyncio.Task[object]] = set()
         try:
@@ -94,7 +148,7 @@ class Batches:
                 while batch := self._next_batch(Counter(flying.values())):
                     flying[asyncio.create_task(self._send(batch))] = batch[0].call.tenant_id
                 if not flying and not self._later and self._closed:
-                    return self._results
+                    return
                 signals = self._signals()
                 await asyncio.wait({*flying, *signals}, return_when=asyncio.FIRST_COMPLETED)
                 for sent in [sent for sent in flying if sent.done()]:
@@ -110,8 +164,8 @@ class Batches:
         """What besides an answer there is to wait for: the time of the next postponed call, and more actions."""
         signals: set[asyncio.Task[object]] = set()
         if self._later:
-            wait = (self._later[0][0] - self._clock.now()).total_seconds()
-            signals.add(asyncio.create_task(self._clock.sleep(max(wait, 0.0))))
+            wait = (self._later[0][0] - self.clock.now()).total_seconds()
+            signals.add(asyncio.create_task(self.clock.sleep(max(wait, 0.0))))
         if not self._closed:
             signals.add(asyncio.create_task(self._news.wait()))
         return signals
@@ -123,22 +177,20 @@ class Batches:
 
     def _enqueue(self, task: _Task) -> None:
         # What has been begun goes first: a deleted subscription waits for its successor.
-        heapq.heappush(self._ready[task.call.channel], (not task.begun, task.turn, task.number, task))
+        heapq.heappush(self._ready[task.line], (not task.begun, task.turn, task.number, task))
 
     def _wake(self) -> None:
-        now = self._clock.now()
+        now = self.clock.now()
         while self._later and self._later[0][0] <= now:
             self._enqueue(heapq.heappop(self._later)[2])
 
     def _next_batch(self, flying: Mapping[str, int]) -> list[_Task]:
-        """Up to 20 calls of the channel whose turn it is; each tenant has its own share of batches in flight."""
+        """Up to 20 calls of the line whose turn it is; each tenant has its own share of batches in flight."""
         batch: list[_Task] = []
         while not batch and (
-            channels := [
-                channel for channel, heap in self._ready.items() if heap and flying.get(channel[0], 0) < _IN_FLIGHT
-            ]
+            lines := [line for line, heap in self._ready.items() if heap and flying.get(line[0][0], 0) < _IN_FLIGHT]
         ):
-            heap = self._ready[min(channels, key=lambda channel: self._ready[channel][0][:3])]
+            heap = self._ready[min(lines, key=lambda line: self._ready[line][0][:3])]
             while heap and len(batch) < graph.BATCH_SIZE:
                 task = heapq.heappop(heap)[3]
                 self._turn = max(self._turn, task.turn)
@@ -150,35 +202,60 @@ class Batches:
         """Whether it is no use, or too late, to begin."""
         if task.begun:
             return False
-        kind = task.action.kind
-        refused = self._refused.get((task.action.tenant_id, kind.key)) if kind is not None else None
-        if refused is not None and task.action.verb is Verb.CREATE:
-            self._results.append(Result(task.action, Outcome.FAILED, None, refused))
-        elif self._clock.now() >= self._deadline:
-            error = UnavailableError("the run's time", reason="out-of-time")
-            self._results.append(Result(task.action, Outcome.DEFERRED, task.action.subscription, error))
+        action = task.action
+        if action.verb is Verb.CREATE and (refused := self._refusal_of_all(action)) is not None:
+            result = Result(action, Outcome.FAILED, None, refused)
+        elif self.clock.now() >= self.deadline:
+            result = Result(action, Outcome.DEFERRED, action.subscription, OutOfTimeError())
         else:
             task.begun = True
             return False
         task.steps.close()
+        task.done.set_result(result)
         return True
 
+    def _refusal_of_all(self, action: Action) -> GraphError | None:
+        """What was said to several others of the kind, where it holds for all of them."""
+        for sort in _FOR_ALL_OF_A_KIND:
+            refused = self._refused.get((action.tenant_id, "" if action.kind is None else action.kind.key, sort))
+            if refused is not None and len(refused) >= _ENOUGH:
+                return next(iter(refused.values()))
+        return None
+
     async def _send(self, batch: list[_Task]) -> None:
-        replies = await self._sender.send([task.call for task in batch])
+        try:
+            replies = await self._answers(batch)
+        except Exception as error:  # noqa: BLE001 - whoever waits for these gets it; the others go on
+            for task in batch:
+                _fail(task, error)
+            return
         for task, reply in zip(batch, replies, strict=True):
             if not self._postponed(task, reply):
                 self._advance(task, reply)
 
+    async def _answers(self, batch: list[_Task]) -> Sequence[Reply]:
+        if batch[0].line[1]:
+            try:
+                await self.guard(batch[0].call.tenant_id)
+            except UnavailableError as error:
+                return [error] * len(batch)
+        return await self.sender.send([task.call for task in batch])
+
     def _postponed(self, task: _Task, reply: Reply) -> bool:
         """Whether the call is sent again later, because that may help and does no harm."""
-        if not isinstance(reply, UnavailableError) or isinstance(reply, graph.CredentialError):
+        if not isinstance(reply, UnavailableError) or not task.patient:
+            return False
+        if isinstance(reply, graph.CredentialError | NoTurnError):
             return False
         if isinstance(reply, OutcomeUnknownError) and task.call.method == "POST":
             return False
-        task.tries += reply.reason != "throttled"  # Graph asks for patience, and the budget limits it
-        wait = reply.retry_after if reply.retry_after is not None else 2.0 ** min(task.tries, 5)
-        at = self._clock.now() + timedelta(seconds=wait + uniform(0.0, 0.5))  # noqa: S311 - not a secret
-        if task.tries >= _TRIES or at > self._deadline + GRACE:
+        throttled = reply.reason == "throttled"
+        task.tries += not throttled  # Graph asks for patience, and the budget limits it
+        # Where Graph asks for a pause without saying how long, whoever sends keeps it.
+        unasked = 1.0 if throttled else 2.0 ** min(task.tries, 5)
+        wait = reply.retry_after if reply.retry_after is not None else unasked
+        at = self.clock.now() + timedelta(seconds=wait + uniform(0.0, 0.5))  # noqa: S311 - not a secret
+        if task.tries >= _TRIES or at > self.deadline + GRACE:
             return False
         heapq.heappush(self._later, (at, task.number, task))
         return True
@@ -186,14 +263,33 @@ class Batches:
     def _advance(self, task: _Task, reply: Reply) -> None:
         kind = task.action.kind
         if isinstance(reply, graph.PermissionDeniedError) and kind is not None:
-            reply = graph.PermissionDeniedError(f"{kind.permission} is needed: {reply}")
+            reply = graph.PermissionDeniedError(f"{reply} (unless Graph says otherwise, {kind.permission} is needed)")
+        if task.call.method == "POST" and kind is not None:
+            self._note_answer(task, kind, reply)
         try:
             task.call = task.steps.send(reply)
         except StopIteration as end:
             result: Result = end.value
-            if task.call.method == "POST" and kind is not None and isinstance(result.error, _FOR_ALL_OF_A_KIND):
-                self._refused[task.action.tenant_id, kind.key] = result.error
-            self._results.append(result)
+            if not task.done.done():
+                task.done.set_result(result)
+            return
+        except Exception as error:  # noqa: BLE001 - whoever waits for it gets it; the others go on
+            _fail(task, error)
             return
         task.tries = 0
         self._enqueue(task)
+
+    def _note_answer(self, task: _Task, kind: ResourceKind, reply: Reply) -> None:
+        if isinstance(reply, graph.SubscriptionConflictError | graph.LifetimeExceededError | NoTurnError):
+            return
+        resource = str((task.call.body or {}).get("resource"))
+        error = reply if isinstance(reply, Exception) else None
+        self.posted.append(Posted(task.call.tenant_id, kind, resource, error))
+        if isinstance(reply, _FOR_ALL_OF_A_KIND):
+            self._refused[task.call.tenant_id, kind.key, type(reply)][resource] = reply
+
+
+def _fail(task: _Task, error: Exception) -> None:
+    task.steps.close()
+    if not task.done.done():
+        task.done.set_exception(error)

@@ -1,37 +1,148 @@
-"""The ids of the subscriptions that are there, kept where every worker can read them.
+"""What is remembered of the subscriptions of each tenant, kept where every worker can read it; and whose turn it is.
 
 Graph's list alone does not say what exists: for days it has shown nothing, or page after page of nothing, while each
 subscription was alive and could be read by its id (microsoftgraph/microsoft-graph-docs, issues 5681, 15648 and 17354).
+
+The version before this one kept a list of ids alone, and may run beside it while a deployment rolls: its blob is read
+for ids that it has added, and kept up.
 """
 
-from typing import Final
+import logging
+import secrets
+import uuid
+from datetime import datetime
+from typing import Final, Protocol
 
 import msgspec
 
-from shared.services.renewal_state import STATE_CONTAINER, StateBlobs
+from shared.domain.errors import MalformedInputError, NoTurnError, SwitchboardError, UnavailableError
+from shared.domain.memory import LONGEST_LIFE, Changes, Memory, Recollection
+from shared.services.renewal_state import STATE_CONTAINER
 
-_NAME: Final = "subscriptions-{}.json"
+_NAME: Final = "known/{}.json"
+_IDS: Final = "subscriptions-{}.json"
+_TURN: Final = "turn/{}"
+_TURN_SECONDS: Final = 60  # the longest that storage lends
+_CONFLICTS: Final = 10
+
+_log = logging.getLogger(__name__)
+
+
+class Blob(Protocol):
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def etag(self) -> str: ...
+    @property
+    def modified(self) -> datetime | None: ...
+
+
+class Blobs(Protocol):
+    async def get_version(self, container: str, name: str) -> Blob | None: ...
+    async def put_version(self, container: str, name: str, data: bytes, etag: str | None) -> bool: ...
+    async def put(self, container: str, name: str, data: bytes) -> str: ...
+    async def acquire_lease(self, container: str, name: str, lease_id: str, seconds: int) -> bool: ...
+    async def renew_lease(self, container: str, name: str, lease_id: str) -> bool: ...
+    async def release_lease(self, container: str, name: str, lease_id: str) -> None: ...
 
 
 class KnownSubscriptions:
-    """A blob for each tenant: a JSON array of ids."""
+    """A blob for each tenant."""
 
-    def __init__(self, blobs: StateBlobs) -> None:
+    def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
 
-    async def load(self, tenant_id: str) -> frozenset[str]:
-        """The ids that the last run left; none where there was no run.
+    async def load(self, tenant_id: str) -> Recollection:
+        """What the last run left; nothing where there was no run, or where it cannot be read.
 
         Raises:
             UnavailableError: storage did not answer.
         """
-        data = await self._blobs.get(STATE_CONTAINER, _NAME.format(tenant_id))
-        return frozenset() if data is None else msgspec.json.decode(data, type=frozenset[str])
+        found, _, _ = await self._read(tenant_id)
+        return found
 
-    async def save(self, tenant_id: str, ids: frozenset[str]) -> None:
-        """Keep these ids.
+    async def save(self, tenant_id: str, changes: Changes, now: datetime) -> Memory:
+        """Bring changes into what is kept; another worker may do so at the same time, and neither is lost.
 
         Raises:
             UnavailableError: storage did not take them.
         """
-        await self._blobs.put(STATE_CONTAINER, _NAME.format(tenant_id), msgspec.json.encode(sorted(ids)))
+        for _ in range(_CONFLICTS):
+            found, etag, ids = await self._read(tenant_id)
+            changed = changes.applied(found.memory, now)
+            if changed != found.memory or found.problems:
+                data = msgspec.json.encode(changed)
+                if not await self._blobs.put_version(STATE_CONTAINER, _NAME.format(tenant_id), data, etag):
+                    continue
+            there = frozenset({*changed.known, *changed.faceless})
+            if there != ids:
+                await self._blobs.put(STATE_CONTAINER, _IDS.format(tenant_id), msgspec.json.encode(sorted(there)))
+            return changed
+        raise UnavailableError("what is known of subscriptions", reason="state-contended")
+
+    def turn(self, tenant_id: str) -> "Turn":
+        """The right to make and delete subscriptions in a tenant: one run's at a time."""
+        return Turn(self._blobs, _TURN.format(tenant_id))
+
+    async def _read(self, tenant_id: str) -> tuple[Recollection, str | None, frozenset[str]]:
+        whole = await self._blobs.get_version(STATE_CONTAINER, _NAME.format(tenant_id))
+        listed = await self._blobs.get_version(STATE_CONTAINER, _IDS.format(tenant_id))
+        problems: list[SwitchboardError] = []
+        memory, ids = Memory(), frozenset[str]()
+        if whole is not None:
+            try:
+                memory = msgspec.json.decode(whole.data, type=Memory)
+            except msgspec.DecodeError:
+                problems.append(_unreadable(_NAME.format(tenant_id)))
+        if listed is not None:
+            try:
+                ids = msgspec.json.decode(listed.data, type=frozenset[str])
+            except msgspec.DecodeError:
+                problems.append(_unreadable(_IDS.format(tenant_id)))
+        if listed is not None and listed.modified is not None:
+            until = listed.modified + LONGEST_LIFE
+            others = dict.fromkeys(ids.difference(memory.known), until)
+            memory = msgspec.structs.replace(memory, faceless=others | dict(memory.faceless))
+        return Recollection(memory, tuple(problems)), None if whole is None else whole.etag, ids
+
+
+class Turn:
+    """Storage's lease of a blob: it ends by itself a minute after its holder has died."""
+
+    def __init__(self, blobs: Blobs, name: str) -> None:
+        self._blobs = blobs
+        self._name = name
+        self._id = str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
+
+    async def take(self) -> None:
+        """Take it.
+
+        Raises:
+            NoTurnError: another run has it.
+            UnavailableError: storage did not answer.
+        """
+        if not await self._blobs.acquire_lease(STATE_CONTAINER, self._name, self._id, _TURN_SECONDS):
+            raise NoTurnError("another run is at work in this tenant")
+
+    async def keep(self) -> None:
+        """Keep it for longer: to be asked again and again, and before anything is made or deleted.
+
+        Raises:
+            NoTurnError: it has passed to another run.
+            UnavailableError: storage did not answer.
+        """
+        if not await self._blobs.renew_lease(STATE_CONTAINER, self._name, self._id):
+            raise NoTurnError("another run has taken over in this tenant")
+
+    async def release(self) -> None:
+        """Give it back.
+
+        Raises:
+            UnavailableError: storage did not answer; it ends by itself.
+        """
+        await self._blobs.release_lease(STATE_CONTAINER, self._name, self._id)
+
+
+def _unreadable(name: str) -> SwitchboardError:
+    message = f"the blob {STATE_CONTAINER}/{name} cannot be read, and counts as empty"
+    return MalformedInputError(message, reason="state-unreadable")

@@ -85,7 +85,7 @@ class Lifecycle:
     async def _resync(self, tenant_id: str, gone: str | None = None) -> RenewalReport:
         report = await self._renewal.resync(tenant_id, gone=gone)
         for failure in report.failures:
-            _log.error("resync of tenant %s: %s, %d times: %s", tenant_id, failure.reason, failure.count, failure.kind)
+            _log.error("resync of tenant %s: %s, %d times: %s", tenant_id, failure.reason, failure.count, failure.what)
         if self._call_records is not None:
             await self._call_records.observe(report.call_records)
         return report

@@ -1,58 +1,54 @@
 """Make Graph's subscriptions equal the desired ones, and renew each in time.
 
-A run lists, plans and acts. It keeps nothing but the ids of what is there, lest it believe a list that shows nothing;
-so any run may be interrupted, repeated or overlapped by another. What depends on something that is down is left for the
-next run, and everything else is still done: live subscriptions are renewed even while Key Vault is away or the desired
-state cannot be read.
+A run does each tenant's part by itself (see `reconcile`), so none waits for another's trouble. Any run may be
+interrupted, repeated or overlapped by another. What depends on something that is down is left for the next run, and
+everything else is still done: live subscriptions are renewed even while Key Vault or storage is away, the list shows
+nothing, or the desired state cannot be read.
 """
 
 import asyncio
 import itertools
 import logging
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from shared.clock import Clock
 from shared.domain import graph, resources
-from shared.domain.desired import DesiredState, call_events_of
-from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
+from shared.domain.desired import DesiredState
+from shared.domain.errors import MalformedInputError, NoTurnError, SwitchboardError, UnavailableError, UnexpectedError
 from shared.domain.execution import Outcome, Result, Terms
-from shared.domain.graph import Call, GraphError, Reply, Subscription
+from shared.domain.graph import Call, Reply, Subscription
+from shared.domain.memory import Changes, Memory, recalled
 from shared.domain.subscriptions import (
     Action,
-    Desired,
     EncryptionCertificate,
     Endpoint,
     Lifetimes,
     Reason,
     Standing,
+    last_resort,
     plan,
-    subscription_key,
 )
-from shared.services.batches import GRACE, Batches
+from shared.services.batches import Batches
+from shared.services.reconcile import Graph as TenantGraph
+from shared.services.reconcile import Known, Order, Stage, TenantRun, Trouble
 
 TIME_BUDGET: Final = timedelta(minutes=8)  # of the ten that host.json gives a function
 _ONE_BUDGET: Final = timedelta(seconds=60)  # for a single subscription
-_ROUNDS: Final = 3  # lists per run: one to plan by, the others for creations of unknown outcome
+_CERTIFICATE_SECONDS: Final = 10.0
+_DESIRED_SECONDS: Final = 60.0
 _LISTED_FAILURES: Final = 100
-_READS: Final = 8  # subscriptions read at a time
 
 logger = logging.getLogger(__name__)
 
 
-class Graph(Protocol):
+class Graph(TenantGraph, Protocol):
     """What renewal asks of Microsoft Graph; see `shared.adapters.graph.GraphClient`."""
 
-    def subscription_pages(self, tenant_id: str) -> AsyncIterator[Sequence[Subscription]]: ...
-
     async def send(self, calls: Sequence[Call]) -> list[Reply]: ...
-
-    async def subscription(self, tenant_id: str, subscription_id: str) -> Subscription: ...
-
-    async def group_members(self, tenant_id: str, group_id: str) -> tuple[str, ...]: ...
 
 
 class Certificates(Protocol):
@@ -71,28 +67,25 @@ class DesiredSource(Protocol):
         ...
 
 
-class Known(Protocol):
-    """Where the ids of earlier runs are; see `shared.services.known_subscriptions`."""
-
-    async def load(self, tenant_id: str) -> frozenset[str]:
-        """The ids that the last run left; raises UnavailableError."""
-        ...
-
-    async def save(self, tenant_id: str, ids: frozenset[str]) -> None:
-        """Keep these instead; raises UnavailableError."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What was not done, `count` times for a tenant, kind and reason; `subscription_id` and `detail` are of one."""
+    """What was not done, `count` times for a tenant, stage, kind and reason; `subscription_id` and `detail` are of one.
+
+    `kind` is the catalogue's key, None where it is about no kind.
+    """
 
     tenant_id: str
-    kind: str
+    stage: Stage
+    kind: str | None
     reason: str
     count: int
     detail: str
     subscription_id: str | None = None
+
+    @property
+    def what(self) -> str:
+        """The kind, else the stage: one word for logs and lists."""
+        return self.kind or str(self.stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +93,8 @@ class RenewalReport:
     """What a run did.
 
     `nearest` is the shortest remaining life among the live subscriptions of ours at its end; `call_records` are those
-    of call records that are as desired, for these have a past that can be looked up.
+    of call records that are as desired, for these have a past that can be looked up. `previous_client_state` counts the
+    live ones that still carry it.
     """
 
     started: datetime
@@ -112,6 +106,7 @@ class RenewalReport:
     nearest: timedelta | None
     subscriptions: tuple[Subscription, ...] = ()  # all that are live, the nearest to its end first
     call_records: tuple[Subscription, ...] = ()
+    previous_client_state: int = 0
 
     @property
     def complete(self) -> bool:
@@ -153,6 +148,7 @@ class Renewal:
         self._lifetimes = Lifetimes()
         self._lock = asyncio.Lock()
         self._next: _Pending | None = None
+        self._remembered: dict[str, Memory] = {}
 
     async def run(self, *, prune: bool = False) -> RenewalReport:
         """Do all that is to be done.
@@ -164,7 +160,7 @@ class Renewal:
             UnavailableError: nothing at all could be done.
         """
         async with self._lock:
-            return await self._run(self._tenant_ids, prune=prune)
+            return await self._run(self._tenant_ids, Order(prune=prune))
 
     async def plan(self, *, prune: bool = False) -> "Forecast":
         """What a run would do now; nothing is done.
@@ -172,7 +168,14 @@ class Renewal:
         Args:
             prune: as for `run`.
         """
-        return await self._new_run().plan_only(self._certificates, self._desired, self._tenant_ids, prune=prune)
+        run = _Run(self._desired, self._clock)
+        terms = await self._terms(run)
+        async with self._batches(terms, self._budget) as batches:
+            tenants = [self._tenant(run, batches, tenant_id, Order(prune=prune)) for tenant_id in self._tenant_ids]
+            found = await asyncio.gather(*(tenant.forecast() for tenant in tenants))
+        troubles = (*run.troubles, *(trouble for tenant in tenants for trouble in tenant.troubles))
+        actions = sorted(itertools.chain.from_iterable(found), key=lambda action: action.deadline)
+        return Forecast(tuple(actions), _summary(troubles))
 
     async def resync(self, tenant_id: str, *, gone: str | None = None) -> RenewalReport:
         """Do all that is to be done in one tenant; callers that have to wait for their turn share one run.
@@ -198,7 +201,8 @@ class Renewal:
     async def reauthorize(self, tenant_id: str, subscription_id: str) -> Outcome:
         """Prolong one subscription now, which also reauthorizes it ("Lifecycle notifications").
 
-        Only PATCH is used: together with `/reauthorize` within ten minutes it would be refused.
+        Only PATCH is used: together with `/reauthorize` within ten minutes it would be refused. One that is remembered
+        is renewed without being read first.
 
         Returns:
             RENEWED; LEFT where it is not ours; GONE where Graph does not have it.
@@ -210,7 +214,7 @@ class Renewal:
         """
         self._check_served(tenant_id)
         try:
-            found = await self._graph.subscription(tenant_id, subscription_id)
+            found = await self._recall(tenant_id, subscription_id)
         except graph.SubscriptionNotFoundError:
             return Outcome.GONE
         actions = plan(
@@ -223,28 +227,96 @@ class Renewal:
             reauthorize=frozenset({subscription_id}),
         )
         terms = Terms(self._endpoint, None, self._lifetimes, self._clock.now)
-        batches = Batches(self._graph, self._clock, terms, self._clock.now() + _ONE_BUDGET)
-        batches.add(actions)
-        batches.close()
-        results = await batches.run()
+        async with self._batches(terms, _ONE_BUDGET) as batches:
+            results = await batches.perform(actions)
+        await self._remember(tenant_id, results)
         for result in results:
             if result.error is not None:
                 raise result.error
         return results[0].outcome if results else Outcome.GONE
 
+    async def _recall(self, tenant_id: str, subscription_id: str) -> Subscription:
+        memory = self._remembered.get(tenant_id)
+        if memory is None or subscription_id not in memory.known:
+            try:
+                memory = (await self._known.load(tenant_id)).memory
+            except UnavailableError as error:
+                logger.warning("what is known of tenant %s cannot be read: reason=%s", tenant_id, error.reason)
+        known = None if memory is None else memory.known.get(subscription_id)
+        one = None if known is None else recalled(subscription_id, tenant_id, known)
+        return one if one is not None else await self._graph.subscription(tenant_id, subscription_id)
+
+    async def _remember(self, tenant_id: str, results: Iterable[Result]) -> None:
+        changes = Changes()
+        for result in results:
+            if result.outcome is Outcome.RENEWED and result.subscription is not None:
+                changes.saw(result.subscription)
+            elif result.removed is not None:
+                changes.lost(result.removed)
+        try:
+            self._remembered[tenant_id] = await self._known.save(tenant_id, changes, self._clock.now())
+        except UnavailableError as error:
+            logger.warning("what is known of tenant %s cannot be saved: reason=%s", tenant_id, error.reason)
+
     async def _run_next(self, pending: "_Pending") -> RenewalReport:
         async with self._lock:
             self._next = None
-            return await self._run(tuple(sorted(pending.tenant_ids)), gone=frozenset(pending.gone))
+            return await self._run(tuple(sorted(pending.tenant_ids)), Order(gone=frozenset(pending.gone)))
 
-    async def _run(
-        self, tenant_ids: tuple[str, ...], *, gone: frozenset[str] = frozenset(), prune: bool = False
-    ) -> RenewalReport:
-        return await self._new_run().run(self._certificates, self._desired, tenant_ids, gone=gone, prune=prune)
+    async def _run(self, tenant_ids: tuple[str, ...], order: Order) -> RenewalReport:
+        started = self._clock.now()
+        run = _Run(self._desired, self._clock)
+        loading = asyncio.create_task(run.desired())
+        terms = await self._terms(run)
+        tenants: dict[str, TenantRun] = {}
 
-    def _new_run(self) -> "_Run":
-        deadline = self._clock.now() + self._budget
-        return _Run(self._graph, self._known, self._endpoint, self._clock, self._lifetimes, deadline)
+        async def guard(tenant_id: str) -> None:
+            await tenants[tenant_id].guard()
+
+        async with self._batches(terms, self._budget, guard) as batches:
+            tenants.update((tenant_id, self._tenant(run, batches, tenant_id, order)) for tenant_id in tenant_ids)
+            await asyncio.gather(*(tenant.run() for tenant in tenants.values()))
+        await loading
+        for tenant_id, tenant in tenants.items():
+            if tenant.remembered is not None:
+                self._remembered[tenant_id] = tenant.remembered
+        report = _Ending(
+            started, self._clock.now(), self._endpoint, self._lifetimes, tuple(tenants.values()), run.troubles
+        )
+        report.check_anything_done()
+        return report.report()
+
+    async def _terms(self, run: "_Run") -> Terms:
+        certificate = None
+        try:
+            async with asyncio.timeout(_CERTIFICATE_SECONDS):
+                certificate = await self._certificates.current()
+        except UnavailableError as error:
+            run.troubles.append(Trouble("*", Stage.CERTIFICATE, error))
+        except TimeoutError:
+            run.troubles.append(Trouble("*", Stage.CERTIFICATE, UnavailableError("Key Vault", reason="out-of-time")))
+        return Terms(self._endpoint, certificate, self._lifetimes, self._clock.now)
+
+    def _batches(
+        self, terms: Terms, budget: timedelta, guard: Callable[[str], Awaitable[None]] | None = None
+    ) -> Batches:
+        deadline = self._clock.now() + budget
+        if guard is None:
+            return Batches(self._graph, self._clock, terms, deadline)
+        return Batches(self._graph, self._clock, terms, deadline, guard)
+
+    def _tenant(self, run: "_Run", batches: Batches, tenant_id: str, order: Order) -> TenantRun:
+        return TenantRun(
+            tenant_id=tenant_id,
+            graph=self._graph,
+            known=self._known,
+            clock=self._clock,
+            batches=batches,
+            deadline=batches.deadline,
+            order=order,
+            desired=run.desired,
+            remembered=self._remembered.get(tenant_id),
+        )
 
     def _check_served(self, tenant_id: str) -> None:
         if tenant_id not in self._tenant_ids:
@@ -262,323 +334,138 @@ class _Pending:
 
 @dataclass(slots=True)
 class _Run:
-    graph: Graph
-    known: Known
-    endpoint: Endpoint
+    """What all tenants of a run share: what is desired, read once, and what went wrong for all of them."""
+
+    source: DesiredSource
     clock: Clock
+    troubles: list[Trouble] = field(default_factory=list)
+    _loading: asyncio.Task[DesiredState | None] | None = None
+
+    async def desired(self) -> DesiredState | None:
+        """What is desired, or None where that cannot be read."""
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load())
+        return await asyncio.shield(self._loading)
+
+    async def _load(self) -> DesiredState | None:
+        error: SwitchboardError
+        try:
+            async with asyncio.timeout(_DESIRED_SECONDS):
+                state = await self.source.load()
+        except SwitchboardError as found:
+            error = found
+        except TimeoutError:
+            error = UnavailableError("the desired state", reason="out-of-time")
+        except Exception as fault:  # what lives is renewed whatever the file holds
+            logger.exception("the desired state cannot be read")
+            error = UnexpectedError(type(fault).__name__)
+        else:
+            if state.refusal is not None:
+                self.troubles.append(Trouble("*", Stage.DESIRED_STATE, state.refusal))
+            return state
+        self.troubles.append(Trouble("*", Stage.DESIRED_STATE, error))
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """What came of all tenants."""
+
+    started: datetime
+    now: datetime
+    endpoint: Endpoint
     lifetimes: Lifetimes
-    deadline: datetime
-    failures: list[tuple[str, str, SwitchboardError, str | None]] = field(default_factory=list)
-    loaded: dict[str, frozenset[str]] = field(default_factory=dict)  # known ids, by tenant
-    ids: dict[str, set[str]] = field(default_factory=dict)  # those of them that may still be there
-    whole: set[str] = field(default_factory=set)  # tenants of which all is known that there is
+    tenants: tuple[TenantRun, ...]
+    troubles: Sequence[Trouble]
 
-    async def run(
-        self,
-        certificates: Certificates,
-        source: DesiredSource,
-        tenant_ids: tuple[str, ...],
-        *,
-        gone: frozenset[str],
-        prune: bool,
-    ) -> RenewalReport:
-        started = self.clock.now()
-        certificate = await self._certificate(certificates)
-        desired, known = await self._desired(source, tenant_ids)
-        terms = Terms(self.endpoint, certificate, self.lifetimes, self.clock.now)
-        results = await self._reconcile(desired, tenant_ids, terms, gone=gone, prune=prune and known)
-        results = await self._settle(results, desired, terms)
-        await self._remember(results)
-        self._check_anything_done(results)
-        return self._report(started, len(desired), results)
+    @property
+    def results(self) -> Iterator[Result]:
+        return (result for tenant in self.tenants for result in tenant.results)
 
-    async def plan_only(
-        self, certificates: Certificates, source: DesiredSource, tenant_ids: tuple[str, ...], *, prune: bool
-    ) -> Forecast:
-        certificate = await self._certificate(certificates)
-        desired, known = await self._desired(source, tenant_ids)
-        listed = await self._list(tenant_ids, lambda _: None)
-        actions = self._plan(
-            [want for want in desired if want.tenant_id in listed],
-            [one for subscriptions in listed.values() for one in subscriptions],
-            Terms(self.endpoint, certificate, self.lifetimes, self.clock.now),
-            prune=prune and known,
-        )
-        return Forecast(actions, _summary(self.failures))
-
-    async def _reconcile(
-        self,
-        desired: list[Desired],
-        tenant_ids: tuple[str, ...],
-        terms: Terms,
-        *,
-        gone: frozenset[str],
-        prune: bool,
-    ) -> list[Result]:
-        """List, plan, act.
-
-        Graph throttles lists to 25 pages in 20 seconds, so what a page shows to be due is renewed while the next ones
-        are read; everything else needs the whole picture.
-        """
-        wanted = {want.key: want for want in desired}
-        batches = Batches(self.graph, self.clock, terms, self.deadline)
-        begun: set[str] = set()
-
-        def begin(page: Iterable[Subscription]) -> None:
-            page = [one for one in page if one.id not in gone]
-            in_page = [want for one in page if (want := wanted.get(subscription_key(one))) is not None]
-            due = [action for action in self._plan(in_page, page, terms) if action.reason is Reason.HALF_LIFE]
-            begun.update(action.subscription.id for action in due if action.subscription is not None)
-            batches.add(due)
-
-        async with asyncio.TaskGroup() as group:
-            driving = group.create_task(batches.run())
-            listed = await self._list(tenant_ids, begin)
-            actual = [one for subscriptions in listed.values() for one in subscriptions if one.id not in gone]
-            actions = self._plan([want for want in desired if want.tenant_id in listed], actual, terms, prune=prune)
-            batches.add(
-                action for action in actions if action.subscription is None or action.subscription.id not in begun
-            )
-            batches.close()
-        return driving.result()
-
-    def _plan(
-        self, desired: Iterable[Desired], actual: Iterable[Subscription], terms: Terms, *, prune: bool = False
-    ) -> tuple[Action, ...]:
-        return plan(
-            desired,
-            actual,
-            self.clock.now(),
-            endpoint=self.endpoint,
-            certificate_id=None if terms.certificate is None else terms.certificate.id,
-            lifetimes=self.lifetimes,
-            prune=prune,
-        )
-
-    async def _certificate(self, certificates: Certificates) -> EncryptionCertificate | None:
-        try:
-            return await certificates.current()
-        except UnavailableError as error:
-            self._failed("*", "certificate", error)
-            return None
-
-    async def _desired(self, source: DesiredSource, tenant_ids: tuple[str, ...]) -> tuple[list[Desired], bool]:
-        """What is desired in these tenants, and whether that is all of it."""
-        try:
-            state = await source.load()
-        except SwitchboardError as error:
-            self._failed("*", "desired-state", error)
-            return [], False
-        known = state.refusal is None
-        if state.refusal is not None:
-            self._failed("*", "desired-state", state.refusal)
-        desired = [want for want in state.subscriptions if want.tenant_id in tenant_ids]
-        for group in state.groups:
-            if group.tenant_id not in tenant_ids:
-                continue
-            try:
-                members = await self.graph.group_members(group.tenant_id, group.group_id)
-            except (UnavailableError, GraphError) as error:
-                self._failed(group.tenant_id, "group", error, group.group_id)
-                known = False
-            else:
-                desired += call_events_of(group, members)
-        return list({want.key: want for want in desired}.values()), known
-
-    async def _list(
-        self, tenant_ids: Iterable[str], see: Callable[[Sequence[Subscription]], None]
-    ) -> dict[str, list[Subscription]]:
-        """The subscriptions of every tenant whose list can be read to its end; `see` gets every page at once.
-
-        What is known of earlier runs and not in the list is asked for by its id: the list has been wrong before.
-        """
-        found: dict[str, list[Subscription]] = {}
-
-        async def read(tenant_id: str) -> None:
-            subscriptions: list[Subscription] = []
-            try:
-                async for page in self.graph.subscription_pages(tenant_id):
-                    see(page)
-                    subscriptions += page
-                hidden = await self._hidden(tenant_id, {one.id for one in subscriptions})
-                see(hidden)
-                subscriptions += hidden
-            except (UnavailableError, GraphError) as error:
-                self._failed(tenant_id, "list", error)
-            else:
-                found[tenant_id] = subscriptions
-
-        await asyncio.gather(*(read(tenant_id) for tenant_id in tenant_ids))
-        self.whole.update(found)
-        return found
-
-    async def _hidden(self, tenant_id: str, listed: Collection[str]) -> list[Subscription]:
-        """Subscriptions that are known, alive, and not in Graph's list.
-
-        Raises:
-            UnavailableError: of one it could not be found out.
-        """
-        known = await self._known_ids(tenant_id)
-        slots = asyncio.Semaphore(_READS)
-
-        async def read(subscription_id: str) -> Subscription | SwitchboardError | None:
-            async with slots:
-                if self.clock.now() >= self.deadline:
-                    return UnavailableError("the run's time", reason="out-of-time")
-                try:
-                    return await self.graph.subscription(tenant_id, subscription_id)
-                except UnavailableError as error:
-                    return error
-                except GraphError:
-                    known.discard(subscription_id)
-                    return None
-
-        answers = await asyncio.gather(*(read(subscription_id) for subscription_id in sorted(known.difference(listed))))
-        for answer in answers:
-            if isinstance(answer, SwitchboardError):
-                raise answer
-        hidden = [answer for answer in answers if isinstance(answer, Subscription)]
-        if hidden:
-            logger.warning("Graph's list of tenant %s leaves out %d subscriptions that exist", tenant_id, len(hidden))
-        return hidden
-
-    async def _known_ids(self, tenant_id: str) -> set[str]:
-        if tenant_id not in self.ids:
-            try:
-                self.loaded[tenant_id] = await self.known.load(tenant_id)
-            except UnavailableError as error:
-                self._failed(tenant_id, "known", error)
-            self.ids[tenant_id] = set(self.loaded.get(tenant_id, ()))
-        return self.ids[tenant_id]
-
-    async def _remember(self, results: Iterable[Result]) -> None:
-        """Keep the ids of what is there now; where not all of that is known, what was there before too."""
-        there: defaultdict[str, set[str]] = defaultdict(set)
-        for one in self._live(results):
-            there[one.tenant_id].add(one.id)
-        for tenant_id in {*self.ids, *there}:
-            before = await self._known_ids(tenant_id)
-            now = frozenset(there[tenant_id] if tenant_id in self.whole else there[tenant_id] | before)
-            if now == self.loaded.get(tenant_id, now):
-                continue  # or what was there before cannot be read, and so need not be replaced
-            try:
-                await self.known.save(tenant_id, now)
-            except UnavailableError as error:
-                self._failed(tenant_id, "known", error)
-
-    async def _settle(self, results: list[Result], desired: list[Desired], terms: Terms) -> list[Result]:
-        """Find out by fresh lists what became of creations that Graph answered with a conflict or not at all.
-
-        Planned is with all that is desired, lest the rest be taken for something to be superseded.
-        """
-        for _ in range(_ROUNDS - 1):
-            wanted = {
-                result.action.desired
-                for result in results
-                if result.outcome is Outcome.UNSETTLED and result.action.desired is not None
-            }
-            if not wanted or self.clock.now() >= self.deadline + GRACE:
-                break
-            listed = await self._list({want.tenant_id for want in wanted}, lambda _: None)
-            actual = [one for subscriptions in listed.values() for one in subscriptions]
-            actual += await self._unlisted(results, {one.id for one in actual})
-            batches = Batches(self.graph, self.clock, terms, self.deadline)
-            batches.add(
-                action
-                for action in self._plan([want for want in desired if want.tenant_id in listed], actual, terms)
-                if action.desired in wanted
-            )
-            batches.close()
-            settled = {
-                result.action.desired.key: result for result in await batches.run() if result.action.desired is not None
-            }
-            results = [self._merged(result, settled) for result in results]
-        return [
-            replace(result, outcome=Outcome.FAILED) if result.outcome is Outcome.UNSETTLED else result
-            for result in results
-        ]
-
-    async def _unlisted(self, results: Iterable[Result], listed: Collection[str]) -> list[Subscription]:
-        """What holds a place although no list shows it: whether a list shows everything is not documented."""
-        found = []
-        for result in results:
-            error = result.error
-            if (
-                result.outcome is Outcome.UNSETTLED
-                and isinstance(error, graph.SubscriptionConflictError)
-                and error.holder is not None
-                and error.holder not in listed
-                and self.clock.now() < self.deadline
-            ):
-                try:
-                    found.append(await self.graph.subscription(result.action.tenant_id, error.holder))
-                except (UnavailableError, GraphError):
-                    continue  # the conflict is what is reported
-        return found
-
-    def _merged(self, before: Result, settled: Mapping[tuple[str, str], Result]) -> Result:
-        want = before.action.desired
-        after = settled.get(want.key) if want is not None and before.outcome is Outcome.UNSETTLED else None
-        if after is None:
-            return before
-        return replace(after, outcome=Outcome.ADOPTED) if after.outcome is Outcome.LEFT else after
-
-    def _check_anything_done(self, results: list[Result]) -> None:
+    def check_anything_done(self) -> None:
         """Raise what stopped everything, if something did: then not one subscription is known to be well."""
-        known = [result for result in results if result.action.reason is not Reason.FOREIGN]
-        errors = [result.error for result in known if result.outcome is Outcome.FAILED]
+        known = [result for result in self.results if result.action.reason is not Reason.FOREIGN]
+        undone = {Outcome.FAILED, Outcome.DEFERRED}
+        errors = [result.error for result in known if result.outcome in undone]
         if len(errors) < len(known):
             return
-        unlisted = [error for _, what, error, _ in self.failures if what == "list"]
+        unlisted = [trouble.error for trouble in self._all_troubles() if trouble.stage is Stage.LIST]
         first = next((error for error in (*errors, *unlisted) if isinstance(error, UnavailableError)), None)
         if first is not None and (errors or unlisted):
             raise UnavailableError("everything that renewal needs", reason=first.reason) from first
 
-    def _live(self, results: Iterable[Result]) -> list[Subscription]:
-        return [
-            result.subscription
-            for result in results
-            if result.subscription is not None and self.endpoint.owns(result.subscription.notification_url)
-        ]
-
-    def _of_call_records(self, results: Iterable[Result]) -> Iterator[Subscription]:
-        """Those that deliver: an unknown mark means that what comes from one is refused."""
-        for result in results:
-            want, one = result.action.desired, result.subscription
-            if want is None or want.kind is not resources.CALL_RECORDS or one is None:
-                continue
-            if self.endpoint.standing(one.notification_url)[0] is not Standing.UNKNOWN:
-                yield one
-
-    def _failed(self, tenant_id: str, kind: str, error: SwitchboardError, identity: str | None = None) -> None:
-        self.failures.append((tenant_id, kind, error, identity))
-
-    def _report(self, started: datetime, desired: int, results: list[Result]) -> RenewalReport:
-        now = self.clock.now()
-        for result in results:
-            if result.error is not None:
-                kind = result.action.kind
-                identity = result.subscription.id if result.subscription is not None else None
-                self._failed(result.action.tenant_id, "" if kind is None else kind.key, result.error, identity)
-        live = self._live(results)
+    def report(self) -> RenewalReport:
+        live = sorted(self._live(), key=lambda one: one.expires)
+        standings = Counter(self.endpoint.standing(one.notification_url)[0] for one in live)
         return RenewalReport(
-            started=started,
-            finished=now,
-            desired=desired,
+            started=self.started,
+            finished=self.now,
+            desired=sum(len(tenant.wanted) for tenant in self.tenants),
             live=len(live),
-            outcomes=Counter(result.outcome for result in results),
-            failures=_summary(self.failures),
-            nearest=min((one.expires - now for one in live), default=None),
-            subscriptions=tuple(sorted(live, key=lambda one: one.expires)),
-            call_records=tuple(self._of_call_records(results)),
+            outcomes=Counter(result.outcome for result in self.results),
+            failures=_summary((*self._all_troubles(), *self._undone())),
+            nearest=min((one.expires - self.now for one in live), default=None),
+            subscriptions=tuple(live),
+            call_records=tuple(self._of_call_records()),
+            previous_client_state=standings[Standing.PREVIOUS],
         )
 
+    def _all_troubles(self) -> Iterator[Trouble]:
+        return itertools.chain(self.troubles, *(tenant.troubles for tenant in self.tenants))
 
-def _summary(failures: Iterable[tuple[str, str, SwitchboardError, str | None]]) -> tuple[Failure, ...]:
-    grouped: defaultdict[tuple[str, str, str], list[tuple[SwitchboardError, str | None]]] = defaultdict(list)
-    for tenant_id, kind, error, identity in failures:
-        grouped[tenant_id, kind, error.reason].append((error, identity))
+    def _undone(self) -> Iterator[Trouble]:
+        for result in self.results:
+            if result.error is None:
+                continue
+            stage = Stage.TURN if isinstance(result.error, NoTurnError) else Stage.SUBSCRIPTION
+            kind, one = result.action.kind, result.subscription
+            what_next = self._what_next(result) if result.outcome is Outcome.KEPT else None
+            yield Trouble(
+                result.action.tenant_id,
+                stage,
+                result.error,
+                None if kind is None else kind.key,
+                None if one is None else one.id,
+                what_next,
+            )
+
+    def _what_next(self, result: Result) -> str | None:
+        one = result.subscription
+        if one is None:
+            return None
+        last = one.expires - last_resort(one, self.lifetimes)
+        return (
+            f"it is kept, and tried again by every run; from {last:%Y-%m-%d %H:%M} UTC on it is replaced, "
+            f"and it ends at {one.expires:%Y-%m-%d %H:%M} UTC"
+        )
+
+    def _live(self) -> Iterator[Subscription]:
+        for tenant in self.tenants:
+            for one in tenant.there.values():
+                if one.expires > self.now and self.endpoint.owns(one.notification_url):
+                    yield one
+
+    def _of_call_records(self) -> Iterator[Subscription]:
+        """Those that deliver: an unknown mark means that what comes from one is refused."""
+        for tenant in self.tenants:
+            wanted = {want.resource for want in tenant.wanted if want.kind is resources.CALL_RECORDS}
+            for identity in sorted(tenant.confirmed):
+                one = tenant.there[identity]
+                url = one.notification_url
+                delivers = self.endpoint.owns(url) and self.endpoint.standing(url)[0] is not Standing.UNKNOWN
+                if delivers and one.resource in wanted:
+                    yield one
+
+
+def _summary(troubles: Iterable[Trouble]) -> tuple[Failure, ...]:
+    grouped: defaultdict[tuple[str, Stage, str | None, str], list[Trouble]] = defaultdict(list)
+    for trouble in troubles:
+        grouped[trouble.tenant_id, trouble.stage, trouble.kind, trouble.error.reason].append(trouble)
     return tuple(
-        Failure(tenant_id, kind, reason, len(found), str(found[0][0]), found[0][1])
-        for (tenant_id, kind, reason), found in itertools.islice(grouped.items(), _LISTED_FAILURES)
+        Failure(tenant_id, stage, kind, reason, len(found), _detail(found[0]), found[0].identity)
+        for (tenant_id, stage, kind, reason), found in itertools.islice(grouped.items(), _LISTED_FAILURES)
     )
+
+
+def _detail(trouble: Trouble) -> str:
+    return str(trouble.error) if trouble.next is None else f"{trouble.error}; {trouble.next}"

@@ -68,7 +68,7 @@ class RenewalStates:
                 SubscriptionState(id=one.id, kind=_kind(one), expires=one.expires)
                 for one in report.subscriptions[:_LISTED]
             ),
-            failures=tuple(f"{found.kind}: {found.reason} x {found.count}" for found in report.failures),
+            failures=tuple(f"{found.what}: {found.reason} x {found.count}" for found in report.failures),
         )
         await self._blobs.put(STATE_CONTAINER, _NAME, msgspec.json.encode(state))
 

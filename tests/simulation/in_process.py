@@ -17,7 +17,7 @@ from azure.core.exceptions import AzureError, ClientAuthenticationError
 
 from dev.simulator.entra import Caller, Entra, TokenError, User
 from dev.simulator.graph_api import GraphApi, GraphRequest
-from shared.adapters.graph import GraphClient
+from shared.adapters.graph import GraphClient, service_of
 from shared.clock import Clock
 from shared.domain import graph
 from shared.domain.errors import SwitchboardError
@@ -164,7 +164,7 @@ class InProcessClient(GraphClient):
         try:
             return await self._dispatch(method, url, tenant_id, delegated, body)
         except SwitchboardError as error:
-            self._note(tenant_id, error)
+            self._note((tenant_id, service_of(url)), error)
             raise
 
     async def _dispatch(self, method: str, url: str, tenant_id: str, delegated: bool, body: Any) -> Mapping[str, Any]:

@@ -31,6 +31,7 @@ from shared.domain import resources
 from shared.domain.desired import DesiredState, Group
 from shared.domain.errors import SwitchboardError, UnavailableError
 from shared.domain.execution import Outcome
+from shared.domain.memory import Memory
 from shared.domain.resources import ResourceKind
 from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint
 from shared.services.lifecycle import Lifecycle
@@ -280,14 +281,16 @@ class _World:
 
     def _next_due(self) -> float:
         """When the process would have something to do although nothing has happened, in seconds from the start."""
-        lifetimes = self.process.renewal._lifetimes
+        known = self.known.memories.get(TENANT, Memory()).known
         dues = (
             []
             if self.graph_outages
             else [
-                one.expires - lifetimes.half(kind) - self.process.skew
+                one.expires - timedelta(seconds=known[one.id].life / 2) - self.process.skew
+                if one.id in known
+                else START
                 for one in self.store.all()
-                if one not in self.bystanders and (kind := resources.match(one.resource)) is not None
+                if one not in self.bystanders
             ]
         )
         identities = self.process.identities

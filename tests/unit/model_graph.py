@@ -12,9 +12,10 @@ from uuid import UUID
 
 from shared.domain import graph, resources
 from shared.domain.desired import DesiredState
-from shared.domain.errors import SwitchboardError, UnavailableError
+from shared.domain.errors import NoTurnError, SwitchboardError, UnavailableError
 from shared.domain.graph import Call, Reply, Subscription
-from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint, resource_key
+from shared.domain.memory import Changes, Memory, Recollection, normal_form
+from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint
 
 TENANT = "aaaaaaaa-0000-4000-8000-000000000001"
 OTHER_TENANT = "aaaaaaaa-0000-4000-8000-000000000002"
@@ -113,7 +114,7 @@ class ModelGraph:
     batches: int = 0
     lists: int = 0
     reads: int = 0
-    _ids: Any = field(default_factory=lambda: itertools.count(1))
+    _ids: Any = field(default_factory=lambda: itertools.count(10**6))
 
     def live(self) -> list[Subscription]:
         return [one for one in self.all.values() if one.expires > self.clock.now()]
@@ -122,7 +123,8 @@ class ModelGraph:
         return Counter(call.method for call in self.calls)
 
     def holds(self, want: Desired) -> list[Subscription]:
-        return [one for one in self.live() if (one.tenant_id, resource_key(one.resource)) == want.key]
+        form = normal_form(want.resource)
+        return [one for one in self.live() if one.tenant_id == want.tenant_id and normal_form(one.resource) == form]
 
     def add(self, want: Desired, **changes: Any) -> Subscription:
         """Put a subscription in place as if we had made it."""
@@ -177,6 +179,10 @@ class ModelGraph:
 
     def _answer(self, call: Call) -> Reply:
         self.calls.append(call)
+        if call.method == "GET":
+            self.reads += 1
+            if (error := self.reading(call.subscription_id or "")) is not None:
+                return error
         fault = self.faults(call)
         return self._work(call) if fault is None else fault(lambda: self._work(call))
 
@@ -204,8 +210,8 @@ class ModelGraph:
     def _create(self, call: Call) -> Reply:
         body = call.body
         assert body
-        key = resource_key(body["resource"])
-        same = [one for one in self.live() if one.tenant_id == call.tenant_id and resource_key(one.resource) == key]
+        form = normal_form(body["resource"])
+        same = [one for one in self.live() if one.tenant_id == call.tenant_id and normal_form(one.resource) == form]
         if same and self.unique:
             return graph.SubscriptionConflictError("409", same[0].id)
         if len(self.live()) >= self.quota:
@@ -251,19 +257,50 @@ class Source:
 
 @dataclass
 class Known:
-    """What is known of earlier runs, in memory."""
+    """What is remembered, and whose turn it is, in memory; `error` is why storage does not answer."""
 
-    ids: dict[str, frozenset[str]] = field(default_factory=dict)
+    memories: dict[str, Memory] = field(default_factory=dict)
     saves: int = 0
     error: SwitchboardError | None = None
+    holders: dict[str, object] = field(default_factory=dict)
 
-    async def load(self, tenant_id: str) -> frozenset[str]:
+    @property
+    def ids(self) -> dict[str, frozenset[str]]:
+        return {tenant_id: frozenset(memory.known) for tenant_id, memory in self.memories.items()}
+
+    async def load(self, tenant_id: str) -> Recollection:
         if self.error is not None:
             raise self.error
-        return self.ids.get(tenant_id, frozenset())
+        return Recollection(self.memories.get(tenant_id, Memory()))
 
-    async def save(self, tenant_id: str, ids: frozenset[str]) -> None:
+    async def save(self, tenant_id: str, changes: Changes, now: datetime) -> Memory:
         if self.error is not None:
             raise self.error
-        self.saves += 1
-        self.ids[tenant_id] = ids
+        before = self.memories.get(tenant_id, Memory())
+        after = self.memories[tenant_id] = changes.applied(before, now)
+        self.saves += after != before
+        return after
+
+    def turn(self, tenant_id: str) -> "Turn":
+        return Turn(self, tenant_id)
+
+
+@dataclass(eq=False)
+class Turn:
+    """One run's turn, until it gives it back."""
+
+    known: Known
+    tenant_id: str
+
+    async def take(self) -> None:
+        if self.known.error is not None:
+            raise self.known.error
+        if self.known.holders.setdefault(self.tenant_id, self) is not self:
+            raise NoTurnError("another has it")
+
+    async def keep(self) -> None:
+        await self.take()
+
+    async def release(self) -> None:
+        if self.known.holders.get(self.tenant_id) is self:
+            del self.known.holders[self.tenant_id]

@@ -36,7 +36,7 @@ OUTDATED = "calls/" + "0" * 32
 CALLS = Desired(TENANT, resources.CALL_EVENTS, "users/u1/communications/callEvents", rich=True)
 RECORDS = Desired(TENANT, resources.CALL_RECORDS, "communications/callRecords", rich=False)
 PRESENCE = Desired(TENANT, resources.PRESENCE, "communications/presences/u1", rich=True)
-ASKED = Lifetimes().ask(resources.CALL_EVENTS)
+ASKED = Lifetimes().ask(TENANT, resources.CALL_EVENTS)
 WHOLE = format_time(NOW + ASKED)
 
 REJECTED = graph.RequestRejectedError("400")
@@ -108,16 +108,25 @@ def renew(*replies: Reply, old: Subscription = OLD, want: Desired | None = CALLS
     return Play(Action(Verb.RENEW, Reason.HALF_LIFE, TENANT, old.kind, NOW, want, old), *replies, **terms)
 
 
-def exchange(*replies: Reply, old: Subscription = OLD, want: Desired = CALLS, **terms: Any) -> Play:
-    return Play(Action(Verb.REPLACE, Reason.CLIENT_STATE, TENANT, want.kind, NOW, want, old), *replies, **terms)
+def exchange(
+    *replies: Reply,
+    old: Subscription = OLD,
+    want: Desired = CALLS,
+    reason: Reason = Reason.UNKNOWN_MARK,
+    first: bool = True,
+    probe: bool = False,
+    **terms: Any,
+) -> Play:
+    action = Action(Verb.REPLACE, reason, TENANT, want.kind, NOW, want, old, delete_first=first, probe=probe)
+    return Play(action, *replies, **terms)
 
 
-def delete(*replies: Reply, old: Subscription = OLD) -> Play:
-    return Play(Action(Verb.DELETE, Reason.DUPLICATE, TENANT, old.kind, NOW, None, old), *replies)
+def delete(*replies: Reply, old: Subscription = OLD, kept: Subscription | None = None) -> Play:
+    return Play(Action(Verb.DELETE, Reason.DUPLICATE, TENANT, old.kind, NOW, None, old, kept=kept), *replies)
 
 
 def test_outcomes_have_the_names_that_reports_and_logs_give_them() -> None:
-    assert " ".join(Outcome) == "created renewed replaced adopted deleted gone left unsettled failed deferred"
+    assert " ".join(Outcome) == "created renewed replaced adopted deleted gone kept left unsettled failed deferred"
 
 
 def test_what_is_to_be_left_is_left() -> None:
@@ -128,21 +137,32 @@ def test_what_is_to_be_left_is_left() -> None:
 class TestCreate:
     @pytest.mark.parametrize("want", [CALLS, RECORDS, PRESENCE])
     def test_asks_for_almost_the_longest_life(self, want: Desired) -> None:
-        play = create(NEW, want=want)
-        assert play.end == (Outcome.CREATED, NEW, None)
-        body = creation_body(want, NOW + Lifetimes().ask(want.kind), ENDPOINT, CERTIFICATE)
+        made = existing(want, id="new", expires=NEW.expires)
+        play = create(made, want=want)
+        assert play.end == (Outcome.CREATED, made, None)
+        body = creation_body(want, NOW + Lifetimes().ask(TENANT, want.kind), ENDPOINT, CERTIFICATE)
         delegated = want is PRESENCE
         assert play.calls == [Call("POST", TENANT, want.kind.api_version, delegated, None, body)]
 
-    def test_learns_what_is_granted(self) -> None:
-        assert create(replace(NEW, expires=NOW + 6 * HOUR)).lifetimes.half(resources.CALL_EVENTS) == 3 * HOUR
+    def test_is_remembered_by_what_was_sent_and_granted_whatever_is_answered(self) -> None:
+        answer = replace(NEW, resource="x", notification_url="y", change_type="", certificate_id="z")
+        made = create(replace(answer, expires=NOW + 6 * HOUR)).result.subscription
+        assert made == replace(NEW, expires=NOW + 6 * HOUR)
+        assert made is not None
+        assert (made.life, made.remembered, made.spelling) == (6 * HOUR, True, "x")
+
+    def test_assumes_the_least_where_no_expiration_is_told(self) -> None:
+        for play in (create(replace(NEW, expires_told=False)), renew(replace(RENEWED, expires_told=False))):
+            assert play.result.subscription is not None
+            assert play.result.subscription.expires == NOW + timedelta(minutes=45)
 
     def test_waits_for_the_certificate_where_there_is_something_to_encrypt(self) -> None:
         outcome, subscription, error = create(certificate=None).end
         assert (outcome, subscription) == (Outcome.FAILED, None)
         assert isinstance(error, UnavailableError)
         assert (error.reason, str(error)) == ("certificate", "Key Vault's certificate is unavailable")
-        assert create(NEW, want=RECORDS, certificate=None).end == (Outcome.CREATED, NEW, None)
+        made = existing(RECORDS, id="new", expires=NEW.expires)
+        assert create(made, want=RECORDS, certificate=None).end == (Outcome.CREATED, made, None)
 
     @pytest.mark.parametrize(
         ("reply", "outcome"),
@@ -195,10 +215,16 @@ class TestRenew:
         [call] = renew(replace(old, expires=NOW + 2 * HOUR), old=old, want=PRESENCE).calls
         assert (call.tenant_id, call.api_version, call.delegated) == ("t2", "v1.0", True)
 
-    def test_learns_what_is_granted_unless_nothing_was(self) -> None:
-        assert renew(replace(OLD, expires=NOW + 6 * HOUR)).lifetimes.half(resources.CALL_EVENTS) == 3 * HOUR
-        play = renew(OLD, want=None)
-        assert play.lifetimes.half(resources.CALL_EVENTS) == ASKED / 2
+    @pytest.mark.parametrize("granted", [6 * HOUR, timedelta(minutes=46)])
+    def test_takes_any_other_expiration_for_a_grant_and_remembers_its_length(self, granted: timedelta) -> None:
+        play = renew(replace(OLD, expires=NOW + granted))
+        assert play.end == (Outcome.RENEWED, replace(OLD, expires=NOW + granted), None)
+        assert play.result.subscription is not None
+        assert play.result.subscription.life == granted
+
+    def test_believes_no_echo(self) -> None:
+        echo = replace(RENEWED, resource="x", notification_url="y", change_type="z", certificate_id="other")
+        assert renew(echo).result.subscription == RENEWED
 
     @pytest.mark.parametrize("certificate_id", [OUTDATED, None])
     def test_brings_a_certificate_up_to_date_that_is_another_or_not_told(self, certificate_id: str | None) -> None:
@@ -230,7 +256,7 @@ class TestRenew:
             format_time(NOW + 20 * HOUR * 0.99 * 0.9),
         ]
         last = refused(10)
-        assert renew(refused(20), refused(15), last, want=None).end == (Outcome.FAILED, OLD, last)
+        assert renew(refused(20), refused(15), last, want=None).end == (Outcome.KEPT, OLD, last)
 
     def test_looks_again_for_what_is_not_found(self) -> None:
         play = renew(NOT_FOUND, OLD, RENEWED)
@@ -242,11 +268,11 @@ class TestRenew:
         play = renew(NOT_FOUND, OLD, RENEWED, old=existing(certificate_id=OUTDATED))
         assert play.bodies[2] == {"expirationDateTime": WHOLE, **CERTIFICATE_FIELDS}
 
-    def test_makes_what_is_gone_anew_if_anybody_wants_it(self) -> None:
-        play = renew(NOT_FOUND, NOT_FOUND, NEW)
-        assert play.end == (Outcome.CREATED, NEW, None)
-        assert play.methods == ["PATCH", "GET", "POST"]
-        assert renew(NOT_FOUND, NOT_FOUND, want=None).end == (Outcome.GONE, None, None)
+    def test_says_that_it_is_gone_and_makes_nothing(self) -> None:
+        for want in (CALLS, None):
+            play = renew(NOT_FOUND, NOT_FOUND, want=want)
+            assert play.end == (Outcome.GONE, None, None)
+            assert (play.methods, play.result.removed) == (["PATCH", "GET"], "old")
 
     def test_fails_while_it_cannot_look_again(self) -> None:
         assert renew(NOT_FOUND, BUSY).end == (Outcome.FAILED, OLD, BUSY)
@@ -256,40 +282,50 @@ class TestRenew:
         assert renew(BUSY, want=want).end == (Outcome.FAILED, OLD, BUSY)
 
     def test_asks_for_the_time_alone_where_the_changes_are_refused(self) -> None:
-        play = renew(REJECTED, RENEWED, old=existing(certificate_id=None))
-        assert play.end == (Outcome.RENEWED, RENEWED, None)
+        old = existing(certificate_id=OUTDATED)
+        play = renew(REJECTED, RENEWED, old=old)
+        assert play.end == (Outcome.RENEWED, replace(old, expires=RENEWED.expires), None)
         assert play.bodies[1] == {"expirationDateTime": WHOLE}
-        assert renew(REJECTED, want=None).end == (Outcome.FAILED, OLD, REJECTED)
+        assert play.result.subscription is not None
+        assert play.result.subscription.kept_certificate == CERTIFICATE.id
 
-    def test_fails_where_graph_prolongs_nothing_and_nobody_wants_another(self) -> None:
-        outcome, subscription, error = renew(OLD, want=None).end
-        assert (outcome, subscription) == (Outcome.FAILED, OLD)
-        assert str(error) == "Graph answered without doing what was asked"
+    @pytest.mark.parametrize(
+        "refusal",
+        [
+            REJECTED,
+            NOT_VALIDATED,
+            QUOTA,
+            graph.SubscriptionConflictError("409"),
+            graph.PermissionDeniedError("403"),
+        ],
+    )
+    def test_keeps_what_graph_does_not_renew(self, refusal: SwitchboardError) -> None:
+        for want in (CALLS, None):
+            assert renew(refusal, want=want).end == (Outcome.KEPT, OLD, refusal)
 
-    @pytest.mark.parametrize(("short", "methods"), [(60, ["PATCH"]), (61, ["PATCH", "POST", "DELETE"])])
-    def test_takes_a_whole_life_for_prolonged_and_replaces_any_other(self, short: int, methods: list[str]) -> None:
+    @pytest.mark.parametrize(("short", "outcome"), [(60, Outcome.RENEWED), (61, Outcome.KEPT)])
+    def test_takes_a_whole_life_for_prolonged_and_an_unchanged_one_for_refused(
+        self, short: int, outcome: Outcome
+    ) -> None:
         """Two renewals within a minute get the same expiration."""
         old = existing(expires=NOW + ASKED - short * SECOND)
-        assert renew(old, *(NEW, None)[: len(methods) - 1], old=old).methods == methods
+        play = renew(old, old=old)
+        assert (play.result.outcome, play.methods) == (outcome, ["PATCH"])
+        assert play.result.error is None or play.result.error.reason == "unchanged"
 
-    def test_replaces_what_keeps_an_outdated_certificate(self) -> None:
-        old, kept = existing(certificate_id=OUTDATED), replace(RENEWED, certificate_id=OUTDATED)
-        play = renew(kept, NEW, None, old=old)
-        assert play.end == (Outcome.REPLACED, NEW, None)
-        assert play.methods == ["PATCH", "POST", "DELETE"]
-        assert renew(kept, BUSY, old=old).end == (Outcome.RENEWED, kept, BUSY)
-        assert renew(kept, UNKNOWN, old=old).end == (Outcome.UNSETTLED, None, UNKNOWN)
-        assert renew(replace(RENEWED, certificate_id=None), old=old).end[0] is Outcome.RENEWED
-        assert renew(kept, old=old, want=None).end == (Outcome.RENEWED, kept, None)
-        assert renew(kept, old=old, certificate=None).end == (Outcome.RENEWED, kept, None)
-        basic = replace(CALLS, rich=False)
-        assert renew(kept, old=old, want=basic).end == (Outcome.RENEWED, kept, None)
-
-    def test_replaces_what_cannot_be_prolonged(self) -> None:
-        assert renew(REJECTED, NEW, None).end == (Outcome.REPLACED, NEW, None)
-        assert renew(REJECTED, QUOTA).end == (Outcome.FAILED, OLD, QUOTA)
-        later = existing(id="old", certificate_id=None)
-        assert renew(later, BUSY).end == (Outcome.FAILED, later, BUSY)
+    def test_says_which_certificate_was_not_taken(self) -> None:
+        old, told = existing(certificate_id=OUTDATED), replace(RENEWED, certificate_id=OUTDATED)
+        assert renew(told, old=old).end == (Outcome.RENEWED, told, None)
+        for answer, kept in (
+            (OUTDATED, CERTIFICATE.id),
+            (CERTIFICATE.id.upper(), None),
+            (CERTIFICATE.id, None),
+            (None, None),
+        ):
+            found = renew(replace(RENEWED, certificate_id=answer), old=old).result.subscription
+            assert found is not None
+            assert found.kept_certificate == kept
+            assert found.certificate_id == (OUTDATED if kept else CERTIFICATE.id)
 
 
 class TestReplace:
@@ -300,14 +336,38 @@ class TestReplace:
             assert play.methods == ["POST", "DELETE"]
             assert play.calls[1] == Call("DELETE", TENANT, "beta", False, "old")
 
-    @pytest.mark.parametrize("holder", [None, "old"])
+    @pytest.mark.parametrize("holders", [(), ("old",), ("u1",), ("u1", "old")])
     @pytest.mark.parametrize("deleted", [None, NOT_FOUND])
-    def test_goes_the_other_way_round_where_both_cannot_be(self, holder: str | None, deleted: Reply) -> None:
-        play = exchange(graph.SubscriptionConflictError("409", holder), deleted, NEW)
+    def test_goes_the_other_way_round_where_both_cannot_be(self, holders: tuple[str, ...], deleted: Reply) -> None:
+        """The first id in Graph's message may be the user's."""
+        play = exchange(graph.SubscriptionConflictError("409", *holders), deleted, NEW)
         assert play.end == (Outcome.REPLACED, NEW, None)
         assert play.methods == ["POST", "DELETE", "POST"]
         assert play.calls[1] == Call("DELETE", TENANT, "beta", False, "old")
         assert play.bodies[0] == play.bodies[2]
+
+    def test_does_not_delete_first_what_it_may_not(self) -> None:
+        old, conflict = existing(expires=NOW + 20 * HOUR), graph.SubscriptionConflictError("409", "old")
+        assert exchange(conflict, old=old, first=False).end == (Outcome.KEPT, old, conflict)
+        for reason in (Reason.CERTIFICATE, Reason.CLIENT_STATE):
+            assert exchange(conflict, old=old, first=False, reason=reason).end == (Outcome.KEPT, old, None)
+
+    def test_renews_what_may_not_be_deleted_first_only_when_it_has_to_be(self) -> None:
+        conflict = graph.SubscriptionConflictError("409", "old")
+        waiting = existing(expires=NOW + ASKED / 4 + SECOND)
+        assert exchange(conflict, old=waiting, first=False, reason=Reason.CLIENT_STATE).end[0] is Outcome.KEPT
+        last = existing(expires=NOW + ASKED / 4)
+        play = exchange(conflict, RENEWED, old=last, first=False, reason=Reason.CLIENT_STATE)
+        assert (play.result.outcome, play.methods) == (Outcome.RENEWED, ["POST", "PATCH"])
+
+    def test_tries_a_certificate_once_more_without_prolonging_anything(self) -> None:
+        old = existing(certificate_id=OUTDATED, expires=NOW + 15 * HOUR)
+        taken = replace(old, certificate_id=CERTIFICATE.id)
+        play = exchange(taken, old=old, reason=Reason.CERTIFICATE, probe=True)
+        assert play.end == (Outcome.RENEWED, taken, None)
+        assert play.bodies == [{"expirationDateTime": format_time(old.expires), **CERTIFICATE_FIELDS}]
+        play = exchange(old, NEW, None, old=old, reason=Reason.CERTIFICATE, probe=True)
+        assert (play.result.outcome, play.methods) == (Outcome.REPLACED, ["PATCH", "POST", "DELETE"])
 
     def test_deletes_nothing_for_a_place_that_another_holds(self) -> None:
         conflict = graph.SubscriptionConflictError("409", "another")
@@ -334,7 +394,7 @@ class TestReplace:
         old = existing(expires=NOW + left, certificate_id=OUTDATED)
         if due:
             play = exchange(BUSY, RENEWED, old=old)
-            assert play.end == (Outcome.RENEWED, RENEWED, BUSY)
+            assert play.end == (Outcome.RENEWED, replace(old, expires=RENEWED.expires), BUSY)
             assert play.calls[1] == Call("PATCH", TENANT, "beta", False, "old", {"expirationDateTime": WHOLE})
             assert exchange(BUSY, REJECTED, old=old).end == (Outcome.FAILED, old, BUSY)
         else:
@@ -359,3 +419,11 @@ class TestDelete:
 
     def test_fails_for_now_while_graph_is_away(self) -> None:
         assert delete(BUSY).end == (Outcome.FAILED, OLD, BUSY)
+
+    def test_of_a_duplicate_looks_at_what_stays_before(self) -> None:
+        kept = existing(id="kept", expires=NOW + 20 * HOUR)
+        play = delete(kept, None, kept=kept)
+        assert (play.methods, [call.subscription_id for call in play.calls]) == (["GET", "DELETE"], ["kept", "old"])
+        assert delete(NOT_FOUND, kept=kept).end == (Outcome.FAILED, OLD, NOT_FOUND)
+        assert delete(BUSY, kept=kept).end == (Outcome.FAILED, OLD, BUSY)
+        assert delete(replace(kept, expires=NOW + ASKED / 2), kept=kept).end == (Outcome.LEFT, OLD, None)

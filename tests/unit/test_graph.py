@@ -56,7 +56,7 @@ def error(status: int, message: str = "", **options: Any) -> SwitchboardError:
             graph.EndpointValidationError,
             "endpoint-validation",
         ),
-        (401, "InvalidAuthenticationToken", graph.CredentialError, "credential"),
+        (401, "InvalidAuthenticationToken", graph.UnauthorizedError, "credential"),
         (403, "The request is not authorized for this user or application.", graph.PermissionDeniedError, "permission"),
         (403, "The meeting tenant does not match the token tenant.", graph.RequestRejectedError, "rejected"),
         (403, "The organization has reached its limit of 100 subscriptions.", graph.QuotaExceededError, "quota"),
@@ -101,7 +101,7 @@ def test_an_error_is_known_in_any_case(status: int, message: str, leaf: type[Swi
     [
         (400, "Bad", "400 ExtensionError: Bad"),
         (400, "[Status Code: NotFound; Reason: x]", "404 ExtensionError: [Status Code: NotFound; Reason: x]"),
-        (401, "", "Graph's consent to the token (401) is unavailable"),
+        (401, "", "Graph did not take the token: 401 ExtensionError:"),
         (429, "", "Graph is unavailable"),
         (502, "", "Graph is unavailable"),
         (503, "", "Graph is unavailable"),
@@ -154,10 +154,49 @@ def test_a_conflict_names_the_holder() -> None:
     holder = "AAAAAAAA-0000-4000-8000-000000000001"
     found = error(409, f"Subscription Id {holder} already exists for the requested combination")
     assert isinstance(found, graph.SubscriptionConflictError)
-    assert found.holder == holder.lower()
+    assert found.holders == (holder.lower(),)
     unnamed = error(409, "Subscription Id <> already exists for the requested combination")
     assert isinstance(unnamed, graph.SubscriptionConflictError)
-    assert unnamed.holder is None
+    assert unnamed.holders == ()
+    user = "bbbbbbbb-0000-4000-8000-000000000001"
+    several = error(409, f"users/{user}/communications/callEvents is held by {holder}")
+    assert isinstance(several, graph.SubscriptionConflictError)
+    assert several.holders == (user, holder.lower())
+
+
+@pytest.mark.parametrize(
+    ("inner", "expected"),
+    [
+        ("Unauthorized", graph.UnauthorizedError),
+        ("InternalServerError", graph.OutcomeUnknownError),
+        ("BadGateway", graph.OutcomeUnknownError),
+        ("GatewayTimeout", graph.OutcomeUnknownError),
+        ("ServiceUnavailable", UnavailableError),
+        ("TooManyRequests", UnavailableError),
+        ("PreconditionFailed", graph.RequestRejectedError),
+        ("FailedDependency", graph.RequestRejectedError),
+        ("OK", graph.RequestRejectedError),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_status_that_is_wrapped_is_what_counts(status: int, inner: str, expected: type[Exception]) -> None:
+    if (status, inner) == (500, "OK"):
+        expected = graph.OutcomeUnknownError
+    found = error(status, f"Operation: Update; Exception: [Status Code: {inner}; Reason: p#S256 doesn't match.]")
+    assert type(found) is expected
+
+
+def test_what_is_said_inside_is_told() -> None:
+    body = {"error": {"code": "Forbidden", "message": "No.", "innerError": {"code": "Disabled", "message": "No."}}}
+    assert str(graph.error_of(403, body)) == "403 Forbidden: No. (Disabled)"
+
+
+def test_an_expiration_that_is_not_told_is_assumed() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    for told in (None, "", 7, "tomorrow"):
+        found = graph.parse_subscription(FOUND | {"expirationDateTime": told}, "t1", "v1.0", assumed=now)
+        assert (found.expires, found.expires_told) == (now, False)
+    assert graph.parse_subscription(FOUND, "t1", "v1.0", assumed=now).expires_told
 
 
 @pytest.mark.parametrize("body", [None, "<html>", [], {}, {"error": "x"}, {"error": {"code": 1, "message": []}}])

@@ -1,32 +1,162 @@
-"""What is kept of the subscriptions that exist."""
+"""What is remembered of subscriptions, as it is kept; and whose turn it is."""
 
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from shared.domain.errors import NoTurnError, UnavailableError
+from shared.domain.memory import LONGEST_LIFE, Changes, Creation, Memory, Refusal, Remembered
 from shared.services.known_subscriptions import KnownSubscriptions
+from tests.unit.state_blobs import START, StateBlobs
 
 TENANT, OTHER = "f69f5191-20ae-4093-8dae-3ec09edeb253", "909c6581-5130-43e9-88f3-fcb3582cde37"
+HOUR = timedelta(hours=1)
+WHOLE, IDS = f"known/{TENANT}.json", f"subscriptions-{TENANT}.json"
 
 
-class Blobs:
-    def __init__(self) -> None:
-        self.held: dict[tuple[str, str], bytes] = {}
+def remembered(user: str = "u1") -> Remembered:
+    return Remembered(
+        kind="callEvents",
+        resource=f"users/{user}/communications/callEvents",
+        url="https://calls.example.com/api/notifications?code=key&mark=1",
+        change_type="updated",
+        expires=START + 24 * HOUR,
+        life=86_000.0,
+        certificate_id="calls/1",
+    )
 
-    async def put(self, container: str, name: str, data: bytes) -> str:
-        self.held[container, name] = data
-        return name
 
-    async def get(self, container: str, name: str) -> bytes | None:
-        return self.held.get((container, name))
+def knowing(**known: Remembered) -> Changes:
+    return Changes(known=dict(known))
 
 
 async def test_each_tenant_has_its_own() -> None:
-    blobs = Blobs()
-    await KnownSubscriptions(blobs).save(TENANT, frozenset({"a", "b"}))
-    await KnownSubscriptions(blobs).save(OTHER, frozenset({"c"}))
-    known = KnownSubscriptions(blobs)
-    assert await known.load(TENANT) == {"a", "b"}
-    assert await known.load(OTHER) == {"c"}
-    await known.save(TENANT, frozenset())
-    assert (await known.load(TENANT), await known.load(OTHER)) == (frozenset(), {"c"})
+    known = KnownSubscriptions(StateBlobs())
+    await known.save(TENANT, knowing(a=remembered("a"), b=remembered("b")), START)
+    await known.save(OTHER, knowing(c=remembered("c")), START)
+    assert (await known.load(TENANT)).memory.known == {"a": remembered("a"), "b": remembered("b")}
+    assert (await known.load(OTHER)).memory.known == {"c": remembered("c")}
+    await known.save(TENANT, Changes(gone={"a"}), START)
+    assert set((await known.load(TENANT)).memory.known) == {"b"}
 
 
 async def test_before_the_first_run_there_are_none() -> None:
-    assert await KnownSubscriptions(Blobs()).load(TENANT) == frozenset()
+    found = await KnownSubscriptions(StateBlobs()).load(TENANT)
+    assert (found.memory, found.problems) == (Memory(), ())
+
+
+async def test_what_two_have_learned_is_kept_of_both() -> None:
+    blobs = StateBlobs()
+    known = KnownSubscriptions(blobs)
+    await known.save(TENANT, knowing(a=remembered("a")), START)
+    other = Memory(known={"a": remembered("a"), "b": remembered("b")})
+    blobs.writers.append((WHOLE, msgspec.json.encode(other)))
+    await known.save(TENANT, knowing(c=remembered("c")), START)
+    assert set((await known.load(TENANT)).memory.known) == {"a", "b", "c"}
+
+
+async def test_nothing_is_written_where_nothing_was_learned() -> None:
+    blobs = StateBlobs()
+    known = KnownSubscriptions(blobs)
+    await known.save(TENANT, knowing(a=remembered()), START)
+    writes = blobs.writes
+    await known.save(TENANT, knowing(a=remembered()), START)
+    assert blobs.writes == writes
+
+
+class TestTheVersionBefore:
+    """It keeps a list of ids in a blob of its own, and reads it strictly."""
+
+    async def test_reads_what_is_kept_up_beside(self) -> None:
+        blobs = StateBlobs()
+        await KnownSubscriptions(blobs).save(TENANT, knowing(b=remembered("b"), a=remembered("a")), START)
+        assert msgspec.json.decode(blobs.held[IDS].data, type=frozenset[str]) == {"a", "b"}  # as it reads it
+
+    async def test_its_ids_count_for_the_longest_life_after_its_last_word(self) -> None:
+        blobs = StateBlobs()
+        await blobs.put("state", IDS, b'["x","y"]')
+        known = KnownSubscriptions(blobs)
+        assert (await known.load(TENANT)).memory.faceless == dict.fromkeys("xy", START + LONGEST_LIFE)
+        blobs.now = START + HOUR
+        await known.save(TENANT, Changes(known={"x": remembered()}, gone=set()), START + HOUR)
+        memory = (await known.load(TENANT)).memory
+        assert (set(memory.known), memory.faceless) == ({"x"}, {"y": START + LONGEST_LIFE})
+        blobs.now = START + LONGEST_LIFE
+        await known.save(TENANT, Changes(), START + LONGEST_LIFE)
+        assert (await known.load(TENANT)).memory == Memory()
+        assert blobs.held[IDS].data == b"[]"
+
+    async def test_what_it_makes_while_both_run_is_known(self) -> None:
+        blobs = StateBlobs()
+        known = KnownSubscriptions(blobs)
+        await known.save(TENANT, knowing(a=remembered()), START)
+        await blobs.put("state", IDS, b'["a","b"]')
+        memory = (await known.load(TENANT)).memory
+        assert (set(memory.known), set(memory.faceless)) == ({"a"}, {"b"})
+
+
+@pytest.mark.parametrize("name", [WHOLE, IDS])
+@pytest.mark.parametrize("data", [b"", b"null", b"{", b'{"known": []}', b"\xff", b'{"known": {"a": {}}}'])
+async def test_what_cannot_be_read_counts_as_nothing_and_is_reported(name: str, data: bytes) -> None:
+    blobs = StateBlobs()
+    await blobs.put("state", name, data)
+    known = KnownSubscriptions(blobs)
+    found = await known.load(TENANT)
+    assert (found.memory, [problem.reason for problem in found.problems]) == (Memory(), ["state-unreadable"])
+    await known.save(TENANT, knowing(a=remembered()), START)
+    assert (await known.load(TENANT)).memory.known == {"a": remembered()}
+
+
+async def test_a_newer_version_may_have_written_more() -> None:
+    blobs = StateBlobs()
+    whole = msgspec.to_builtins(Memory(known={"a": remembered()})) | {"more": [1]}
+    whole["known"]["a"]["more"] = 1
+    await blobs.put("state", WHOLE, msgspec.json.encode(whole))
+    assert (await KnownSubscriptions(blobs).load(TENANT)).memory.known == {"a": remembered()}
+
+
+async def test_one_at_a_time_has_the_turn() -> None:
+    known = KnownSubscriptions(StateBlobs())
+    one, other, elsewhere = known.turn(TENANT), known.turn(TENANT), known.turn(OTHER)
+    await one.take()
+    await elsewhere.take()
+    for ask in (other.take, other.keep):
+        with pytest.raises(NoTurnError):
+            await ask()
+    await one.keep()
+    await other.release()
+    await one.keep()
+    await one.release()
+    await other.take()
+    with pytest.raises(NoTurnError):
+        await one.keep()
+
+
+async def test_without_storage_there_is_no_turn() -> None:
+    blobs = StateBlobs(error=UnavailableError("storage", reason="storage-503"))
+    with pytest.raises(UnavailableError) as caught:
+        await KnownSubscriptions(blobs).turn(TENANT).take()
+    assert caught.value.reason == "storage-503"
+
+
+class TestChanges:
+    def test_what_is_over_is_forgotten(self) -> None:
+        memory = Memory(
+            known={"a": remembered()},
+            unseen={"r": [Creation(at=START, until=START + HOUR), Creation(at=START, until=START + 2 * HOUR)]},
+        )
+        later = Changes().applied(memory, START + HOUR)
+        assert (set(later.known), len(later.unseen["r"])) == ({"a"}, 1)
+        assert Changes().applied(memory, START + 25 * HOUR) == Memory()
+
+    def test_a_refusal_lasts_until_something_is_accepted_or_nobody_wants_it(self) -> None:
+        memory = Memory(refusals={"callEvents": Refusal(resource="r", reason="quota")})
+        assert Changes().applied(memory, START) == memory
+        assert Changes(wanted=frozenset({"r"})).applied(memory, START) == memory
+        assert Changes(wanted=frozenset({"s"})).applied(memory, START) == Memory()
+        assert Changes(refusals={"callEvents": None}).applied(memory, START) == Memory()
+
+    def test_what_has_been_seen_is_unseen_no_more(self) -> None:
+        memory = Memory(unseen={"r": [Creation(at=START, until=START + HOUR)]})
+        assert Changes(seen={"r"}).applied(memory, START) == Memory()

@@ -13,6 +13,7 @@ from shared.domain.graph import Subscription
 from shared.domain.subscriptions import (
     PATIENCE,
     Action,
+    Course,
     Desired,
     EncryptionCertificate,
     Endpoint,
@@ -21,6 +22,8 @@ from shared.domain.subscriptions import (
     Standing,
     Verb,
     creation_body,
+    half_life,
+    last_resort,
     plan,
     resource_key,
 )
@@ -55,7 +58,12 @@ def existing(want: Desired, identity: str = "s1", left: timedelta = 20 * HOUR, *
 
 
 def decide(
-    desired: list[Desired], actual: list[Subscription], *, prune: bool = False, certificate_id: str | None = CERTIFICATE
+    desired: list[Desired],
+    actual: list[Subscription],
+    *,
+    prune: bool = False,
+    certificate_id: str | None = CERTIFICATE,
+    course: Course | None = None,
 ) -> tuple[Action, ...]:
     actions = plan(
         desired,
@@ -64,6 +72,7 @@ def decide(
         endpoint=ENDPOINT,
         certificate_id=certificate_id,
         lifetimes=Lifetimes(),
+        course=course,
         **({"prune": True} if prune else {}),
     )
     for action in actions:
@@ -83,7 +92,7 @@ def test_verbs_and_reasons_have_the_names_that_plans_and_logs_give_them() -> Non
     assert " ".join(Standing) == "current previous unknown"
     assert " ".join(Reason) == (
         "missing half-life reauthorization certificate notification-url client-state unknown-mark resource-data "
-        "change-type superseded duplicate unwanted fresh foreign unknown-resource"
+        "change-type refused superseded duplicate unwanted fresh foreign unknown-resource"
     )
 
 
@@ -104,8 +113,11 @@ class TestPlan:
         assert verdict(existing(CALLS, left=left * HOUR))[0] is verb
 
     def test_a_resource_is_the_same_however_graph_spells_its_path(self) -> None:
-        found = existing(CALLS, resource="/Users/U1/communications/callevents")
-        assert verdict(found) == (Verb.LEAVE, Reason.FRESH)
+        found = existing(CALLS, resource="/Users('U1')/communications/callevents")
+        [action] = decide([CALLS], [found])
+        assert (action.verb, action.reason) == (Verb.LEAVE, Reason.FRESH)
+        assert action.subscription is not None
+        assert (action.subscription.resource, action.subscription.spelling) == (CALLS.resource, found.resource)
 
     def test_what_is_quoted_keeps_its_case(self) -> None:
         assert resource_key("/a(x='Bc')/D") == "a(x='Bc')/d"
@@ -166,6 +178,7 @@ class TestPlan:
         for actual in ([good, *others], [*others, good]):
             actions = {action.subscription.id: action for action in decide([CALLS], actual) if action.subscription}
             assert actions.pop("s9").verb is Verb.LEAVE
+            assert {action.kept for action in actions.values()} == {good}
             assert {(action.verb, action.reason) for action in actions.values()} == {(Verb.DELETE, Reason.DUPLICATE)}
 
     @pytest.mark.parametrize(
@@ -185,12 +198,25 @@ class TestPlan:
             kept = {action.reason is not Reason.DUPLICATE: action.subscription for action in actions}[True]
             assert kept == existing(CALLS, name, **better)
 
-    def test_no_duplicate_is_deleted_while_the_best_is_no_good(self) -> None:
+    def test_a_third_one_is_never_made(self) -> None:
+        """Of two that nobody can read one goes first, and the other is replaced by a later run."""
         actual = [existing(CALLS, name, notification_url=URL) for name in ("s1", "s2")]
-        assert {action.verb for action in decide([CALLS], actual)} == {Verb.REPLACE, Verb.LEAVE}
+        kept, deleted = sorted(decide([CALLS], actual), key=lambda action: action.verb is Verb.DELETE)
+        assert (kept.verb, deleted.verb, deleted.kept) == (Verb.LEAVE, Verb.DELETE, None)
+        previous = [existing(CALLS, name, notification_url=BEFORE.url(rich=True), left=HOUR) for name in ("s1", "s2")]
+        assert {action.verb for action in decide([CALLS], previous)} == {Verb.RENEW, Verb.LEAVE}
+
+    def test_no_duplicate_is_deleted_beside_one_that_is_due_or_was_begun(self) -> None:
+        for one, course in (
+            (existing(CALLS, "s1", left=11 * HOUR), Course()),
+            (existing(CALLS, "s1"), Course(begun={"s1"})),
+            (existing(CALLS, "s1"), Course(begun={"s2"})),
+        ):
+            actions = decide([CALLS], [one, existing(CALLS, "s2")], course=course)
+            assert Verb.DELETE not in {action.verb for action in actions}
 
     def test_of_equals_the_same_is_kept_however_long_each_has(self) -> None:
-        one, other = existing(CALLS, "s1", left=HOUR), existing(CALLS, "s2")
+        one, other = existing(CALLS, "s1", left=13 * HOUR), existing(CALLS, "s2")
         for actual in ([one, other], [other, one], [replace(one, expires=NOW + 23 * HOUR), other]):
             deleted = [action.subscription for action in decide([CALLS], actual) if action.verb is Verb.DELETE]
             assert deleted == [other]
@@ -302,6 +328,9 @@ class TestPlan:
         for want in (CALLS, RECORDS):
             of_it = [action for action in actions if action.desired == want]
             assert sum(action.verb is not Verb.DELETE for action in of_it) == 1
+            there = [one for one in actual if ENDPOINT.owns(one.notification_url) and one.resource == want.resource]
+            if sum(one.expires > NOW for one in there) > 1:
+                assert {action.verb for action in of_it} <= {Verb.LEAVE, Verb.RENEW}
         touched = [action.subscription.id for action in actions if action.subscription is not None]
         assert len(touched) == len(set(touched))
         deleted = {action.subscription.id for action in actions if action.verb is Verb.DELETE and action.subscription}
@@ -370,29 +399,32 @@ class TestEndpoint:
 class TestLifetimes:
     @pytest.mark.parametrize(("kind", "minutes"), [("presence", 58), ("callEvents", 1425.6), ("callRecords", 4187.7)])
     def test_a_little_less_than_the_maximum_is_asked_for(self, kind: str, minutes: float) -> None:
-        assert Lifetimes().ask(resources.CATALOGUE[kind]) == timedelta(minutes=minutes)
+        assert Lifetimes().ask(TENANT, resources.CATALOGUE[kind]) == timedelta(minutes=minutes)
 
     def test_refusals_heard_at_the_same_time_count_once(self) -> None:
         lifetimes = Lifetimes()
-        asked = lifetimes.ask(resources.CALL_EVENTS)
+        asked = lifetimes.ask(TENANT, resources.CALL_EVENTS)
         for _ in range(20):
-            lifetimes.refused(resources.CALL_EVENTS, asked, 10 * HOUR)
-        assert lifetimes.ask(resources.CALL_EVENTS) == 10 * HOUR * 0.99
+            lifetimes.refused(TENANT, resources.CALL_EVENTS, asked, 10 * HOUR)
+        assert lifetimes.ask(TENANT, resources.CALL_EVENTS) == 10 * HOUR * 0.99
+        assert lifetimes.ask("another", resources.CALL_EVENTS) == asked
+        assert lifetimes.ask(TENANT, resources.EMERGENCY_CALL_EVENTS) == asked
 
     def test_a_maximum_that_was_kept_to_is_undercut(self) -> None:
         lifetimes = Lifetimes()
-        lifetimes.refused(resources.CALL_EVENTS, 20 * HOUR, 24 * HOUR)
-        assert lifetimes.ask(resources.CALL_EVENTS) == 18 * HOUR
+        lifetimes.refused(TENANT, resources.CALL_EVENTS, 20 * HOUR, 24 * HOUR)
+        assert lifetimes.ask(TENANT, resources.CALL_EVENTS) == 18 * HOUR
 
-    def test_a_shorter_life_granted_moves_the_half(self) -> None:
-        lifetimes = Lifetimes()
-        lifetimes.granted(resources.CALL_EVENTS, 6 * HOUR)
-        assert lifetimes.half(resources.CALL_EVENTS) == 3 * HOUR
+    def test_half_is_of_what_this_very_one_was_granted(self) -> None:
+        assert half_life(existing(CALLS, life=6 * HOUR), Lifetimes()) == 3 * HOUR
+        assert half_life(existing(CALLS), Lifetimes()) == timedelta(minutes=712.8)
 
     def test_no_grant_moves_the_half_below_what_the_timer_can_keep(self) -> None:
-        lifetimes = Lifetimes()
-        lifetimes.granted(resources.CALL_EVENTS, timedelta(minutes=-5))
-        assert lifetimes.half(resources.CALL_EVENTS) == timedelta(minutes=22.5)
+        assert half_life(existing(CALLS, life=timedelta(minutes=-5)), Lifetimes()) == timedelta(minutes=22.5)
+
+    def test_the_last_resort_is_a_quarter_and_three_runs_of_the_timer(self) -> None:
+        assert last_resort(existing(CALLS, life=24 * HOUR), Lifetimes()) == 6 * HOUR
+        assert last_resort(existing(CALLS, life=50 * MINUTE), Lifetimes()) == 15 * MINUTE
 
 
 @pytest.mark.parametrize(
