@@ -364,7 +364,7 @@ async def test_what_is_refused_of_the_desired_state_is_told_and_the_rest_made() 
     unwanted = house.graph.add(call_events(2))
     report = await house.renewal.run(prune=True)
     assert report.outcomes == {Outcome.CREATED: 1, Outcome.LEFT: 1}
-    assert [(failure.kind, failure.reason) for failure in report.failures] == [("desired-state", "desired-state")]
+    assert [(failure.stage, failure.reason) for failure in report.failures] == [(Stage.DESIRED_STATE, "desired-state")]
     assert unwanted.id in house.graph.all
 
 
