@@ -87,7 +87,7 @@ def lives_by_kind(report: RenewalReport) -> dict[str, Life]:
     lives: dict[str, Life] = {}
     for one in report.subscriptions:
         if one.kind is not None:
-            lives.setdefault(one.kind.key, Life(one.expires, one.kind.max_lifetime))
+            lives.setdefault(one.kind.key, Life(one.expires, one.life or one.kind.max_lifetime))
     return lives
 
 
