@@ -4,13 +4,13 @@ import asyncio
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from bench.measure import Finding, Ratio, compare, cpu_seconds, seconds_on_threads
@@ -22,7 +22,7 @@ from shared.domain.collection import ClientStates, parse_collection
 from shared.domain.envelope import pack, parse_envelope
 from shared.domain.queue_messages import Receipt
 from shared.domain.queue_text import Encoding
-from shared.domain.validation_tokens import PUBLIC_CLOUD
+from shared.domain.validation_tokens import PUBLIC_CLOUD, PublishedKey, SigningKeys
 from shared.services.decrypt import Sealed, open_items, seal_of
 from shared.services.paced_log import PacedLog
 from shared.services.raw_queues import RawQueues
@@ -156,10 +156,10 @@ class _Sink:
 class FixedKeys:
     """Entra ID's keys, at hand."""
 
-    def __init__(self, keys: Mapping[str, RSAPublicKey]) -> None:
+    def __init__(self, keys: SigningKeys) -> None:
         self._keys = keys
 
-    async def get(self, _wanted: object) -> Mapping[str, RSAPublicKey]:
+    async def get(self, _wanted: object) -> SigningKeys:
         return self._keys
 
 
@@ -207,7 +207,7 @@ def receiver_of(queues: RawQueues, key: SigningKey) -> Receiver:
     """One that takes what is signed with this key."""
     return Receiver(
         queues=queues,
-        signing_keys=FixedKeys({key.kid: key.private_key.public_key()}),
+        signing_keys=FixedKeys({key.kid: [PublishedKey(key.private_key.public_key(), key.issuer)]}),
         client_states=STATES,
         app_ids={APP},
         tenant_ids={TENANT},

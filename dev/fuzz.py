@@ -25,7 +25,7 @@ from shared.domain.errors import MalformedInputError, SwitchboardError
 from shared.domain.events import event_of
 from shared.domain.notifications import parse_item
 from shared.domain.queue_text import QUEUE_MESSAGE_BYTES, base64_bytes
-from shared.domain.validation_tokens import validate
+from shared.domain.validation_tokens import PublishedKey, validate
 from shared.services.decrypt import seal_of
 from shared.services.http_answer import handshake
 
@@ -55,7 +55,7 @@ def token(data: bytes) -> None:
     """A validation token; none that a fuzzer finds is genuine."""
     validate(
         data.decode("utf-8", "surrogateescape"),
-        signing_keys={"k": _KEY.public_key()},
+        signing_keys={"k": [PublishedKey(_KEY.public_key())]},
         audiences=["a"],
         tenants=["t"],
         now=_NOW,

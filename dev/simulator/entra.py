@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from dev.simulator.clock import Clock
 from dev.simulator.tokens import (
     GRAPH_APP_ID,
+    PERSONAL_ACCOUNTS,
     SigningKey,
     TokenVersion,
     app_claims,
@@ -84,10 +85,10 @@ class TokenError(Exception):
 
 
 @cache
-def _first_keys() -> tuple[rsa.RSAPrivateKey, rsa.RSAPrivateKey]:
+def _first_keys() -> tuple[rsa.RSAPrivateKey, ...]:
     # Making RSA keys is the slow part of a start; those that a simulator starts with are made once in a process.
     # Their ids are not: drawn here, they would come from the random numbers of whichever simulator is the first.
-    return generate_key(), generate_key()
+    return generate_key(), generate_key(), generate_key()
 
 
 @dataclass
@@ -117,7 +118,9 @@ class Entra:
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
-        self._keys = [SigningKey.generate(key) for key in _first_keys()]
+        *first, personal = _first_keys()
+        self._keys = [SigningKey.generate(key) for key in first]
+        self._personal_key = SigningKey.generate(personal, issuer=issuer(PERSONAL_ACCOUNTS, 2))
         self._device_codes: dict[str, _Grant] = {}
         self._user_codes: dict[str, str] = {}
         self._refresh_tokens: dict[str, _Grant] = {}
@@ -133,9 +136,14 @@ class Entra:
 
     @property
     def signing_keys(self) -> tuple[SigningKey, ...]:
-        """All keys of the key set."""
+        """The keys of the key set that sign for organizations' tenants."""
         with self._lock:
             return tuple(self._keys)
+
+    @property
+    def personal_key(self) -> SigningKey:
+        """The key of the key set that signs for personal accounts alone."""
+        return self._personal_key
 
     def rotate_keys(self, *, keep: int = 1) -> SigningKey:
         """Publish a new key, sign with it from now on, and keep the `keep` youngest of the others published."""
@@ -406,7 +414,7 @@ def application(entra: Entra) -> web.Application:
         )
 
     async def keys(_request: web.Request) -> web.Response:
-        return web.json_response({"keys": [key.jwk() for key in entra.signing_keys]})
+        return web.json_response({"keys": [key.jwk() for key in (*entra.signing_keys, entra.personal_key)]})
 
     async def instance(request: web.Request) -> web.Response:
         authority = request.query.get("authorization_endpoint", "").split("/")[3:4] or ["common"]

@@ -22,6 +22,9 @@ from jwt.algorithms import RSAAlgorithm
 CHANGE_TRACKING_APP_ID: Final = "0bf30f3b-4a52-48df-9a82-234910c4a086"
 """Application id of Microsoft Graph Change Tracking, the caller that every validation token names."""
 
+PERSONAL_ACCOUNTS: Final = "9188040d-6c67-4c5b-b112-36a304b66dad"
+"""The tenant that stands for all personal Microsoft accounts."""
+
 GRAPH_APP_ID: Final = "00000003-0000-0000-c000-000000000000"
 
 TokenVersion = Literal[1, 2]
@@ -29,21 +32,23 @@ TokenVersion = Literal[1, 2]
 
 @dataclass(frozen=True)
 class SigningKey:
-    """One of Entra ID's signing keys."""
+    """One of Entra ID's signing keys, and for whom it signs: a version 2 issuer, as published keys name it."""
 
     kid: str
     private_key: rsa.RSAPrivateKey
+    issuer: str | None = "https://login.microsoftonline.com/{tenantid}/v2.0"
 
     @classmethod
-    def generate(cls, private_key: rsa.RSAPrivateKey | None = None) -> "SigningKey":
+    def generate(cls, private_key: rsa.RSAPrivateKey | None = None, **fields: str | None) -> "SigningKey":
         """Give a key an id of the usual length; an RSA-2048 key is made unless there is one."""
         kid = base64.urlsafe_b64encode(uuid.uuid4().bytes + uuid.uuid4().bytes[:4]).decode().rstrip("=")
-        return cls(kid, private_key or generate_key())
+        return cls(kid, private_key or generate_key(), **fields)
 
     def jwk(self) -> dict[str, Any]:
         """The public half, as it stands in the key set document."""
         numbers = RSAAlgorithm.to_jwk(self.private_key.public_key(), as_dict=True)
-        return {"kty": "RSA", "use": "sig", "kid": self.kid, "x5t": self.kid, "n": numbers["n"], "e": numbers["e"]}
+        entry = {"kty": "RSA", "use": "sig", "kid": self.kid, "x5t": self.kid, "n": numbers["n"], "e": numbers["e"]}
+        return entry if self.issuer is None else entry | {"issuer": self.issuer}
 
     def sign(self, claims: Mapping[str, Any]) -> str:
         """`claims` as a JWT, RS256, with `kid` in its header (and `x5t`, as Entra ID writes it)."""

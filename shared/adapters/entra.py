@@ -1,7 +1,8 @@
 """Entra ID's keys for signing tokens.
 
-Source: "Signing key rollover in the Microsoft identity platform": the tenant-independent document names the key set;
-keys may change at any time and are to be cached for about a day.
+Sources: "Signing key rollover in the Microsoft identity platform": the tenant-independent document names the key set;
+keys may change at any time and are to be cached for about a day. "Access tokens in the Microsoft identity platform":
+an entry may name the `issuer` that it signs for.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ import requests
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from shared.domain.errors import UnavailableError
+from shared.domain.validation_tokens import PublishedKey
+from shared.domain.validation_tokens import SigningKeys as Keys
 
 _REFRESH_SECONDS: Final = 12 * 3600.0
 _TRUST_SECONDS: Final = 48 * 3600.0  # keys that cannot be refreshed are believed this long, and no longer
@@ -28,12 +31,12 @@ class SigningKeys:
     def __init__(self, login_endpoint: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._document = f"{login_endpoint}/common/v2.0/.well-known/openid-configuration"
         self._monotonic = monotonic
-        self._keys: Mapping[str, RSAPublicKey] = {}
+        self._keys: Keys = {}
         self._fetched = float("-inf")
         self._not_before = float("-inf")
         self._fetch: asyncio.Task[None] | None = None
 
-    async def get(self, wanted: Collection[str]) -> Mapping[str, RSAPublicKey]:
+    async def get(self, wanted: Collection[str]) -> Keys:
         """The current keys by key id.
 
         Args:
@@ -79,10 +82,12 @@ class SigningKeys:
             self._fetch = None
 
 
-def _download(document: str) -> Mapping[str, RSAPublicKey]:
+def _download(document: str) -> Keys:
     with requests.Session() as session:
         key_set = _json(session, _json(session, document)["jwks_uri"])
-    found = dict(filter(None, map(_key, key_set["keys"])))
+    found: dict[str, list[PublishedKey]] = {}
+    for kid, key in filter(None, map(_key, key_set["keys"])):
+        found.setdefault(kid, []).append(key)
     if not found:
         raise ValueError("the key set is empty")
     return found
@@ -94,12 +99,15 @@ def _json(session: requests.Session, url: str) -> Any:
     return response.json()
 
 
-def _key(jwk: Mapping[str, Any]) -> tuple[str, RSAPublicKey] | None:
+def _key(jwk: Mapping[str, Any]) -> tuple[str, PublishedKey] | None:
     """The id and the key of one entry; None for a kind that signs no token of ours."""
+    issuer = jwk.get("issuer")
+    if not isinstance(issuer, str | None):
+        return None  # it signs for somebody, and nobody can say for whom
     if jwk.get("kty") != "RSA" or jwk.get("use", "sig") != "sig" or not isinstance(jwk.get("kid"), str):
         return None
     try:
         key = jwt.algorithms.RSAAlgorithm.from_jwk(dict(jwk))
     except jwt.InvalidKeyError:
         return None
-    return (jwk["kid"], key) if isinstance(key, RSAPublicKey) else None
+    return (jwk["kid"], PublishedKey(key, issuer)) if isinstance(key, RSAPublicKey) else None

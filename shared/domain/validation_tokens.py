@@ -52,6 +52,28 @@ def issuers_of(login_endpoint: str) -> Issuers:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedKey:
+    """A key of Entra ID's, and whose tokens alone it signs: a version 2 issuer, maybe with ``{tenantid}`` in it."""
+
+    public_key: RSAPublicKey
+    issuer: str | None = None
+
+    def signs_for(self, tenant_id: str, issuers: Issuers) -> bool:
+        """Whether it may sign a tenant's tokens, of either version.
+
+        Source: "Access tokens in the Microsoft identity platform" (validate the signing key issuer). Published keys
+        name version 2 issuers alone, and sign version 1 tokens too.
+        """
+        if self.issuer is None:
+            return True
+        return self.issuer.replace("{tenantid}", tenant_id) == issuers.v2.replace("{tid}", tenant_id)
+
+
+type SigningKeys = Mapping[str, Collection[PublishedKey]]
+"""By key id, which several may share."""
+
+
+@dataclass(frozen=True, slots=True)
 class Claims:
     """What a valid token vouches for: that `tenant_id`'s notifications come from Graph until `expires`."""
 
@@ -106,7 +128,7 @@ def tenant_hint(token: str) -> str | None:
 def validate(
     token: str,
     *,
-    signing_keys: Mapping[str, RSAPublicKey],
+    signing_keys: SigningKeys,
     audiences: Collection[str],
     tenants: Collection[str],
     now: datetime,
@@ -116,7 +138,7 @@ def validate(
 
     Args:
         token: a compact JWS.
-        signing_keys: Entra ID's current signing keys by key id.
+        signing_keys: Entra ID's current ones.
         audiences: our application ids.
         tenants: the tenants that we serve.
         now: aware.
@@ -128,12 +150,11 @@ def validate(
     kid = key_id(token)
     if kid not in signing_keys:
         raise TokenRejected("unknown-key")
+    signers = [(key, payload) for key in signing_keys[kid] if (payload := _signed(token, key.public_key)) is not None]
+    if not signers:
+        raise TokenRejected("signature")
     try:
-        payload = _JWS.decode(token, key=signing_keys[kid], algorithms=["RS256"])
-    except (jwt.InvalidTokenError, UnicodeError, RecursionError):
-        raise TokenRejected("signature") from None
-    try:
-        claims = msgspec.json.decode(payload, type=dict[str, Any])
+        claims = msgspec.json.decode(signers[0][1], type=dict[str, Any])
     except (ValueError, RecursionError):
         raise TokenRejected("malformed") from None
 
@@ -144,8 +165,18 @@ def validate(
     tenant_id = _guid_claim(claims, "tid")
     if tenant_id is None or tenant_id not in {value.lower() for value in tenants}:
         raise TokenRejected("tenant")
+    if not any(key.signs_for(tenant_id, issuers) for key, _ in signers):
+        raise TokenRejected("key-issuer")
     _check_version(claims, tenant_id, issuers)
     return Claims(tenant_id, audience, expires)
+
+
+def _signed(token: str, key: RSAPublicKey) -> bytes | None:
+    """The payload that a key has signed; None where it has not."""
+    try:
+        return bytes(_JWS.decode(token, key=key, algorithms=["RS256"]))
+    except (jwt.InvalidTokenError, UnicodeError, RecursionError):
+        return None
 
 
 def _check_times(claims: Mapping[str, Any], now: float) -> datetime:

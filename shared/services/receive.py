@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-
 from shared.domain.collection import ClientStates, Collection, parse_collection
 from shared.domain.errors import MalformedInputError, OversizedBodyError, TokenRejected, UnavailableError
 from shared.domain.notifications import Item, parse_item
 from shared.domain.resources import CALL_RECORDS, EMERGENCY_QUEUE, RAW_QUEUE
-from shared.domain.validation_tokens import Claims, Issuers, key_id, tenant_hint, validate
+from shared.domain.validation_tokens import Claims, Issuers, SigningKeys, key_id, tenant_hint, validate
 from shared.services.express import WAIT_SECONDS, Express
 from shared.services.http_answer import ACCEPTED, Answer, refused, try_again
 from shared.services.paced_log import MAX_IDS, PacedLog
@@ -38,7 +36,7 @@ _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16
 
 
 class SigningKeySource(Protocol):
-    async def get(self, wanted: Group[str]) -> Mapping[str, RSAPublicKey]: ...
+    async def get(self, wanted: Group[str]) -> SigningKeys: ...
 
 
 @dataclass(slots=True)
@@ -249,7 +247,7 @@ class Receiver:
     def _refuse_token(self, error: TokenRejected) -> None:
         self.log.say("validation token refused", error.reason)
 
-    async def _known_keys(self) -> Mapping[str, RSAPublicKey]:
+    async def _known_keys(self) -> SigningKeys:
         try:
             return await self.signing_keys.get(())
         except UnavailableError:

@@ -8,6 +8,7 @@ import azure.functions as func
 import pytest
 
 from dev.simulator import Kind, build
+from dev.simulator.tokens import TokenVersion, validation_claims
 from shared import wiring
 from tests.integration.app import CLIENT_STATE, App
 from tests.integration.conftest import OTHER_TENANT
@@ -115,6 +116,16 @@ async def test_one_good_token_does_not_vouch_for_an_item_that_says_another_tenan
         app.item(build(GOOD), tenantId=ours.upper()),
     ]
     assert await outcome(app, app.collection(*items)) == (202, 1)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_token_signed_with_the_published_key_of_personal_accounts(app: App, version: TokenVersion) -> None:
+    claims = validation_claims(
+        app_id=app.sim.app_id, tenant_id=app.sim.tenants[0], now=app.sim.clock.now(), version=version
+    )
+    item = app.item(build(GOOD))
+    assert await outcome(app, app.collection(item, tokens=[app.sim.entra.personal_key.sign(claims)])) == (202, 0)
+    assert await outcome(app, app.collection(item, tokens=[app.sim.entra.signing_key.sign(claims)])) == (202, 1)
 
 
 # --- the handshake --------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from shared.domain.express import ExpressOutcome
 from shared.domain.queue_messages import Receipt
 from shared.domain.queue_text import Encoding
 from shared.domain.resources import EMERGENCY_QUEUE
-from shared.domain.validation_tokens import PUBLIC_CLOUD
+from shared.domain.validation_tokens import PUBLIC_CLOUD, PublishedKey
 from shared.services.decrypt import Decryptor
 from shared.services.express import Express
 from shared.services.paced_log import PacedLog
@@ -207,7 +207,7 @@ class World:
 
 class _Keys:
     async def get(self, wanted: Any) -> Any:
-        return {TOKEN_KEY.kid: TOKEN_KEY.private_key.public_key()}
+        return {TOKEN_KEY.kid: [PublishedKey(TOKEN_KEY.private_key.public_key())]}
 
 
 def items(count: int = 1, certificate_id: str = CERTIFICATE_ID, **changes: Any) -> list[dict[str, Any]]:

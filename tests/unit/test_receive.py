@@ -3,13 +3,12 @@
 import asyncio
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from dev.simulator import Kind, build
 from dev.simulator.collection import Addressee, change_notification, collection
@@ -19,7 +18,7 @@ from shared.domain.collection import ClientStates
 from shared.domain.envelope import parse_envelope
 from shared.domain.queue_messages import Receipt
 from shared.domain.resources import RAW_QUEUE
-from shared.domain.validation_tokens import PUBLIC_CLOUD, Claims
+from shared.domain.validation_tokens import PUBLIC_CLOUD, Claims, PublishedKey, SigningKeys
 from shared.services.paced_log import PacedLog
 from shared.services.raw_queues import RawQueues
 from shared.services.receive import Receiver
@@ -30,6 +29,7 @@ TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
 APP = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
 STATE = "a-client-state"
 KEY = SigningKey.generate()
+PUBLISHED = {KEY.kid: [PublishedKey(KEY.private_key.public_key(), KEY.issuer)]}
 PAIR = KeyCertificate.generate()
 START = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
@@ -38,10 +38,10 @@ START = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 class Keys:
     """Entra ID's key set, and how often it was asked for."""
 
-    known: dict[str, RSAPublicKey] = field(default_factory=lambda: {KEY.kid: KEY.private_key.public_key()})
+    known: SigningKeys = field(default_factory=lambda: PUBLISHED)
     asked: int = 0
 
-    async def get(self, wanted: Collection[str]) -> Mapping[str, RSAPublicKey]:
+    async def get(self, wanted: Collection[str]) -> SigningKeys:
         self.asked += 1
         return self.known
 
@@ -113,7 +113,7 @@ async def test_a_refused_token_is_not_remembered_as_good() -> None:
     for _ in range(2):
         await receiver.receive(post, None)
     assert (keys.asked, storage.messages[RAW_QUEUE]) == (2, [])
-    keys.known = {KEY.kid: KEY.private_key.public_key()}
+    keys.known = PUBLISHED
     await receiver.receive(post, None)
     assert len(storage.messages[RAW_QUEUE]) == 1
 

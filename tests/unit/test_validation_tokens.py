@@ -18,6 +18,7 @@ from shared.domain.validation_tokens import (
     US_GOVERNMENT,
     Claims,
     Issuers,
+    PublishedKey,
     issuers_of,
     validate,
 )
@@ -31,7 +32,7 @@ STRANGER = "00000000-1111-2222-3333-444444444444"
 
 def check(token: str, **changes: Any) -> Claims:
     arguments: dict[str, Any] = {
-        "signing_keys": {KEY.kid: KEY.private_key.public_key()},
+        "signing_keys": {KEY.kid: [PublishedKey(KEY.private_key.public_key())]},
         "audiences": {APP},
         "tenants": {TENANT},
         "now": NOW,
@@ -166,6 +167,62 @@ def test_the_government_cloud_issues_its_first_version_under_the_public_name() -
     assert check(token(1), issuers=US_GOVERNMENT).tenant_id == TENANT
 
 
+PERSONAL = "9188040d-6c67-4c5b-b112-36a304b66dad"
+CLOUDS = [PUBLIC_CLOUD, US_GOVERNMENT, CHINA]
+
+
+def of_cloud(cloud: Issuers, version: int) -> str:
+    name = cloud.v1 if version == 1 else cloud.v2
+    return token(version, iss=name.replace("{tid}", TENANT))
+
+
+def published(*issuers: str | None) -> dict[str, list[PublishedKey]]:
+    return {KEY.kid: [PublishedKey(KEY.private_key.public_key(), issuer) for issuer in issuers]}
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("whose", "genuine"), [("{tenantid}", True), (TENANT, True), (None, True), (STRANGER, False), (PERSONAL, False)]
+)
+def test_a_key_signs_for_whom_it_says(cloud: Issuers, version: int, whose: str | None, genuine: bool) -> None:
+    keys = published(None if whose is None else cloud.v2.replace("{tid}", whose))
+    text = of_cloud(cloud, version)
+    if genuine:
+        assert check(text, signing_keys=keys, issuers=cloud).tenant_id == TENANT
+    else:
+        assert reason(text, signing_keys=keys, issuers=cloud) == "key-issuer"
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+@pytest.mark.parametrize("other", CLOUDS)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_key_of_another_cloud_signs_for_nobody_here(cloud: Issuers, other: Issuers, version: int) -> None:
+    keys = published(other.v2.replace("{tid}", "{tenantid}"))
+    text = of_cloud(cloud, version)
+    if cloud is other:
+        assert check(text, signing_keys=keys, issuers=cloud)
+    else:
+        assert reason(text, signing_keys=keys, issuers=cloud) == "key-issuer"
+
+
+def test_no_key_names_a_version_1_issuer() -> None:
+    assert reason(token(1), signing_keys=published(PUBLIC_CLOUD.v1.replace("{tid}", "{tenantid}"))) == "key-issuer"
+
+
+def test_of_two_entries_with_one_id_either_may_fit() -> None:
+    foreign, ours = PUBLIC_CLOUD.v2.replace("{tid}", PERSONAL), PUBLIC_CLOUD.v2.replace("{tid}", "{tenantid}")
+    stranger = PublishedKey(SigningKey.generate().private_key.public_key(), ours)
+    for issuers in ((foreign, ours), (ours, foreign)):
+        assert check(token(), signing_keys=published(*issuers))
+    (key,) = published(ours)[KEY.kid]
+    for both in ([key, stranger], [stranger, key]):
+        assert check(token(), signing_keys={KEY.kid: both})
+    (personal,) = published(foreign)[KEY.kid]
+    assert reason(token(), signing_keys={KEY.kid: [stranger, personal]}) == "key-issuer"
+    assert reason(token(), signing_keys={KEY.kid: [stranger]}) == "signature"
+
+
 def test_an_unknown_critical_header() -> None:
     claims = validation_claims(app_id=APP, tenant_id=TENANT, now=NOW)
     text = jwt.encode(claims, KEY.private_key, "RS256", headers={"kid": KEY.kid, "crit": ["exp2"], "exp2": 1})
@@ -191,7 +248,7 @@ def test_a_token_that_is_too_long() -> None:
 
 def test_an_empty_key_id_is_none() -> None:
     text = jwt.PyJWS().encode(b"{}", KEY.private_key, "RS256", headers={"kid": ""})
-    assert reason(text, signing_keys={"": KEY.private_key.public_key()}) == "no-key-id"
+    assert reason(text, signing_keys={"": [PublishedKey(KEY.private_key.public_key())]}) == "no-key-id"
 
 
 @pytest.mark.parametrize(

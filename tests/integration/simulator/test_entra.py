@@ -39,7 +39,10 @@ class TestDiscovery:
             keys = session.get(configuration["jwks_uri"], timeout=10).json()["keys"]
         assert configuration["issuer"] == issuer
         assert len(keys) > 1
-        assert {key["kid"] for key in keys} == {key.kid for key in sim.entra.signing_keys}
+        assert {key["kid"] for key in keys} == {key.kid for key in (*sim.entra.signing_keys, sim.entra.personal_key)}
+        issuers = [key["issuer"] for key in keys]
+        assert set(issuers[:-1]) == {"https://login.microsoftonline.com/{tenantid}/v2.0"}
+        assert issuers[-1] == "https://login.microsoftonline.com/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0"
         assert all(set(key) >= {"kty", "use", "kid", "n", "e"} for key in keys)
 
     def test_a_new_key_replaces_the_oldest(self, sim: Simulator) -> None:
