@@ -97,9 +97,7 @@ class Stack:
                 **(settings or {}),
             }
             environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | everything
-            with HostProcess(
-                APP, environment, port=port, lease_seconds=lease_seconds, state=directory / "host"
-            ) as host:
+            with HostProcess(APP, environment, port=port, lease_seconds=lease_seconds) as host:
                 yield cls(azurite, sim, host, everything)
 
     @property

@@ -2,19 +2,16 @@
 
 import argparse
 import asyncio
-import getpass
-import hashlib
 import logging
 import os
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
 from dev.host import logs
-from dev.host.config import merge_local_settings, read_host_json, worker_count
+from dev.host.config import host_id, merge_local_settings, read_host_json, worker_count
 from dev.host.ending import Ending
 from dev.host.errors import LoadError
 from dev.host.server import Options, serve
@@ -38,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
                 host_json=host_json,
                 settings=settings,
                 url=f"http://{args.host}:{listening.getsockname()[1]}",
-                state=(args.state or _default_state(app)).resolve(),
+                host_id=host_id(app, settings),
                 lease_seconds=args.lease_seconds,
                 workers=workers,
             )
@@ -80,9 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=7071, help="port to listen on, 0 for a free one (%(default)s)")
     parser.add_argument(
-        "--state", type=Path, help="folder for the timers' status (one for each app, for temporary files)"
-    )
-    parser.add_argument(
         "--lease-seconds",
         type=_lease,
         default=600,
@@ -104,11 +98,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), backlog=1024)
     except OSError as error:
         raise LoadError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-
-
-def _default_state(app: Path) -> Path:
-    key = hashlib.sha256(f"{getpass.getuser()}:{app}".encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"functions-host-{key}"
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ Sources: "host.json reference for Azure Functions 2.x and later", "Azure Queue s
 "Code and test Azure Functions locally", "Azure Functions bindings expressions patterns".
 """
 
+import getpass
+import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import UTC, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -75,6 +78,29 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     route_prefix: str = "api"
 
 
+class SingletonOptions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """`singleton` of host.json, as far as it is about the locks of listeners, with the real host's defaults."""
+
+    listener_lock_period: str = "00:01:00"
+    listener_lock_recovery_polling_interval: str = "00:01:00"
+
+    def __post_init__(self) -> None:
+        if not timedelta(seconds=15) <= self.lock_period <= timedelta(seconds=60):
+            raise ValueError("listenerLockPeriod must be from 00:00:15 to 00:01:00")
+        if self.standby_pause < timedelta(seconds=15):
+            raise ValueError("listenerLockRecoveryPollingInterval must be at least 00:00:15")
+
+    @property
+    def lock_period(self) -> timedelta:
+        """How long a lock outlives the host that held it; it is renewed at half of that."""
+        return parse_time_span(self.listener_lock_period)
+
+    @property
+    def standby_pause(self) -> timedelta:
+        """The pause between two looks at a lock that another host has."""
+        return parse_time_span(self.listener_lock_recovery_polling_interval)
+
+
 class Extensions(msgspec.Struct, frozen=True, kw_only=True):
     """`extensions` of host.json."""
 
@@ -87,6 +113,7 @@ class HostJson(msgspec.Struct, frozen=True, kw_only=True):
 
     version: str
     extensions: Extensions = Extensions()
+    singleton: SingletonOptions = SingletonOptions()
 
 
 class _LocalSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,8 +186,27 @@ def worker_count(settings: Mapping[str, str]) -> int:
     return int(text)
 
 
+def time_zone(settings: Mapping[str, str]) -> tzinfo:
+    """The zone in which schedules are meant: the setting WEBSITE_TIME_ZONE or TZ, UTC by default.
+
+    Raises:
+        LoadError: there is no zone of that name.
+    """
+    name = settings.get("WEBSITE_TIME_ZONE") or settings.get("TZ") or "UTC"
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (ValueError, KeyError, OSError) as error:
+        raise LoadError(f"{name!r} (setting WEBSITE_TIME_ZONE or TZ) is not the name of a time zone") from error
+
+
+def host_id(app: Path, settings: Mapping[str, str]) -> str:
+    """The setting AzureFunctionsWebHost__hostId, or one for this user and folder."""
+    folder = hashlib.sha256(f"{getpass.getuser()}:{app}".encode()).hexdigest()[:16]
+    return settings.get("AzureFunctionsWebHost__hostId") or f"local-{folder}"
+
+
 def resolve(text: str, settings: Mapping[str, str]) -> str:
-    """Replace each `%NAME%` with the setting of that name.
+    """Replace each `%NAME%` with the setting of that name, in whatever case the setting is written.
 
     Raises:
         LoadError: there is no such setting.
@@ -168,10 +214,11 @@ def resolve(text: str, settings: Mapping[str, str]) -> str:
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
-        if name not in settings:
+        if name.lower() not in values:
             raise LoadError(f"'%{name}%' does not resolve to a value: there is no setting {name}")
-        return settings[name]
+        return values[name.lower()]
 
+    values = {name.lower(): value for name, value in settings.items()}
     return _SETTING.sub(value, text)
 
 

@@ -30,7 +30,7 @@ class HostStartError(Exception):
 class HostProcess:
     """A local host, started on entering the `with` block and ended in an orderly way on leaving it.
 
-    It can be ended and started again any number of times, on the same port and with the same timer status.
+    It can be ended and started again any number of times, on the same port.
     """
 
     def __init__(
@@ -40,7 +40,6 @@ class HostProcess:
         *,
         port: int = 0,
         lease_seconds: int = 600,
-        state: Path | None = None,
         start_seconds: float = 30,
     ) -> None:
         """Prepare; nothing is started yet.
@@ -50,7 +49,6 @@ class HostProcess:
             env: the whole environment of the host: nothing of this process's is passed on.
             port: where it listens; 0 takes a free port, and keeps it as long as this object lives.
             lease_seconds: how long a queue message stays invisible when the host dies with it.
-            state: folder for the timers' status; by default one that is deleted with this object.
             start_seconds: how long it may take to be ready.
         """
         self._app = app
@@ -63,7 +61,6 @@ class HostProcess:
         resources.callback(shutil.rmtree, folder, ignore_errors=True)
         # Not at the end of the `with` block, after which the logs can still be read and the host started again.
         weakref.finalize(self, resources.close)
-        self._state = state or folder / "state"
         self._output_path = folder / "output.txt"
         self._logs_path = folder / "logs.txt"
         self._process: subprocess.Popen[bytes] | None = None
@@ -110,7 +107,7 @@ class HostProcess:
         """
         assert not self.is_running, "the host runs already"
         command = [sys.executable, "-m", "dev.host", "--app", str(self._app), "--port", str(self._port)]
-        command += ["--state", str(self._state), "--lease-seconds", str(self._lease_seconds), "--stop-with-stdin"]
+        command += ["--lease-seconds", str(self._lease_seconds), "--stop-with-stdin"]
         with self._output_path.open("wb") as output, self._logs_path.open("wb") as logs:
             self._process = subprocess.Popen(
                 command,

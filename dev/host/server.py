@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from dev.host.config import HostJson
+from dev.host.config import HostJson, time_zone
 from dev.host.ending import HTTP_DRAIN_SECONDS, Activity, Ending, wind_down
 from dev.host.errors import LoadError
 from dev.host.http import Fire, Route, application
 from dev.host.surroundings import Surroundings
-from dev.host.timers import TimerListener, TimerStore
 from dev.host.worker import Function, IndexedFunction, Worker
 from dev.host.worker_process import WorkerGroup
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from azure.storage.queue.aio import QueueServiceClient
 
     from dev.host.queues import QueueListener
+    from dev.host.timers import Timers
 
 _logger = logging.getLogger("host")
 
@@ -36,7 +36,7 @@ class Options:
         app: absolute path of the folder with function_app.py.
         settings: the app settings, environment included.
         url: where the host listens, without a slash at the end.
-        state: folder for what must outlive the process.
+        host_id: hosts with the same one share the timers' locks and status.
         lease_seconds: see `QueueListener`.
         workers: how many processes call functions.
     """
@@ -45,7 +45,7 @@ class Options:
     host_json: HostJson
     settings: Mapping[str, str]
     url: str
-    state: Path
+    host_id: str
     lease_seconds: float
     workers: int = 1
 
@@ -90,7 +90,7 @@ class _Triggers:
 
     def __init__(self, options: Options, worker: Worker, ending: Ending, activity: Activity) -> None:
         self.routes: list[Route] = []
-        self.listeners: list[QueueListener | TimerListener] = []
+        self.listeners: list[QueueListener | Timers] = []
         self.fire: dict[str, Fire] = {}
         self.started: set[asyncio.Task[None]] = set()
         self.descriptions: list[str] = []
@@ -101,7 +101,7 @@ class _Triggers:
         self._surroundings = Surroundings()
         self._services: dict[str, QueueServiceClient] = {}
         self._wakes: dict[str, dict[str, asyncio.Event]] = {}
-        self._store = TimerStore(options.state / "timers.json")
+        self._timers: Timers | None = None
 
     async def add(self, indexed: IndexedFunction, resources: AsyncExitStack) -> None:
         """Make the listener of one function; clients are closed with `resources`.
@@ -119,7 +119,7 @@ class _Triggers:
                 case "queueTrigger":
                     description = await self._add_queue(function, resources)
                 case _:
-                    description = self._add_timer(function)
+                    description = await self._add_timer(function, resources)
         except LoadError as error:
             _logger.error("function %s does not run: %s", indexed.name, error)  # noqa: TRY400
             return
@@ -155,10 +155,28 @@ class _Triggers:
         self.fire[function.name] = self._starter(listener.call_with)
         return f"queue {function.trigger['queueName']}"
 
-    def _add_timer(self, function: Function) -> str:
-        listener = TimerListener(self._worker, function, self._store, stopping=self._ending.stopping)
-        self.listeners.append(listener)
-        self.fire[function.name] = self._starter(listener.fire_now)
+    async def _add_timer(self, function: Function, resources: AsyncExitStack) -> str:
+        from dev.host.storage import blob_service  # noqa: PLC0415
+        from dev.host.timers import Timers  # noqa: PLC0415
+
+        if self._timers is None:
+            zone = time_zone(self._options.settings)
+            service = blob_service("AzureWebJobsStorage", self._options.settings, self._surroundings)
+            self._timers = Timers(
+                self._worker,
+                await resources.enter_async_context(service),
+                self._options.host_id,
+                self._options.host_json.singleton,
+                self._surroundings,
+                zone=zone,
+                activity=self._activity,
+                fail=self._ending.fail,
+                stopping=self._ending.stopping,
+            )
+            self.listeners.append(self._timers)
+        timers = self._timers
+        timers.add(function)
+        self.fire[function.name] = self._starter(lambda _: timers.fire_now(function.name))
         return f"timer {function.trigger['schedule']}"
 
     def _starter(self, call: Callable[[str], Coroutine[None, None, None]]) -> Fire:

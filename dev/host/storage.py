@@ -72,9 +72,10 @@ def _is_transient(error: AzureError) -> bool:
 
 
 def _retry_after(error: AzureError) -> float:
-    if isinstance(error, HttpResponseError) and error.response is not None:
+    response: Any = error.response if isinstance(error, HttpResponseError) else None
+    if response is not None:
         with contextlib.suppress(ValueError):
-            return float(error.response.headers.get("Retry-After", ""))
+            return float(response.headers.get("Retry-After", ""))
     return 0.0
 
 

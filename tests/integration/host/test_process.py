@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from dev.azurite import Azurite
 from dev.host import HostProcess, HostStartError
 from dev.ports import HOST
 from tests.integration.host.apps import App, eventually
@@ -133,7 +134,7 @@ class TestWorkers:
         assert host.terminate() == 0
         assert all(is_gone(worker) for worker in second)
 
-    def test_end_when_their_host_is_killed(self, app: App, serve: Serve) -> None:
+    def test_end_when_their_host_is_killed(self, app: App, serve: Serve, azurite: Azurite) -> None:
         app.write(
             PID
             + """
@@ -142,7 +143,7 @@ async def tick(timer: func.TimerRequest) -> None:
     note(pid=os.getpid())
 """
         )
-        host = serve(FUNCTIONS_WORKER_PROCESS_COUNT="2")
+        host = serve(FUNCTIONS_WORKER_PROCESS_COUNT="2", AzureWebJobsStorage=azurite.connection_string)
         workers = both(host)
         app.await_notes(2)
 
