@@ -324,7 +324,11 @@ def _receiver() -> "Receiver":
     from shared.services.receive import Receiver
 
     settings = _settings()
-    express = Express(_raw_queues(), _express_decryptor, _now, _telemetry()) if settings.emergency_express else None
+    express = (
+        Express(_raw_queues(), _express_decryptor, _emergencies_expected, _now, _telemetry())
+        if settings.emergency_express
+        else None
+    )
     return Receiver(
         queues=_raw_queues(),
         signing_keys=SigningKeys(settings.login_endpoint),
@@ -351,6 +355,13 @@ def _decryptor() -> "Decryptor":
     if settings.call_records != "fetch":
         return _express_decryptor()
     return replace(_express_decryptor(), completion=CallRecordFetch(_call_records(), settings.tenant_ids))
+
+
+async def _emergencies_expected() -> bool:
+    from shared.domain.resources import EMERGENCY_CALL_EVENTS
+
+    state = await _renewal_states().latest()
+    return state is not None and state.by_kind.get(EMERGENCY_CALL_EVENTS.key, 0) > 0
 
 
 @cache

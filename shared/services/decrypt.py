@@ -129,6 +129,10 @@ class Decryptor:
             self._report(queue, envelope, items, opened)
         return ExpressOutcome.DONE
 
+    async def fetch_key(self, certificate_id: str) -> None:
+        """Get a private key, if it can be had, so that it is there when it is needed."""
+        await self._keys((certificate_id,))
+
     async def _handle(self, unpacked: Unpacked, envelope: Envelope) -> None:
         items = [seal_of(bytes(raw)) for raw in envelope.notifications]
         keys = await self._keys({item.certificate_id for item in items if isinstance(item, Sealed)})
@@ -249,8 +253,7 @@ class Sealed:
     @property
     def certificate_id(self) -> str | None:
         """The certificate that its content names; None where it has none, or names none."""
-        found = None if self.content is None else self.content.get("encryptionCertificateId")
-        return found if isinstance(found, str) else None
+        return self.item.notification.certificate_id
 
 
 def seal_of(raw: bytes) -> Sealed | SwitchboardError:

@@ -8,9 +8,9 @@ If the process ends in between, the message shows by itself.
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from shared.domain.envelope import Envelope, RawMessage, pack
 from shared.domain.errors import UnavailableError
@@ -27,6 +27,7 @@ WAIT_SECONDS: Final = 0.5
 """How long the private key, and Graph's answer, are waited for."""
 
 _MOST_ITEMS: Final = 4
+_AFTER_SECONDS: Final = 1.0  # by when the POST has been answered
 _NO_KEY_FOR: Final = timedelta(seconds=20)
 _AT_ONCE: Final = timedelta(0)
 
@@ -37,6 +38,7 @@ class Decryptor(Protocol):
     """See `shared.services.decrypt.Decryptor`."""
 
     async def write_now(self, envelope: Envelope, *, queue: str, key_seconds: float) -> ExpressOutcome: ...
+    async def fetch_key(self, certificate_id: str) -> None: ...
 
 
 class Hidden(NamedTuple):
@@ -53,6 +55,7 @@ class Express:
         self,
         queues: RawQueues,
         decryptor: Callable[[], Decryptor],
+        expected: Callable[[], Awaitable[bool]],
         now: Callable[[], datetime],
         telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
@@ -61,14 +64,17 @@ class Express:
         Args:
             queues: where raw messages are put, shown and deleted.
             decryptor: makes it, or gives the one that there is; not called before the raw message is durable.
+            expected: whether an emergency subscription is alive; raises UnavailableError.
             now: the clock, aware.
             telemetry: is told what became of each attempt.
         """
         self._queues = queues
         self._decryptor = decryptor
+        self._expected = expected
         self._now = now
         self._telemetry = telemetry
         self._no_key_until: datetime | None = None
+        self._ahead: asyncio.TimerHandle | None = None
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def send(self, raws: Sequence[bytes], *, received: datetime, traceparent: str) -> Hidden | None:
@@ -90,7 +96,27 @@ class Express:
 
     def begin(self, hidden: Hidden) -> asyncio.Task[None]:
         """Open it in a task of its own: a put that has begun must not be cancelled with the answer to Graph."""
-        task = asyncio.create_task(self._handle(hidden))
+        return self._start(self._handle(hidden))
+
+    def fetch_ahead(self, certificate_id: str) -> None:
+        """Soon after the first authentic rich notification, get the key that the first emergency would wait for.
+
+        Args:
+            certificate_id: the version that the notification names.
+        """
+        if self._ahead is None:
+            begin = asyncio.get_running_loop().call_later
+            self._ahead = begin(_AFTER_SECONDS, lambda: self._start(self._fetch_ahead(certificate_id)))
+
+    async def _fetch_ahead(self, certificate_id: str) -> None:
+        try:
+            if await self._expected():
+                await self._decryptor().fetch_key(certificate_id)
+        except UnavailableError as error:
+            _log.info("express: no key fetched ahead: reason=%s", error.reason)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return task

@@ -175,7 +175,13 @@ class Receiver:
         if uncovered:
             ids = (item.notification.subscription_id for item in uncovered)
             self._refuse("not-covered-by-a-validation-token", len(uncovered), lambda: ids)
-        return await self._enqueue(lanes, received, traceparent)
+        begun = await self._enqueue(lanes, received, traceparent)
+        if self.express is not None and covered:
+            vouched = (item.notification for item in known if item.notification.tenant in covered)
+            named = next((found for one in vouched if (found := one.certificate_id) is not None), None)
+            if named is not None:
+                self.express.fetch_ahead(named)
+        return begun
 
     async def _items(self, collection: Collection, lanes: dict[str, list[bytes]]) -> list[Item]:
         """The authentic items; those that cannot be read are on their way to where decrypting parks them."""

@@ -107,6 +107,8 @@ class World:
     written: list[str] = field(default_factory=list)
     made: int = 0  # decryptors: how often one was asked for
     began: datetime = START  # the time in virtual time
+    expected: bool = False  # whether an emergency subscription is alive
+    expected_asked: int = 0
 
     def __post_init__(self) -> None:
         self.queues = SlowQueues(self.storage, self)
@@ -161,6 +163,10 @@ class World:
             telemetry=self.telemetry,
         )
 
+    async def emergencies_expected(self) -> bool:
+        self.expected_asked += 1
+        return self.expected
+
     def receiver(self) -> Receiver:
         return Receiver(
             queues=self.raw_queues(),
@@ -172,7 +178,7 @@ class World:
             max_body_bytes=10**6,
             now=self.now,
             log=PacedLog(logging.getLogger("shared.services.receive"), self.now),
-            express=Express(self.raw_queues(), self.decryptor, self.now, self.telemetry),
+            express=Express(self.raw_queues(), self.decryptor, self.emergencies_expected, self.now, self.telemetry),
         )
 
     def usual_way(self) -> None:
@@ -380,6 +386,32 @@ def test_a_fault_of_ours_shows_the_message_and_tells_no_data(caplog: pytest.LogC
     assert world.outcomes == [ExpressOutcome.FAILED]
     assert "ZeroDivisionError" in caplog.text
     assert "1234567" not in caplog.text
+
+
+# --- the key, ahead of the first emergency ---------------------------------------------------------------------------
+
+
+def call(**changes: Any) -> dict[str, Any]:
+    to = Addressee(TENANT, STATE, Recipient.of(PAIR, CERTIFICATE_ID))
+    return {**change_notification(build(Kind.CALL_STARTED), to), **changes}
+
+
+def test_the_key_is_fetched_once_after_the_first_authentic_call_where_an_emergency_may_come() -> None:
+    world = World(expected=True, key_seconds=2)
+    assert post(world, body(call()), body(call())) == [(202, 0.0)] * 2
+    assert (world.keys_asked, world.expected_asked) == (1, 1)
+
+
+def test_no_key_is_fetched_where_no_emergency_may_come() -> None:
+    world = World(expected=False)
+    post(world, body(call()))
+    assert (world.keys_asked, world.made, world.expected_asked) == (0, 0, 1)
+
+
+def test_nothing_that_is_not_vouched_for_has_a_key_fetched() -> None:
+    world = World(expected=True)
+    post(world, body(call(), token=False), body(call(clientState="guessed")), b"{}")
+    assert (world.keys_asked, world.expected_asked) == (0, 0)
 
 
 # --- time -----------------------------------------------------------------------------------------------------------
