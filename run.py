@@ -4,9 +4,12 @@
     python3 run.py demo             the whole app, end to end, on this machine
     python3 run.py start            the app and what it talks to, until Ctrl-C
     python3 run.py test [...]       the tests; arguments go to pytest, and --repeat N runs them N times
-    python3 run.py lint             ruff, mypy, and Microsoft's parser on the queries
+    python3 run.py lint [--az]      ruff, mypy, and Microsoft's own parsers on the queries and the Bicep templates;
+                                    --az: the Azure CLI's, too, on what documents and hooks tell it
     python3 run.py bench [...]      the measurements; arguments go to them
     python3 run.py audit            known vulnerabilities, licences, and a bill of materials
+    python3 run.py package          what is deployed, in dist/; --check: install it as Azure does, and start it
+    python3 run.py grant            give the deployed app the Graph permissions that it needs; arguments go to it
 
 The first run sets the checkout up: a Python 3.13 or newer, the locked Python packages in .venv, Node.js and Azurite.
 Every later run starts at once and needs no network. Standard library only; runs on Python 3.9 or newer.
@@ -55,11 +58,20 @@ COMMANDS: Mapping[str, Sequence[Sequence[str]]] = {
     "demo": [["dev.demo"]],
     "start": [["dev.start"]],
     "test": [["dev.suite"]],
-    "lint": [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["dev.kql"]],
+    "lint": [
+        ["ruff", "check"],
+        ["ruff", "format", "--check"],
+        ["mypy"],
+        ["dev.kql"],
+        ["dev.templates"],
+        ["dev.az_commands"],
+    ],
     "bench": [["bench"]],
     "audit": [["dev.audit"]],
+    "package": [],  # needs no set-up
+    "grant": [["infra.graph_permissions"]],
 }
-TAKES_ARGUMENTS = {"demo", "start", "test", "bench", "audit"}
+WITHOUT_NODE = {"grant"}
 
 
 class SetupError(Exception):
@@ -77,7 +89,9 @@ def main(arguments: Sequence[str]) -> int:
     command, extra = parse(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        set_up()
+        if command == "package":
+            return package(extra)
+        set_up(node=command not in WITHOUT_NODE)
         return run(command, extra)
     except SetupError as error:
         print(f"run.py: {error}", file=sys.stderr)
@@ -95,8 +109,6 @@ def parse(arguments: Sequence[str]) -> Tuple[str, List[str]]:
     parser.add_argument("command", choices=sorted(COMMANDS), help="what to do")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on")
     parsed = parser.parse_args(arguments)
-    if parsed.arguments and parsed.command not in TAKES_ARGUMENTS:
-        parser.error(f"{parsed.command} takes no arguments")
     return parsed.command, parsed.arguments
 
 
@@ -104,9 +116,13 @@ def parse(arguments: Sequence[str]) -> Tuple[str, List[str]]:
 
 
 def run(command: str, extra: Sequence[str]) -> int:
-    """Run a command's modules in the virtual environment and return the exit code: the first that is not 0."""
+    """Run a command's modules in the virtual environment and return the exit code: the first that is not 0.
+
+    The last module gets the arguments.
+    """
     os.chdir(ROOT)
-    *first, last = ([str(VENV_PYTHON), "-m", *module, *extra] for module in COMMANDS[command])
+    *first, last = ([str(VENV_PYTHON), "-m", *module] for module in COMMANDS[command])
+    last += extra
     codes = [_run_child(line) for line in first]
     if not WINDOWS and not any(codes):
         # In our own place, so that signals and the exit code need no passing on.
@@ -126,21 +142,67 @@ def _run_child(line: Sequence[str]) -> int:
         return 128 - code if code < 0 else code
 
 
+# The deployment package
+
+
+def package(arguments: Sequence[str]) -> int:
+    """Make the package; with `--check`, install it as Azure's build does and start it. Returns the exit code.
+
+    Raises:
+        SetupError: the package cannot be made or installed.
+    """
+    from dev.package import ARCHIVE, FOLDER, PackageError, write  # noqa: PLC0415 - no other command needs it
+
+    if list(arguments) not in ([], ["--check"]):
+        print("usage: run.py package [--check]", file=sys.stderr)
+        return 2
+    try:
+        print(f"{FOLDER}, {ARCHIVE}: {write(ROOT, ROOT)} files", flush=True)
+        return check_package(ROOT / FOLDER) if arguments else 0
+    except PackageError as error:
+        raise SetupError(str(error)) from error
+
+
+def check_package(app: Path) -> int:
+    """Install a package into an empty environment, look at what that brought, and start it. Returns the exit code.
+
+    Raises:
+        SetupError: it cannot be installed.
+    """
+    if sys.platform != "linux":
+        raise SetupError("package --check installs what Azure installs, which takes Linux")
+    TOOLS.mkdir(exist_ok=True)
+    folder = TOOLS / "package"
+    shutil.rmtree(folder, ignore_errors=True)
+    python, packages = folder / "venv" / "bin" / "python", folder / "packages"
+    _step("Making an empty environment", [*find_python(newer=False), "-m", "venv", str(folder / "venv")])
+    # As Oryx does it. Hashes are demanded because the file has them; --no-deps would hide a line that is missing.
+    install = ["-m", "pip", "install", "--prefer-binary", "-r", str(app / "requirements.txt"), f"--target={packages}"]
+    _step("Installing what the package requires", [str(python), *install])
+    # Only the host, so that nothing of the checkout can stand in for what the package lacks.
+    shutil.copytree(ROOT / "dev" / "host", folder / "dev" / "host")
+    for name in ("__init__.py", "azurite.py", "package_check.py"):
+        shutil.copyfile(ROOT / "dev" / name, folder / "dev" / name)
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = str(packages)
+    return _run_child([str(python), "-m", "dev.package_check", str(app), str(packages)])
+
+
 # Setting up
 
 
-def set_up() -> None:
+def set_up(*, node: bool = True) -> None:
     """Bring .venv and Azurite to what the lock files say; nothing happens when they are already there.
 
     Raises:
         SetupError: something is missing that this script cannot get.
     """
-    if venv_is_current() and azurite_is_current():
+    if venv_is_current() and (azurite_is_current() or not node):
         return
     with _one_at_a_time():
         if not venv_is_current():
             make_venv(find_python())
-        if not azurite_is_current():
+        if node and not azurite_is_current():
             install_azurite(find_node())
 
 
@@ -230,10 +292,11 @@ def install_azurite(node: Node) -> None:
 # Python
 
 
-def find_python() -> List[str]:
-    """A command for the first Python that is new enough; one is fetched if there is none."""
+def find_python(*, newer: bool = True) -> List[str]:
+    """A command for the first Python that is new enough; one is fetched if there is none. `newer`: 3.14 will do."""
     for candidate in python_candidates(Path.home()):
-        if is_new_enough(_output([*candidate, "-c", PROBE])):
+        version = _output([*candidate, "-c", PROBE])
+        if is_new_enough(version) and (newer or version_numbers(version) == OLDEST_PYTHON):
             return candidate
     return _fetch_python()
 
@@ -260,10 +323,13 @@ def _patch_number(folder: Path) -> int:
 
 def is_new_enough(version: Optional[str]) -> bool:
     """Whether text like `3.13.1` is a version that the app runs on; no text is none."""
-    if version is None:
-        return False
-    numbers = version.strip().split(".")
-    return len(numbers) == 3 and all(map(str.isdigit, numbers)) and (int(numbers[0]), int(numbers[1])) >= OLDEST_PYTHON
+    return version_numbers(version) >= OLDEST_PYTHON
+
+
+def version_numbers(version: Optional[str]) -> Tuple[int, int]:
+    """(3, 13) from text like `3.13.1`; (0, 0) from anything else."""
+    numbers = (version or "").strip().split(".")
+    return (int(numbers[0]), int(numbers[1])) if len(numbers) == 3 and all(map(str.isdigit, numbers)) else (0, 0)
 
 
 def _fetch_python() -> List[str]:

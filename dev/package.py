@@ -1,43 +1,70 @@
-"""The deployment package: what .funcignore leaves of this checkout, as a zip file.
+"""`python3 run.py package`: what is deployed, as the folder dist/app and as dist/switchboard.zip.
 
-    python -m dev.package dist/switchboard.zip
-
-`azd deploy` and `func azure functionapp publish` make the same for themselves; this is for pipelines that deploy a
-file. Packages of requirements.txt are not in it: the platform installs them (a remote build).
+azd packs the folder (azure.yaml: `dist`), a pipeline may deploy the file; both hold the same bytes. Standard library
+only, Python 3.9 or newer: azd runs this on whatever machine deploys, before anything is set up.
 """
 
-import os
-import sys
+from __future__ import annotations
+
+import shutil
 import zipfile
 from pathlib import Path
 
-import pathspec
-
 ROOT = Path(__file__).resolve().parents[1]
+FOLDER = "dist/app"
+ARCHIVE = "dist/switchboard.zip"
+
+SINGLE_FILES = ("function_app.py", "host.json")
+APP_FOLDER = "shared"
+APP_SUFFIXES = (".py", ".css", ".html")
+LOCK = "requirements.lock"  # becomes requirements.txt, the name that a remote build installs
+
+_MODE = 0o644
+_REGULAR_FILE = 0o100000
 
 
-def files(root: Path) -> list[str]:
-    """Paths, relative to the checkout and with slashes, of the files that a deployment takes from it."""
-    ignored = pathspec.GitIgnoreSpec.from_lines((root / ".funcignore").read_text(encoding="utf-8").splitlines())
-    found = []
-    for folder, names, leaves in os.walk(root):
-        relative = Path(folder).relative_to(root)
-        names[:] = [name for name in names if not ignored.match_file(f"{(relative / name).as_posix()}/")]
-        found += [(relative / leaf).as_posix() for leaf in leaves]
-    return sorted(path for path in found if not ignored.match_file(path))
+class PackageError(Exception):
+    """The package cannot be made, or is not what it has to be; the message says why, in one line."""
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Every file of the package by its path in it (with slashes), in order.
+
+    Raises:
+        PackageError: the app's folder holds a file of a kind that the app does not use.
+    """
+    found = {name: (root / name).read_bytes() for name in SINGLE_FILES}
+    found["requirements.txt"] = (root / LOCK).read_bytes()
+    for path in (root / APP_FOLDER).rglob("*"):
+        if path.is_dir() or "__pycache__" in path.parts:
+            continue
+        name = path.relative_to(root).as_posix()
+        if path.suffix not in APP_SUFFIXES:
+            raise PackageError(f"{name} is no part of the app: take it away, or name its suffix in dev/package.py")
+        found[name] = path.read_bytes()
+    return dict(sorted(found.items()))
 
 
 def write(root: Path, target: Path) -> int:
-    """Write the package and return how many files are in it. The same files always make the same bytes."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    paths = files(root)
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as package:
-        for path in paths:
-            package.writestr(zipfile.ZipInfo(path), (root / path).read_bytes(), zipfile.ZIP_DEFLATED)
-    return len(paths)
+    """Write the folder and the zip file of it under `target`; return how many files are in each.
 
+    The same checkout always makes the same bytes: dates are left out, and every file may be read by everybody and
+    run by nobody.
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2 or not sys.argv[1].endswith(".zip"):
-        sys.exit("usage: python -m dev.package FILE.zip")
-    print(f"{sys.argv[1]}: {write(ROOT, Path(sys.argv[1]))} files")
+    Raises:
+        PackageError: see `contents`.
+    """
+    files = contents(root)
+    folder, archive = target / FOLDER, target / ARCHIVE
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        path.chmod(_MODE)
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as package:
+        for name, data in files.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = (_REGULAR_FILE | _MODE) << 16
+            package.writestr(entry, data, zipfile.ZIP_DEFLATED)
+    return len(files)
