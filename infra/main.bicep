@@ -14,8 +14,18 @@ param environmentName string
 })
 param location string
 
-@description('Object id of whoever deploys: may create the certificate and the secret, and upload the desired state. Empty for none.')
+@description('Object id of whoever deploys; azd knows it.')
 param principalId string = ''
+
+@description('What whoever deploys is; azd knows it.')
+@allowed([
+  'User'
+  'ServicePrincipal'
+])
+param principalType string = 'User'
+
+@description('Let whoever deploys create the certificate and the secrets, and upload the desired state, as the deployment hook does.')
+param deployerRights bool = true
 
 @description('Microsoft Entra tenants whose notifications are accepted, comma-separated. Empty for the tenant deployed to.')
 param graphTenantIds string = ''
@@ -29,8 +39,35 @@ param federatedAppId string = ''
 @description('Put storage and Key Vault behind private endpoints. The notification endpoint stays public: Graph has to reach it.')
 param vnetEnabled bool = false
 
+@description('With vnetEnabled: leave storage and Key Vault open to the public for now. A live app joins the network first and is closed by the next provision.')
+param keepPublicAccess bool = false
+
 @description('With vnetEnabled: a public IPv4 address that still reaches storage and Key Vault, for the deployment hook. Empty for none.')
 param deployerIpAddress string = ''
+
+@description('With vnetEnabled: address range of the network.')
+param networkPrefix string = '10.0.0.0/16'
+
+@description('With vnetEnabled: address range of the subnet that the app joins, /27 at least.')
+param appSubnetPrefix string = '10.0.0.0/24'
+
+@description('With vnetEnabled: address range of the subnet of the private endpoints.')
+param endpointSubnetPrefix string = '10.0.1.0/27'
+
+@description('With vnetEnabled: id of an existing subnet that the app joins, delegated to Microsoft.App/environments. Empty to make a network.')
+param appSubnetId string = ''
+
+@description('With appSubnetId: id of an existing subnet for the private endpoints.')
+param endpointSubnetId string = ''
+
+@description('With vnetEnabled: id of the resource group that has the private DNS zones already, as of a hub. Empty to make them.')
+param dnsZoneGroupId string = ''
+
+@description('Addresses and ranges that may call the app, such as those from which Graph sends. Empty for everybody.')
+param allowedSenders string[] = []
+
+@description('Addresses and ranges that may deploy code. Empty for everybody who has the right to.')
+param allowedDeployers string[] = []
 
 @description('Instances kept warm for the HTTP functions. Without one, a cold start can outlast the 3 seconds that Graph waits.')
 @minValue(0)
@@ -105,10 +142,25 @@ param maxBodyBytes int = 4194304
 @minValue(1)
 param eventDataDays int = 30
 
+@description('Days that a deleted or overwritten blob can still be read.')
+@minValue(1)
+@maxValue(365)
+param deletedBlobDays int = 7
+
+@description('Keep Key Vault from being purged before 90 days are over. It cannot be taken back, and azd up after azd down fails until then.')
+param purgeProtection bool = false
+
+@description('Log who reads queues, those of events included. Each poll of an empty queue is a line too.')
+param logQueueReads bool = false
+
 @description('Days that logs and metrics are kept.')
 @minValue(30)
 @maxValue(730)
 param logRetentionDays int = 30
+
+@description('GB of logs and metrics a day after which the workspace takes no more until the next day; alerts are blind then. 0 for no limit.')
+@minValue(0)
+param dailyCapGB int = 0
 
 @description('Where alerts are sent. Empty: they only show in the portal.')
 param alertEmail string = ''
@@ -147,115 +199,164 @@ param silenceMinutes int = 0
 var tags = {
   'azd-env-name': environmentName
 }
-var token = toLower(uniqueString(subscription().id, environmentName, location))
 var tenantIds = empty(graphTenantIds) ? tenant().tenantId : graphTenantIds
 
-resource group 'Microsoft.Resources/resourceGroups@2024-03-01' = {
+// Names are computed here and handed on: `azd provision --preview` cannot show what depends on the output of a module.
+// What depends on a module by its name alone says so itself (dependsOn).
+var token = toLower(uniqueString(subscription().id, environmentName, location))
+var identityName = 'id-${token}'
+var networkName = 'vnet-${token}'
+var storageName = 'st${token}'
+var vaultName = 'kv-${token}'
+var workspaceName = 'log-${token}'
+var insightsName = 'appi-${token}'
+var functionName = 'func-${token}'
+
+var ownNetwork = vnetEnabled && empty(appSubnetId)
+var subnetIds = ownNetwork ? {
+  app: resourceId(subscription().subscriptionId, group.name, 'Microsoft.Network/virtualNetworks/subnets', networkName, 'app')
+  endpoints: resourceId(subscription().subscriptionId, group.name, 'Microsoft.Network/virtualNetworks/subnets', networkName, 'endpoints')
+} : {
+  app: appSubnetId
+  endpoints: endpointSubnetId
+}
+var workspaceId = resourceId(subscription().subscriptionId, group.name, 'Microsoft.OperationalInsights/workspaces', workspaceName)
+
+resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
   name: 'rg-${environmentName}'
   location: location
   tags: tags
 }
 
 module identity './app/identity.bicep' = {
-  name: 'identity'
   scope: group
   params: {
-    name: 'id-${token}'
+    name: identityName
     location: location
     tags: tags
   }
 }
 
-module network './app/network.bicep' = if (vnetEnabled) {
-  name: 'network'
+module network './app/network.bicep' = if (ownNetwork) {
   scope: group
   params: {
-    name: 'vnet-${token}'
+    name: networkName
     location: location
     tags: tags
+    prefix: networkPrefix
+    appSubnetPrefix: appSubnetPrefix
+    endpointSubnetPrefix: endpointSubnetPrefix
   }
 }
 
 module storage './app/storage.bicep' = {
-  name: 'storage'
   scope: group
   params: {
-    name: 'st${token}'
+    name: storageName
     location: location
     tags: tags
-    private: vnetEnabled
+    closed: vnetEnabled && !keepPublicAccess
     deployerIpAddress: deployerIpAddress
     eventDataDays: eventDataDays
+    deletedBlobDays: deletedBlobDays
   }
 }
 
 module monitoring './app/monitoring.bicep' = {
-  name: 'monitoring'
   scope: group
   params: {
-    workspaceName: 'log-${token}'
-    insightsName: 'appi-${token}'
+    workspaceName: workspaceName
+    insightsName: insightsName
     location: location
     tags: tags
     retentionDays: logRetentionDays
+    dailyCapGB: dailyCapGB
   }
 }
 
 module vault './app/vault.bicep' = {
-  name: 'vault'
   scope: group
   params: {
-    name: 'kv-${token}'
+    name: vaultName
     location: location
     tags: tags
-    private: vnetEnabled
+    closed: vnetEnabled && !keepPublicAccess
     deployerIpAddress: deployerIpAddress
-    workspaceId: monitoring.outputs.workspaceId
+    purgeProtection: purgeProtection
+    workspaceId: workspaceId
   }
+  dependsOn: [
+    monitoring
+  ]
+}
+
+module audit './app/audit.bicep' = if (logQueueReads) {
+  scope: group
+  params: {
+    storageName: storageName
+    workspaceId: workspaceId
+  }
+  dependsOn: [
+    monitoring
+    storage
+  ]
 }
 
 module endpoints './app/endpoints.bicep' = if (vnetEnabled) {
-  name: 'endpoints'
   scope: group
   params: {
     location: location
     tags: tags
-    networkId: vnetEnabled ? network.outputs.id : ''
-    subnetId: vnetEnabled ? network.outputs.endpointSubnetId : ''
-    storageName: storage.outputs.name
-    vaultName: vault.outputs.name
+    networkId: join(take(split(subnetIds.endpoints, '/'), 9), '/') // a subnet's id begins with its network's
+    subnetId: subnetIds.endpoints
+    zoneGroupId: dnsZoneGroupId
+    storageName: storageName
+    vaultName: vaultName
   }
+  dependsOn: [
+    network
+    storage
+    vault
+  ]
 }
 
 module access './app/access.bicep' = {
-  name: 'access'
   scope: group
   params: {
+    // The name of a role assignment is made of the identity's id, which only Azure knows; another name for the same
+    // three would be refused (RoleAssignmentExists), so a preview cannot show these.
+    #disable-next-line what-if-short-circuiting
     identityPrincipalId: identity.outputs.principalId
-    deployerPrincipalId: principalId
-    storageName: storage.outputs.name
-    vaultName: vault.outputs.name
-    insightsName: monitoring.outputs.insightsName
+    deployerPrincipalId: deployerRights ? principalId : ''
+    deployerPrincipalType: principalType
+    storageName: storageName
+    vaultName: vaultName
+    insightsName: insightsName
     signInAppId: signInAppId
     tenantIds: tenantIds
   }
+  dependsOn: [
+    monitoring
+    storage
+    vault
+  ]
 }
 
 module app './app/function.bicep' = {
-  name: 'app'
   scope: group
   params: {
-    name: 'func-${token}'
+    name: functionName
     planName: 'plan-${token}'
     location: location
     tags: tags
-    identityId: identity.outputs.id
+    identityId: resourceId(subscription().subscriptionId, group.name, 'Microsoft.ManagedIdentity/userAssignedIdentities', identityName)
     identityClientId: identity.outputs.clientId
-    storageName: storage.outputs.name
-    packageContainer: storage.outputs.packageContainer
+    storageName: storageName
     insightsConnectionString: monitoring.outputs.connectionString
-    vaultUri: vault.outputs.uri
-    subnetId: vnetEnabled ? network.outputs.appSubnetId : ''
+    vaultUri: 'https://${vaultName}${environment().suffixes.keyvaultDns}/'
+    subnetId: vnetEnabled ? subnetIds.app : ''
+    allowedSenders: allowedSenders
+    allowedDeployers: allowedDeployers
     alwaysReadyInstances: alwaysReadyInstances
     alwaysReadyEmergencyInstances: alwaysReadyEmergencyInstances
     httpConcurrency: httpConcurrency
@@ -276,29 +377,34 @@ module app './app/function.bicep' = {
   dependsOn: [
     access
     endpoints
+    network
+    storage
+    vault
   ]
 }
 
 module workbook './app/workbook.bicep' = {
-  name: 'workbook'
   scope: group
   params: {
     location: location
     tags: tags
-    workspaceId: monitoring.outputs.workspaceId
-    storageName: storage.outputs.name
+    workspaceId: workspaceId
+    storageName: storageName
     runbookUrl: runbookUrl
   }
+  dependsOn: [
+    monitoring
+    storage
+  ]
 }
 
 module alerts './app/alerts.bicep' = {
-  name: 'alerts'
   scope: group
   params: {
     location: location
     tags: tags
-    workspaceId: monitoring.outputs.workspaceId
-    insightsId: monitoring.outputs.insightsId
+    workspaceId: workspaceId
+    insightsId: resourceId(subscription().subscriptionId, group.name, 'Microsoft.Insights/components', insightsName)
     notificationUrl: app.outputs.notificationUrl
     email: alertEmail
     runbookUrl: runbookUrl
@@ -311,10 +417,10 @@ module alerts './app/alerts.bicep' = {
 output AZURE_LOCATION string = location
 output AZURE_TENANT_ID string = tenant().tenantId
 output AZURE_RESOURCE_GROUP string = group.name
-output AZURE_FUNCTION_NAME string = app.outputs.name
-output AZURE_FUNCTION_ID string = app.outputs.id
+output AZURE_FUNCTION_NAME string = functionName
+output AZURE_FUNCTION_ID string = resourceId(subscription().subscriptionId, group.name, 'Microsoft.Web/sites', functionName)
 output AZURE_IDENTITY_PRINCIPAL_ID string = identity.outputs.principalId
-output AZURE_KEY_VAULT_NAME string = vault.outputs.name
-output AZURE_STORAGE_ACCOUNT string = storage.outputs.name
+output AZURE_KEY_VAULT_NAME string = vaultName
+output AZURE_STORAGE_ACCOUNT string = storageName
 output CERTIFICATE_NAME string = certificateName
 output NOTIFICATION_URL string = app.outputs.notificationUrl

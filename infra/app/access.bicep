@@ -2,6 +2,7 @@
 
 param identityPrincipalId string
 param deployerPrincipalId string
+param deployerPrincipalType string
 param storageName string
 param vaultName string
 param insightsName string
@@ -19,25 +20,25 @@ var monitoringMetricsPublisher = '3913510d-42f4-4e42-8a64-420c390055eb'
 
 var signInTenants = empty(signInAppId) ? [] : split(replace(tenantIds, ' ', ''), ',')
 
-resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
+resource storage 'Microsoft.Storage/storageAccounts@2025-08-01' existing = {
   name: storageName
 }
 
-resource blobService 'Microsoft.Storage/storageAccounts/blobServices@2023-05-01' existing = {
+resource blobService 'Microsoft.Storage/storageAccounts/blobServices@2025-08-01' existing = {
   parent: storage
   name: 'default'
 }
 
-resource configContainer 'Microsoft.Storage/storageAccounts/blobServices/containers@2023-05-01' existing = {
+resource configContainer 'Microsoft.Storage/storageAccounts/blobServices/containers@2025-08-01' existing = {
   parent: blobService
   name: 'config'
 }
 
-resource vault 'Microsoft.KeyVault/vaults@2023-07-01' existing = {
+resource vault 'Microsoft.KeyVault/vaults@2026-02-01' existing = {
   name: vaultName
 }
 
-resource signIns 'Microsoft.KeyVault/vaults/secrets@2023-07-01' existing = [for tenantId in signInTenants: {
+resource signIns 'Microsoft.KeyVault/vaults/secrets@2026-02-01' existing = [for tenantId in signInTenants: {
   parent: vault
   name: 'presence-sign-in-${tenantId}'
 }]
@@ -109,6 +110,7 @@ resource deployerCertificates 'Microsoft.Authorization/roleAssignments@2022-04-0
   name: guid(vault.id, deployerPrincipalId, keyVaultCertificatesOfficer)
   properties: {
     principalId: deployerPrincipalId
+    principalType: deployerPrincipalType
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', keyVaultCertificatesOfficer)
   }
 }
@@ -118,6 +120,7 @@ resource deployerSecrets 'Microsoft.Authorization/roleAssignments@2022-04-01' = 
   name: guid(vault.id, deployerPrincipalId, keyVaultSecretsOfficer)
   properties: {
     principalId: deployerPrincipalId
+    principalType: deployerPrincipalType
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', keyVaultSecretsOfficer)
   }
 }
@@ -127,6 +130,7 @@ resource deployerConfig 'Microsoft.Authorization/roleAssignments@2022-04-01' = i
   name: guid(configContainer.id, deployerPrincipalId, storageBlobDataContributor)
   properties: {
     principalId: deployerPrincipalId
+    principalType: deployerPrincipalType
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', storageBlobDataContributor)
   }
 }

@@ -1,7 +1,9 @@
 // What has to be seen by a person. Each alert leads to its section of the runbook.
 
+import { Tags } from './types.bicep'
+
 param location string
-param tags object
+param tags Tags
 param workspaceId string
 param insightsId string
 param notificationUrl string
@@ -206,7 +208,7 @@ resource people 'Microsoft.Insights/actionGroups@2023-01-01' = if (!empty(email)
   }
 }
 
-resource rules 'Microsoft.Insights/scheduledQueryRules@2022-06-15' = [for alert in alerts: {
+resource rules 'Microsoft.Insights/scheduledQueryRules@2026-03-01' = [for alert in alerts: {
   name: 'switchboard-${alert.name}'
   location: location
   tags: tags

@@ -1,9 +1,12 @@
 // Private endpoints of storage and Key Vault, and the names that lead to them inside the network.
 
+import { Tags } from './types.bicep'
+
 param location string
-param tags object
+param tags Tags
 param networkId string
 param subnetId string
+param zoneGroupId string
 param storageName string
 param vaultName string
 
@@ -11,35 +14,27 @@ var services = [
   {
     name: 'blob'
     zone: 'privatelink.blob.${environment().suffixes.storage}'
-    targetId: storage.id
   }
   {
     name: 'queue'
     zone: 'privatelink.queue.${environment().suffixes.storage}'
-    targetId: storage.id
   }
   {
     name: 'vault'
     zone: 'privatelink.vaultcore.azure.net'
-    targetId: vault.id
   }
 ]
+// A resource group has one zone of a name, and a network one link to it: those of a hub are used where they are.
+var ownServices = empty(zoneGroupId) ? services : []
+var zoneGroup = empty(zoneGroupId) ? split(resourceGroup().id, '/') : split(zoneGroupId, '/')
 
-resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
-  name: storageName
-}
-
-resource vault 'Microsoft.KeyVault/vaults@2023-07-01' existing = {
-  name: vaultName
-}
-
-resource zones 'Microsoft.Network/privateDnsZones@2020-06-01' = [for service in services: {
+resource zones 'Microsoft.Network/privateDnsZones@2024-06-01' = [for service in ownServices: {
   name: service.zone
   location: 'global'
   tags: tags
 }]
 
-resource links 'Microsoft.Network/privateDnsZones/virtualNetworkLinks@2020-06-01' = [for (service, i) in services: {
+resource links 'Microsoft.Network/privateDnsZones/virtualNetworkLinks@2024-06-01' = [for (service, i) in ownServices: {
   parent: zones[i]
   name: 'app'
   location: 'global'
@@ -52,7 +47,7 @@ resource links 'Microsoft.Network/privateDnsZones/virtualNetworkLinks@2020-06-01
   }
 }]
 
-resource endpoints 'Microsoft.Network/privateEndpoints@2024-05-01' = [for service in services: {
+resource endpoints 'Microsoft.Network/privateEndpoints@2025-07-01' = [for service in services: {
   name: 'pe-${service.name}'
   location: location
   tags: tags
@@ -64,7 +59,7 @@ resource endpoints 'Microsoft.Network/privateEndpoints@2024-05-01' = [for servic
       {
         name: service.name
         properties: {
-          privateLinkServiceId: service.targetId
+          privateLinkServiceId: service.name == 'vault' ? resourceId('Microsoft.KeyVault/vaults', vaultName) : resourceId('Microsoft.Storage/storageAccounts', storageName)
           groupIds: [
             service.name
           ]
@@ -74,7 +69,7 @@ resource endpoints 'Microsoft.Network/privateEndpoints@2024-05-01' = [for servic
   }
 }]
 
-resource records 'Microsoft.Network/privateEndpoints/privateDnsZoneGroups@2024-05-01' = [for (service, i) in services: {
+resource records 'Microsoft.Network/privateEndpoints/privateDnsZoneGroups@2025-07-01' = [for (service, i) in services: {
   parent: endpoints[i]
   name: 'default'
   properties: {
@@ -82,9 +77,12 @@ resource records 'Microsoft.Network/privateEndpoints/privateDnsZoneGroups@2024-0
       {
         name: service.name
         properties: {
-          privateDnsZoneId: zones[i].id
+          privateDnsZoneId: resourceId(zoneGroup[2], zoneGroup[4], 'Microsoft.Network/privateDnsZones', service.zone)
         }
       }
     ]
   }
+  dependsOn: [
+    zones
+  ]
 }]

@@ -1,16 +1,19 @@
 // The plan, the function app and its settings.
 
+import { Tags } from './types.bicep'
+
 param name string
 param planName string
 param location string
-param tags object
+param tags Tags
 param identityId string
 param identityClientId string
 param storageName string
-param packageContainer string
 param insightsConnectionString string
 param vaultUri string
 param subnetId string
+param allowedSenders string[]
+param allowedDeployers string[]
 param alwaysReadyInstances int
 param alwaysReadyEmergencyInstances int
 param httpConcurrency int
@@ -41,11 +44,33 @@ var emergencyInstances = alwaysReadyEmergencyInstances > 0 ? [
   }
 ] : []
 
-resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
+var namedSenders = [for (sender, i) in allowedSenders: {
+  name: 'sender-${i}'
+  priority: 100 + i
+  action: 'Allow'
+  ipAddress: contains(sender, '/') ? sender : '${sender}/32'
+}]
+// The availability test of alerts.bicep comes from there.
+var availabilityTest = {
+  name: 'availability-test'
+  priority: 90
+  action: 'Allow'
+  tag: 'ServiceTag'
+  ipAddress: 'ApplicationInsightsAvailability'
+}
+var senderRules = empty(allowedSenders) ? [] : concat([availabilityTest], namedSenders)
+var deployerRules = [for (deployer, i) in allowedDeployers: {
+  name: 'deployer-${i}'
+  priority: 100 + i
+  action: 'Allow'
+  ipAddress: contains(deployer, '/') ? deployer : '${deployer}/32'
+}]
+
+resource storage 'Microsoft.Storage/storageAccounts@2025-08-01' existing = {
   name: storageName
 }
 
-resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
+resource plan 'Microsoft.Web/serverfarms@2025-03-01' = {
   name: planName
   location: location
   tags: tags
@@ -59,7 +84,7 @@ resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
   }
 }
 
-resource app 'Microsoft.Web/sites@2024-04-01' = {
+resource app 'Microsoft.Web/sites@2025-03-01' = {
   name: name
   location: location
   tags: union(tags, {
@@ -80,15 +105,19 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
     siteConfig: {
       minTlsVersion: '1.2'
       scmMinTlsVersion: '1.2'
-      ftpsState: 'Disabled'
       http20Enabled: true
       remoteDebuggingEnabled: false
+      ipSecurityRestrictions: senderRules
+      ipSecurityRestrictionsDefaultAction: empty(allowedSenders) ? 'Allow' : 'Deny'
+      scmIpSecurityRestrictions: deployerRules
+      scmIpSecurityRestrictionsDefaultAction: empty(allowedDeployers) ? 'Allow' : 'Deny'
+      scmIpSecurityRestrictionsUseMain: false
     }
     functionAppConfig: {
       deployment: {
         storage: {
           type: 'blobContainer'
-          value: '${storage.properties.primaryEndpoints.blob}${packageContainer}'
+          value: '${storage.properties.primaryEndpoints.blob}app-package'
           authentication: {
             type: 'UserAssignedIdentity'
             userAssignedIdentityResourceId: identityId
@@ -113,7 +142,7 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
   }
 }
 
-resource ftp 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = {
+resource ftp 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2025-03-01' = {
   parent: app
   name: 'ftp'
   properties: {
@@ -121,7 +150,7 @@ resource ftp 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01'
   }
 }
 
-resource scm 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01' = {
+resource scm 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2025-03-01' = {
   parent: app
   name: 'scm'
   properties: {
@@ -129,7 +158,7 @@ resource scm 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2024-04-01'
   }
 }
 
-resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
+resource settings 'Microsoft.Web/sites/config@2025-03-01' = {
   parent: app
   name: 'appsettings'
   properties: {
@@ -138,6 +167,7 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
     AzureWebJobsStorage__credential: 'managedidentity'
     AzureWebJobsStorage__clientId: identityClientId
     AZURE_CLIENT_ID: identityClientId
+    AZURE_TOKEN_CREDENTIALS: 'ManagedIdentityCredential'
     APPLICATIONINSIGHTS_CONNECTION_STRING: insightsConnectionString
     APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
     PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY: 'true'
@@ -163,9 +193,9 @@ resource settings 'Microsoft.Web/sites/config@2024-04-01' = {
     CALL_RECORDS: callRecords
     EMERGENCY_EXPRESS: emergencyExpress
     MAX_BODY_BYTES: string(maxBodyBytes)
+    // The host answers 500 to what is larger still, before it has read it into memory; a little over is ours to answer, by 413.
+    FUNCTIONS_REQUEST_BODY_SIZE_LIMIT: string(2 * maxBodyBytes)
   }
 }
 
-output name string = app.name
-output id string = app.id
 output notificationUrl string = 'https://${app.properties.defaultHostName}/api/notifications'

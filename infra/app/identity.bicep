@@ -1,13 +1,14 @@
+import { Tags } from './types.bicep'
+
 param name string
 param location string
-param tags object
+param tags Tags
 
-resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = {
+resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' = {
   name: name
   location: location
   tags: tags
 }
 
-output id string = identity.id
 output clientId string = identity.properties.clientId
 output principalId string = identity.properties.principalId

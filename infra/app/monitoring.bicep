@@ -1,10 +1,13 @@
+import { Tags } from './types.bicep'
+
 param workspaceName string
 param insightsName string
 param location string
-param tags object
+param tags Tags
 param retentionDays int
+param dailyCapGB int
 
-resource workspace 'Microsoft.OperationalInsights/workspaces@2023-09-01' = {
+resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' = {
   name: workspaceName
   location: location
   tags: tags
@@ -12,6 +15,9 @@ resource workspace 'Microsoft.OperationalInsights/workspaces@2023-09-01' = {
     retentionInDays: retentionDays
     sku: {
       name: 'PerGB2018'
+    }
+    workspaceCapping: {
+      dailyQuotaGb: dailyCapGB > 0 ? dailyCapGB : -1
     }
   }
 }
@@ -28,7 +34,4 @@ resource insights 'Microsoft.Insights/components@2020-02-02' = {
   }
 }
 
-output workspaceId string = workspace.id
-output insightsId string = insights.id
-output insightsName string = insights.name
 output connectionString string = insights.properties.ConnectionString

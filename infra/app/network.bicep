@@ -1,24 +1,29 @@
 // One network for the function app's way out and for the private endpoints.
 
+import { Tags } from './types.bicep'
+
 param name string
 param location string
-param tags object
+param tags Tags
+param prefix string
+param appSubnetPrefix string
+param endpointSubnetPrefix string
 
-resource network 'Microsoft.Network/virtualNetworks@2024-05-01' = {
+resource network 'Microsoft.Network/virtualNetworks@2025-07-01' = {
   name: name
   location: location
   tags: tags
   properties: {
     addressSpace: {
       addressPrefixes: [
-        '10.0.0.0/16'
+        prefix
       ]
     }
     subnets: [
       {
         name: 'app'
         properties: {
-          addressPrefix: '10.0.0.0/24'
+          addressPrefix: appSubnetPrefix
           delegations: [
             {
               name: 'flex-consumption'
@@ -32,14 +37,10 @@ resource network 'Microsoft.Network/virtualNetworks@2024-05-01' = {
       {
         name: 'endpoints'
         properties: {
-          addressPrefix: '10.0.1.0/27'
+          addressPrefix: endpointSubnetPrefix
           privateEndpointNetworkPolicies: 'Disabled'
         }
       }
     ]
   }
 }
-
-output id string = network.id
-output appSubnetId string = '${network.id}/subnets/app'
-output endpointSubnetId string = '${network.id}/subnets/endpoints'

@@ -1,11 +1,14 @@
 // Everything that Switchboard stores. It is reached by identity alone: account keys are off.
 
+import { Tags } from './types.bicep'
+
 param name string
 param location string
-param tags object
-param private bool
+param tags Tags
+param closed bool
 param deployerIpAddress string
 param eventDataDays int
+param deletedBlobDays int
 
 var queueNames = [
   'raw-notifications'
@@ -35,8 +38,14 @@ var containerNames = [
 var packageContainerName = 'app-package'
 // Long after the last try of a raw message: what is left of its claim check was left by a crash.
 var rawClaimsDays = 14
+// The account keeps every blob that was overwritten or deleted as an old version. What is written often or holds what
+// Graph sent goes soon; of the desired state and the package the versions of a month may be wanted back.
+var oldVersionDays = {
+  soon: 3
+  late: 30
+}
 
-resource account 'Microsoft.Storage/storageAccounts@2023-05-01' = {
+resource account 'Microsoft.Storage/storageAccounts@2025-08-01' = {
   name: name
   location: location
   tags: tags
@@ -52,11 +61,11 @@ resource account 'Microsoft.Storage/storageAccounts@2023-05-01' = {
     defaultToOAuthAuthentication: true
     minimumTlsVersion: 'TLS1_2'
     supportsHttpsTrafficOnly: true
-    publicNetworkAccess: private && empty(deployerIpAddress) ? 'Disabled' : 'Enabled'
+    publicNetworkAccess: closed && empty(deployerIpAddress) ? 'Disabled' : 'Enabled'
     networkAcls: {
       bypass: 'AzureServices'
-      defaultAction: private ? 'Deny' : 'Allow'
-      ipRules: private && !empty(deployerIpAddress) ? [
+      defaultAction: closed ? 'Deny' : 'Allow'
+      ipRules: closed && !empty(deployerIpAddress) ? [
         {
           value: deployerIpAddress
           action: 'Allow'
@@ -66,32 +75,44 @@ resource account 'Microsoft.Storage/storageAccounts@2023-05-01' = {
   }
 }
 
-resource queueService 'Microsoft.Storage/storageAccounts/queueServices@2023-05-01' = {
+resource queueService 'Microsoft.Storage/storageAccounts/queueServices@2025-08-01' = {
   parent: account
   name: 'default'
 }
 
-resource queues 'Microsoft.Storage/storageAccounts/queueServices/queues@2023-05-01' = [for queueName in queueNames: {
+resource queues 'Microsoft.Storage/storageAccounts/queueServices/queues@2025-08-01' = [for queueName in queueNames: {
   parent: queueService
   name: queueName
 }]
 
-resource blobService 'Microsoft.Storage/storageAccounts/blobServices@2023-05-01' = {
+// For the sake of `state`, `config` and `quarantine`; both settings are the whole account's.
+resource blobService 'Microsoft.Storage/storageAccounts/blobServices@2025-08-01' = {
   parent: account
   name: 'default'
+  properties: {
+    isVersioningEnabled: true
+    deleteRetentionPolicy: {
+      enabled: true
+      days: deletedBlobDays
+    }
+    containerDeleteRetentionPolicy: {
+      enabled: true
+      days: deletedBlobDays
+    }
+  }
 }
 
-resource containers 'Microsoft.Storage/storageAccounts/blobServices/containers@2023-05-01' = [for containerName in containerNames: {
+resource containers 'Microsoft.Storage/storageAccounts/blobServices/containers@2025-08-01' = [for containerName in containerNames: {
   parent: blobService
   name: containerName
 }]
 
-resource packageContainer 'Microsoft.Storage/storageAccounts/blobServices/containers@2023-05-01' = {
+resource packageContainer 'Microsoft.Storage/storageAccounts/blobServices/containers@2025-08-01' = {
   parent: blobService
   name: packageContainerName
 }
 
-resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2023-05-01' = {
+resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2025-08-01' = {
   parent: account
   name: 'default'
   properties: {
@@ -142,10 +163,58 @@ resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2023-05
             }
           }
         }
+        {
+          name: 'forget-old-versions-soon'
+          enabled: true
+          type: 'Lifecycle'
+          definition: {
+            filters: {
+              blobTypes: [
+                'blockBlob'
+              ]
+              prefixMatch: [
+                'raw-claims/'
+                'handled-claims/'
+                'event-data/'
+                'quarantine/'
+                'state/'
+                'azure-webjobs-hosts/'
+              ]
+            }
+            actions: {
+              version: {
+                delete: {
+                  daysAfterCreationGreaterThan: oldVersionDays.soon
+                }
+              }
+            }
+          }
+        }
+        {
+          name: 'forget-old-versions-late'
+          enabled: true
+          type: 'Lifecycle'
+          definition: {
+            filters: {
+              blobTypes: [
+                'blockBlob'
+              ]
+              prefixMatch: [
+                'config/'
+                'app-package/'
+                'azure-webjobs-secrets/'
+              ]
+            }
+            actions: {
+              version: {
+                delete: {
+                  daysAfterCreationGreaterThan: oldVersionDays.late
+                }
+              }
+            }
+          }
+        }
       ]
     }
   }
 }
-
-output name string = account.name
-output packageContainer string = packageContainer.name

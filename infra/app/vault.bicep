@@ -1,13 +1,16 @@
 // Key Vault: the encryption certificate and the client state.
 
+import { Tags } from './types.bicep'
+
 param name string
 param location string
-param tags object
-param private bool
+param tags Tags
+param closed bool
 param deployerIpAddress string
+param purgeProtection bool
 param workspaceId string
 
-resource vault 'Microsoft.KeyVault/vaults@2023-07-01' = {
+resource vault 'Microsoft.KeyVault/vaults@2026-02-01' = {
   name: name
   location: location
   tags: tags
@@ -20,11 +23,12 @@ resource vault 'Microsoft.KeyVault/vaults@2023-07-01' = {
     enableRbacAuthorization: true
     enableSoftDelete: true
     softDeleteRetentionInDays: 90
-    publicNetworkAccess: private && empty(deployerIpAddress) ? 'Disabled' : 'Enabled'
+    enablePurgeProtection: purgeProtection ? true : null // Key Vault takes no `false`
+    publicNetworkAccess: closed && empty(deployerIpAddress) ? 'Disabled' : 'Enabled'
     networkAcls: {
       bypass: 'AzureServices'
-      defaultAction: private ? 'Deny' : 'Allow'
-      ipRules: private && !empty(deployerIpAddress) ? [
+      defaultAction: closed ? 'Deny' : 'Allow'
+      ipRules: closed && !empty(deployerIpAddress) ? [
         {
           value: deployerIpAddress
         }
@@ -33,6 +37,7 @@ resource vault 'Microsoft.KeyVault/vaults@2023-07-01' = {
   }
 }
 
+// The newest stable version has no logAnalyticsDestinationType.
 // Key Vault logs by itself that a certificate is near its end; an alert reads it there.
 resource audit 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
   scope: vault
@@ -48,6 +53,3 @@ resource audit 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
     ]
   }
 }
-
-output name string = vault.name
-output uri string = vault.properties.vaultUri

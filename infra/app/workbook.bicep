@@ -1,7 +1,9 @@
 // What an operator looks at, in the portal under Monitor, Workbooks.
 
+import { Tags } from './types.bicep'
+
 param location string
-param tags object
+param tags Tags
 param workspaceId string
 param storageName string
 param runbookUrl string
@@ -257,7 +259,7 @@ var introduction = [
   }
 ]
 
-resource storage 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
+resource storage 'Microsoft.Storage/storageAccounts@2025-08-01' existing = {
   name: storageName
 }
 

@@ -1,4 +1,4 @@
-"""The Bicep templates against the code, both ways: what the code uses is deployed, what is deployed is used."""
+"""What the templates deploy against the code, both ways: what the code uses is deployed, what is deployed is used."""
 
 import ast
 import json
@@ -19,115 +19,165 @@ from azure.storage.blob.aio import ContainerClient
 from azure.storage.queue.aio import QueueClient
 
 import shared
+from dev import templates
 from shared.domain.resources import EVENT_QUEUES, RAW_QUEUES
-from shared.settings import load
-from tests.unit.bicep import Declaration, Expression, Template, read
+from shared.settings import DEFAULT_RENEWAL_SCHEDULE, load
+from tests.unit.deployed import SETS, deployed, last, without_references
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
-TEMPLATES = {path.relative_to(INFRA).as_posix(): read(path) for path in sorted(INFRA.rglob("*.bicep"))}
-MAIN = TEMPLATES["main.bicep"]
+RECORD = json.loads(templates.RECORD.read_text())
+PARAMETERS = dict(re.findall(r"^param (\w+) (.*?)(?: = .*)?$", (INFRA / "main.bicep").read_text(), re.MULTILINE))
+GIVEN = json.loads((INFRA / "main.parameters.json").read_text())["parameters"]
 
 GUID = "11111111-1111-1111-1111-111111111111"
+STORAGE = "Microsoft.Storage/storageAccounts"
+VAULT = "Microsoft.KeyVault/vaults"
+SITE = "Microsoft.Web/sites"
 
 
-def only(template: Template, kind: str) -> Declaration:
-    (found,) = template.of_type(kind)
-    return found
+class TestSnapshots:
+    def test_were_written_after_the_last_change_of_what_they_follow_from(self) -> None:
+        assert RECORD["sources"] == templates.sources_digest(), "run: python -m dev.templates --write"
+
+    def test_of_every_option_gives_every_parameter(self) -> None:
+        text = (templates.SNAPSHOTS / "every.bicepparam").read_text()
+        given = set(re.findall(r"^param (\w+) = ", text, re.MULTILINE))
+
+        assert given == set(PARAMETERS)
+
+    def test_do_not_stand_where_azd_would_take_them_for_its_own(self) -> None:
+        assert list(INFRA.rglob("*.bicepparam")) == []
+
+    def test_show_the_name_of_everything_before_it_is_made_but_of_role_assignments(self) -> None:
+        """`azd provision --preview` shows a resource only if its name can be computed before the deployment."""
+        resources = [found for name in SETS for found in deployed(name).resources]
+        unknown = {found["type"] for found in resources if "reference(" in found["name"]}
+
+        assert unknown == {"Microsoft.Authorization/roleAssignments"}
 
 
-def looped(template: Template, kind: str) -> list[str]:
-    """The names of the resources of a kind that are declared in a loop."""
-    (found,) = (one for one in template.of_type(kind) if one.loop is not None)
-    names = template.variables[found.loop]
-    assert all(isinstance(name, str) for name in names)
-    return list(names)
+class TestWhatExists:
+    """A deployment that is already there is changed in place: whatever has another name is made anew, beside it."""
+
+    @pytest.mark.parametrize("parameters", ["default", "private", "tenants"])
+    def test_keeps_its_type_scope_and_name(self, parameters: str) -> None:
+        """The list says what the template of the first release made; its names stay for ever."""
+        content = json.loads((templates.SNAPSHOTS / "resources.json").read_text())
+        listed = {tuple(found) for found in [*content["default"], *content[parameters]]}
+
+        assert listed - deployed(parameters).identities() == set()
+
+    # What each module of the first release waited for, most of it because it used an output of the other.
+    WAITS = {  # noqa: RUF012
+        "vault": {"monitoring"},
+        "endpoints": {"network", "storage", "vault"},
+        "access": {"identity", "monitoring", "storage", "vault"},
+        "app": {"access", "endpoints", "identity", "monitoring", "network", "storage", "vault"},
+        "workbook": {"monitoring", "storage"},
+        "alerts": {"monitoring"},
+    }
+
+    @pytest.mark.parametrize("module", WAITS)
+    def test_is_made_in_the_order_of_before(self, module: str) -> None:
+        assert self.WAITS[module] - waits(module) == set()
 
 
-class TestTemplates:
-    @pytest.mark.parametrize("name", TEMPLATES)
-    def test_parse_without_an_error(self, name: str) -> None:
-        assert TEMPLATES[name].syntax_errors == []
+class TestParameters:
+    def test_can_all_be_set_by_azd(self) -> None:
+        assert set(GIVEN) == set(PARAMETERS)
 
-    @pytest.mark.parametrize("name", TEMPLATES)
-    def test_use_only_what_they_declare(self, name: str) -> None:
-        template = TEMPLATES[name]
+    def test_have_their_defaults_in_one_place(self) -> None:
+        """azd leaves out what is given by a variable that is not set, so the template's default holds."""
+        values = {name: given["value"] for name, given in GIVEN.items()}
 
-        assert template.used - template.declared - template.loop_names == set()
+        assert {name: value for name, value in values.items() if not re.fullmatch(r"\$\{[A-Z_]+\}", value)} == {}
 
-    @pytest.mark.parametrize("name", TEMPLATES)
-    def test_declare_nothing_in_vain(self, name: str) -> None:
-        template = TEMPLATES[name]
+    def test_are_named_after_their_variables(self) -> None:
+        azd = {"environmentName": "AZURE_ENV_NAME", "location": "AZURE_LOCATION"}
+        azd |= {"principalId": "AZURE_PRINCIPAL_ID", "principalType": "AZURE_PRINCIPAL_TYPE"}
+        wanted = {name: azd.get(name, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper()) for name in PARAMETERS}
 
-        assert {*template.parameters, *template.variables} - template.used == set()
-
-    @pytest.mark.parametrize("module", MAIN.modules.values(), ids=lambda module: module.symbol)
-    def test_modules_are_given_exactly_what_they_ask_for(self, module: Declaration) -> None:
-        asked = TEMPLATES[module.kind.removeprefix("./")].parameters
-        given = set(module.body["params"])
-
-        assert given - set(asked) == set()
-        assert {name for name, has_default in asked.items() if not has_default} - given == set()
-
-    def test_outputs_of_modules_are_used_and_exist(self) -> None:
-        exist = {
-            (symbol, output)
-            for symbol, module in MAIN.modules.items()
-            for output in TEMPLATES[module.kind.removeprefix("./")].outputs
-        }
-
-        assert exist == MAIN.members
-
-    def test_each_file_is_a_module_of_main(self) -> None:
-        used = {module.kind.removeprefix("./") for module in MAIN.modules.values()}
-
-        assert used == set(TEMPLATES) - {"main.bicep"}
-
-    def test_the_parameter_file_gives_parameters_that_exist(self) -> None:
-        given = json.loads((INFRA / "main.parameters.json").read_text())["parameters"]
-
-        assert set(given) - set(MAIN.parameters) == set()
-        assert {name for name, has_default in MAIN.parameters.items() if not has_default} - set(given) == set()
+        assert {name: given["value"][2:-1] for name, given in GIVEN.items()} == wanted
 
 
 class TestStorage:
     def test_queues_are_those_of_the_code(self) -> None:
         wanted = [*RAW_QUEUES, *(f"{queue}-poison" for queue in RAW_QUEUES), *EVENT_QUEUES]
 
-        queues = looped(TEMPLATES["app/storage.bicep"], "Microsoft.Storage/storageAccounts/queueServices/queues")
-
-        assert sorted(queues) == sorted(wanted)
+        assert sorted(queues()) == sorted(wanted)
 
     def test_every_trigger_has_its_queue(self) -> None:
         triggers = {binding["queueName"] for binding in bindings() if binding["type"] == "queueTrigger"}
 
-        queues = looped(TEMPLATES["app/storage.bicep"], "Microsoft.Storage/storageAccounts/queueServices/queues")
-
-        assert triggers - set(queues) == set()
+        assert triggers - set(queues()) == set()
 
     def test_containers_are_those_of_the_code(self) -> None:
-        location = app_settings()["SUBSCRIPTIONS"]
+        location = deployed().settings()["SUBSCRIPTIONS"]
         desired_state = location.removeprefix("blob:").partition("/")[0]
 
-        containers = looped(TEMPLATES["app/storage.bicep"], "Microsoft.Storage/storageAccounts/blobServices/containers")
+        assert sorted(containers()) == sorted({*containers_of_the_code(), desired_state, "app-package"})
 
-        assert sorted(containers) == sorted({*containers_of_the_code(), desired_state})
+    def test_the_package_lies_where_the_app_looks_for_it(self) -> None:
+        location = function_app()["functionAppConfig"]["deployment"]["storage"]["value"]
+
+        assert [name for name in containers() if name in location] == ["app-package"]
 
     def test_blobs_are_forgotten_only_where_the_code_can_do_without_them(self) -> None:
-        storage = TEMPLATES["app/storage.bicep"]
-        policy = only(storage, "Microsoft.Storage/storageAccounts/managementPolicies").body["properties"]["policy"]
+        assert {prefix for rule in rules() if "baseBlob" in actions(rule) for prefix in prefixes(rule)} == {
+            "raw-claims/",
+            "handled-claims/",
+            "event-data/",
+        }
 
-        forgotten = {prefix for rule in policy["rules"] for prefix in rule["definition"]["filters"]["prefixMatch"]}
+    def test_what_was_deleted_or_overwritten_can_be_had_back_for_a_while(self) -> None:
+        properties = deployed().properties(f"{STORAGE}/blobServices")
 
-        assert forgotten == {"raw-claims/", "handled-claims/", "event-data/"}
+        assert properties["isVersioningEnabled"] is True
+        assert properties["deleteRetentionPolicy"] == {"enabled": True, "days": 7}
+        assert properties["containerDeleteRetentionPolicy"] == {"enabled": True, "days": 7}
+
+    def test_no_old_version_stays_for_ever(self) -> None:
+        forgotten = {prefix for rule in rules() if "version" in actions(rule) for prefix in prefixes(rule)}
+        hosts = {"azure-webjobs-hosts/", "azure-webjobs-secrets/"}  # made by the Functions host
+
+        assert forgotten == {f"{name}/" for name in containers()} | hosts
+
+    def test_old_versions_of_what_graph_sent_are_forgotten_within_days(self) -> None:
+        days = {
+            prefix: actions(rule)["version"]["delete"]["daysAfterCreationGreaterThan"]
+            for rule in rules()
+            if "version" in actions(rule)
+            for prefix in prefixes(rule)
+        }
+
+        assert {days[f"{name}/"] for name in ("raw-claims", "handled-claims", "event-data", "quarantine", "state")} == {
+            3
+        }
+        assert days["config/"] >= 30
 
     def test_account_keys_and_public_blobs_are_off(self) -> None:
-        properties = only(TEMPLATES["app/storage.bicep"], "Microsoft.Storage/storageAccounts").body["properties"]
+        properties = deployed().properties(STORAGE)
 
         assert properties["allowSharedKeyAccess"] is False
         assert properties["allowBlobPublicAccess"] is False
         assert properties["supportsHttpsTrafficOnly"] is True
         assert properties["minimumTlsVersion"] == "TLS1_2"
+
+
+# What a site on Flex Consumption is given here. Others are refused, by region ("The following list of … site
+# configuration properties for Flex Consumption sites is invalid", code 51021), as ftpsState is.
+SITE_CONFIG = {
+    "minTlsVersion",
+    "scmMinTlsVersion",
+    "http20Enabled",
+    "remoteDebuggingEnabled",
+    "ipSecurityRestrictions",
+    "ipSecurityRestrictionsDefaultAction",
+    "scmIpSecurityRestrictions",
+    "scmIpSecurityRestrictionsDefaultAction",
+    "scmIpSecurityRestrictionsUseMain",
+}
 
 
 class TestFunctionApp:
@@ -141,28 +191,86 @@ class TestFunctionApp:
     def test_takes_more_than_one_request_at_a_time(self) -> None:
         http = function_app()["functionAppConfig"]["scaleAndConcurrency"]["triggers"]["http"]
 
-        assert http["perInstanceConcurrency"] == Expression("httpConcurrency", frozenset({"httpConcurrency"}))
+        assert http["perInstanceConcurrency"] == 100
 
-    def test_keeps_instances_for_a_function_that_exists(self) -> None:
-        names = set(re.findall(r"function:(\w+)", (INFRA / "app" / "function.bicep").read_text()))
+    def test_keeps_instances_for_functions_that_exist(self) -> None:
+        ready = function_app("every")["functionAppConfig"]["scaleAndConcurrency"]["alwaysReady"]
         functions = set(re.findall(r'function_name\("(\w+)"\)', (ROOT / "function_app.py").read_text()))
 
-        assert names
-        assert names - functions == set()
+        assert {found["name"] for found in ready} == {"http", "function:decrypt_emergency"}
+        assert "decrypt_emergency" in functions
 
     def test_speaks_https_alone(self) -> None:
         properties = function_app()
 
         assert properties["httpsOnly"] is True
         assert properties["siteConfig"]["minTlsVersion"] == "1.2"
-        assert properties["siteConfig"]["ftpsState"] == "Disabled"
+
+    @pytest.mark.parametrize("parameters", SETS)
+    def test_has_only_properties_that_its_plan_takes(self, parameters: str) -> None:
+        assert set(function_app(parameters)["siteConfig"]) - SITE_CONFIG == set()
+        assert "siteUpdateStrategy" not in function_app(parameters)["functionAppConfig"]  # RollingUpdate: in preview
+
+    def test_is_open_to_everybody_unless_senders_are_named(self) -> None:
+        config = function_app()["siteConfig"]
+
+        assert (config["ipSecurityRestrictions"], config["ipSecurityRestrictionsDefaultAction"]) == ([], "Allow")
+        assert (config["scmIpSecurityRestrictions"], config["scmIpSecurityRestrictionsDefaultAction"]) == ([], "Allow")
+
+    def test_can_be_closed_to_all_but_named_senders_and_deployers(self) -> None:
+        config = function_app("every")["siteConfig"]
+
+        assert config["ipSecurityRestrictionsDefaultAction"] == "Deny"
+        assert [rule["ipAddress"] for rule in config["ipSecurityRestrictions"]] == [
+            "ApplicationInsightsAvailability",  # the availability test asks from there
+            "198.51.100.0/24",
+            "203.0.113.8/32",
+        ]
+        assert config["scmIpSecurityRestrictionsDefaultAction"] == "Deny"
+        assert [rule["ipAddress"] for rule in config["scmIpSecurityRestrictions"]] == ["203.0.113.7/32"]
 
     def test_azd_finds_it(self) -> None:
-        site = only(TEMPLATES["app/function.bicep"], "Microsoft.Web/sites")
         service = re.search(r"services:\n  (\w+):", (ROOT / "azure.yaml").read_text())
 
         assert service is not None
-        assert f"'azd-service-name': '{service[1]}'" in site.body["tags"].text
+        assert deployed().only(SITE)["tags"]["azd-service-name"] == service[1]
+
+
+class TestPrivateNetwork:
+    def test_closes_storage_and_key_vault(self) -> None:
+        for kind in (STORAGE, VAULT):
+            assert deployed("private").properties(kind)["publicNetworkAccess"] == "Disabled"
+            assert deployed("private").properties(kind)["networkAcls"]["defaultAction"] == "Deny"
+
+    def test_can_be_joined_before_they_are_closed(self) -> None:
+        """A live app whose storage answers 403 stops: it has to have joined, and to find the endpoints, before."""
+        joined = deployed("every")
+
+        assert joined.properties(STORAGE)["networkAcls"]["defaultAction"] == "Allow"
+        assert joined.properties(VAULT)["networkAcls"]["defaultAction"] == "Allow"
+        assert len(joined.of_type("Microsoft.Network/privateEndpoints")) == 3
+        assert joined.only(SITE)["properties"]["virtualNetworkSubnetId"]
+
+    def test_is_made_with_its_own_names(self) -> None:
+        private = deployed("private")
+        (network,) = private.of_type("Microsoft.Network/virtualNetworks")
+
+        assert len(private.of_type("Microsoft.Network/privateDnsZones")) == 3
+        assert [subnet["properties"]["addressPrefix"] for subnet in network["properties"]["subnets"]] == [
+            "10.0.0.0/24",
+            "10.0.1.0/27",
+        ]
+        assert private.only(SITE)["properties"]["virtualNetworkSubnetId"] == f"{network['id']}/subnets/app"
+
+    def test_can_be_one_that_exists(self) -> None:
+        existing = deployed("every")
+        groups = existing.of_type("Microsoft.Network/privateEndpoints/privateDnsZoneGroups")
+
+        assert existing.of_type("Microsoft.Network/virtualNetworks") == []
+        assert existing.of_type("Microsoft.Network/privateDnsZones") == []
+        assert existing.only(SITE)["properties"]["virtualNetworkSubnetId"].endswith("/vnet-hub/subnets/switchboard")
+        assert "rg-dns" in json.dumps(groups)
+        assert "rg-production', 'Microsoft.Network/privateDnsZones" not in json.dumps(groups)
 
 
 # What the platform or a library reads, and our code does not: the page that says so.
@@ -175,6 +283,8 @@ PLATFORM_SETTINGS = {
     "PYTHON_APPLICATIONINSIGHTS_LOGGER_NAME": "Azure Monitor OpenTelemetry Distro for Python",
     "OTEL_TRACES_SAMPLER": "Sampling in Azure Monitor Application Insights with OpenTelemetry",
     "OTEL_TRACES_SAMPLER_ARG": "Sampling in Azure Monitor Application Insights with OpenTelemetry",
+    "AZURE_TOKEN_CREDENTIALS": "DefaultAzureCredential",
+    "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "HttpRequestBodySizeMiddleware of the Functions host",
     "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "Azure Monitor OpenTelemetry Distro for Python",
 }
 # What the code reads, and a deployment has no use for.
@@ -188,49 +298,35 @@ LOCAL_SETTINGS = {
 
 class TestSettings:
     def test_what_the_code_reads_is_set(self) -> None:
-        assert settings_of_the_code() - set(app_settings()) == set(LOCAL_SETTINGS)
+        assert settings_of_the_code() - set(deployed().settings()) == set(LOCAL_SETTINGS)
 
     def test_what_is_set_is_read(self) -> None:
-        assert set(app_settings()) - settings_of_the_code() == set(PLATFORM_SETTINGS)
+        assert set(deployed().settings()) - settings_of_the_code() == set(PLATFORM_SETTINGS)
 
-    def test_are_accepted_by_the_code(self) -> None:
-        settings = load(
-            {
-                **app_settings(),
-                **{name: "https://example.net" for name, value in app_settings().items() if "${" in value},
-                "CLIENT_STATE": "secret",
-                "CLIENT_STATE_PREVIOUS": "secret",
-                "GRAPH_TENANT_IDS": GUID,
-                "GRAPH_APP_IDS": GUID,
-                "SIGN_IN_APP_ID": "",
-                "FEDERATED_APP_ID": "",
-                "AzureWebJobsStorage__clientId": GUID,
-                "CERTIFICATE_NAME": default_of("certificateName"),
-                "EVENT_ENCODING": default_of("eventEncoding"),
-                "EVENT_FORMAT": default_of("eventFormat"),
-                "CALL_RECORDS": default_of("callRecords"),
-                "EMERGENCY_EXPRESS": default_of("emergencyExpress"),
-                "MAX_BODY_BYTES": default_of("maxBodyBytes"),
-                "AzureWebJobsStorage__blobServiceUri": "https://example.blob.core.windows.net/",
-                "AzureWebJobsStorage__queueServiceUri": "https://example.queue.core.windows.net/",
-                "KEY_VAULT_URL": "https://example.vault.azure.net/",
-            }
-        )
+    @pytest.mark.parametrize("parameters", SETS)
+    def test_are_accepted_by_the_code(self, parameters: str) -> None:
+        found = deployed(parameters).settings()
+        apps = [GUID, *filter(None, (found["SIGN_IN_APP_ID"], found["FEDERATED_APP_ID"]))]
+        known = {"CLIENT_STATE": "secret", "CLIENT_STATE_PREVIOUS": "secret", "GRAPH_APP_IDS": ",".join(apps)}
+        known |= {"AzureWebJobsStorage__clientId": GUID}
+        addresses = {name: "https://example.net/" for name, value in found.items() if value.startswith("[")}
+
+        settings = load({**found, **addresses, **known})
 
         assert settings.storage.client_id == GUID
         assert settings.subscriptions == "blob:config/subscriptions.toml"
 
     def test_urls_lead_to_the_functions(self) -> None:
         routes = {f"/api/{binding['route']}" for binding in bindings() if binding["type"] == "httpTrigger"}
-        urls = [app_settings()["NOTIFICATION_URL"], app_settings()["LIFECYCLE_NOTIFICATION_URL"]]
+        urls = [deployed().settings()[name] for name in ("NOTIFICATION_URL", "LIFECYCLE_NOTIFICATION_URL")]
 
-        paths = {url.partition("}")[2] for url in urls}
+        paths = {re.findall(r"https://\{0\}(/[\w/]+)", url)[0] for url in urls}
 
         assert paths - routes == set()
 
     def test_hold_no_secret_but_a_reference_to_the_vault(self) -> None:
         for name, secret in {"CLIENT_STATE": "client-state", "CLIENT_STATE_PREVIOUS": "client-state-previous"}.items():
-            assert app_settings()[name] == f"@Microsoft.KeyVault(SecretUri=${{vaultUri}}secrets/{secret})"
+            assert f"'@Microsoft.KeyVault(SecretUri={{0}}secrets/{secret})'" in deployed().settings()[name]
 
     def test_stand_in_the_readme(self) -> None:
         table = (ROOT / "README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
@@ -240,10 +336,18 @@ class TestSettings:
         assert missing == []
 
     def test_defaults_are_those_of_the_code(self) -> None:
-        from shared.settings import DEFAULT_RENEWAL_SCHEDULE
+        assert deployed().settings()["RENEWAL_SCHEDULE"] == DEFAULT_RENEWAL_SCHEDULE
+        assert int(deployed().settings()["MAX_BODY_BYTES"]) == 4 * 1024 * 1024
 
-        assert default_of("renewalSchedule") == DEFAULT_RENEWAL_SCHEDULE
-        assert int(default_of("maxBodyBytes")) == 4 * 1024 * 1024
+    @pytest.mark.parametrize("parameters", SETS)
+    def test_what_is_a_little_too_large_reaches_our_own_answer(self, parameters: str) -> None:
+        """The host's answer to a body over its limit is 500, ours is 413; the host's bounds what is held in memory."""
+        settings = deployed(parameters).settings()
+
+        assert int(settings["FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"]) == 2 * int(settings["MAX_BODY_BYTES"])
+
+    def test_look_for_no_identity_but_the_managed_one(self) -> None:
+        assert deployed().settings()["AZURE_TOKEN_CREDENTIALS"] == "ManagedIdentityCredential"
 
 
 # "Azure built-in roles", and the data actions that each permits; Owner of blobs is what the Functions host asks for.
@@ -279,7 +383,7 @@ CALLS: dict[type, dict[str, tuple[str, str]]] = {
     },
     SecretClient: {
         "get_secret": ("vault", "Key Vault Secrets User"),
-        "set_secret": ("signIns[i]", "Key Vault Secrets Officer"),
+        "set_secret": ("a sign-in", "Key Vault Secrets Officer"),
     },
 }
 SYNC: dict[type, type] = {
@@ -301,42 +405,73 @@ class TestRoles:
     def test_the_app_has_exactly_those_that_its_calls_need(self) -> None:
         needed = {CALLS[client][call] for client, call in calls_of_the_code()}
 
-        assert grants("identityPrincipalId") == HOST_ROLES | needed
+        assert grants("PRINCIPAL", "tenants") == HOST_ROLES | needed
 
     def test_every_call_of_the_code_is_known(self) -> None:
         """A call that is new here needs a decision: which role permits it?"""
         assert [(client.__name__, call) for client, call in calls_of_the_code() if call not in CALLS[client]] == []
 
     def test_the_deployer_has_what_the_hook_uses(self) -> None:
-        assert grants("deployerPrincipalId") == {
+        assert grants("22222222-2222-2222-2222-222222222222", "default") == {
             ("vault", "Key Vault Certificates Officer"),
             ("vault", "Key Vault Secrets Officer"),
-            ("configContainer", "Storage Blob Data Contributor"),
+            ("container config", "Storage Blob Data Contributor"),
         }
 
-    def test_nobody_else_has_any(self) -> None:
-        assignments = TEMPLATES["app/access.bicep"].of_type("Microsoft.Authorization/roleAssignments")
-        elsewhere = [
-            name
-            for name, template in TEMPLATES.items()
-            if name != "app/access.bicep" and template.of_type("Microsoft.Authorization/roleAssignments")
-        ]
+    @pytest.mark.parametrize("parameters", SETS)
+    def test_say_what_each_principal_is(self, parameters: str) -> None:
+        """Without it, Azure looks a new principal up in a directory that may not have it yet."""
+        kinds = {
+            found["properties"].get("principalType")
+            for found in deployed(parameters).of_type("Microsoft.Authorization/roleAssignments")
+            if "reference(" not in found["properties"]["principalId"]
+        }
 
-        assert elsewhere == []
-        assert len(assignments) == len(grants("identityPrincipalId")) + len(grants("deployerPrincipalId"))
+        assert kinds == {"ServicePrincipal" if parameters == "every" else "User"}
+
+    @pytest.mark.parametrize("parameters", SETS)
+    def test_nobody_else_has_any(self, parameters: str) -> None:
+        assignments = deployed(parameters).of_type("Microsoft.Authorization/roleAssignments")
+
+        principals = {without_references(found["properties"]["principalId"]) for found in assignments}
+
+        assert principals == {"[PRINCIPAL]", "22222222-2222-2222-2222-222222222222"}
 
 
 class TestVaultAndMonitoring:
     def test_access_is_by_role(self) -> None:
-        properties = only(TEMPLATES["app/vault.bicep"], "Microsoft.KeyVault/vaults").body["properties"]
+        properties = deployed().properties(VAULT)
 
         assert properties["enableRbacAuthorization"] is True
         assert properties["enableSoftDelete"] is True
 
-    def test_telemetry_is_taken_from_identities_alone(self) -> None:
-        insights = only(TEMPLATES["app/monitoring.bicep"], "Microsoft.Insights/components")
+    def test_purge_protection_is_asked_for(self) -> None:
+        """It cannot be taken back, and Key Vault refuses `false`."""
+        assert deployed().properties(VAULT)["enablePurgeProtection"] is None
+        assert deployed("every").properties(VAULT)["enablePurgeProtection"] is True
 
-        assert insights.body["properties"]["DisableLocalAuth"] is True
+    def test_telemetry_is_taken_from_identities_alone(self) -> None:
+        assert deployed().properties("Microsoft.Insights/components")["DisableLocalAuth"] is True
+
+    def test_a_workspace_takes_everything_unless_a_cap_is_asked_for(self) -> None:
+        caps = {
+            name: deployed(name).properties("Microsoft.OperationalInsights/workspaces")["workspaceCapping"]
+            for name in ("default", "every")
+        }
+
+        assert caps == {"default": {"dailyQuotaGb": -1}, "every": {"dailyQuotaGb": 2}}
+
+    def test_reads_of_queues_are_logged_where_asked_for(self) -> None:
+        scopes = {
+            name: [
+                found["id"].partition("/providers/Microsoft.Insights")[0].rpartition("/providers/")[2]
+                for found in deployed(name).of_type("Microsoft.Insights/diagnosticSettings")
+            ]
+            for name in ("default", "every")
+        }
+
+        assert not any("queueServices" in scope for scope in scopes["default"])
+        assert any(scope.endswith("/queueServices/default") for scope in scopes["every"])
 
 
 # --- what the code uses ---------------------------------------------------------------------------------------------
@@ -428,35 +563,54 @@ def calls_of_the_code() -> set[tuple[type, str]]:
     return found
 
 
-# --- what the templates say -----------------------------------------------------------------------------------------
+# --- what the templates deploy --------------------------------------------------------------------------------------
 
 
-def function_app() -> dict[str, Any]:
-    return dict(only(TEMPLATES["app/function.bicep"], "Microsoft.Web/sites").body["properties"])
+def waits(module: str) -> set[str]:
+    """The modules that are made before a module, those included that others wait for."""
+    found = set(RECORD["dependsOn"][module])
+    return found.union(*(waits(other) for other in found))
 
 
-def app_settings() -> dict[str, str]:
-    """The app settings; an expression as its source."""
-    properties = only(TEMPLATES["app/function.bicep"], "Microsoft.Web/sites/config").body["properties"]
-    return {name: value.text if isinstance(value, Expression) else str(value) for name, value in properties.items()}
+def function_app(parameters: str = "default") -> dict[str, Any]:
+    return deployed(parameters).properties(SITE)
 
 
-def default_of(parameter: str) -> str:
-    found = re.search(rf"^param {parameter} \w+ = (.*)$", (INFRA / "main.bicep").read_text(), re.MULTILINE)
-    assert found is not None
-    return found[1].strip("'")
+def queues() -> list[str]:
+    return [last(found["name"]) for found in deployed().of_type(f"{STORAGE}/queueServices/queues")]
 
 
-def grants(principal: str) -> set[tuple[str, str]]:
+def containers() -> list[str]:
+    return [last(found["name"]) for found in deployed().of_type(f"{STORAGE}/blobServices/containers")]
+
+
+def rules() -> list[dict[str, Any]]:
+    return list(deployed().properties(f"{STORAGE}/managementPolicies")["policy"]["rules"])
+
+
+def actions(rule: dict[str, Any]) -> dict[str, Any]:
+    return dict(rule["definition"]["actions"])
+
+
+def prefixes(rule: dict[str, Any]) -> list[str]:
+    return list(rule["definition"]["filters"]["prefixMatch"])
+
+
+def grants(principal: str, parameters: str) -> set[tuple[str, str]]:
     """(scope, role) of each assignment to a principal."""
-    template = TEMPLATES["app/access.bicep"]
+    scopes = {
+        STORAGE: "storage",
+        VAULT: "vault",
+        f"{VAULT}/secrets": "a sign-in",
+        f"{STORAGE}/blobServices/containers": "container config",
+        "Microsoft.Insights/components": "insights",
+    }
     found = set()
-    for assignment in template.of_type("Microsoft.Authorization/roleAssignments"):
-        properties = assignment.body["properties"]
-        if properties["principalId"].text != principal:
+    for assignment in deployed(parameters).of_type("Microsoft.Authorization/roleAssignments"):
+        if without_references(assignment["properties"]["principalId"]).strip("[]") != principal:
             continue
-        (symbol,) = properties["roleDefinitionId"].names
-        name = assignment.body["name"]
-        assert {symbol, principal} <= name.names, "the name tells assignments apart"
-        found.add((assignment.body["scope"].text, ROLES[template.variables[symbol]]))
+        scope = re.findall(r"/providers/(Microsoft\.[^/]+)/([^']+)", without_references(assignment["id"]))[0]
+        parts = scope[1].partition("/providers/")[0].split("/")
+        kind = "/".join([scope[0], *parts[::2]])
+        found.add((scopes[kind], ROLES[last(assignment["properties"]["roleDefinitionId"])]))
     return found

@@ -105,6 +105,14 @@ class TestPages:
     def test_name_parameters_that_exist(self, page: Path) -> None:
         """Words in code that look like a parameter of the template: camelCase with a known ending."""
         parameters = set(re.findall(r"^param (\w+) ", (ROOT / "infra" / "main.bicep").read_text(), re.MULTILINE))
-        named = set(re.findall(r"`([a-z]+(?:[A-Z]\w+)?(?:Count|Days|Concurrency|MB|Minutes))`", page.read_text()))
+        named = set(re.findall(r"`([a-z]+(?:[A-Z]\w+)?(?:Count|Days|Concurrency|MB|GB|Minutes))`", page.read_text()))
 
         assert named - parameters == set()
+
+
+def test_deploy_md_says_of_every_parameter_how_to_set_it() -> None:
+    azd = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID", "AZURE_PRINCIPAL_TYPE"}  # set by azd
+    read = set(re.findall(r"\$\{(\w+)", (ROOT / "infra" / "main.parameters.json").read_text()))
+    text = (ROOT / "docs" / "deploy.md").read_text()
+
+    assert [name for name in sorted(read - azd) if f"`{name}`" not in text] == []

@@ -8,11 +8,11 @@ import jsonschema
 import pytest
 
 from shared.services import poison
-from tests.unit.bicep import read
+from tests.unit.deployed import deployed
 
 ROOT = Path(__file__).parents[2]
 HOST = json.loads((ROOT / "host.json").read_text())
-SETTINGS = read(ROOT / "infra" / "app" / "function.bicep").resources["settings"].body["properties"]
+SETTINGS = deployed().settings()
 
 _SPAN = {"type": "string", "pattern": r"^[0-9][0-9]:[0-9][0-9]:[0-9][0-9](\.[0-9]+)?$"}
 _LEVEL = {"enum": ["Trace", "Debug", "Information", "Warning", "Error", "Critical", "None"]}
