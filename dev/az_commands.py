@@ -24,8 +24,9 @@ PARSER: Final = ROOT / "dev" / "az" / "parse.py"
 ENVIRONMENT: Final = ROOT / ".switchboard" / "az"
 
 PAGES: Final = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "docs/*.md")
-# The functions that run the Azure CLI in infra/, by the arguments that they are given.
-RUNNERS: Final = frozenset({"azure", "az", "patiently"})
+# The functions that run the Azure CLI in infra/, by what they add to the arguments that they are given.
+_HOOK: Final = ("--subscription", "x", "--output", "json")
+RUNNERS: Final = {"azure": ("--output", "json"), "az": _HOOK, "patiently": _HOOK}
 _ANYTHING: Final = "x"
 
 
@@ -76,15 +77,21 @@ def _after_parenthesis(code: str, at: int) -> int:
 
 
 def in_script(text: str, name: str) -> Iterator[Command]:
-    """The commands that a Python script hands to one of `RUNNERS`."""
-    for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.Call):
+    """The commands that a Python script hands to one of `RUNNERS`; `*options` is what the tuple of that name holds."""
+    tree = ast.parse(text)
+    tuples = {
+        node.targets[0].id: node.value.elts
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Tuple)
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
             continue
         function = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
-        first = node.args[0] if node.args else None
-        if function in RUNNERS and isinstance(first, ast.Constant):
-            values = [arg.value if isinstance(arg, ast.Constant) else _ANYTHING for arg in node.args]
-            yield Command(f"{name}:{node.lineno}", tuple(map(str, values)))
+        if function in RUNNERS:
+            spread = [tuples[ast.unparse(a.value)] if isinstance(a, ast.Starred) else [a] for a in node.args]
+            values = [str(a.value) if isinstance(a, ast.Constant) else _ANYTHING for part in spread for a in part]
+            yield Command(f"{name}:{node.lineno}", (*values, *RUNNERS[function]))
 
 
 def commands(root: Path) -> list[Command]:

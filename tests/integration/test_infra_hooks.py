@@ -1,237 +1,464 @@
-"""The deployment hook, run for real against an Azure CLI that keeps a vault and a container in files."""
+"""The hooks around provisioning, run for real against an Azure CLI that keeps an Azure in a file."""
 
+import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
 
+from tests.integration import azure_cli
+from tests.integration.azure_cli import (
+    NO_LOGIN,
+    STORAGE_NETWORK,
+    STORAGE_ROLE,
+    SUBSCRIPTION,
+    TENANT,
+    VAULT_FIREWALL,
+    VAULT_NETWORK,
+    VAULT_ROLE,
+    Azure,
+)
+
 ROOT = Path(__file__).parents[2]
 HOOKS = ROOT / "infra" / "hooks"
+FUNCTION = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg-production/providers/Microsoft.Web/sites/func-1"
 
-# Refuses for as long as `refusals` says, and then answers.
-AZ = """
-left=$(cat "{home}/refusals")
-if [ "$left" -gt 0 ]; then
-    echo $((left - 1)) >"{home}/refusals"
-    cat "{home}/refusal" >&2
-    exit 1
-fi
-exec "{python}" "{home}/bin/azure.py" "$@"
-"""
+# What azd hands to hooks: the values of its environment.
+AZD = {
+    "AZURE_ENV_NAME": "production",
+    "AZURE_LOCATION": "westeurope",
+    "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION,
+    "AZURE_TENANT_ID": TENANT,
+}
+OUTPUTS = {
+    "AZURE_KEY_VAULT_NAME": "kv-1",
+    "AZURE_STORAGE_ACCOUNT": "st1",
+    "AZURE_FUNCTION_ID": FUNCTION,
+    "AZURE_IDENTITY_PRINCIPAL_ID": "principal-1",
+    "CERTIFICATE_NAME": "graph-notifications",
+    "ALERT_EMAIL": "operators@contoso.com",
+}
+# Stands for the checkout's own: says what it was asked, and ends as it is told.
+RUN = "import pathlib, sys\npathlib.Path('grants').open('a').write(' '.join(sys.argv[1:]) + '\\n')\nsys.exit({code})\n"
 
-# Knows just enough: lists and sets of a vault, and an upload.
-AZURE_CLI = """
-import json, pathlib, sys
-
-home = pathlib.Path(__file__).parents[1]
-args = sys.argv[1:]
-with (home / "calls").open("a") as calls:
-    calls.write(json.dumps(args) + "\\n")
-options = {name: value for name, value in zip(args, args[1:]) if name.startswith("--")}
-
-vault = home / "vault"
-words = tuple(word for word in args[:3] if not word.startswith("--"))
-if words in {("keyvault", "certificate", "list"), ("keyvault", "secret", "list")}:
-    name = options["--query"].split("'")[1]
-    if (vault / f"{words[1]}-{name}").exists():
-        print(name)
-elif words == ("keyvault", "certificate", "create"):
-    policy = options["--policy"]
-    assert policy.startswith("@")
-    (vault / f"certificate-{options['--name']}").write_text(pathlib.Path(policy[1:]).read_text())
-elif words == ("keyvault", "secret", "set"):
-    (vault / f"secret-{options['--name']}").write_text(pathlib.Path(options["--file"]).read_text())
-elif words == ("storage", "blob", "upload"):
-    assert "--overwrite" in args
-    container = home / options["--container-name"]
-    container.mkdir(exist_ok=True)
-    (container / options["--name"]).write_text(pathlib.Path(options["--file"]).read_text())
-elif words[0] != "rest":
-    sys.exit(f"not known: {words}")
-"""
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the stand-in for the Azure CLI is a POSIX script")
 
 
 @dataclass
-class Azure:
-    """A checkout with the hook in it, and the Azure that it deploys to."""
+class Checkout:
+    """A checkout with the hook in it. `answers` are given to its questions; none: there is nobody to ask."""
 
-    home: Path
-    checkout: Path
+    folder: Path
+    azure: Azure
+    hook: ModuleType
+    pauses: list[float] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
 
-    def run(self, **env: str) -> subprocess.CompletedProcess[str]:
-        found = {
-            "PATH": f"{self.home / 'bin'}{os.pathsep}{os.environ['PATH']}",
-            "AZURE_KEY_VAULT_NAME": "kv-1",
-            "AZURE_STORAGE_ACCOUNT": "st1",
-            "AZURE_FUNCTION_ID": "/subscriptions/s/resourceGroups/g/providers/Microsoft.Web/sites/func-1",
-            "AZURE_IDENTITY_PRINCIPAL_ID": "principal-1",
-            "CERTIFICATE_NAME": "graph-notifications",
-        } | env
-        command = ["sh", str(self.checkout / "infra" / "hooks" / "postprovision.sh")]
-        return subprocess.run(
-            command, env={k: v for k, v in found.items() if v}, capture_output=True, text=True, timeout=60, check=False
-        )
+    def run(self, when: str, *, answers: list[bool] | None = None, **environment: str) -> int:
+        found = {"PATH": self.azure.path, **AZD, **(OUTPUTS if when == "after" else {}), **environment}
+        ask: Callable[[str], bool] | None = None
+        if answers is not None:
+            waiting = iter(answers)
 
-    def vault(self) -> dict[str, str]:
-        return {path.name: path.read_text() for path in (self.home / "vault").iterdir()}
+            def ask(question: str) -> bool:
+                self.questions.append(question)
+                return next(waiting)
 
-    def calls(self) -> list[list[str]]:
-        return [json.loads(line) for line in (self.home / "calls").read_text().splitlines()]
+        given = {name: value for name, value in found.items() if value}
+        return int(self.hook.main([when], given, ask=ask, pause=self.pauses.append))
 
-    def refuse(self, times: int, message: str) -> None:
-        (self.home / "refusals").write_text(str(times))
-        (self.home / "refusal").write_text(message)
+    def desire(self, text: str = "[[callRecords]]\n") -> None:
+        (self.folder / "subscriptions.toml").write_text(text)
+
+    def grants(self) -> list[str]:
+        file = self.folder / "grants"
+        return file.read_text().splitlines() if file.exists() else []
 
 
 @pytest.fixture
-def azure(tmp_path: Path) -> Azure:
-    home, checkout = tmp_path / "azure", tmp_path / "check out"
-    for folder in (home / "bin", home / "vault", checkout / "infra"):
-        folder.mkdir(parents=True)
-    shutil.copytree(HOOKS, checkout / "infra" / "hooks")
-    (home / "bin" / "azure.py").write_text(AZURE_CLI)
-    script(home / "bin" / "az", AZ.format(home=home, python=sys.executable))
-    script(home / "bin" / "sleep", f'echo "$1" >>"{home / "pauses"}"')
-    found = Azure(home, checkout)
-    found.refuse(0, "")
-    return found
+def checkout(tmp_path: Path) -> Checkout:
+    folder = tmp_path / "check out"
+    shutil.copytree(HOOKS, folder / "infra" / "hooks", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "run.py").write_text(RUN.format(code=0))
+    spec = importlib.util.spec_from_file_location(
+        "provision_of_a_checkout", folder / "infra" / "hooks" / "provision.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    return Checkout(folder, azure_cli.install(tmp_path / "azure"), hook)
 
 
-def script(path: Path, line: str) -> None:
-    path.write_text(f"#!/bin/sh\n{line}\n")
-    path.chmod(0o755)
+@pytest.fixture
+def azure(checkout: Checkout) -> Azure:
+    return checkout.azure
 
 
-@pytest.mark.skipif(os.name != "posix", reason="the script is for POSIX shells")
-class TestPostprovision:
-    def test_makes_what_the_app_needs(self, azure: Azure) -> None:
-        (azure.checkout / "subscriptions.toml").write_text("[[callRecords]]\n")
+def deleted_vault(**properties: Any) -> dict[str, Any]:
+    """As `az keyvault list-deleted` shows one."""
+    group = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/rg-production"
+    return {
+        "name": "kv-1",
+        "properties": {
+            "vaultId": f"{group}/providers/Microsoft.KeyVault/vaults/kv-1",
+            "location": "westeurope",
+            "deletionDate": "2026-11-01T00:00:00+00:00",
+            "scheduledPurgeDate": "2027-01-30T00:00:00+00:00",
+            "tags": {"azd-env-name": "production"},
+            "purgeProtectionEnabled": None,
+            **properties,
+        },
+    }
 
-        result = azure.run()
 
-        assert result.returncode == 0, result.stderr
-        vault = azure.vault()
-        assert set(vault) == {
-            "certificate-graph-notifications",
-            "secret-client-state",
-            "secret-client-state-previous",
-        }
-        assert re.fullmatch("[0-9a-f]{64}", vault["secret-client-state"])
-        assert vault["secret-client-state-previous"] == vault["secret-client-state"]
-        assert (azure.home / "config" / "subscriptions.toml").read_text() == "[[callRecords]]\n"
+class TestConnecting:
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_acts_in_the_subscription_of_azd_alone(self, checkout: Checkout, azure: Azure, when: str) -> None:
+        assert checkout.run(when) == 0
 
-    def test_leaves_what_exists_when_run_again(self, azure: Azure) -> None:
-        azure.run()
-        before = azure.vault()
+        assert azure.calls()
+        for call in azure.calls():
+            assert call[call.index("--subscription") + 1] == SUBSCRIPTION
 
-        result = azure.run()
+    def test_says_where_to_log_in_when_az_is_in_another_tenant(
+        self, checkout: Checkout, azure: Azure, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        azure.change(tenant="88888888-8888-8888-8888-888888888888")
 
-        assert result.returncode == 0
-        assert azure.vault() == before
+        assert checkout.run("after") == 1
 
-    def test_finishes_what_an_interrupted_run_has_begun(self, azure: Azure) -> None:
-        (azure.home / "vault" / "secret-client-state-previous").write_text("left over")
+        assert f"az login --tenant {TENANT}" in capsys.readouterr().err
+        assert azure.changes() == []
 
-        azure.run()
+    def test_says_where_to_log_in_when_az_is_not(
+        self, checkout: Checkout, azure: Azure, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        azure.refuse("account show", NO_LOGIN)
 
-        vault = azure.vault()
-        assert vault["secret-client-state-previous"] == vault["secret-client-state"] != "left over"
+        assert checkout.run("before") == 1
 
-    def test_shows_the_secret_to_nobody(self, azure: Azure) -> None:
-        result = azure.run()
+        assert f"az login --tenant {TENANT}" in capsys.readouterr().err
 
-        secret = azure.vault()["secret-client-state"]
-        assert secret not in result.stdout + result.stderr
+    def test_refuses_an_az_that_is_too_old(
+        self, checkout: Checkout, azure: Azure, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        azure.change(version="2.59.0")
+
+        assert checkout.run("before") == 1
+
+        assert "2.60.0 or newer" in capsys.readouterr().err
+
+    def test_says_that_az_is_missing(self, checkout: Checkout, capsys: pytest.CaptureFixture[str]) -> None:
+        assert checkout.run("before", PATH="/nowhere") == 1
+
+        assert "az) is not installed" in capsys.readouterr().err
+
+
+class TestBefore:
+    def test_changes_nothing_where_nothing_is_in_the_way(self, checkout: Checkout, azure: Azure) -> None:
+        assert checkout.run("before") == 0
+
+        assert azure.changes() == []
+
+    @pytest.mark.parametrize("location", ["westeurope", "West Europe"])
+    def test_takes_a_region_by_both_of_its_names(self, checkout: Checkout, location: str) -> None:
+        assert checkout.run("before", AZURE_LOCATION=location) == 0
+
+    def test_refuses_a_region_without_flex_consumption(
+        self, checkout: Checkout, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert checkout.run("before", AZURE_LOCATION="westindia") == 1
+
+        assert "westindia has no Flex Consumption plan" in capsys.readouterr().err
+
+    def test_looks_at_no_region_before_azd_knows_one(
+        self, checkout: Checkout, azure: Azure, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """At the first `azd up` azd asks for subscription and region after this hook."""
+        assert checkout.run("before", AZURE_LOCATION="") == 0
+
+        assert "AZURE_LOCATION: not set yet" in capsys.readouterr().out
+        assert azure.calls() == []
+
+    def test_registers_what_a_private_network_needs(self, checkout: Checkout, azure: Azure) -> None:
+        assert checkout.run("before", VNET_ENABLED="true") == 0
+        assert checkout.run("before", VNET_ENABLED="true") == 0
+
+        assert azure.changes() == ["provider register"]
+        assert "--wait" in next(call for call in azure.calls() if call[:2] == ["provider", "register"])
+
+    def test_says_who_can_register_it(
+        self, checkout: Checkout, azure: Azure, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        azure.refuse("provider register", "(AuthorizationFailed) The client does not have authorization")
+
+        assert checkout.run("before", VNET_ENABLED="true") == 1
+
+        assert "registered by an owner" in capsys.readouterr().err
+
+    def test_recovers_a_deleted_vault_of_this_environment(self, checkout: Checkout, azure: Azure) -> None:
+        azure.change(deleted=[deleted_vault()])
+
+        assert checkout.run("before", answers=[True]) == 0
+
+        assert azure.changes() == ["group create", "keyvault recover"]
+        assert azure.read()["deleted"] == []
+
+    def test_leaves_a_deleted_vault_that_nobody_wants_back(
+        self, checkout: Checkout, azure: Azure, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        azure.change(deleted=[deleted_vault()])
+
+        assert checkout.run("before", answers=[False]) == 1
+
+        said = capsys.readouterr().err
+        assert "az keyvault purge --name kv-1 --location westeurope" in said
+        assert azure.changes() == []
+
+    def test_recovers_nothing_where_there_is_nobody_to_ask(
+        self, checkout: Checkout, azure: Azure, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        azure.change(deleted=[deleted_vault(purgeProtectionEnabled=True)])
+
+        assert checkout.run("before") == 1
+
+        said = capsys.readouterr().err
+        assert "az keyvault recover --name kv-1" in said
+        assert "purge --name" not in said
+        assert azure.changes() == []
+
+    @pytest.mark.parametrize(
+        "properties",
+        [
+            {"location": "northeurope"},
+            {"vaultId": "/subscriptions/s/resourceGroups/rg-test/providers/Microsoft.KeyVault/vaults/kv-1"},
+        ],
+    )
+    def test_leaves_the_deleted_vaults_of_others_alone(
+        self, checkout: Checkout, azure: Azure, properties: dict[str, str]
+    ) -> None:
+        azure.change(deleted=[deleted_vault(**properties)])
+
+        assert checkout.run("before", answers=[]) == 0
+
+    def test_goes_on_where_deleted_vaults_may_not_be_listed(self, checkout: Checkout, azure: Azure) -> None:
+        azure.refuse("keyvault list-deleted", "(AuthorizationFailed) The client does not have authorization")
+
+        assert checkout.run("before") == 0
+
+
+class TestAfter:
+    def test_makes_what_the_app_needs(self, checkout: Checkout, azure: Azure) -> None:
+        checkout.desire()
+
+        assert checkout.run("after") == 0
+
+        found = azure.read()
+        assert set(found["certificates"]) == {"graph-notifications"}
+        assert re.fullmatch("[0-9a-f]{64}", found["secrets"]["client-state"])
+        assert found["secrets"]["client-state-previous"] == found["secrets"]["client-state"]
+        assert found["blobs"] == {"subscriptions.toml": "[[callRecords]]\n"}
+
+    def test_changes_nothing_when_run_again(self, checkout: Checkout, azure: Azure) -> None:
+        checkout.desire()
+        checkout.run("after")
+        before, changes = azure.read(), azure.changes()
+
+        assert checkout.run("after") == 0
+
+        assert azure.read() == before
+        assert azure.changes() == changes
+
+    def test_uploads_a_desired_state_that_changed(self, checkout: Checkout, azure: Azure) -> None:
+        checkout.desire()
+        checkout.run("after")
+        checkout.desire("[[callRecords]]\n# changed\n")
+
+        checkout.run("after")
+
+        assert azure.read()["blobs"] == {"subscriptions.toml": "[[callRecords]]\n# changed\n"}
+
+    def test_finishes_what_an_interrupted_run_has_begun(self, checkout: Checkout, azure: Azure) -> None:
+        azure.change(secrets={"client-state-previous": "left over"})
+
+        checkout.run("after")
+
+        made = azure.read()["secrets"]
+        assert made["client-state-previous"] == made["client-state"] != "left over"
+
+    def test_shows_the_secret_to_nobody(
+        self, checkout: Checkout, azure: Azure, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        checkout.run("after")
+
+        secret, said = azure.read()["secrets"]["client-state"], capsys.readouterr()
+        assert secret not in said.out + said.err
         assert secret not in (azure.home / "calls").read_text()  # nor to those who list processes
 
-    def test_asks_the_platform_to_look_the_references_up(self, azure: Azure) -> None:
-        azure.run()
+    def test_asks_the_platform_to_look_the_references_up(self, checkout: Checkout, azure: Azure) -> None:
+        checkout.run("after")
 
-        (call,) = [call for call in azure.calls() if call[0] == "rest"]
-        assert call[call.index("--url") + 1].startswith("/subscriptions/s/resourceGroups/g/providers/Microsoft.Web/")
-        assert azure.calls().index(call) > max(
-            number for number, found in enumerate(azure.calls()) if found[:3] == ["keyvault", "secret", "set"]
+        changes = azure.changes()
+        refresh = next(change for change in changes if change.startswith("post "))
+        assert refresh.startswith(f"post {FUNCTION}/config/configreferences/appsettings/refresh")
+        assert changes.index(refresh) > max(n for n, found in enumerate(changes) if found == "keyvault secret set")
+
+    def test_asks_again_where_an_earlier_run_could_not(self, checkout: Checkout, azure: Azure) -> None:
+        checkout.run("after")
+        azure.change(references="SecretNotFound")
+
+        checkout.run("after")
+
+        assert azure.read()["references"] == "Resolved"
+
+    def test_says_what_is_missing_outside_azd(
+        self, checkout: Checkout, azure: Azure, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert checkout.run("after", AZURE_FUNCTION_ID="") == 1
+
+        assert "AZURE_FUNCTION_ID not set: run this through azd" in capsys.readouterr().err
+        assert azure.calls() == []
+
+    def test_says_what_to_do_without_a_desired_state(
+        self, checkout: Checkout, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        checkout.run("after", answers=[])
+
+        assert "subscriptions.sample.toml" in capsys.readouterr().out
+
+    def test_says_that_alerts_reach_nobody(self, checkout: Checkout, capsys: pytest.CaptureFixture[str]) -> None:
+        checkout.run("after", ALERT_EMAIL="")
+
+        assert "ALERT_EMAIL is not set" in capsys.readouterr().out
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("command", "message"), [("keyvault certificate list", VAULT_ROLE), ("storage blob exists", STORAGE_ROLE)]
+    )
+    def test_waits_for_roles_to_take_effect(
+        self, checkout: Checkout, azure: Azure, command: str, message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        checkout.desire()
+        azure.refuse(command, message, times=3)
+
+        assert checkout.run("after") == 0
+
+        assert checkout.pauses == [15, 15, 15]
+        assert capsys.readouterr().out.count("Waiting") == 1
+
+    def test_does_not_wait_for_roles_for_ever(
+        self, checkout: Checkout, azure: Azure, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        azure.refuse("keyvault certificate list", VAULT_ROLE)
+        checkout.hook.WAITS = 3  # of 39, which are ten minutes
+
+        assert checkout.run("after") == 1
+
+        assert "Caller is not authorized" in capsys.readouterr().err
+        assert len(checkout.pauses) == 3
+
+    @pytest.mark.parametrize(
+        ("command", "message"),
+        [
+            ("keyvault certificate list", VAULT_NETWORK),
+            ("keyvault secret list", VAULT_FIREWALL),
+            ("storage blob exists", STORAGE_NETWORK),
+        ],
+    )
+    def test_does_not_take_the_network_for_a_role(
+        self, checkout: Checkout, azure: Azure, command: str, message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        checkout.desire()
+        azure.refuse(command, message)
+
+        assert checkout.run("after") == 1
+
+        assert checkout.pauses == []
+        assert "DEPLOYER_IP_ADDRESS" in capsys.readouterr().err
+
+    def test_says_at_once_what_else_is_wrong(
+        self, checkout: Checkout, azure: Azure, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        azure.refuse(
+            "keyvault certificate create", "(Conflict) Certificate is currently in a deleted but recoverable state"
         )
 
-    def test_waits_for_roles_to_take_effect(self, azure: Azure) -> None:
-        azure.refuse(3, "(Forbidden) Caller is not authorized to perform action on resource.")
+        assert checkout.run("after") == 1
 
-        result = azure.run()
-
-        assert result.returncode == 0
-        assert "certificate-graph-notifications" in azure.vault()
-        assert (azure.home / "pauses").read_text().split() == ["15"] * 3
-        assert result.stderr.count("Waiting") == 1
-
-    def test_does_not_wait_for_roles_for_ever(self, azure: Azure) -> None:
-        azure.refuse(1000, "(Forbidden) Caller is not authorized to perform action on resource.")
-
-        result = azure.run()
-
-        assert result.returncode == 1
-        assert "Caller is not authorized" in result.stderr
-        assert len((azure.home / "pauses").read_text().split()) == 39
-
-    def test_says_at_once_what_else_is_wrong(self, azure: Azure) -> None:
-        azure.refuse(1, "Please run 'az login' to setup account.")
-
-        result = azure.run()
-
-        assert result.returncode == 1
-        assert "az login" in result.stderr
-        assert azure.vault() == {}
-
-    def test_says_what_is_missing_outside_azd(self, azure: Azure) -> None:
-        result = azure.run(AZURE_FUNCTION_ID="")
-
-        assert result.returncode == 2
-        assert "AZURE_FUNCTION_ID" in result.stderr
-        assert not (azure.home / "calls").exists()
-
-    def test_says_what_to_do_without_a_desired_state(self, azure: Azure) -> None:
-        assert "subscriptions.sample.toml" in azure.run().stdout
+        assert checkout.pauses == []
+        assert "deleted but recoverable" in capsys.readouterr().err
 
 
-class TestBothShells:
-    """There may be no PowerShell here; what the two scripts call must still be the same."""
+class TestGrant:
+    COMMAND = f"grant --identity principal-1 --tenant {TENANT}"
 
-    @staticmethod
-    def calls(script: str) -> list[str]:
-        return re.findall(r"(?:patiently|Invoke-Patiently) ((?:[a-z]+ )+)", script)
+    def test_is_made_where_it_is_wanted(self, checkout: Checkout) -> None:
+        checkout.desire()
 
-    def test_call_the_same_commands_in_the_same_order(self) -> None:
-        posix = (HOOKS / "postprovision.sh").read_text()
-        windows = (HOOKS / "postprovision.ps1").read_text()
+        assert checkout.run("after", answers=[True]) == 0
 
-        assert self.calls(posix) == self.calls(windows) != []
+        assert checkout.grants() == [self.COMMAND]
 
-    def test_pass_the_same_options(self) -> None:
-        options = [
-            sorted(re.findall(r" (--[a-z-]+)", (HOOKS / name).read_text()))
-            for name in ("postprovision.sh", "postprovision.ps1")
-        ]
+    @pytest.mark.parametrize("answers", [None, [False]], ids=["no terminal", "declined"])
+    def test_is_left_for_later(
+        self, checkout: Checkout, answers: list[bool] | None, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        checkout.desire()
 
-        assert options[0] == options[1] != []
+        assert checkout.run("after", answers=answers) == 0
 
-    def test_are_the_hooks_of_azure_yaml(self) -> None:
-        hook = yaml.safe_load((ROOT / "azure.yaml").read_text())["hooks"]["postprovision"]
+        assert checkout.grants() == []
+        said = capsys.readouterr().out
+        assert f"python3 run.py {self.COMMAND}" in said
+        assert "up to 24 hours" in said
 
-        assert (ROOT / hook["posix"]["run"]).samefile(HOOKS / "postprovision.sh")
-        assert (ROOT / hook["windows"]["run"]).samefile(HOOKS / "postprovision.ps1")
+    def test_may_fail_without_stopping_the_deployment(
+        self, checkout: Checkout, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        checkout.desire()
+        (checkout.folder / "run.py").write_text(RUN.format(code=1))
 
-    def test_use_what_the_template_puts_out(self) -> None:
+        assert checkout.run("after", answers=[True]) == 0
+
+        assert f"python3 run.py {self.COMMAND}" in capsys.readouterr().out
+
+
+class TestAzureYaml:
+    HOOKS = yaml.safe_load((ROOT / "azure.yaml").read_text())["hooks"]
+
+    @pytest.mark.parametrize(("hook", "argument"), [("preprovision", "before"), ("postprovision", "after")])
+    def test_runs_the_same_script_in_both_shells(self, hook: str, argument: str) -> None:
+        runs = {self.HOOKS[hook][system]["run"] for system in ("posix", "windows")}
+
+        assert runs == {f"{python} infra/hooks/provision.py {argument}" for python in ("python3", "python")}
+
+    @pytest.mark.parametrize("hook", HOOKS)
+    def test_may_ask(self, hook: str) -> None:
+        assert all(found["interactive"] for found in self.HOOKS[hook].values())
+
+    @pytest.mark.parametrize("arguments", [[], ["during"]])
+    def test_the_script_says_how_it_is_used(self, arguments: list[str]) -> None:
+        command = [sys.executable, "-S", str(HOOKS / "provision.py"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+        assert (done.returncode, done.stderr) == (2, "usage: provision.py before|after\n")
+
+    def test_the_script_uses_what_the_template_puts_out(self) -> None:
         outputs = set(re.findall(r"^output (\w+) ", (ROOT / "infra" / "main.bicep").read_text(), re.MULTILINE))
-        for name in ("postprovision.sh", "postprovision.ps1"):
-            used = set(re.findall(r"\b(?:AZURE_[A-Z_]+|CERTIFICATE_NAME)\b", (HOOKS / name).read_text()))
 
-            assert used - outputs == set()
+        assert set(OUTPUTS) - {"ALERT_EMAIL"} <= outputs
 
 
 class TestCertificatePolicy:

@@ -32,13 +32,18 @@ class TestInPage:
 
 class TestInScript:
     def test_arguments_that_are_computed_are_anything(self) -> None:
-        (command,) = in_script("def f(cli, name):\n    cli.patiently('group', 'show', '--name', name)\n", "a.py")
+        (command,) = in_script("def f(name):\n    azure('group', 'show', '--name', name)\n", "a.py")
 
-        assert command.arguments == ("group", "show", "--name", "x")
+        assert command.arguments == ("group", "show", "--name", "x", "--output", "json")
         assert command.place == "a.py:2"
+
+    def test_what_the_hook_adds_belongs_to_the_command(self) -> None:
+        (command,) = in_script("place = ('--name', name)\ncli.patiently('group', 'show', *place)\n", "a.py")
+
+        assert command.arguments == ("group", "show", "--name", "x", "--subscription", "x", "--output", "json")
 
 
 def test_those_of_this_checkout_are_found() -> None:
     pages = {Path(command.place.partition(":")[0]).name for command in commands(ROOT)}
 
-    assert {"deploy.md", "operations.md", "operator_settings.py"} <= pages
+    assert {"deploy.md", "operations.md", "operator_settings.py", "provision.py"} <= pages
