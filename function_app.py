@@ -7,7 +7,8 @@ import azure.functions as func
 from shared import wiring
 
 STORAGE = "AzureWebJobsStorage"
-# The setting has a default, which a bare %RENEWAL_SCHEDULE% would not: the host refuses a name that does not resolve.
+# The setting has a default, which a bare %RENEWAL_SCHEDULE% would not: the host disables a function, and that function
+# alone, whose setting is missing or whose schedule it cannot read.
 RENEWAL_SCHEDULE = "%RENEWAL_SCHEDULE%" if os.environ.get("RENEWAL_SCHEDULE") else "0 */5 * * * *"
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)  # Graph proves itself by clientState and tokens
@@ -30,6 +31,7 @@ async def receive_lifecycle_notifications(req: func.HttpRequest) -> func.HttpRes
 @app.function_name("decrypt_notifications")
 @app.queue_trigger("msg", queue_name="raw-notifications", connection=STORAGE)
 @wiring.reported
+@wiring.noted
 async def decrypt_notifications(msg: func.QueueMessage) -> None:
     await wiring.decrypt(msg, "raw-notifications")
 
@@ -37,6 +39,7 @@ async def decrypt_notifications(msg: func.QueueMessage) -> None:
 @app.function_name("decrypt_emergency")
 @app.queue_trigger("msg", queue_name="raw-emergency", connection=STORAGE)
 @wiring.reported
+@wiring.noted
 async def decrypt_emergency(msg: func.QueueMessage) -> None:
     await wiring.decrypt(msg, "raw-emergency")
 
@@ -44,6 +47,7 @@ async def decrypt_emergency(msg: func.QueueMessage) -> None:
 @app.function_name("decrypt_call_records")
 @app.queue_trigger("msg", queue_name="raw-call-records", connection=STORAGE)
 @wiring.reported
+@wiring.noted
 async def decrypt_call_records(msg: func.QueueMessage) -> None:
     await wiring.decrypt(msg, "raw-call-records")
 
@@ -51,6 +55,7 @@ async def decrypt_call_records(msg: func.QueueMessage) -> None:
 @app.function_name("handle_lifecycle")
 @app.queue_trigger("msg", queue_name="lifecycle-notifications", connection=STORAGE)
 @wiring.reported
+@wiring.noted
 async def handle_lifecycle(msg: func.QueueMessage) -> None:
     await wiring.handle_lifecycle(msg, "lifecycle-notifications")
 
@@ -58,6 +63,7 @@ async def handle_lifecycle(msg: func.QueueMessage) -> None:
 @app.function_name("renew_subscriptions")
 @app.timer_trigger("timer", schedule=RENEWAL_SCHEDULE, run_on_startup=False, use_monitor=True)
 @wiring.reported
+@wiring.noted
 async def renew_subscriptions(timer: func.TimerRequest) -> None:
     await wiring.renew()
 
@@ -65,6 +71,7 @@ async def renew_subscriptions(timer: func.TimerRequest) -> None:
 @app.function_name("sweep_claim_checks")
 @app.timer_trigger("timer", schedule="0 20 3 * * *", run_on_startup=False, use_monitor=True)
 @wiring.reported
+@wiring.noted
 async def sweep_claim_checks(timer: func.TimerRequest) -> None:
     await wiring.sweep_claim_checks()
 
@@ -74,6 +81,7 @@ if os.environ.get("SELFTEST_SCHEDULE"):
     @app.function_name("self_test")
     @app.timer_trigger("timer", schedule="%SELFTEST_SCHEDULE%", run_on_startup=False, use_monitor=True)
     @wiring.reported
+    @wiring.noted
     async def self_test(timer: func.TimerRequest) -> None:
         await wiring.self_test()
 
@@ -82,6 +90,7 @@ if os.environ.get("SELFTEST_SCHEDULE"):
 @app.function_name("drain_poison")
 @app.timer_trigger("timer", schedule="0 * * * * *", run_on_startup=False, use_monitor=False)
 @wiring.reported
+@wiring.noted
 async def drain_poison(timer: func.TimerRequest) -> None:
     await wiring.drain_poison()
 

@@ -20,6 +20,7 @@ from shared.domain.errors import SettingsError, SwitchboardError, UnavailableErr
 from shared.domain.graph import CredentialError, GraphError, PermissionDeniedError, SignInRequiredError
 from shared.domain.resources import RAW_QUEUE
 from shared.domain.subscriptions import Reason, Verb
+from shared.services.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS
 from shared.services.health import OLDEST, RENEWAL_OVERDUE
 from shared.services.poison import POISON_QUEUES, STUCK_AFTER
 from shared.services.quarantine import QUARANTINE_CONTAINER
@@ -83,6 +84,7 @@ async def examine(workshop: Workshop) -> list[Check]:
         _handshakes,
         _subscriptions,
         _timer,
+        _functions,
         _raw_messages,
         _poison,
         _quarantine,
@@ -348,6 +350,30 @@ async def _timer(workshop: Workshop) -> list[Check]:
     if state.failures:
         return [_problem(name, f"the last run, {span(ago)} ago: {'; '.join(state.failures)}", _remedy(state.failures))]
     return [_ok(name, f"the last run was {span(ago)} ago")]
+
+
+async def _functions(workshop: Workshop) -> list[Check]:
+    try:
+        runs = await workshop.function_runs.latest()
+    except UnavailableError:
+        return []  # the check of storage has said so
+    if runs is None:
+        return [_ok("functions", "none has been called yet")]
+    now = workshop.clock.now()
+    overdue = runs.overdue(now)
+    found = [
+        _problem(
+            f"function {function}",
+            f"has not run {'once in' if last is None else 'for'} {span(now - (last or runs.since))}",
+            f"see that there is no setting AzureWebJobs.{function}.Disabled, and that the host takes its schedule: one "
+            "that is wrong or whose setting is missing disables it alone, as the host's log says when it starts",
+        )
+        for function, last in overdue.items()
+    ]
+    lately = [f"{function} {span(now - last)} ago" for function, last in runs.last.items() if function not in overdue]
+    never = [function for function in (*OVERDUE_AFTER, *QUEUE_FUNCTIONS) if function not in runs.last.keys() | overdue]
+    text = ", ".join(lately) + (f"; not yet: {', '.join(never)}" if never else "")
+    return [*found, _ok("functions", text)]
 
 
 def _remedy(failures: Iterable[str]) -> str:

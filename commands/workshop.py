@@ -22,6 +22,7 @@ from shared.adapters.storage import StorageAccount
 from shared.clock import SystemClock
 from shared.domain.errors import SettingsError
 from shared.domain.subscriptions import Endpoint
+from shared.services.function_runs import FunctionRuns
 from shared.services.known_subscriptions import KnownSubscriptions
 from shared.services.poison import PoisonStates
 from shared.services.raw_queues import RawQueues
@@ -144,6 +145,10 @@ class Workshop:
     @cached_property
     def poison_states(self) -> PoisonStates:
         return PoisonStates(self.blobs)
+
+    @cached_property
+    def function_runs(self) -> FunctionRuns:
+        return FunctionRuns(self.blobs, self.clock.now)
 
     @cached_property
     def renewal_states(self) -> RenewalStates:

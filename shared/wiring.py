@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shared.services.activity import Activity
     from shared.services.backfill import Backfill
     from shared.services.decrypt import Decryptor
+    from shared.services.function_runs import FunctionRuns
     from shared.services.health import Health
     from shared.services.lifecycle_messages import LifecycleMessages
     from shared.services.paced_log import PacedLog
@@ -75,6 +76,17 @@ def reported[**P, T](function: Callable[P, Awaitable[T]]) -> Callable[P, Corouti
         raise failure  # outside the handler, so that nothing is its cause or context
 
     return reporting
+
+
+def noted[**P, T](function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """A function whose runs are noted, so that one shows which the host has disabled."""
+
+    @wraps(function)
+    async def noting(*args: P.args, **kwargs: P.kwargs) -> T:
+        async with _function_runs().noted(function.__name__):
+            return await function(*args, **kwargs)
+
+    return noting
 
 
 def _failure(function: str, error: Exception) -> "InvocationError":
@@ -387,6 +399,13 @@ def _telemetry() -> "OpenTelemetry":
     from shared.adapters.telemetry import OpenTelemetry
 
     return OpenTelemetry()
+
+
+@cache
+def _function_runs() -> "FunctionRuns":
+    from shared.services.function_runs import FunctionRuns
+
+    return FunctionRuns(_blobs(), _now)
 
 
 @cache

@@ -7,11 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from commands.checks import Check, State, _poison, _raw_messages, _timer
+from commands.checks import Check, State, _functions, _poison, _raw_messages, _timer
 from commands.terminal import span
 from shared.domain.errors import UnavailableError
+from shared.services.function_runs import FunctionRuns, Runs
 from shared.services.poison import PoisonStates
 from shared.services.renewal_state import RenewalState
+from tests.unit.state_blobs import Version
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -23,6 +25,7 @@ class Workshop:
     ages: dict[str, timedelta] = field(default_factory=dict)
     left: dict[str, datetime] = field(default_factory=dict)
     state: RenewalState | None = None
+    runs: Runs | None = None
     storage: bool = True
 
     @property
@@ -51,6 +54,14 @@ class Workshop:
     async def get(self, _container: str, _name: str) -> bytes:
         self._reach()
         return msgspec.json.encode({"oldest": self.left})
+
+    @property
+    def function_runs(self) -> FunctionRuns:
+        return FunctionRuns(self, self.now)  # type: ignore[arg-type]
+
+    async def get_version(self, _container: str, _name: str) -> Version | None:
+        self._reach()
+        return None if self.runs is None else Version(msgspec.json.encode(self.runs), "1")
 
     async def latest(self) -> RenewalState | None:
         self._reach()
@@ -120,7 +131,29 @@ async def test_a_timer_that_does() -> None:
     assert (await one(_timer, Workshop(state=finished(timedelta(minutes=4))))).state is State.OK
 
 
-@pytest.mark.parametrize("check", [_raw_messages, _poison, _timer])
+async def test_a_function_that_the_host_does_not_call_any_more() -> None:
+    ran = {"renew_subscriptions": NOW - timedelta(minutes=4), "sweep_claim_checks": NOW - timedelta(hours=27)}
+    runs = Runs(since=NOW - timedelta(days=9), last=ran)
+
+    drain, sweep, others = sorted(await _functions(Workshop(runs=runs)), key=lambda check: check.name)  # type: ignore[arg-type]
+
+    assert (drain.name, drain.state, drain.found) == ("function drain_poison", State.PROBLEM, "has not run once in 9 d")
+    assert "AzureWebJobs.drain_poison.Disabled" in str(drain.remedy)
+    assert (sweep.name, sweep.state, sweep.found) == (
+        "function sweep_claim_checks",
+        State.PROBLEM,
+        "has not run for 1 d 3 h",
+    )
+    assert (others.name, others.state) == ("functions", State.OK)
+    assert others.found.startswith("renew_subscriptions 4 min ago; not yet: decrypt_notifications, ")
+
+
+@pytest.mark.parametrize("runs", [None, Runs(since=NOW - timedelta(minutes=14))])
+async def test_functions_whose_time_has_not_come(runs: Runs | None) -> None:
+    assert (await one(_functions, Workshop(runs=runs))).state is State.OK
+
+
+@pytest.mark.parametrize("check", [_raw_messages, _poison, _timer, _functions])
 async def test_what_storage_does_not_tell_is_said_by_the_check_of_storage(check: Any) -> None:
     assert await check(Workshop(storage=False)) == []
 
