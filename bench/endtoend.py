@@ -16,7 +16,6 @@ from datetime import datetime
 from pathlib import Path
 
 import psutil
-import requests
 from azure.storage.queue import QueueServiceClient
 
 from bench.figures import rsa_operation
@@ -92,7 +91,7 @@ def _stack(settings: dict[str, str]) -> Iterator[Stack]:
         tempfile.TemporaryDirectory(prefix="switchboard-bench-", ignore_cleanup_errors=True) as folder,
         Stack.start(Path(folder), subscriptions=traffic.SUBSCRIPTIONS, settings=settings) as stack,
     ):
-        requests.post(f"{stack.url}/admin/functions/renew_subscriptions", json={}, timeout=10).raise_for_status()
+        stack.host.start_function("renew_subscriptions")
         _until(lambda: len(stack.sim.graph.subscriptions) >= traffic.SUBSCRIPTION_COUNT)
         stack.sim.graph.delivery.batch_size = _POST
         yield stack

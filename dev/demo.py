@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import requests
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -202,9 +201,7 @@ class Demo:
         self.sim.graph.send(notifications)
 
     def _fire_timer(self) -> None:
-        requests.post(
-            f"{self.stack.url}/admin/functions/renew_subscriptions", json={}, timeout=_PATIENCE
-        ).raise_for_status()
+        self.stack.host.start_function("renew_subscriptions")
 
     def _moved_to(self, version: str) -> bool:
         """Whether every rich subscription is encrypted for a version of the certificate."""

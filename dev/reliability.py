@@ -20,7 +20,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-import requests
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import ContainerClient
 
@@ -440,8 +439,7 @@ class Run:
             )
 
         def fire() -> bool:
-            url = f"{self._stack.url}/admin/functions/renew_subscriptions"
-            requests.post(url, json={}, timeout=10).raise_for_status()
+            self._stack.host.start_function("renew_subscriptions")
             deadline = time.monotonic() + 5
             while not is_current() and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)

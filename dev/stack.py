@@ -7,20 +7,22 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from dev.azurite import FREE_PORTS, Azurite, Ports, TlsFiles
-from dev.host import HostProcess
+from dev.host import HostProcess, HostStartError
 from dev.ports import HOST, held_port
 from dev.simulator import Simulator
 from dev.simulator.entra import User
 
 APP = Path(__file__).parents[1]
 
+_RESTART_SECONDS = 1
 # What a process needs of this machine. The rest of the environment (a developer's own AZURE_…, proxies) stays outside.
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TEMP", "TMP", "USERPROFILE")
 
@@ -97,7 +99,10 @@ class Stack:
                 **(settings or {}),
             }
             environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | everything
-            with HostProcess(APP, environment, port=port, lease_seconds=lease_seconds) as host:
+            with (
+                HostProcess(APP, environment, port=port, lease_seconds=lease_seconds) as host,
+                _platform(host),
+            ):
                 yield cls(azurite, sim, host, everything)
 
     @property
@@ -146,6 +151,25 @@ class Stack:
     def restart_azurite(self) -> None:
         """End storage in an orderly way, if it runs, and start it on the same data at the same address."""
         self.azurite.restart()
+
+
+@contextmanager
+def _platform(host: HostProcess) -> Iterator[None]:
+    """Start the host again a little after it has ended by itself, as Azure does."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_RESTART_SECONDS):
+            with suppress(HostStartError):  # and once more
+                host.start_again_if_ended()
+
+    watching = threading.Thread(target=watch, name="platform")
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
 
 
 @contextmanager

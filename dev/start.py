@@ -6,11 +6,11 @@ import tempfile
 import threading
 from pathlib import Path
 
-import requests
 from rich.console import Console
 from rich.table import Table
 
 from dev import traffic
+from dev.host.process import KEY
 from dev.simulator import Simulator
 from dev.stack import WELL_KNOWN, Stack
 from shared.domain.resources import EVENT_QUEUES
@@ -30,7 +30,7 @@ def main() -> int:
         Stack.start(Path(folder), subscriptions=traffic.WITH_PRESENCE, ports=WELL_KNOWN) as stack,
     ):
         stack.sign_in()
-        requests.post(f"{stack.url}/admin/functions/renew_subscriptions", json={}, timeout=10).raise_for_status()
+        stack.host.start_function("renew_subscriptions")
         _introduce(console, stack)
         if arguments.traffic > 0:
             _send(stack, arguments.traffic, stopping)
@@ -43,7 +43,8 @@ def _introduce(console: Console, stack: Stack) -> None:
     table = Table("what", "where", show_header=False, box=None)
     table.add_row("notifications", stack.settings["NOTIFICATION_URL"])
     table.add_row("health", f"{stack.url}/api/health")
-    table.add_row("status page", f"{stack.url}/api/status")
+    table.add_row("status page", f"{stack.url}/api/status?code={KEY}")
+    table.add_row("the host's key, for /admin and /api/status", f"{KEY} (header x-functions-key)")
     table.add_row(
         "queues (Azurite)", f"{stack.azurite.queue_url} (account devstoreaccount1): {', '.join(EVENT_QUEUES)}"
     )

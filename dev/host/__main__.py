@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
                 url=f"http://{args.host}:{listening.getsockname()[1]}",
                 host_id=host_id(app, settings),
                 lease_seconds=args.lease_seconds,
+                key=args.key,
                 workers=workers,
             )
             return asyncio.run(_run(options, listening, stop_with_stdin=args.stop_with_stdin))
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         default=600,
         help="how long a queue message stays invisible when the host dies with it (%(default)s)",
     )
+    parser.add_argument("--key", default="local", help="the master, system and function key (%(default)s)")
     parser.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input ends")
     return parser
 

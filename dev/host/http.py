@@ -4,6 +4,7 @@ Sources: "Azure Functions HTTP trigger", "Manually run a non HTTP-triggered func
 on its way to the worker, `GrpcMessageConversionExtensions.ToRpcHttp` of the host (Azure/azure-functions-host).
 """
 
+import hmac
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Route:
     template: str
     pattern: re.Pattern[str]
     methods: frozenset[str]
+    is_anonymous: bool
 
     @classmethod
     def of(cls, function: Function, prefix: str) -> "Route":
@@ -50,19 +52,21 @@ class Route:
             raise LoadError(f"function {function.name}: only simple route parameters {{name}} are supported: {route}")
         pattern = "".join(f"(?P<{part}>[^/]+)" if index % 2 else re.escape(part) for index, part in enumerate(literals))
         methods = frozenset(str(method).upper() for method in function.trigger.get("methods") or ())
+        is_anonymous = str(function.trigger.get("authLevel") or "function").lower() == "anonymous"
         # Routes of ASP.NET Core, which the real host uses, ignore case and a slash at the end.
-        return cls(function, template, re.compile(f"{pattern}/?", re.IGNORECASE), methods)
+        return cls(function, template, re.compile(f"{pattern}/?", re.IGNORECASE), methods, is_anonymous)
 
 
-def application(worker: Worker, routes: Iterable[Route], fire: Mapping[str, Fire]) -> web.Application:
+def application(worker: Worker, routes: Iterable[Route], fire: Mapping[str, Fire], *, key: str) -> web.Application:
     """The web application of a function app.
 
     Args:
         worker: calls the functions.
         routes: its HTTP functions.
         fire: for each function that `POST /admin/functions/{name}` may start, what to do with the request's `input`.
+        key: what callers of `/admin` and of routes that are not anonymous have to show.
     """
-    handler = _Handler(worker, tuple(routes), fire)
+    handler = _Handler(worker, tuple(routes), fire, key)
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     app.router.add_post("/admin/functions/{name}", handler.start_function)
     app.router.add_route("*", "/{path:.*}", handler.call_function)
@@ -74,8 +78,9 @@ class _AdminRequest(msgspec.Struct):
 
 
 class _Handler:
-    def __init__(self, worker: Worker, routes: tuple[Route, ...], fire: Mapping[str, Fire]) -> None:
+    def __init__(self, worker: Worker, routes: tuple[Route, ...], fire: Mapping[str, Fire], key: str) -> None:
         self._worker = worker
+        self._key = key
         # A literal segment wins over a parameter, as in ASP.NET Core.
         self._routes = sorted(routes, key=lambda route: route.template.count("{"))
         self._fire = {name.lower(): start for name, start in fire.items()}
@@ -84,20 +89,30 @@ class _Handler:
         for route in self._routes:
             match = route.pattern.fullmatch(request.path)
             if match is not None and (not route.methods or request.method in route.methods):
+                if not route.is_anonymous and not self._shows_key(request):
+                    return web.Response(status=401)
                 return await self._call(route.function, request, match.groupdict())
         # The real host has no 405 for a known route: "Function app should return 405 …", azure-functions-host#10098.
         return web.Response(status=404)
 
     async def start_function(self, request: web.Request) -> web.StreamResponse:
+        if not self._shows_key(request):
+            return web.Response(status=401)
         start = self._fire.get(request.match_info["name"].lower())
         if start is None:
             return web.Response(status=404)
+        if request.content_type != "application/json":
+            return web.Response(status=415)
         try:
-            admin_request = msgspec.json.decode(await request.read() or b"{}", type=_AdminRequest)
+            admin_request = msgspec.json.decode(await request.read(), type=_AdminRequest)
         except msgspec.DecodeError as error:
             return web.Response(status=400, text=str(error))
         start(admin_request.input)
         return web.Response(status=202)
+
+    def _shows_key(self, request: web.Request) -> bool:
+        shown = request.headers.get("x-functions-key") or request.query.get("code") or ""
+        return hmac.compare_digest(shown.encode(), self._key.encode())
 
     async def _call(self, function: Function, request: web.Request, params: Mapping[str, str]) -> web.StreamResponse:
         if (request.content_length or 0) > MAX_BODY_BYTES:  # aiohttp would read up to the limit first

@@ -1,4 +1,8 @@
-"""The local host as a child process: for tests, the demo, and whatever else must be able to kill it."""
+"""A Functions host as a child process: for tests, the demo, and whatever else must be able to kill it.
+
+It is the local host, unless the environment variable FUNCTIONS_HOST names the executable of another one, which takes
+the same arguments and prints the same line.
+"""
 
 import contextlib
 import os
@@ -7,13 +11,20 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
+
+import requests
 
 from dev.ports import held_port
+
+KEY: Final = "local"
+"""The master, system and function key of every host that is started here."""
+FUNCTIONS_HOST: Final = "FUNCTIONS_HOST"
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LISTENING = "Listening on "
@@ -21,6 +32,9 @@ _STOP_SECONDS = 45
 _POLL_SECONDS = 0.02
 # Without it, Windows starts no Python.
 _ALWAYS_INHERITED = ("SYSTEMROOT",)
+# What another host, of which nothing is known, may need to start.
+_INHERITED_BY_OTHERS = ("PATH", "HOME", "LANG", "TMPDIR")
+_OTHERS_START_SECONDS = 120
 
 
 class HostStartError(Exception):
@@ -52,11 +66,13 @@ class HostProcess:
             start_seconds: how long it may take to be ready.
         """
         self._app = app
-        self._env = {name: os.environ[name] for name in _ALWAYS_INHERITED if name in os.environ} | dict(env)
+        self._executable = os.environ.get(FUNCTIONS_HOST)
+        inherited = _ALWAYS_INHERITED + (_INHERITED_BY_OTHERS if self._executable else ())
+        self._env = {name: os.environ[name] for name in inherited if name in os.environ} | dict(env)
         resources = contextlib.ExitStack()
         self._port = port or resources.enter_context(held_port())
         self._lease_seconds = lease_seconds
-        self._start_seconds = start_seconds
+        self._start_seconds = max(start_seconds, _OTHERS_START_SECONDS) if self._executable else start_seconds
         folder = Path(tempfile.mkdtemp(prefix="functions-host-"))
         resources.callback(shutil.rmtree, folder, ignore_errors=True)
         # Not at the end of the `with` block, after which the logs can still be read and the host started again.
@@ -65,6 +81,8 @@ class HostProcess:
         self._logs_path = folder / "logs.txt"
         self._process: subprocess.Popen[bytes] | None = None
         self._url = ""
+        # Whoever starts it again when it has ended by itself is another thread than whoever ends it.
+        self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
         self.start()
@@ -105,9 +123,46 @@ class HostProcess:
         Raises:
             HostStartError: it ended instead, or took too long.
         """
+        with self._lock:
+            self._start()
+
+    def start_again_if_ended(self) -> bool:
+        """Start it if it has ended by itself; says whether it had.
+
+        Raises:
+            HostStartError: it ended again at once, or took too long.
+        """
+        with self._lock:
+            if self._process is None or self.is_running:
+                return False
+            self._reap()
+            self._start()
+            return True
+
+    def start_function(self, name: str, text: str = "") -> None:
+        """Start a function by hand, beside its trigger, without waiting for its end.
+
+        Args:
+            name: the function's.
+            text: for a queue function, the message.
+
+        Raises:
+            requests.RequestException: the host did not take the request.
+        """
+        url = f"{self.url}/admin/functions/{name}"
+        requests.post(url, json={"input": text}, headers=self.key_header, timeout=10).raise_for_status()
+
+    @property
+    def key_header(self) -> dict[str, str]:
+        """The header that `/admin` and routes of level `function` ask for."""
+        return {"x-functions-key": KEY}
+
+    def _start(self) -> None:
         assert not self.is_running, "the host runs already"
-        command = [sys.executable, "-m", "dev.host", "--app", str(self._app), "--port", str(self._port)]
-        command += ["--lease-seconds", str(self._lease_seconds), "--stop-with-stdin"]
+        own = [sys.executable, "-m", "dev.host"]
+        command = own if self._executable is None else [self._executable, "--python", sys.executable]
+        command += ["--app", str(self._app), "--port", str(self._port), "--key", KEY, "--stop-with-stdin"]
+        command += ["--lease-seconds", str(self._lease_seconds)]
         with self._output_path.open("wb") as output, self._logs_path.open("wb") as logs:
             self._process = subprocess.Popen(
                 command,
@@ -134,20 +189,22 @@ class HostProcess:
 
     def terminate(self) -> int | None:
         """End it as Ctrl-C would, invocations being let finish; returns the exit code (None if it did not run)."""
-        if self._process is None:
-            return None
-        if os.name == "posix":
-            self._process.terminate()
-        elif self._process.stdin is not None:
-            self._process.stdin.close()  # Windows has no signal that lets a process end in an orderly way
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_SECONDS)
-        return self._reap()
+        with self._lock:
+            if self._process is None:
+                return None
+            if os.name == "posix":
+                self._process.terminate()
+            elif self._process.stdin is not None:
+                self._process.stdin.close()  # Windows has no signal that lets a process end in an orderly way
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_SECONDS)
+            return self._reap()
 
     def kill(self) -> None:
         """End it, its workers included, as a power cut would; nothing happens if it does not run."""
-        if self._process is not None:
-            self._reap()
+        with self._lock:
+            if self._process is not None:
+                self._reap()
 
     def _reap(self) -> int:
         assert self._process is not None

@@ -38,6 +38,7 @@ class Options:
         url: where the host listens, without a slash at the end.
         host_id: hosts with the same one share the timers' locks and status.
         lease_seconds: see `QueueListener`.
+        key: what callers of `/admin` and of routes that are not anonymous have to show.
         workers: how many processes call functions.
     """
 
@@ -47,6 +48,7 @@ class Options:
     url: str
     host_id: str
     lease_seconds: float
+    key: str
     workers: int = 1
 
 
@@ -75,7 +77,7 @@ async def serve(
         triggers = _Triggers(options, worker, ending, activity)
         for function in await worker.start():
             await triggers.add(function, resources)
-        web_app = application(worker, triggers.routes, triggers.fire)
+        web_app = application(worker, triggers.routes, triggers.fire, key=options.key)
         runner = web.AppRunner(web_app, access_log=None, shutdown_timeout=HTTP_DRAIN_SECONDS)
         await runner.setup()
         await web.SockSite(runner, listening).start()

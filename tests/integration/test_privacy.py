@@ -110,7 +110,7 @@ def test_all_that_is_printed_in_a_run_with_failures_holds_ids_alone(tmp_path: Pa
         stack.sim.faults.add(Fault("graph", status=403), times=2)
         stack.sim.faults.add(Fault("login", hang_up="before"), times=2)
         stack.sim.entra.rotate_keys()
-        requests.post(f"{stack.url}/admin/functions/renew_subscriptions", json={}, timeout=10).raise_for_status()
+        stack.host.start_function("renew_subscriptions")
         graph.send(graph.prepare(traffic.EMERGENCY, personal(4)))
         requests.get(f"{stack.url}/api/health", timeout=10)
         until(lambda: stack.host.logs.count("quarantined: ") >= 2, "quarantine")

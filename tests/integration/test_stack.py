@@ -1,5 +1,7 @@
 """The app as it is served: over HTTP, by the production worker's library, with the parts that production has."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -28,7 +30,7 @@ def until(ready: Callable[[], bool], what: str) -> None:
 
 def renew(stack: Stack) -> None:
     """Fire the renewal timer, and wait for the subscriptions."""
-    requests.post(f"{stack.url}/admin/functions/renew_subscriptions", json={}, timeout=10).raise_for_status()
+    stack.host.start_function("renew_subscriptions")
     until(lambda: len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT, "the subscriptions")
 
 
@@ -61,6 +63,22 @@ def test_every_notification_is_an_event_with_storage_by_either_way(stack: Stack)
     assert health.status_code == 200, health.text
     queues = _queues(stack)
     until(lambda: _count(queues) == len(sent), f"{len(sent)} events")
+
+
+def test_a_host_that_ends_by_itself_is_started_again_as_azure_does(tmp_path: Path) -> None:
+    with Stack.start(tmp_path, subscriptions="") as running:
+        first = running.host.pid
+
+        os.kill(first, signal.SIGKILL)
+
+        until(lambda: answers(running) and running.host.pid != first, "another host")
+
+
+def answers(stack: Stack) -> bool:
+    try:
+        return requests.get(f"{stack.url}/api/notifications?validationToken=t", timeout=10).text == "t"
+    except requests.ConnectionError:
+        return False
 
 
 def test_the_handshake_needs_nothing_but_the_standard_library_and_azure_functions() -> None:

@@ -28,7 +28,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 def subscribed(stack: Stack) -> Stack:
     """The stack, with its one subscription."""
-    requests.post(f"{stack.url}/admin/functions/renew_subscriptions", json={}, timeout=10).raise_for_status()
+    stack.host.start_function("renew_subscriptions")
     wait_until(lambda: len(stack.sim.graph.subscriptions) == 1, "the subscription")
     return stack
 

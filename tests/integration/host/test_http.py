@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from dev.host import HostProcess
+from dev.host.process import KEY
 from tests.integration.host.apps import App
 
 SOURCE = """
@@ -53,6 +54,15 @@ async def size(req: func.HttpRequest) -> func.HttpResponse:
 @app.route("teapot")
 def teapot(req: func.HttpRequest) -> func.HttpResponse:
     return func.HttpResponse(b"\\x00\\xff", status_code=418, headers={"X-Kind": "short and stout"})
+
+
+@app.route("keyed", auth_level=func.AuthLevel.FUNCTION)
+async def keyed(req: func.HttpRequest) -> str:
+    return "opened"
+
+
+@app.timer_trigger("timer", schedule="0 0 0 1 1 *")
+async def keyed_timer(timer: func.TimerRequest) -> None: ...
 
 
 @app.route("text")
@@ -216,6 +226,37 @@ class TestInvocation:
 
 class TestAdmin:
     def test_does_not_start_what_it_does_not_know(self, host: HostProcess) -> None:
-        response = requests.post(f"{host.url}/admin/functions/nothing", json={}, timeout=10)
+        assert admin(host, "nothing").status_code == HTTPStatus.NOT_FOUND
 
-        assert response.status_code == HTTPStatus.NOT_FOUND
+    def test_asks_for_the_key(self, host: HostProcess) -> None:
+        assert admin(host, "echo", headers={}).status_code == HTTPStatus.UNAUTHORIZED
+        assert admin(host, "echo", headers={"x-functions-key": "another"}).status_code == HTTPStatus.UNAUTHORIZED
+
+    def test_asks_for_json(self, host: HostProcess) -> None:
+        as_text = host.key_header | {"Content-Type": "text/plain"}
+
+        assert admin(host, "keyed_timer", headers=as_text).status_code == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+        assert admin(host, "keyed_timer", body="").status_code == HTTPStatus.BAD_REQUEST
+        assert admin(host, "keyed_timer", body="{").status_code == HTTPStatus.BAD_REQUEST
+        assert admin(host, "keyed_timer").status_code == HTTPStatus.ACCEPTED
+
+
+def admin(
+    host: HostProcess, function: str, *, headers: dict[str, str] | None = None, body: str = "{}"
+) -> requests.Response:
+    as_json = host.key_header if headers is None else headers
+    return requests.post(
+        f"{host.url}/admin/functions/{function}",
+        data=body,
+        headers={"Content-Type": "application/json"} | as_json,
+        timeout=10,
+    )
+
+
+class TestKey:
+    def test_is_asked_for_by_a_route_of_level_function(self, host: HostProcess) -> None:
+        url = f"{host.url}/api/keyed"
+
+        assert requests.get(url, timeout=10).status_code == HTTPStatus.UNAUTHORIZED
+        assert requests.get(url, headers=host.key_header, timeout=10).text == "opened"
+        assert requests.get(f"{url}?code={KEY}", timeout=10).text == "opened"
