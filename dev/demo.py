@@ -4,6 +4,7 @@ Storage is Azurite, Microsoft's side is played by the simulator, and the app is 
 balance at the end: every authentic notification is an event, under one id, and nothing forged is.
 """
 
+import argparse
 import json
 import statistics
 import sys
@@ -26,6 +27,7 @@ from rich.text import Text
 from dev import traffic
 from dev.azurite import ACCOUNT_KEY
 from dev.consumer import Arrival, Consumer
+from dev.host.process import add_host_option, use_host
 from dev.simulator import Kind
 from dev.simulator.collection import collection
 from dev.simulator.delivery import Notification
@@ -211,6 +213,9 @@ class Demo:
 
 def main() -> int:
     """Run all scenes; 0 if the books balance."""
+    parser = argparse.ArgumentParser(prog="run.py demo", description="The whole app, end to end, on this machine.")
+    add_host_option(parser)
+    use_host(parser.parse_args().host)
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)

@@ -2,6 +2,7 @@
 
 python3 run.py test [...]              once; arguments go to pytest
 python3 run.py test --repeat N [...]   N times in random orders, every second time beside a busy process a core
+python3 run.py test --host EXECUTABLE  on another Functions host than the local one
 """
 
 import argparse
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import pytest
+
+from dev.host.process import add_host_option, use_host
 
 _DISTRIBUTION: Final = ("--numprocesses", "3", "--dist", "worksteal")
 _FAILURE: Final = re.compile(r"^(?:FAILED|ERROR) .*$", re.MULTILINE)
@@ -59,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tests; pytest's exit code, or 1 if any of several runs failed."""
     parser = argparse.ArgumentParser(prog="run.py test", add_help=False, allow_abbrev=False)
     parser.add_argument("--repeat", type=int, metavar="N")
+    add_host_option(parser)
     options, passed_on = parser.parse_known_args(arguments)
+    use_host(options.host)
     # A run starts many processes, which would all compile the same modules. The local host keeps them in any case.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if options.repeat is None:

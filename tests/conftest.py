@@ -1,11 +1,20 @@
 """What the tests of every level share."""
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from dev.azurite import Azurite
+from dev.host.process import FUNCTIONS_HOST
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get(FUNCTIONS_HOST):
+        for item in items:
+            if item.get_closest_marker("own_host"):
+                item.add_marker(pytest.mark.skip(reason="of the local host alone"))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ It is the local host, unless the environment variable FUNCTIONS_HOST names the e
 the same arguments and prints the same line.
 """
 
+import argparse
 import contextlib
 import os
 import shutil
@@ -37,6 +38,17 @@ _INHERITED_BY_OTHERS = ("PATH", "HOME", "LANG", "TMPDIR")
 _OTHERS_START_SECONDS = 120
 
 
+def add_host_option(parser: argparse.ArgumentParser) -> None:
+    """Let a command take `--host EXECUTABLE`, for `use_host`."""
+    parser.add_argument("--host", metavar="EXECUTABLE", help=f"another Functions host (or set {FUNCTIONS_HOST})")
+
+
+def use_host(executable: str | None) -> None:
+    """Start this host from now on, in this process and in its children; None leaves all as it is."""
+    if executable is not None:
+        os.environ[FUNCTIONS_HOST] = str(Path(executable).resolve())
+
+
 class HostStartError(Exception):
     """The host ended, or was not ready in time; the message ends with what it logged."""
 
@@ -66,7 +78,7 @@ class HostProcess:
             start_seconds: how long it may take to be ready.
         """
         self._app = app
-        self._executable = os.environ.get(FUNCTIONS_HOST)
+        self._executable = os.environ.get(FUNCTIONS_HOST) or None
         inherited = _ALWAYS_INHERITED + (_INHERITED_BY_OTHERS if self._executable else ())
         self._env = {name: os.environ[name] for name in inherited if name in os.environ} | dict(env)
         resources = contextlib.ExitStack()

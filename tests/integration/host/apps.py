@@ -31,7 +31,9 @@ class App:
     def write(self, source: str, *, head: str = HEAD, queues: dict[str, Any] | None = None) -> None:
         (self.folder / "function_app.py").write_text(head + textwrap.dedent(source))
         options = {"maxPollingInterval": "00:00:00.2"} | (queues or {})
-        host_json = {"version": "2.0", "extensions": {"queues": options}}
+        # Another host than the local one has its queue triggers from there.
+        bundle = {"id": "Microsoft.Azure.Functions.ExtensionBundle", "version": "[4.0.0, 5.0.0)"}
+        host_json = {"version": "2.0", "extensionBundle": bundle, "extensions": {"queues": options}}
         (self.folder / "host.json").write_text(json.dumps(host_json))
 
     @property
