@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from dev.azurite import Azurite
 from dev.host import HostProcess
 from dev.host.process import KEY
 from tests.integration.host.apps import App
@@ -103,10 +104,11 @@ def log(req: func.HttpRequest) -> func.HttpResponse:
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+def host(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite) -> Iterator[HostProcess]:
     app = App(tmp_path_factory.mktemp("http"))
     app.write(SOURCE)
-    with HostProcess(app.folder, app.environment | {"PYTHON_THREADPOOL_THREAD_COUNT": "8"}) as running:
+    settings = {"PYTHON_THREADPOOL_THREAD_COUNT": "8", "AzureWebJobsStorage": azurite.connection_string}
+    with HostProcess(app.folder, app.environment | settings) as running:
         yield running
 
 
