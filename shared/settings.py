@@ -15,6 +15,12 @@ from shared.domain.errors import SettingsError
 DEFAULT_RENEWAL_SCHEDULE: Final = "0 */5 * * * *"
 
 _CERTIFICATE_NAME: Final = re.compile(r"[0-9A-Za-z-]{1,95}")  # leaves room for "/" and a version within Graph's 128
+_LEAST_CLIENT_STATE: Final = 32
+_URL_CONCERN: Final = (
+    "holds a fragment, a user name, white space or another character that Graph does not give back as it is:"
+    " write https://{host}/{path}, with a query if need be"
+)
+_UNPLAIN: Final = re.compile(r"[^!-~]|[#\\\"<>^`{|}]")
 _LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -53,6 +59,24 @@ class Settings:
     call_records: Literal["notify", "fetch"]
     emergency_express: bool
     max_body_bytes: int
+
+    @property
+    def concerns(self) -> Mapping[str, str]:
+        """What no new subscription should be made with, by setting, and what to do about it.
+
+        None of it is an error: what lives is served and renewed all the same.
+        """
+        urls = {
+            "NOTIFICATION_URL": self.notification_url,
+            "LIFECYCLE_NOTIFICATION_URL": self.lifecycle_notification_url,
+        }
+        found = {name: _URL_CONCERN for name, url in urls.items() if not _is_plain(url)}
+        if len(self.client_states[0]) < _LEAST_CLIENT_STATE:
+            found["CLIENT_STATE"] = (
+                f"is under {_LEAST_CLIENT_STATE} characters and can be guessed from the mark in the notification URLs:"
+                " rotate it to 32 random characters or more"
+            )
+        return found
 
 
 def load(env: Mapping[str, str]) -> Settings:
@@ -150,6 +174,11 @@ def is_loopback(url: str) -> bool:
 def _url(value: str) -> bool:
     parts = urlsplit(value)
     return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(value)))
+
+
+def _is_plain(url: str) -> bool:
+    """Whether a URL comes back from Graph as it was sent."""
+    return _UNPLAIN.search(url) is None and "@" not in urlsplit(url).netloc
 
 
 def _client_state(value: str) -> bool:

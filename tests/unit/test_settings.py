@@ -38,6 +38,41 @@ def test_the_defaults() -> None:
     assert found.max_body_bytes == 4 * 1024 * 1024
 
 
+def test_what_is_fine_is_no_concern() -> None:
+    assert not load(
+        GOOD | {"CLIENT_STATE": "x" * 32, "NOTIFICATION_URL": f"{GOOD['NOTIFICATION_URL']}?code=a%2Bb=="}
+    ).concerns
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://app.example/api/notifications#here",
+        "https://user:password@app.example/api/notifications",
+        "https://app.example/api/my notifications",
+        "https://app.example/api/notifications?code=a b",
+        "https://app.example/api/notifi\tcations",
+        "https://app.example/b\u00fcro",
+        "https://app.example/api/{notifications}",
+    ],
+)
+def test_a_url_that_graph_would_give_back_otherwise_is_a_concern_and_no_error(url: str) -> None:
+    assert list(load(GOOD | {"CLIENT_STATE": "x" * 32, "LIFECYCLE_NOTIFICATION_URL": url}).concerns) == [
+        "LIFECYCLE_NOTIFICATION_URL"
+    ]
+    assert list(load(GOOD | {"CLIENT_STATE": "x" * 32, "NOTIFICATION_URL": url}).concerns) == [
+        "NOTIFICATION_URL",
+        "LIFECYCLE_NOTIFICATION_URL",
+    ]
+
+
+def test_a_short_client_state_is_a_concern_and_no_error() -> None:
+    """A mark is a digest of it that anybody sees who can list subscriptions: short ones can be found offline."""
+    concerns = load(GOOD | {"CLIENT_STATE": "Teams2026" * 3}).concerns
+    assert list(concerns) == ["CLIENT_STATE"]
+    assert "Teams" not in concerns["CLIENT_STATE"]
+
+
 def test_every_missing_setting_is_named_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         load({})
