@@ -325,6 +325,7 @@ def _failure(failure: Failure) -> Check:
         Stage.LIST: "see that Graph can be reached and that the token is good",
         Stage.GROUP: "grant GroupMember.Read.All, or correct the group's id in the desired state",
         Stage.DESIRED_STATE: "correct the desired state",
+        Stage.SETTINGS: "correct the setting",
         Stage.KNOWN: "see that storage can be reached",
         Stage.TURN: "see that storage can be reached; another run gives its turn back when it ends",
     }

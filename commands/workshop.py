@@ -125,6 +125,7 @@ class Workshop:
             known=KnownSubscriptions(self.blobs),
             endpoint=self.endpoint,
             tenant_ids=self.settings.tenant_ids,
+            concerns=self.settings.concerns,
             clock=self.clock,
         )
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from shared.domain.errors import SettingsError
+from shared.domain.urls import is_plain
 
 DEFAULT_RENEWAL_SCHEDULE: Final = "0 */5 * * * *"
 
@@ -20,7 +21,6 @@ _URL_CONCERN: Final = (
     "holds a fragment, a user name, white space or another character that Graph does not give back as it is:"
     " write https://{host}/{path}, with a query if need be"
 )
-_UNPLAIN: Final = re.compile(r"[^!-~]|[#\\\"<>^`{|}]")
 _LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -70,7 +70,7 @@ class Settings:
             "NOTIFICATION_URL": self.notification_url,
             "LIFECYCLE_NOTIFICATION_URL": self.lifecycle_notification_url,
         }
-        found = {name: _URL_CONCERN for name, url in urls.items() if not _is_plain(url)}
+        found = {name: _URL_CONCERN for name, url in urls.items() if not is_plain(url)}
         if len(self.client_states[0]) < _LEAST_CLIENT_STATE:
             found["CLIENT_STATE"] = (
                 f"is under {_LEAST_CLIENT_STATE} characters and can be guessed from the mark in the notification URLs:"
@@ -174,11 +174,6 @@ def is_loopback(url: str) -> bool:
 def _url(value: str) -> bool:
     parts = urlsplit(value)
     return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(value)))
-
-
-def _is_plain(url: str) -> bool:
-    """Whether a URL comes back from Graph as it was sent."""
-    return _UNPLAIN.search(url) is None and "@" not in urlsplit(url).netloc
 
 
 def _client_state(value: str) -> bool:

@@ -517,5 +517,6 @@ def _renewal() -> "Renewal":
         known=KnownSubscriptions(_blobs()),
         endpoint=Endpoint(settings.notification_url, settings.lifecycle_notification_url, settings.client_states),
         tenant_ids=settings.tenant_ids,
+        concerns=settings.concerns,
         clock=SystemClock(),
     )

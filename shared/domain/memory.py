@@ -80,10 +80,11 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Recollection:
-    """What is remembered, and what of it could not be read."""
+    """What is remembered, and what of it could not be read; `is_first`: no run has ever left anything."""
 
     memory: Memory = field(default_factory=Memory)
     problems: tuple[SwitchboardError, ...] = ()
+    is_first: bool = False
 
 
 @dataclass(slots=True)

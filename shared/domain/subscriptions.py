@@ -41,6 +41,7 @@ from shared.domain.graph import (
 )
 from shared.domain.memory import SKEW, Names
 from shared.domain.resources import ResourceKind
+from shared.domain.urls import is_plain
 
 _MARK: Final = "mark"
 _MARKED: Final = re.compile(rf"[?&]{_MARK}=[0-9a-f]*$")
@@ -135,9 +136,14 @@ class Endpoint:
         """What Graph calls, without the queries: they may carry a function key."""
         return " and ".join(dict.fromkeys(url.partition("?")[0] for url in (self.notification_url, self.lifecycle_url)))
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether Graph gives our URLs back as they are; else nothing can be told by them, and nothing is moved."""
+        return is_plain(self.notification_url) and is_plain(self.lifecycle_url)
+
     def up_to_date(self, url: str) -> bool:
         """Whether all of a notification URL's query but the mark is what it would be today (a function key, say)."""
-        return _query(url) == _query(self.notification_url)
+        return not self.is_plain or _query(url) == _query(self.notification_url)
 
     def _mark(self, secret: str, *, rich: bool) -> str:
         text = f"switchboard\n{self.lifecycle_url}\n{'rich' if rich else 'basic'}"
@@ -303,23 +309,26 @@ class _Planner:
 
     def renewal(self, found: Subscription) -> Action | None:
         kind = found.kind
-        if kind is None or found.expires <= self.now - SKEW or not self.endpoint.owns(found.notification_url):
+        if kind is None or found.expires <= self.now - SKEW:
             return None
         standing, rich = self.endpoint.standing(found.notification_url)
-        if standing is not Standing.CURRENT:
-            return None
-        if self._outdated(found, rich=rich):
-            if self._is_kept(found):
-                return None
-            reason: Reason | None = Reason.CERTIFICATE
-        elif not self.endpoint.up_to_date(found.notification_url):
-            reason = Reason.NOTIFICATION_URL
-        else:
-            reason = self._due(found)
+        reason = self._reason_to_renew(found, standing, rich=rich)
         if reason is None:
             return None
         want = Desired(found.tenant_id, kind, found.resource, rich)
         return Action(Verb.RENEW, reason, found.tenant_id, kind, found.expires, want, found)
+
+    def _reason_to_renew(self, found: Subscription, standing: Standing, *, rich: bool) -> Reason | None:
+        if not self.endpoint.is_plain:
+            ours = standing is not Standing.UNKNOWN or self._was_ours(found)
+            return self._due(found) if ours else None
+        if standing is not Standing.CURRENT or not self.endpoint.owns(found.notification_url):
+            return None
+        if self._outdated(found, rich=rich):
+            return None if self._is_kept(found) else Reason.CERTIFICATE
+        if not self.endpoint.up_to_date(found.notification_url):
+            return Reason.NOTIFICATION_URL
+        return self._due(found)
 
     def actions(self, desired: Iterable[Desired], actual: Iterable[Subscription]) -> Iterable[Action]:
         wanted = {want.key: want for want in desired}

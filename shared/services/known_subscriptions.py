@@ -103,7 +103,8 @@ class KnownSubscriptions:
             until = listed.modified + LONGEST_LIFE
             others = dict.fromkeys(ids.difference(memory.known), until)
             memory = msgspec.structs.replace(memory, faceless=others | dict(memory.faceless))
-        return Recollection(memory, tuple(problems)), None if whole is None else whole.etag, ids
+        found = Recollection(memory, tuple(problems), is_first=whole is None and listed is None)
+        return found, None if whole is None else whole.etag, ids
 
 
 class Turn:

@@ -8,17 +8,25 @@ list is whole; so what became of them is known to it, and nothing is both renewe
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from shared.clock import Clock
 from shared.domain import graph
 from shared.domain.desired import DesiredState, Group, call_events_of
-from shared.domain.errors import NoTurnError, OutOfTimeError, SwitchboardError, UnavailableError, UnexpectedError
+from shared.domain.errors import (
+    NoTurnError,
+    OutOfTimeError,
+    SettingsError,
+    SwitchboardError,
+    UnavailableError,
+    UnexpectedError,
+)
 from shared.domain.execution import Outcome, Result, Terms
 from shared.domain.graph import GraphError, Subscription
 from shared.domain.memory import Changes, Creation, Memory, Names, Recollection, held_until, recalled
@@ -46,6 +54,8 @@ _TURN_POLL: Final = 5.0
 _TURN_KEPT_EVERY: Final = 20.0
 _SAVE_SECONDS: Final = 30.0
 
+_NO_CONCERNS: Final[Mapping[str, str]] = MappingProxyType({})
+
 logger = logging.getLogger(__name__)
 
 
@@ -59,6 +69,7 @@ class Stage(StrEnum):
     READ = "read"
     KNOWN = "known"
     TURN = "turn"
+    SETTINGS = "settings"
     SUBSCRIPTION = "subscription"
 
 
@@ -125,6 +136,7 @@ class TenantRun:
     order: Order
     desired: Callable[[], Awaitable[DesiredState | None]]
     remembered: Memory | None
+    concerns: Mapping[str, str] = _NO_CONCERNS
     troubles: list[Trouble] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
     there: dict[str, Subscription] = field(default_factory=dict)
@@ -134,7 +146,7 @@ class TenantRun:
     _turn: Turn = field(init=False)
     _taken: bool = False
     _mine: bool = False
-    _no_turn: NoTurnError | None = None
+    _no_turn: NoTurnError | SettingsError | None = None
     _begun: dict[str, asyncio.Future[Result]] = field(default_factory=dict)
     _renewed: dict[str, Result] = field(default_factory=dict)
     _posted: int = 0
@@ -613,7 +625,15 @@ class TenantRun:
         for problem in found.problems:
             self._trouble(Stage.KNOWN, problem)
         self.remembered = found.memory
+        self._hold_back(found)
         return found.memory
+
+    def _hold_back(self, found: Recollection) -> None:
+        """Make and delete nothing with settings that Graph would not give back, or that are too weak to begin with."""
+        decisive = {name for name in self.concerns if name != "CLIENT_STATE" or found.is_first}
+        if decisive:
+            problems = [f"nothing is made or deleted: {name} {self.concerns[name]}" for name in sorted(decisive)]
+            self._mine, self._no_turn = False, SettingsError(problems)
 
     def _go_without(self, error: UnavailableError) -> None:
         """Without knowing what was made, nothing is made or deleted."""

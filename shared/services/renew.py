@@ -13,12 +13,20 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from shared.clock import Clock
 from shared.domain import graph, resources
 from shared.domain.desired import DesiredState
-from shared.domain.errors import MalformedInputError, NoTurnError, SwitchboardError, UnavailableError, UnexpectedError
+from shared.domain.errors import (
+    MalformedInputError,
+    NoTurnError,
+    SettingsError,
+    SwitchboardError,
+    UnavailableError,
+    UnexpectedError,
+)
 from shared.domain.execution import Outcome, Result, Terms
 from shared.domain.graph import Call, Reply, Subscription
 from shared.domain.memory import Changes, Memory, recalled
@@ -41,6 +49,7 @@ _ONE_BUDGET: Final = timedelta(seconds=60)  # for a single subscription
 _CERTIFICATE_SECONDS: Final = 10.0
 _DESIRED_SECONDS: Final = 60.0
 _LISTED_FAILURES: Final = 100
+_STAGES: Final[Mapping[type[SwitchboardError], Stage]] = {NoTurnError: Stage.TURN, SettingsError: Stage.SETTINGS}
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +145,9 @@ class Renewal:
         tenant_ids: Iterable[str],
         clock: Clock,
         budget: timedelta = TIME_BUDGET,
+        concerns: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """Take what it needs; `concerns` are settings that nothing new is made with, and what to do about them."""
         self._graph = graph
         self._certificates = certificates
         self._desired = desired
@@ -145,6 +156,7 @@ class Renewal:
         self._tenant_ids = tuple(sorted(tenant_ids))
         self._clock = clock
         self._budget = budget
+        self._concerns = concerns
         self._lifetimes = Lifetimes()
         self._lock = asyncio.Lock()
         self._next: _Pending | None = None
@@ -168,7 +180,7 @@ class Renewal:
         Args:
             prune: as for `run`.
         """
-        run = _Run(self._desired, self._clock)
+        run = self._new_run()
         terms = await self._terms(run)
         async with self._batches(terms, self._budget) as batches:
             tenants = [self._tenant(run, batches, tenant_id, Order(prune=prune)) for tenant_id in self._tenant_ids]
@@ -265,7 +277,7 @@ class Renewal:
 
     async def _run(self, tenant_ids: tuple[str, ...], order: Order) -> RenewalReport:
         started = self._clock.now()
-        run = _Run(self._desired, self._clock)
+        run = self._new_run()
         loading = asyncio.create_task(run.desired())
         terms = await self._terms(run)
         tenants: dict[str, TenantRun] = {}
@@ -285,6 +297,10 @@ class Renewal:
         )
         report.check_anything_done()
         return report.report()
+
+    def _new_run(self) -> "_Run":
+        concerns = (SettingsError([f"{name} {concern}"]) for name, concern in self._concerns.items())
+        return _Run(self._desired, self._clock, [Trouble("*", Stage.SETTINGS, concern) for concern in concerns])
 
     async def _terms(self, run: "_Run") -> Terms:
         certificate = None
@@ -316,6 +332,7 @@ class Renewal:
             order=order,
             desired=run.desired,
             remembered=self._remembered.get(tenant_id),
+            concerns=self._concerns,
         )
 
     def _check_served(self, tenant_id: str) -> None:
@@ -417,7 +434,7 @@ class _Ending:
         for result in self.results:
             if result.error is None:
                 continue
-            stage = Stage.TURN if isinstance(result.error, NoTurnError) else Stage.SUBSCRIPTION
+            stage = _STAGES.get(type(result.error), Stage.SUBSCRIPTION)
             kind, one = result.action.kind, result.subscription
             what_next = self._what_next(result) if result.outcome is Outcome.KEPT else None
             yield Trouble(

@@ -20,7 +20,7 @@ from shared.services.decrypt import DATA_CONTAINER
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.raw_queues import CLAIMS_CONTAINER
 
-CLIENT_STATE = "the-current-client-state"
+CLIENT_STATE = "the-current-client-state-of-this-app"
 PREVIOUS_CLIENT_STATE = "the-previous-client-state"
 
 

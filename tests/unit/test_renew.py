@@ -74,6 +74,52 @@ async def test_a_first_run_creates_and_a_second_does_nothing() -> None:
     assert house.graph.methods() == {"POST": 3}
 
 
+class TestSettingsOfConcern:
+    """What lives is renewed; with what Graph does not give back as it was sent, nothing is made, moved or deleted."""
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            ENDPOINT.notification_url + "#here",
+            ENDPOINT.notification_url.replace("://", "://user:password@"),
+            ENDPOINT.notification_url.replace("/api/", "/a pi/"),
+            "https://another.example/a pi/notifications",
+        ],
+    )
+    @pytest.mark.parametrize("remembered", [True, False])
+    async def test_a_url_that_is_not_plain(self, url: str, remembered: bool) -> None:
+        house = House(call_records(), call_events(1))
+        await house.renewal.run()
+        before = house.graph.methods()
+        house.endpoint = replace(ENDPOINT, notification_url=url)
+        if remembered:
+            house.endpoint = replace(house.endpoint, lifecycle_url=url)
+        else:
+            house.known.memories.clear()
+        house.source.state = DesiredState((call_records(), call_events(1), call_events(2)), ())
+        for _ in range(50):
+            house.clock.advance(timedelta(hours=2))
+            report = await house.process(concerns={"NOTIFICATION_URL": "is not plain"}).run()
+        made = {method: count - before.get(method, 0) for method, count in house.graph.methods().items()}
+        assert (made["POST"], made.get("DELETE", 0)) == (0, 0)
+        assert {one.kind.key for one in house.graph.live() if one.kind is not None} == {"callRecords", "callEvents"}
+        (told,) = {failure.detail for failure in report.failures if failure.tenant_id == "*"}
+        assert "NOTIFICATION_URL is not plain" in told
+
+    async def test_a_client_state_that_is_too_short_to_begin_with(self) -> None:
+        house = House(call_records())
+        concerns = {"CLIENT_STATE": "is short"}
+        report = await house.process(concerns=concerns).run()
+        assert (house.graph.methods().get("POST", 0), report.live) == (0, 0)
+        assert {failure.stage for failure in report.failures} == {Stage.SETTINGS}
+
+        await house.process().run()
+        house.source.state = DesiredState((call_records(), call_events(1)), ())
+        report = await house.process(concerns=concerns).run()
+        assert report.outcomes == {Outcome.LEFT: 1, Outcome.CREATED: 1}
+        assert [failure.stage for failure in report.failures] == [Stage.SETTINGS]
+
+
 class TestAListThatShowsNothing:
     """Graph has been seen to list nothing for days, while every subscription was there."""
 
