@@ -1,6 +1,7 @@
 """Switchboard's command line, for operators.
 
-Settings come from the environment, else from `Values` in local.settings.json. Every command takes `--json`.
+Settings come from the environment, else from `Values` of the file that SWITCHBOARD_SETTINGS names, local.settings.json
+without a name. Every command takes `--json`.
 Exit codes: 0 well, 1 problems, 2 usage.
 """
 

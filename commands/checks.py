@@ -71,7 +71,7 @@ async def examine(workshop: Workshop) -> list[Check]:
         settings = workshop.settings
     except SettingsError as error:
         return [
-            _problem("settings", problem, "set it in the app's settings, or in local.settings.json")
+            _problem("settings", problem, "set it in the app's settings, or in the settings file")
             for problem in error.problems
         ]
     checks: tuple[Callable[[Workshop], Awaitable[list[Check]]], ...] = (
@@ -202,7 +202,8 @@ def _permission_checks(claims: dict[str, Any], desired: DesiredState | None, ten
         else _problem(
             f"permission {permission}",
             f"not granted in tenant {tenant_id}",
-            f"grant the application permission {permission} of Microsoft Graph, with an administrator's consent",
+            f"grant the application permission {permission} of Microsoft Graph (run.py grant); granted? then up to "
+            "24 h pass until a token has it, and a restart does not help",
         )
         for permission in sorted(needed)
     ]

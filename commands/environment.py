@@ -1,11 +1,14 @@
-"""App settings as the app finds them: the environment, else `Values` of local.settings.json."""
+"""App settings as the app finds them: the environment, else `Values` of a settings file."""
 
 import os
 from pathlib import Path
 
 import msgspec
 
+from shared.domain.errors import SettingsError
+
 _FILE = Path(__file__).parents[1] / "local.settings.json"
+_NAMED = "SWITCHBOARD_SETTINGS"
 
 
 class _LocalSettings(msgspec.Struct, frozen=True):
@@ -13,13 +16,21 @@ class _LocalSettings(msgspec.Struct, frozen=True):
 
 
 def environment() -> dict[str, str]:
-    """The settings; like Core Tools, the file never overrides the environment.
+    """The settings: the environment's, and what that lacks from the file that `SWITCHBOARD_SETTINGS` names.
+
+    Without a name it is local.settings.json, if there is one. Like Core Tools, a file never overrides the environment.
 
     Raises:
-        msgspec.DecodeError: local.settings.json is not valid.
+        SettingsError: the file is not valid, or one that is named is not there.
     """
+    named = os.environ.get(_NAMED)
+    file = Path(named) if named else _FILE
     try:
-        local = msgspec.json.decode(_FILE.read_bytes().removeprefix(b"\xef\xbb\xbf"), type=_LocalSettings)
+        local = msgspec.json.decode(file.read_bytes().removeprefix(b"\xef\xbb\xbf"), type=_LocalSettings)
     except FileNotFoundError:
+        if named:
+            raise SettingsError([f"{named}, which {_NAMED} names, is not there"]) from None
         return dict(os.environ)
+    except msgspec.DecodeError as error:
+        raise SettingsError([f"{file.name}: {error}"]) from error
     return local.values | os.environ

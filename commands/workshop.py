@@ -7,8 +7,6 @@ from functools import cached_property
 from types import TracebackType
 from typing import Self
 
-import msgspec
-
 from commands.environment import environment
 from shared.adapters.blobs import Blobs
 from shared.adapters.credentials import GraphCredentials
@@ -20,7 +18,6 @@ from shared.adapters.queues import Queues
 from shared.adapters.sign_in import SignIns
 from shared.adapters.storage import StorageAccount
 from shared.clock import SystemClock
-from shared.domain.errors import SettingsError
 from shared.domain.subscriptions import Endpoint
 from shared.services.function_runs import FunctionRuns
 from shared.services.known_subscriptions import KnownSubscriptions
@@ -52,11 +49,8 @@ class Workshop:
 
     @cached_property
     def settings(self) -> Settings:
-        try:
-            # The SDKs look for their own settings (identity, certificates) in the environment.
-            os.environ.update(environment())
-        except msgspec.DecodeError as error:
-            raise SettingsError([f"local.settings.json: {error}"]) from error
+        # The SDKs look for their own settings (identity, certificates) in the environment.
+        os.environ.update(environment())
         return load(os.environ)
 
     @cached_property

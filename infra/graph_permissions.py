@@ -144,6 +144,7 @@ def grant_needed(directory: Directory, state: DesiredState, identity: str, *, ag
     for permission in missing:
         directory.grant(identity, graph, roles[permission])
         console.print(f"granted: {permission}")
+    console.print("A token that the app has fetched already stays without them for up to 24 hours; no restart helps.")
     return True
 
 
@@ -151,6 +152,10 @@ def main(
     identity: Annotated[
         UUID, typer.Option(help="Object id of the managed identity: azd env get-value AZURE_IDENTITY_PRINCIPAL_ID")
     ],
+    tenant: Annotated[
+        str,
+        typer.Option(envvar="AZURE_TENANT_ID", help="The tenant to grant in: azd env get-value AZURE_TENANT_ID"),
+    ] = "",
     subscriptions: Annotated[Path, typer.Option(help="The desired state.")] = Path("subscriptions.toml"),
     graph_endpoint: Annotated[
         str, typer.Option(envvar="GRAPH_ENDPOINT", help="For national clouds.")
@@ -160,10 +165,10 @@ def main(
     """Grant the app's identity the Graph permissions that the desired state needs."""
     endpoint = graph_endpoint.rstrip("/")
     try:
-        token = AzureCliCredential().get_token(f"{endpoint}/.default").token
-        tenant = jwt.decode(token, options={"verify_signature": False})["tid"]  # our own token: only read
+        token = AzureCliCredential(tenant_id=tenant).get_token(f"{endpoint}/.default").token
+        found = jwt.decode(token, options={"verify_signature": False})["tid"]  # our own token: only read
         state = parse_desired(
-            subscriptions.read_text(encoding="utf-8"), tenant_ids=frozenset({tenant}), source=subscriptions.name
+            subscriptions.read_text(encoding="utf-8"), tenant_ids=frozenset({found}), source=subscriptions.name
         )
         done = grant_needed(Directory(endpoint, token), state, str(identity), agreed=yes)
     except (ClientAuthenticationError, DesiredStateError, DirectoryError, OSError) as error:

@@ -2,8 +2,10 @@
 
     python -m infra.operator_settings --resource-group rg-production --app func-abc123
 
-Writes local.settings.json, readable by its owner alone. References to Key Vault are replaced by the secrets, which
-takes *Key Vault Secrets User*. Whoever is logged in to the Azure CLI acts, here and in `manage.py`.
+Writes deployed.settings.json, readable by its owner alone, and never over a file that is there. The local host and
+`func start` do not read it, so nothing that is tried on this machine reaches the deployment; `manage.py` does, told by
+SWITCHBOARD_SETTINGS. References to Key Vault are replaced by the secrets, which takes *Key Vault Secrets User*. Whoever
+is logged in to the Azure CLI acts, here and in `manage.py`.
 """
 
 import json
@@ -16,11 +18,16 @@ from typing import Annotated, Any
 
 import typer
 
-TARGET = Path("local.settings.json")
+TARGET = Path("deployed.settings.json")
 
 _REFERENCE = re.compile(r"@Microsoft\.KeyVault\(SecretUri=(?P<uri>https://[^)]+)\)")
 # For the app's own identity, which is not the operator's.
-_IDENTITY = ("AZURE_CLIENT_ID", "AzureWebJobsStorage__credential", "AzureWebJobsStorage__clientId")
+_IDENTITY = (
+    "AZURE_CLIENT_ID",
+    "AZURE_TOKEN_CREDENTIALS",
+    "AzureWebJobsStorage__credential",
+    "AzureWebJobsStorage__clientId",
+)
 
 
 class AzureCliError(Exception):
@@ -59,9 +66,12 @@ def settings_of(resource_group: str, app: str) -> dict[str, str]:
 
 
 def write(settings: dict[str, str], target: Path) -> None:
-    """Write local.settings.json, for its owner alone."""
+    """Write a settings file, for its owner alone.
+
+    Raises:
+        FileExistsError: it is there already.
+    """
     text = json.dumps({"IsEncrypted": False, "Values": settings}, indent=2) + "\n"
-    target.unlink(missing_ok=True)
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
 
@@ -69,15 +79,19 @@ def write(settings: dict[str, str], target: Path) -> None:
 def main(
     resource_group: Annotated[str, typer.Option(help="azd env get-value AZURE_RESOURCE_GROUP")],
     app: Annotated[str, typer.Option(help="azd env get-value AZURE_FUNCTION_NAME")],
+    target: Annotated[Path, typer.Option(help="The file to write.")] = TARGET,
 ) -> None:
-    """Write the deployed app's settings to local.settings.json."""
+    """Write the deployed app's settings to deployed.settings.json."""
     try:
         settings = settings_of(resource_group, app)
+        write(settings, target)
     except AzureCliError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
-    write(settings, TARGET)
-    typer.echo(f"{TARGET}: {len(settings)} settings")
+    except FileExistsError as error:
+        typer.echo(f"{target} is there already: move or delete it first", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{target}: {len(settings)} settings. For manage.py: SWITCHBOARD_SETTINGS={target}")
 
 
 if __name__ == "__main__":

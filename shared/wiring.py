@@ -53,8 +53,8 @@ logging.getLogger("azure").setLevel(logging.WARNING)
 _ours = logging.getLogger("shared")
 _ours.propagate = not _ours.handlers
 
-_DRAIN_TIME = timedelta(minutes=5)  # of the ten that host.json gives a function
-_BACKFILL_TIME = timedelta(minutes=5)  # since the start of a run, of the ten that host.json gives a function
+_DRAIN_TIME = timedelta(minutes=5)  # of the twelve that host.json gives a function
+_BACKFILL_TIME = timedelta(minutes=5)  # since the start of a run, of the twelve that host.json gives a function
 
 
 # --- around every function ------------------------------------------------------------------------------------------

@@ -263,7 +263,9 @@ class Batches:
     def _advance(self, task: _Task, reply: Reply) -> None:
         kind = task.action.kind
         if isinstance(reply, graph.PermissionDeniedError) and kind is not None:
-            reply = graph.PermissionDeniedError(f"{reply} (unless Graph says otherwise, {kind.permission} is needed)")
+            reply = graph.PermissionDeniedError(
+                f"{reply} (unless Graph says otherwise, {kind.permission} is needed; granted? then up to 24 h)"
+            )
         if task.call.method == "POST" and kind is not None:
             self._note_answer(task, kind, reply)
         try:

@@ -44,7 +44,7 @@ from shared.services.batches import Batches
 from shared.services.reconcile import Graph as TenantGraph
 from shared.services.reconcile import Known, Order, Stage, TenantRun, Trouble
 
-TIME_BUDGET: Final = timedelta(minutes=8)  # of the ten that host.json gives a function
+TIME_BUDGET: Final = timedelta(minutes=8)  # of the twelve that host.json gives a function
 _ONE_BUDGET: Final = timedelta(seconds=60)  # for a single subscription
 _CERTIFICATE_SECONDS: Final = 10.0
 _DESIRED_SECONDS: Final = 60.0

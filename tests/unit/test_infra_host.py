@@ -1,13 +1,14 @@
 """host.json against the part of its published schema that it uses, and against what code and template expect."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from shared.services import poison
+from shared.services import backfill, batches, poison, renew
 from tests.unit.deployed import deployed
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +111,13 @@ class TestHostJson:
 
     def test_the_code_knows_how_often_the_host_tries(self) -> None:
         assert HOST["extensions"]["queues"]["maxDequeueCount"] == poison.TRIES
+
+    def test_a_renewal_run_ends_before_the_host_ends_its_worker(self) -> None:
+        """What has begun at the deadline may end, then a backfill gets its least time; a minute is for saving."""
+        hours, minutes, seconds = map(int, HOST["functionTimeout"].split(":"))
+        longest = renew.TIME_BUDGET + batches.GRACE + backfill.LEAST_TIME
+
+        assert timedelta(hours=hours, minutes=minutes, seconds=seconds) >= longest + timedelta(minutes=1)
 
     def test_routes_lie_where_the_template_says(self) -> None:
         assert HOST["extensions"]["http"]["routePrefix"] == "api"
