@@ -101,7 +101,7 @@ def _wake(future: asyncio.Future[None]) -> None:
 
 def graph_time(moment: datetime) -> str:
     """`moment` as Graph writes times: UTC, seven decimals, ``Z``."""
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}0Z"
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}0Z"
 
 
 def parse_time(text: str) -> datetime:

@@ -90,7 +90,7 @@ def test_a_seed_replays_whatever_ran_before() -> None:
 
 @pytest.mark.parametrize("seed", [20, 30])
 def test_ticks_of_the_timer_that_are_skipped_would_have_changed_nothing(seed: int) -> None:
-    skipping, patient = simulate(seed, 2), simulate(seed, 2, skip_idle=False)
+    skipping, patient = simulate(seed, 2), simulate(seed, 2, skip_routine=False)
     assert skipping.runs < patient.runs / 3
     assert _by_tick(skipping) == _by_tick(patient)
 

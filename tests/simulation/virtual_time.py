@@ -39,10 +39,14 @@ class LoopClock:
 
     def __init__(self, skew: timedelta = timedelta(0)) -> None:
         self._loop = asyncio.get_running_loop()
-        self._start = START + skew
+        self._start = self._now = START + skew
+        self._at = 0.0
 
     def now(self) -> datetime:
-        return self._start + timedelta(seconds=self._loop.time())
+        at = self._loop.time()
+        if at != self._at:  # it is asked many times before time passes
+            self._at, self._now = at, self._start + timedelta(seconds=at)
+        return self._now
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(seconds, 0.0))

@@ -49,6 +49,7 @@ NOTIFICATION_URL: Final = "https://calls.example.com/api/notifications?code=key"
 LIFECYCLE_URL: Final = "https://calls.example.com/api/lifecycleNotifications"
 GROUP: Final = str(uuid.UUID(int=900))
 TIMER: Final = 300.0  # seconds
+PRESENCE: Final = 3600.0  # seconds that presence is granted, at most
 _RETRIES_OF_A_QUEUE: Final = 5
 _PAIR: Final = KeyCertificate.generate()  # keys are not what is tried here: versions are
 
@@ -128,7 +129,7 @@ class _Process:
 class _World:
     seed: int
     days: float
-    skip_idle: bool
+    skip_routine: bool
     random: Random = field(init=False)
     clock: LoopClock = field(init=False)
     ledger: Ledger = field(init=False)
@@ -169,8 +170,8 @@ class _World:
             if tick >= self.suspended_until:
                 quiet = await self._tick()
             tick = max(tick + TIMER, self._grid(asyncio.get_running_loop().time()))
-            if quiet and changes == self.changes and not self.telling and self.skip_idle:
-                tick = max(tick, self._grid(min(self._next_due(), self._next_change(), length)))
+            if quiet and changes == self.changes and not self.telling and self.skip_routine:
+                tick = max(tick, min(await self._next_use(), self._grid(length)))
         await weather
         await self._sleep_until(length)
         for _ in range(3):
@@ -279,23 +280,47 @@ class _World:
         self.outcomes.update(report.outcomes)
         return _is_quiet(report) and process is self.process
 
-    def _next_due(self) -> float:
-        """When the process would have something to do although nothing has happened, in seconds from the start."""
+    async def _next_use(self) -> float:
+        """The next tick that may find anything but routine to do, after one that has left nothing to be done."""
+        change = self._grid(self._next_change())
+        if self.graph_outages:
+            # What was learned of an outage just before its end (when to come again, a new token) lasts beyond it.
+            return change - TIMER
+        while True:
+            dues = self._dues()
+            tick = self._grid(min((due for due, _ in dues), default=change))
+            presence = [one for due, one in dues if due <= tick and one.rule.name == "presence"]
+            other = self._grid(min([due for due, one in dues if one not in presence] + [self._refresh()]))
+            if other <= tick or change - PRESENCE <= tick or self.ends or self.faults.in_force:
+                return min(tick, other, change)
+            await self._sleep_until(tick)
+            for one in presence:
+                await self.process.renewal.reauthorize(TENANT, one.id)
+
+    def _dues(self) -> list[tuple[float, Subscription]]:
+        """When the process would renew each of its subscriptions although nothing has happened: seconds."""
         known = self.known.memories.get(TENANT, Memory()).known
-        dues = (
-            []
-            if self.graph_outages
-            else [
-                one.expires - timedelta(seconds=known[one.id].life / 2) - self.process.skew
+        return [
+            (
+                self._since_start(one.expires - timedelta(seconds=known[one.id].life / 2) - self.process.skew)
                 if one.id in known
-                else START
-                for one in self.store.all()
-                if one not in self.bystanders
-            ]
-        )
+                else 0.0,
+                one,
+            )
+            for one in self.store.all()
+            if one not in self.bystanders
+        ]
+
+    def _refresh(self) -> float:
+        """When the process would ask Entra ID for a token: seconds from the start."""
         identities = self.process.identities
-        dues += [identity.refresh_at or START for identity in (identities.application, identities.user)]
-        return (min(dues) - START).total_seconds()
+        return self._since_start(
+            min(identity.refresh_at or START for identity in (identities.application, identities.user))
+        )
+
+    @staticmethod
+    def _since_start(moment: datetime) -> float:
+        return (moment - START).total_seconds()
 
     def _next_change(self) -> float:
         ahead = [event.at for event in self.events[self.happened : self.happened + 1]]
@@ -470,14 +495,15 @@ def _is_quiet(report: RenewalReport) -> bool:
     return set(report.outcomes) <= {Outcome.LEFT, Outcome.RENEWED} and not report.failures
 
 
-def simulate(seed: int, days: float = 365.0, *, skip_idle: bool = True) -> Year:
+def simulate(seed: int, days: float = 365.0, *, skip_routine: bool = True) -> Year:
     """Live through `days` days of this seed's weather.
 
     Args:
         seed: draws everything that is drawn.
         days: the year, or a shorter time.
-        skip_idle: leave out ticks of the timer that can do nothing: nothing has happened since a run that left
-            nothing to do, and nothing is due.
+        skip_routine: leave out ticks of the timer that can do nothing: nothing has happened since a run that left
+            nothing to do, and nothing is due. And renew presence, which is due every half hour, without all the rest of
+            a run where nothing else is due, nothing is wrong, and nothing happens before a whole run renews it again.
     """
     ids = Random(seed)
     state, disabled = random_module.getstate(), logging.root.manager.disable
@@ -488,7 +514,7 @@ def simulate(seed: int, days: float = 365.0, *, skip_idle: bool = True) -> Year:
             patch("uuid.uuid4", lambda: uuid.UUID(int=ids.getrandbits(128), version=4)),
             asyncio.Runner(loop_factory=VirtualLoop) as runner,
         ):
-            return runner.run(_World(seed, days, skip_idle).live())
+            return runner.run(_World(seed, days, skip_routine).live())
     finally:
         random_module.setstate(state)
         logging.disable(disabled)
