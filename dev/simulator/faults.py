@@ -90,12 +90,6 @@ class Faults:
         with self._lock:
             self._planned.clear()
 
-    @property
-    def in_force(self) -> bool:
-        """Whether any is still to befall a request."""
-        with self._lock:
-            return bool(self._planned)
-
     def take(self, service: Service, method: str, path: str) -> Fault | None:
         """The fault that befalls this request, counted down; None if it goes well."""
         with self._lock:

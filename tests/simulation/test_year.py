@@ -88,7 +88,7 @@ def test_a_seed_replays_whatever_ran_before() -> None:
     assert elsewhere.stdout.strip() == repr(simulate(7, 2).journal) != repr(other)
 
 
-@pytest.mark.parametrize("seed", [20, 30])
+@pytest.mark.parametrize("seed", [30, 198])  # with an outage of Key Vault, and with a long one of Graph
 def test_ticks_of_the_timer_that_are_skipped_would_have_changed_nothing(seed: int) -> None:
     skipping, patient = simulate(seed, 2), simulate(seed, 2, skip_routine=False)
     assert skipping.runs < patient.runs / 3

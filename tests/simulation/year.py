@@ -171,7 +171,7 @@ class _World:
                 quiet = await self._tick()
             tick = max(tick + TIMER, self._grid(asyncio.get_running_loop().time()))
             if quiet and changes == self.changes and not self.telling and self.skip_routine:
-                tick = max(tick, min(await self._next_use(), self._grid(length)))
+                tick = max(tick, await self._next_use())
         await weather
         await self._sleep_until(length)
         for _ in range(3):
@@ -282,7 +282,7 @@ class _World:
 
     async def _next_use(self) -> float:
         """The next tick that may find anything but routine to do, after one that has left nothing to be done."""
-        change = self._grid(self._next_change())
+        change = self._grid(min(self._next_change(), self.days * 86400.0))
         if self.graph_outages:
             # What was learned of an outage just before its end (when to come again, a new token) lasts beyond it.
             return change - TIMER
@@ -291,11 +291,16 @@ class _World:
             tick = self._grid(min((due for due, _ in dues), default=change))
             presence = [one for due, one in dues if due <= tick and one.rule.name == "presence"]
             other = self._grid(min([due for due, one in dues if one not in presence] + [self._refresh()]))
-            if other <= tick or change - PRESENCE <= tick or self.ends or self.faults.in_force:
+            if other <= tick or change - PRESENCE <= tick:
                 return min(tick, other, change)
             await self._sleep_until(tick)
             for one in presence:
-                await self.process.renewal.reauthorize(TENANT, one.id)
+                try:
+                    outcome = await self.process.renewal.reauthorize(TENANT, one.id)
+                except SwitchboardError:
+                    return tick + TIMER
+                if outcome is not Outcome.RENEWED:
+                    return tick + TIMER
 
     def _dues(self) -> list[tuple[float, Subscription]]:
         """When the process would renew each of its subscriptions although nothing has happened: seconds."""
