@@ -19,9 +19,12 @@ from dev.host.logs import log_failure
 from dev.host.messages import Message, TypedData
 from dev.host.worker import Function, Worker
 
-# "host.json reference": requests of up to 100 MB, unless FUNCTIONS_REQUEST_BODY_SIZE_LIMIT says otherwise.
-MAX_BODY_BYTES = 104_857_600
+# "host.json reference": requests of up to 100 MB, unless the setting says otherwise.
+_MAX_BODY_BYTES = 104_857_600
+_BODY_LIMIT = "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"
 
+_ESCAPES = re.compile("(?:%[0-9A-Fa-f]{2})+")
+_SLASH = re.compile("(%2[Ff])")
 _PARAMETER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 # Starts an invocation with the admin request's `input`, and does not wait for its end.
@@ -57,7 +60,9 @@ class Route:
         return cls(function, template, re.compile(f"{pattern}/?", re.IGNORECASE), methods, is_anonymous)
 
 
-def application(worker: Worker, routes: Iterable[Route], fire: Mapping[str, Fire], *, key: str) -> web.Application:
+def application(
+    worker: Worker, routes: Iterable[Route], fire: Mapping[str, Fire], *, key: str, max_body: int
+) -> web.Application:
     """The web application of a function app.
 
     Args:
@@ -65,12 +70,25 @@ def application(worker: Worker, routes: Iterable[Route], fire: Mapping[str, Fire
         routes: its HTTP functions.
         fire: for each function that `POST /admin/functions/{name}` may start, what to do with the request's `input`.
         key: what callers of `/admin` and of routes that are not anonymous have to show.
+        max_body: see `body_limit`.
     """
-    handler = _Handler(worker, tuple(routes), fire, key)
-    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    handler = _Handler(worker, tuple(routes), fire, key=key, max_body=max_body)
+    app = web.Application(client_max_size=max_body)
     app.router.add_post("/admin/functions/{name}", handler.start_function)
     app.router.add_route("*", "/{path:.*}", handler.call_function)
     return app
+
+
+def body_limit(settings: Mapping[str, str]) -> int:
+    """How many bytes a body may have.
+
+    Raises:
+        LoadError: the setting that says so is no number.
+    """
+    text = settings.get(_BODY_LIMIT) or str(_MAX_BODY_BYTES)
+    if not text.isdecimal():
+        raise LoadError(f"{_BODY_LIMIT} must be a number of bytes, not {text!r}")
+    return int(text)
 
 
 class _AdminRequest(msgspec.Struct):
@@ -78,16 +96,20 @@ class _AdminRequest(msgspec.Struct):
 
 
 class _Handler:
-    def __init__(self, worker: Worker, routes: tuple[Route, ...], fire: Mapping[str, Fire], key: str) -> None:
+    def __init__(
+        self, worker: Worker, routes: tuple[Route, ...], fire: Mapping[str, Fire], *, key: str, max_body: int
+    ) -> None:
         self._worker = worker
         self._key = key
+        self._max_body = max_body
         # A literal segment wins over a parameter, as in ASP.NET Core.
         self._routes = sorted(routes, key=lambda route: route.template.count("{"))
         self._fire = {name.lower(): start for name, start in fire.items()}
 
     async def call_function(self, request: web.Request) -> web.StreamResponse:
+        path = path_of(request.raw_path.partition("?")[0])
         for route in self._routes:
-            match = route.pattern.fullmatch(request.path)
+            match = route.pattern.fullmatch(path)
             if match is not None and (not route.methods or request.method in route.methods):
                 if not route.is_anonymous and not self._shows_key(request):
                     return web.Response(status=401)
@@ -115,15 +137,17 @@ class _Handler:
         return hmac.compare_digest(shown.encode(), self._key.encode())
 
     async def _call(self, function: Function, request: web.Request, params: Mapping[str, str]) -> web.StreamResponse:
-        if (request.content_length or 0) > MAX_BODY_BYTES:  # aiohttp would read up to the limit first
-            return web.Response(status=413)
+        try:
+            body = await self._body(request)
+        except web.HTTPRequestEntityTooLarge:
+            return web.Response(status=500, headers={"Connection": "close"})
         http = Message(
             method=request.method,
             url=str(request.url),
             headers={name.lower(): ",".join(request.headers.getall(name)) for name in request.headers},
-            query={name: ",".join(request.query.getall(name)) for name, value in request.query.items() if value},
+            query=query_of(request.raw_path.partition("?")[2]),
             params=params,
-            body=TypedData(bytes=await request.read()),
+            body=TypedData(bytes=body),
         )
         try:
             result = await self._worker.invoke(
@@ -133,6 +157,51 @@ class _Handler:
             log_failure(function.name, error)
             return web.Response(status=500)
         return _response(result)
+
+    async def _body(self, request: web.Request) -> bytes:
+        # The real host hands over nothing of a chunked body: azure-functions-host#7930.
+        if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
+            return b""
+        if (request.content_length or 0) > self._max_body:  # aiohttp would read up to the limit first
+            raise web.HTTPRequestEntityTooLarge(self._max_body)
+        return await request.read()
+
+
+def unescape(text: str) -> str:
+    """Percent-decode as .NET does: what is not UTF-8 stays text."""
+
+    def decoded(match: re.Match[str]) -> str:
+        escapes = [match[0][start : start + 3] for start in range(0, len(match[0]), 3)]
+        found = ""
+        while escapes:
+            for count in range(min(4, len(escapes)), 0, -1):
+                characters = bytes.fromhex("".join(escapes[:count]).replace("%", "")).decode(errors="ignore")
+                if len(characters) == 1 and len(characters.encode()) == count:
+                    found += characters
+                    break
+            else:
+                count = 1
+                found += escapes[0]
+            del escapes[:count]
+        return found
+
+    return _ESCAPES.sub(decoded, text)
+
+
+def path_of(text: str) -> str:
+    """A path as routes see it; an escaped slash stays one."""
+    return "".join(part if part.lower() == "%2f" else unescape(part) for part in _SLASH.split(text))
+
+
+def query_of(text: str) -> dict[str, str]:
+    """A query as the function sees it: names that differ in case are one, values of one name are joined by a comma."""
+    names: dict[str, str] = {}
+    values: dict[str, list[str]] = {}
+    for part in filter(None, text.split("&")):
+        name, _, value = (unescape(piece.replace("+", " ")) for piece in part.partition("="))
+        values.setdefault(names.setdefault(name.lower(), name), []).append(value)
+    joined = {name: ",".join(each) for name, each in values.items()}
+    return {name: value for name, value in joined.items() if value}
 
 
 def _response(result: TypedData | None) -> web.Response:

@@ -84,7 +84,12 @@ class LibraryWorker:
             function_id=self._ids[function.name],
             input_data=[ParameterBinding(name=self._parameters[function.name], data=data)],
             trigger_metadata=metadata,
-            trace_context=Message(trace_parent=_child_of(trace_parent), trace_state="", attributes={}),
+            trace_context=Message(
+                # A function that is not called over HTTP is told of no trace.
+                trace_parent=_child_of(trace_parent) if function.kind == "httpTrigger" else "",
+                trace_state="",
+                attributes={},
+            ),
             retry_context=Message(retry_count=0, max_retry_count=0, exception=None),
         )
         _running[invocation_id] = function.name

@@ -14,7 +14,7 @@ from aiohttp import web
 from dev.host.config import HostJson, time_zone
 from dev.host.ending import HTTP_DRAIN_SECONDS, Activity, Ending, wind_down
 from dev.host.errors import LoadError
-from dev.host.http import Fire, Route, application
+from dev.host.http import Fire, Route, application, body_limit
 from dev.host.surroundings import Surroundings
 from dev.host.worker import Function, IndexedFunction, Worker
 from dev.host.worker_process import WorkerGroup
@@ -77,8 +77,10 @@ async def serve(
         triggers = _Triggers(options, worker, ending, activity)
         for function in await worker.start():
             await triggers.add(function, resources)
-        web_app = application(worker, triggers.routes, triggers.fire, key=options.key)
-        runner = web.AppRunner(web_app, access_log=None, shutdown_timeout=HTTP_DRAIN_SECONDS)
+        limit = body_limit(options.settings)
+        web_app = application(worker, triggers.routes, triggers.fire, key=options.key, max_body=limit)
+        # As with the real host, a compressed body reaches the function as it is.
+        runner = web.AppRunner(web_app, access_log=None, shutdown_timeout=HTTP_DRAIN_SECONDS, auto_decompress=False)
         await runner.setup()
         await web.SockSite(runner, listening).start()
         listeners = {asyncio.create_task(listener.run()) for listener in triggers.listeners}

@@ -1,6 +1,8 @@
 """HTTP triggers, as a caller and as the function see them."""
 
-from collections.abc import Iterator
+import gzip
+import json
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from http.client import HTTPConnection
@@ -13,6 +15,8 @@ from dev.azurite import Azurite
 from dev.host import HostProcess
 from dev.host.process import KEY
 from tests.integration.host.apps import App
+
+type Serve = Callable[..., HostProcess]
 
 SOURCE = """
 import logging
@@ -50,6 +54,19 @@ async def anything(req: func.HttpRequest) -> func.HttpResponse:
 @app.route("size", methods=["POST"])
 async def size(req: func.HttpRequest) -> func.HttpResponse:
     return answer(len(req.get_body()))
+
+
+@app.route("raw", methods=["POST"])
+async def raw(req: func.HttpRequest) -> func.HttpResponse:
+    return answer(req.get_body().hex())
+
+
+@app.route("patient")
+async def patient(req: func.HttpRequest) -> func.HttpResponse:
+    note(event="begun")
+    await asyncio.sleep(0.5)
+    note(event="ended")
+    return answer("nobody reads it")
 
 
 @app.route("teapot")
@@ -160,14 +177,66 @@ class TestRequest:
     def test_may_be_large(self, host: HostProcess) -> None:
         assert requests.post(f"{host.url}/api/size", data=bytes(8_000_000), timeout=30).json() == 8_000_000
 
-    def test_over_100_mib_gets_413(self, host: HostProcess) -> None:
+    @pytest.mark.parametrize(("limit", "size"), [("", 104_857_601), ("1000", 1001)])
+    def test_over_the_limit_gets_500_and_no_further_request(
+        self, app: App, serve: Serve, limit: str, size: int
+    ) -> None:
+        app.write(SOURCE)
+        host = serve(FUNCTIONS_REQUEST_BODY_SIZE_LIMIT=limit)
         connection = HTTPConnection(urlsplit(host.url).netloc, timeout=30)
         connection.putrequest("POST", "/api/size")
-        connection.putheader("Content-Length", str(104_857_601))
+        connection.putheader("Content-Length", str(size))
         connection.endheaders()
 
-        assert connection.getresponse().status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        response = connection.getresponse()
+
+        assert response.status == HTTPStatus.INTERNAL_SERVER_ERROR
+        assert response.headers["Connection"] == "close"
         connection.close()
+
+    def test_in_chunks_arrives_without_its_body(self, host: HostProcess) -> None:
+        response = requests.post(f"{host.url}/api/size", data=iter([b"some", b"more"]), timeout=10)
+
+        assert response.request.headers["Transfer-Encoding"] == "chunked"
+        assert response.json() == 0
+
+    def test_that_is_compressed_arrives_so(self, host: HostProcess) -> None:
+        body = gzip.compress(b"content")
+
+        response = requests.post(f"{host.url}/api/raw", data=body, headers={"Content-Encoding": "gzip"}, timeout=10)
+
+        assert bytes.fromhex(response.json()) == body
+
+    @pytest.mark.parametrize(
+        ("query", "seen"),
+        [
+            ("x=%FF", {"x": "%FF"}),
+            ("x=%C3%A9%ff%E2%82%AC", {"x": "é%ff€"}),
+            ("Token=1&token=2", {"Token": "1,2"}),
+            ("x=a+b%2Bc", {"x": "a b+c"}),
+            ("x=&y&z=1=2", {"z": "1=2"}),
+        ],
+    )
+    def test_has_a_query_as_the_real_host_reads_it(self, host: HostProcess, query: str, seen: dict[str, str]) -> None:
+        connection = HTTPConnection(urlsplit(host.url).netloc, timeout=10)
+        connection.request("GET", f"/api/echo/a%2fb/between/c%FF?{query}")
+
+        found = json.loads(connection.getresponse().read())
+
+        assert found["query"] == seen
+        assert found["route"] == {"first": "a%2fb", "second": "c%FF"}
+        connection.close()
+
+    def test_whose_client_goes_away_runs_on_to_its_end(self, app: App, serve: Serve) -> None:
+        app.write(SOURCE)
+        host = serve()
+        connection = HTTPConnection(urlsplit(host.url).netloc, timeout=10)
+        connection.request("GET", "/api/patient")
+        app.await_notes(1)
+
+        connection.close()
+
+        assert app.await_notes(2)[1]["event"] == "ended"
 
 
 class TestResponse:
