@@ -63,8 +63,9 @@ class TestMessage:
         app.write(
             """
             @app.queue_trigger("msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
-            def work(msg: func.QueueMessage) -> None:
+            def work(msg: func.QueueMessage, context: func.Context) -> None:
                 note(text=msg.get_body().decode(), id=msg.id, receipt=msg.pop_receipt, attempt=msg.dequeue_count,
+                     trace=context.trace_context.trace_parent,
                      inserted=msg.insertion_time.isoformat(), expires=msg.expiration_time.isoformat(),
                      visible=msg.time_next_visible.isoformat())
             """
@@ -78,6 +79,7 @@ class TestMessage:
         assert seen["id"] == sent.id
         assert seen["receipt"]
         assert seen["attempt"] == 1
+        assert seen["trace"] == ""
         assert datetime.fromisoformat(seen["inserted"]) == sent.inserted_on
         assert datetime.fromisoformat(seen["expires"]) == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
         assert datetime.fromisoformat(seen["visible"]) > datetime.now(UTC)
