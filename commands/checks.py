@@ -30,6 +30,7 @@ from shared.services.renew import Failure
 _HANDSHAKE_SECONDS: Final = 10.0  # Graph's limit ("Receive change notifications through webhooks")
 _SLOW_SECONDS: Final = 3.0
 _KEY_SIZES: Final = range(2048, 4097)  # "Set up change notifications that include resource data"
+_MEGABYTES_A_DAY: Final = 200  # an idle instance sends about 10 (docs/telemetry.md)
 _EXPIRES_SOON: Final = timedelta(days=30)
 _COUNTED: Final = 1000
 _VALIDATION: Final = "Validation: doctor +%20&ä"  # what an endpoint that echoes carelessly would get wrong
@@ -88,6 +89,7 @@ async def examine(workshop: Workshop) -> list[Check]:
         _raw_messages,
         _poison,
         _quarantine,
+        _ingestion,
     )
     found = await asyncio.gather(*(check(workshop) for check in checks))
     return [_ok("settings", f"{len(settings.tenant_ids)} tenant(s)"), *(check for some in found for check in some)]
@@ -437,3 +439,27 @@ async def _desired(workshop: Workshop) -> DesiredState | None:
         return await workshop.desired.load()
     except SwitchboardError:
         return None
+
+
+async def _ingestion(workshop: Workshop) -> list[Check]:
+    """What telemetry costs, where the deployment says where it goes."""
+    name, logs = "telemetry", workshop.logs
+    if logs is None:
+        return []
+    try:
+        tables = await logs.billed()
+    except UnavailableError as error:
+        remedy = (
+            "grant whoever runs this the role Log Analytics Reader on the workspace"
+            if error.reason == "log-analytics-403"
+            else "look at the workbook's Records and megabytes instead"
+        )
+        return [_warning(name, f"{error} ({error.reason})", remedy)]
+    total = sum(tables.values())
+    if total <= _MEGABYTES_A_DAY:
+        return [_ok(name, f"{total:.0f} MB in the last day")]
+    most = ", ".join(f"{table} {megabytes:.0f} MB" for table, megabytes in list(tables.items())[:3])
+    remedy = (
+        "the workbook's Records and megabytes of logs and metrics says who sends it; docs/telemetry.md, what is usual"
+    )
+    return [_warning(name, f"{total:.0f} MB in the last day ({most})", remedy)]

@@ -7,7 +7,10 @@ from functools import cached_property
 from types import TracebackType
 from typing import Self
 
+from azure.identity import DefaultAzureCredential
+
 from commands.environment import environment
+from commands.log_analytics import ENDPOINT, LogAnalytics
 from shared.adapters.blobs import Blobs
 from shared.adapters.credentials import GraphCredentials
 from shared.adapters.desired_state import DesiredStateSource
@@ -136,6 +139,15 @@ class Workshop:
             client_state=settings.client_states[0],
             patience=patience,
         )
+
+    @cached_property
+    def logs(self) -> LogAnalytics | None:
+        """Where the deployment sends its telemetry; None where the settings do not say, as on a developer's machine."""
+        if not (workspace := os.environ.get("LOG_WORKSPACE_ID")):
+            return None
+        credential = DefaultAzureCredential()
+        self._closing.callback(credential.close)
+        return LogAnalytics(workspace, credential, os.environ.get("LOG_ANALYTICS_ENDPOINT", ENDPOINT))
 
     @cached_property
     def poison_states(self) -> PoisonStates:

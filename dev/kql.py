@@ -44,6 +44,7 @@ TABLES: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "AppTraces": {**_COMMON, "Message": "string", "SeverityLevel": "int", "ItemCount": "int"},
     "AZKVAuditLogs": {"TimeGenerated": "datetime", "OperationName": "string", "ResultType": "string"},
+    "Usage": {"TimeGenerated": "datetime", "DataType": "string", "Quantity": "real", "IsBillable": "bool"},
 }
 """The columns that queries may name, with their types: "Azure Monitor Logs reference", a page for each table."""
 

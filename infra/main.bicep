@@ -353,6 +353,7 @@ module app './app/function.bicep' = {
     identityClientId: identity.outputs.clientId
     storageName: storageName
     insightsConnectionString: monitoring.outputs.connectionString
+    logWorkspaceId: monitoring.outputs.workspaceCustomerId
     vaultUri: 'https://${vaultName}${environment().suffixes.keyvaultDns}/'
     subnetId: vnetEnabled ? subnetIds.app : ''
     allowedSenders: allowedSenders

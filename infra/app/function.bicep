@@ -10,6 +10,7 @@ param identityId string
 param identityClientId string
 param storageName string
 param insightsConnectionString string
+param logWorkspaceId string
 param vaultUri string
 param subnetId string
 param allowedSenders string[]
@@ -172,9 +173,11 @@ resource settings 'Microsoft.Web/sites/config@2025-03-01' = {
     APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
     PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY: 'true'
     PYTHON_APPLICATIONINSIGHTS_LOGGER_NAME: 'shared'
+    OTEL_METRIC_EXPORT_INTERVAL: '300000' // milliseconds; what is measured is sent without waiting for it
     OTEL_TRACES_SAMPLER: 'microsoft.rate_limited'
     OTEL_TRACES_SAMPLER_ARG: '1'
     OTEL_PYTHON_DISABLED_INSTRUMENTATIONS: 'azure_sdk,django,fastapi,flask,httpx,psycopg2,requests,urllib,urllib3' // docs/telemetry.md
+    LOG_WORKSPACE_ID: logWorkspaceId // for `manage.py doctor`
     CLIENT_STATE: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/client-state)'
     CLIENT_STATE_PREVIOUS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/client-state-previous)'
     GRAPH_TENANT_IDS: tenantIds

@@ -34,4 +34,5 @@ resource insights 'Microsoft.Insights/components@2020-02-02' = {
   }
 }
 
+output workspaceCustomerId string = workspace.properties.customerId
 output connectionString string = insights.properties.ConnectionString

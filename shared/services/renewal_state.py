@@ -8,6 +8,7 @@ from typing import Final, Protocol
 import msgspec
 
 from shared.domain.graph import Subscription
+from shared.domain.resources import CATALOGUE
 from shared.services.renew import RenewalReport
 from shared.services.telemetry import Life
 
@@ -83,11 +84,15 @@ class RenewalStates:
 
 
 def lives_by_kind(report: RenewalReport) -> dict[str, Life]:
-    """The subscription of each kind that is nearest to its end."""
+    """Of each kind, the subscription that comes first to a quarter of its life; of one that has none left, its end."""
     lives: dict[str, Life] = {}
     for one in report.subscriptions:
         if one.kind is not None:
-            lives.setdefault(one.kind.key, Life(one.expires, one.life or one.kind.max_lifetime))
+            life = Life(one.expires, one.life or one.kind.max_lifetime)
+            lives[one.kind.key] = min(life, lives.get(one.kind.key, life), key=lambda life: life.quarter)
+    for failure in report.failures:
+        if (kind := CATALOGUE.get(failure.kind or "")) is not None:
+            lives.setdefault(kind.key, Life(report.finished, kind.max_lifetime))
     return lives
 
 

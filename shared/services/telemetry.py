@@ -14,6 +14,11 @@ class Life:
     expires: datetime
     granted: timedelta
 
+    @property
+    def quarter(self) -> datetime:
+        """When a quarter of it is left."""
+        return self.expires - self.granted / 4
+
 
 class Telemetry(Protocol):
     """Takes figures and the beginnings and ends of work. Nothing it is told may hold more than ids.
@@ -52,7 +57,7 @@ class Telemetry(Protocol):
 
         Args:
             outcomes: subscriptions by what became of them.
-            lives: by kind, as far as it has subscriptions.
+            lives: by kind that is desired; one that has lost its last subscription has come to its end.
         """
 
     def renewal_failed(self) -> None:

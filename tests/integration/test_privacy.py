@@ -183,10 +183,11 @@ def test_an_exception_that_leaves_a_function_holds_nothing(azurite: Azurite, tmp
             for function in functions:
                 if function in routes:
                     method = "GET" if function in {"health", "status"} else "POST"
-                    answer = requests.request(method, f"{host.url}/api/{routes[function]}", timeout=10)
+                    url = f"{host.url}/api/{routes[function]}"
+                    answer = requests.request(method, url, headers=host.key_header, timeout=10)
                     assert answer.status_code == 500, function
                 else:
-                    requests.post(f"{host.url}/admin/functions/{function}", json={}, timeout=10).raise_for_status()
+                    host.start_function(function)
                 left = f"{function} failed: InvocationError: {function} failed: {reason}"
                 until(lambda left=left: left in host.logs, left)
                 assert f"function failed: function={function} reason={reason} at=fail:" in host.logs
@@ -194,7 +195,6 @@ def test_an_exception_that_leaves_a_function_holds_nothing(azurite: Azurite, tmp
 
     assert len(functions) >= 8
     assert_holds_none(logs, set(PLANTED))
-    assert "Error: \n" not in logs
     assert "During handling of" not in logs
     assert "direct cause" not in logs
 
@@ -230,12 +230,13 @@ async def test_telemetry_and_every_record_of_every_logger_hold_ids_alone(
         item(resource=PLANTED[5], resourceData={"id": PLANTED[2]}),
         item(tenantId=PLANTED[6]),
     )
+    # What the key was for, ahead of an emergency and then for a message that is put back for later.
+    app.sim.faults.add(Fault("vault", status=403), times=2)
     sent = [body, *(forged(app.sim, body, forgery) for forgery in Forgery)]
     for one in sent:
         await app.post(one, {"traceparent": PLANTED[2]})
     await app.post(PLANTED[0].encode())
     waiting = [(queue, message) for queue, found in (await app.raw()).items() for message in found]
-    app.sim.faults.add(Fault("vault", status=403), times=1)  # what it was for is put back, for later
     await app.handle()
     await app.post(body)
     await app.handle()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import requests
 
 from dev import traffic
 from dev.azurite import Azurite
@@ -14,13 +13,12 @@ from dev.host import HostProcess
 from dev.stack import APP, Stack
 from shared.adapters import telemetry
 from tests.integration.ingestion import Ingestion
-from tests.unit.bicep import read
+from tests.unit.deployed import deployed
 
-DEPLOYED = read(APP / "infra" / "app" / "function.bicep").resources["settings"].body["properties"]
 EXPORTER = {
     name: value
-    for name, value in DEPLOYED.items()
-    if isinstance(value, str) and name.startswith(("PYTHON_APPLICATIONINSIGHTS_", "OTEL_"))
+    for name, value in deployed().settings().items()
+    if name.startswith(("PYTHON_APPLICATIONINSIGHTS_", "OTEL_"))
 }
 EXPORTS = 4  # of metrics; each stands for a minute
 
@@ -38,7 +36,7 @@ def until(ready: Callable[[], bool], what: str, *, seconds: float) -> None:
         time.sleep(0.05)
 
 
-def test_an_idle_worker_has_little_to_say(azurite: Azurite, ingestion: Ingestion, tmp_path: Path) -> None:
+def test_an_idle_worker_has_little_to_say(azurite: Azurite, ingestion: Ingestion) -> None:
     # What feeds itself grows with every export of any kind: those of logs and spans come as often as those of metrics.
     often = dict.fromkeys(("OTEL_METRIC_EXPORT_INTERVAL", "OTEL_BSP_SCHEDULE_DELAY", "OTEL_BLRP_SCHEDULE_DELAY"), "500")
     settings = {
@@ -52,7 +50,7 @@ def test_an_idle_worker_has_little_to_say(azurite: Azurite, ingestion: Ingestion
     def exports() -> Counter[str]:
         return Counter(record.metric for record in ingestion.records if record.metric)
 
-    with HostProcess(APP, settings, state=tmp_path):
+    with HostProcess(APP, settings):
         until(lambda: max(exports().values(), default=0) > EXPORTS, "exports", seconds=40)
         minutes = max(exports().values())
         records = ingestion.records
@@ -66,7 +64,7 @@ def test_the_figures_of_a_run_outlive_its_worker(tmp_path: Path, ingestion: Inge
         return [record.metric for record in ingestion.records if record.metric == telemetry.RUNS]
 
     with Stack.start(tmp_path, subscriptions=traffic.SUBSCRIPTIONS, settings=EXPORTER | ingestion.settings) as stack:
-        requests.post(f"{stack.url}/admin/functions/renew_subscriptions", json={}, timeout=10).raise_for_status()
+        stack.host.start_function("renew_subscriptions")
         until(runs, "a flush, long before the minute of the exporter", seconds=30)
         stack.kill_host()
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from commands.checks import Check, State, _functions, _poison, _raw_messages, _timer
+from commands.checks import Check, State, _functions, _ingestion, _poison, _raw_messages, _timer
 from commands.terminal import span
 from shared.domain.errors import UnavailableError
 from shared.services.function_runs import FunctionRuns, Runs
@@ -172,3 +172,36 @@ async def test_what_storage_does_not_tell_is_said_by_the_check_of_storage(check:
 )
 def test_a_length_of_time_is_said_in_two_units(length: timedelta, text: str) -> None:
     assert span(length) == text
+
+
+class Logs:
+    """A workspace of Log Analytics with so many megabytes by table, or one that refuses."""
+
+    def __init__(self, billed: dict[str, float] | UnavailableError) -> None:
+        self._billed = billed
+
+    @property
+    def logs(self) -> "Logs":
+        return self
+
+    async def billed(self) -> dict[str, float]:
+        if isinstance(self._billed, UnavailableError):
+            raise self._billed
+        return self._billed
+
+
+class TestIngestion:
+    async def test_a_usual_amount_is_well(self) -> None:
+        (check,) = await _ingestion(Logs({"AppMetrics": 9.6, "AppRequests": 0.4}))  # type: ignore[arg-type]
+        assert (check.state, check.found) == (State.OK, "10 MB in the last day")
+
+    async def test_too_much_names_the_tables(self) -> None:
+        (check,) = await _ingestion(Logs({"AppDependencies": 1400.0, "AppTraces": 300.0}))  # type: ignore[arg-type]
+        assert check.state is State.WARNING
+        assert check.found == "1700 MB in the last day (AppDependencies 1400 MB, AppTraces 300 MB)"
+
+    async def test_a_missing_role_is_named(self) -> None:
+        refused = UnavailableError("Log Analytics", reason="log-analytics-403")
+        (check,) = await _ingestion(Logs(refused))  # type: ignore[arg-type]
+        assert check.state is State.WARNING
+        assert "Log Analytics Reader" in (check.remedy or "")

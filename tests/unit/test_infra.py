@@ -281,11 +281,13 @@ PLATFORM_SETTINGS = {
     "APPLICATIONINSIGHTS_AUTHENTICATION_STRING": "App settings reference for Azure Functions",
     "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY": "Use OpenTelemetry with Azure Functions",
     "PYTHON_APPLICATIONINSIGHTS_LOGGER_NAME": "Azure Monitor OpenTelemetry Distro for Python",
+    "OTEL_METRIC_EXPORT_INTERVAL": "Environment Variable Specification of OpenTelemetry",
     "OTEL_TRACES_SAMPLER": "Sampling in Azure Monitor Application Insights with OpenTelemetry",
     "OTEL_TRACES_SAMPLER_ARG": "Sampling in Azure Monitor Application Insights with OpenTelemetry",
     "AZURE_TOKEN_CREDENTIALS": "DefaultAzureCredential",
     "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "HttpRequestBodySizeMiddleware of the Functions host",
     "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "Azure Monitor OpenTelemetry Distro for Python",
+    "LOG_WORKSPACE_ID": "Switchboard's own `manage.py doctor`, by way of the operator's copy of the settings",
 }
 # What the code reads, and a deployment has no use for.
 LOCAL_SETTINGS = {
