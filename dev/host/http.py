@@ -102,8 +102,8 @@ class _Handler:
         self._worker = worker
         self._key = key
         self._max_body = max_body
-        # A literal segment wins over a parameter, as in ASP.NET Core.
-        self._routes = sorted(routes, key=lambda route: route.template.count("{"))
+        # The first one that fits is taken, even if a later one has a literal where it has a parameter.
+        self._routes = routes
         self._fire = {name.lower(): start for name, start in fire.items()}
 
     async def call_function(self, request: web.Request) -> web.StreamResponse:

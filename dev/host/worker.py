@@ -80,7 +80,7 @@ class Worker(Protocol):
             function: one of the app's.
             data: the trigger's value.
             metadata: the trigger's metadata.
-            trace_parent: the W3C traceparent of the caller, if it sent one.
+            trace_parent: the W3C traceparent of the invocation; queue and timer functions have none.
 
         Raises:
             FunctionFailedError: it raised an exception, or its process ended.

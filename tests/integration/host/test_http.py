@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
@@ -13,7 +14,7 @@ import requests
 
 from dev.azurite import Azurite
 from dev.host import HostProcess
-from dev.host.process import KEY
+from dev.host.process import FUNCTIONS_HOST, KEY
 from tests.integration.host.apps import App
 
 type Serve = Callable[..., HostProcess]
@@ -41,9 +42,14 @@ async def echo(req: func.HttpRequest) -> func.HttpResponse:
     })
 
 
-@app.route("echo/literal/between/wins", methods=["GET"])
-async def literal(req: func.HttpRequest) -> func.HttpResponse:
-    return answer("literal")
+@app.route("race/{any}", methods=["GET"])
+async def zebra(req: func.HttpRequest) -> str:
+    return "zebra"
+
+
+@app.route("race/literal", methods=["GET"])
+async def ant(req: func.HttpRequest) -> str:
+    return "ant"
 
 
 @app.route("anything")
@@ -152,8 +158,8 @@ class TestRequest:
     def test_paths_ignore_case_and_a_slash_at_the_end(self, host: HostProcess) -> None:
         assert requests.get(f"{host.url}/API/Anything/", timeout=10).json() == "GET"
 
-    def test_a_literal_route_comes_before_parameters(self, host: HostProcess) -> None:
-        assert requests.get(f"{host.url}/api/echo/literal/between/wins", timeout=10).json() == "literal"
+    def test_takes_the_first_route_that_fits(self, host: HostProcess) -> None:
+        assert requests.get(f"{host.url}/api/race/literal", timeout=10).text == "zebra"
 
     @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
     def test_without_methods_all_are_taken(self, host: HostProcess, method: str) -> None:
@@ -255,16 +261,16 @@ class TestResponse:
 
         one, two = sorted(cookies)
         assert one.startswith("one=1;")
-        assert {"HttpOnly", "Max-Age=60", "Path=/", "SameSite=Strict"} <= set(one.split("; "))
+        assert {"httponly", "max-age=60", "path=/", "samesite=strict"} <= set(one.lower().split("; "))
         assert two.startswith("two=2;")
-        assert {"Secure", "expires=Sat, 20 Nov 2027 01:02:03 GMT"} <= set(two.split("; "))
+        assert {"secure", "expires=sat, 20 nov 2027 01:02:03 gmt"} <= set(two.lower().split("; "))
 
     def test_of_a_failed_function_is_an_empty_500(self, host: HostProcess) -> None:
         response = requests.get(f"{host.url}/api/fail", timeout=10)
 
         assert response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
         assert response.content == b""
-        host.wait_for_log("ERROR   host: fail failed: RuntimeError: as it was told")
+        host.wait_for_log("RuntimeError: as it was told")
         assert 'raise RuntimeError("as it was told")' in host.logs
 
 
@@ -283,10 +289,13 @@ class TestInvocation:
 
         assert name == "context"
         assert len(invocation_id) == 36
+        if os.environ.get(FUNCTIONS_HOST) and not trace_parent:
+            return  # the real host has a trace only with its telemetry on, as our app has it
         version, seen_trace_id, span_id, flags = trace_parent.split("-")
         assert (version, seen_trace_id, flags) == ("00", trace_id, "01")
         assert span_id != "b7ad6b7169203331"
 
+    @pytest.mark.own_host
     def test_logs_under_its_functions_name(self, host: HostProcess) -> None:
         requests.get(f"{host.url}/api/context", timeout=10)
         requests.get(f"{host.url}/api/log", timeout=10)

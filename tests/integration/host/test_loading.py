@@ -9,6 +9,9 @@ import requests
 from dev.host import HostProcess, HostStartError
 from tests.integration.host.apps import App
 
+# The real host stays alive with 503 or without functions, and says so in its own words.
+pytestmark = pytest.mark.own_host
+
 HTTP_FUNCTION = """
 @app.route("x")
 async def x(req: func.HttpRequest) -> func.HttpResponse:

@@ -78,6 +78,7 @@ class TestEnd:
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{host.url}/api/slow", timeout=10)
 
+    @pytest.mark.own_host
     def test_by_ctrl_c_is_quiet(self, app: App, serve: Serve) -> None:
         app.write(SLOW)
         host = serve()
@@ -88,6 +89,7 @@ class TestEnd:
         assert host.terminate() == 0
         assert host.logs == ""
 
+    @pytest.mark.own_host
     def test_of_the_parent_ends_the_host_and_its_workers(self, app: App) -> None:
         app.write(PID)
         script = f"""
@@ -117,6 +119,7 @@ sys.stdin.read()
 
 
 class TestWorkers:
+    @pytest.mark.own_host
     def test_share_the_port_and_are_started_again_when_they_die(self, app: App, serve: Serve) -> None:
         app.write(PID)
         host = serve(FUNCTIONS_WORKER_PROCESS_COUNT="2")
@@ -160,6 +163,7 @@ async def tick(timer: func.TimerRequest) -> None:
         assert seen[0] != seen[1]
         assert seen == seen[:2] * 3
 
+    @pytest.mark.own_host
     def test_without_any_left_calls_wait_for_the_next(self, app: App, serve: Serve) -> None:
         app.write(PID)
         host = serve()
@@ -170,6 +174,7 @@ async def tick(timer: func.TimerRequest) -> None:
 
         assert pid(host) != first
 
+    @pytest.mark.own_host
     def test_that_die_fail_what_they_were_at(self, app: App, serve: Serve) -> None:
         app.write(
             PID
@@ -202,6 +207,7 @@ class TestHostProcess:
         assert host.url == first_url
         assert pid(host) != first_pid
 
+    @pytest.mark.own_host
     def test_passes_on_nothing_of_this_process(self, app: App, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OF_THE_PARENT", "secret")
         app.write('print("sees", os.environ.get("OF_THE_PARENT"), os.environ.get("GIVEN"))\n' + PID)
@@ -209,6 +215,7 @@ class TestHostProcess:
 
         assert "sees None yes" in host.output
 
+    @pytest.mark.own_host
     def test_says_why_it_did_not_start(self, app: App) -> None:
         app.write(PID)
         with socket.create_server((HOST, 0)) as taken:
@@ -216,6 +223,7 @@ class TestHostProcess:
             with pytest.raises(HostStartError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
                 HostProcess(app.folder, {}, port=port).start()
 
+    @pytest.mark.own_host
     def test_does_not_wait_for_ever(self, app: App) -> None:
         app.write("time.sleep(60)")
         host = HostProcess(app.folder, {}, start_seconds=0.5)
