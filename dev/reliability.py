@@ -28,6 +28,7 @@ from dev.azurite import ACCOUNT, ACCOUNT_KEY, Ports
 from dev.consumer import Arrival, Consumer
 from dev.link import Link
 from dev.ports import HOST, held_port
+from dev.queue_proxy import QueueProxy
 from dev.simulator import Fault, Kind
 from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
 from dev.simulator.delivery import Notification
@@ -48,6 +49,7 @@ FAULTS: Final = (
     "storage restarted",
     "storage slow",
     "storage unreachable",
+    "storage unreachable until the host ends",
     "Key Vault answers 503",
     "Key Vault answers 429",
     "signing keys unreachable",
@@ -67,7 +69,8 @@ class Plan:
     """What a run does.
 
     `faults` names them in their order, one for each wave; `time_scale` shortens Graph's waits between retries; `seed`
-    decides everything random; `visibility_timeout` is host.json's: the platform's own wait before its next try.
+    decides everything random; `visibility_timeout` is host.json's: the platform's own wait before its next try;
+    `lease_seconds` is what the ten minutes are shortened to for which the host leases a message.
     """
 
     notifications: int
@@ -76,6 +79,7 @@ class Plan:
     time_scale: float = 1.0
     outage_seconds: float = 5.0
     visibility_timeout: str = "00:00:30"
+    lease_seconds: int = 2
     patience: float = 240.0  # seconds to wait for anything
     forged: int = 20
     undecryptable: int = 20
@@ -190,6 +194,7 @@ class Run:
                     self._restart_storage,
                     self._slow_storage,
                     self._unreachable_storage,
+                    self._unreachable_storage_until_the_host_ends,
                     lambda: vault(503),
                     lambda: vault(429),
                     self._signing_keys_unreachable,
@@ -211,13 +216,14 @@ class Run:
             held_port() as queue_port,
             Link.to(blob_port) as blob,
             Link.to(queue_port) as queue,
+            QueueProxy.before(f"http://{HOST}:{queue.port}/{ACCOUNT}", lease_seconds=plan.lease_seconds) as proxy,
         ):
             # The host, its triggers and the app reach storage over links that can be slow or cut.
             settings = {
                 "AzureWebJobsStorage": (
                     f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};"
                     f"BlobEndpoint=http://{HOST}:{blob.port}/{ACCOUNT};"
-                    f"QueueEndpoint=http://{HOST}:{queue.port}/{ACCOUNT};"
+                    f"QueueEndpoint={proxy.url};"
                 ),
                 "FUNCTIONS_WORKER_PROCESS_COUNT": "2",
                 "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": plan.visibility_timeout,
@@ -228,7 +234,6 @@ class Run:
                     directory,
                     subscriptions=traffic.SUBSCRIPTIONS,
                     settings=settings,
-                    lease_seconds=2,
                     ports=StackPorts(storage=Ports(blob_port, queue_port)),
                 ) as stack,
                 Consumer(stack.azurite.connection_string, ACCOUNT_KEY, ledger.arrive, hidden_seconds=5),
@@ -373,6 +378,14 @@ class Run:
         self._cut()
         self._send_some()
         time.sleep(self._plan.outage_seconds)
+        self._mend()
+
+    def _unreachable_storage_until_the_host_ends(self) -> None:
+        """The host gives up after six tries at storage, and the stack starts it again, as Azure does."""
+        starts = self._stack.host.starts
+        self._cut()
+        self._send_some()
+        self._await(lambda: self._stack.host.starts > starts, "another start of the host")
         self._mend()
 
     def _key_vault(self, status: int) -> None:

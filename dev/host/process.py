@@ -93,6 +93,7 @@ class HostProcess:
         self._logs_path = folder / "logs.txt"
         self._process: subprocess.Popen[bytes] | None = None
         self._url = ""
+        self.starts = 0
         # Whoever starts it again when it has ended by itself is another thread than whoever ends it.
         self._lock = threading.RLock()
 
@@ -190,6 +191,7 @@ class HostProcess:
         except BaseException:
             self.kill()
             raise
+        self.starts += 1
 
     def wait_for_log(self, text: str, *, seconds: float = 10) -> None:
         """Wait until a text stands in `logs`.

@@ -1,0 +1,51 @@
+"""The proxy before queue storage, with the real SDK on one side and the emulator on the other."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from azure.core.exceptions import HttpResponseError
+from azure.storage.queue import QueueClient
+
+from dev.azurite import Azurite
+from dev.queue_proxy import Fault, QueueProxy
+
+
+@pytest.fixture
+def proxy(azurite: Azurite) -> Iterator[QueueProxy]:
+    with QueueProxy.before(azurite.queue_url, lease_seconds=1) as running:
+        yield running
+
+
+@pytest.fixture
+def queue(proxy: QueueProxy, unique_name: Callable[[str], str]) -> Iterator[QueueClient]:
+    with QueueClient.from_connection_string(proxy.connection_string, unique_name("proxy"), retry_total=0) as client:
+        client.create_queue()
+        yield client
+
+
+def test_a_hosts_lease_is_shortened_and_renewed(queue: QueueClient) -> None:
+    queue.send_message("1 + 1 = 2")
+
+    message = queue.receive_message(visibility_timeout=600)
+
+    assert message is not None
+    assert (message.next_visible_on - message.inserted_on).total_seconds() < 10
+    renewed = queue.update_message(message, visibility_timeout=600)
+    assert (renewed.next_visible_on - message.inserted_on).total_seconds() < 10
+    deadline = time.monotonic() + 10
+    while (again := queue.receive_message(visibility_timeout=30)) is None:
+        assert time.monotonic() < deadline
+    assert again.content == "1 + 1 = 2"
+    assert queue.receive_message(visibility_timeout=30) is None
+
+
+def test_a_fault_meets_as_many_calls_as_it_says(proxy: QueueProxy, queue: QueueClient) -> None:
+    proxy.faults = [Fault(operation="put", status=403, code="AuthenticationFailed", times=1)]
+
+    with pytest.raises(HttpResponseError) as caught:
+        queue.send_message("refused")
+    queue.send_message("taken")
+
+    assert (caught.value.status_code, caught.value.error_code) == (403, "AuthenticationFailed")
+    assert [message.content for message in queue.peek_messages(max_messages=32)] == ["taken"]
