@@ -1,4 +1,4 @@
-"""`python3 run.py bench [--quick | --reliability | --year | --hostile]`."""
+"""`python3 run.py bench [--quick | --reliability | --year | --hostile | --histories]`."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from itertools import chain
 from rich.console import Console
 from rich.table import Table
 
-from bench import reliability, year
+from bench import histories, reliability, year
 from bench.cold import cold_findings, cold_ratios
 from bench.costs import costs
 from bench.emergency import emergencies
@@ -36,11 +36,14 @@ def main() -> None:
     parser.add_argument("--year", action="store_true", help="the simulated years instead: docs/subscriptions.md")
     parser.add_argument("--seeds", type=int, default=100, help="how many years")
     parser.add_argument("--days", type=float, default=365, help="of a year")
-    parser.add_argument("--seed", type=int, default=1, help="of the ledger run, or of the first year")
+    parser.add_argument("--histories", type=int, metavar="COUNT", help="what calls that go wrong do to notifications")
+    parser.add_argument("--seed", type=int, default=1, help="of the ledger run, the first year, or the histories")
     parser.add_argument("--time-scale", type=float, default=1.0, help="of the ledger run: shortens Graph's waits")
     arguments = parser.parse_args()
     if arguments.reliability:
         sys.exit(reliability.main(arguments.notifications, arguments.faults, arguments.seed, arguments.time_scale))
+    if arguments.histories:
+        sys.exit(histories.main(arguments.histories, arguments.seed))
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)

@@ -14,9 +14,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from shared.domain.errors import MalformedInputError
 from shared.domain.queue_text import QUEUE_MESSAGE_BYTES, base64_bytes
@@ -36,12 +37,12 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     v: Literal[1]
-    id: str
+    id: Annotated[str, Meta(max_length=128)]
     received: datetime
     traceparent: str
     first: int = 0
     notifications: tuple[msgspec.Raw, ...] = ()
-    claim: str | None = None
+    claim: Annotated[str, Meta(min_length=1, max_length=512)] | None = None
     attempts: int = 0
     failing_since: datetime | None = None
     backfilled: bool = False
@@ -52,10 +53,10 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def key(self) -> str:
-        """A name that is the same whenever Graph repeats the items; of a ticket, which shows none, its lasting name."""
+        """A name that is the same whenever Graph repeats the items, and for their claim check as for themselves."""
+        if self.claim is not None:
+            return self.claim.rpartition("/")[2].removesuffix(".json")
         match self.notifications:
-            case []:
-                return self.item_id(0)
             case [raw]:
                 return item_key(bytes(raw))
             case raws:

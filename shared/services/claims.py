@@ -90,9 +90,10 @@ class ClaimSweep:
         # Counted as tried: where another message has done it meanwhile, the missing blob says that all is well.
         ticket = msgspec.structs.replace(envelope, notifications=(), claim=claim, attempts=1)
         for queue in queues:
-            await self.queues.put(queue, RawMessage.of(ticket))
-            # A message that could not fetch the blob may have been parked: it is on its way again.
+            # A message that could not fetch the blob may have been parked. It is on its way again, now or, as the blob
+            # stays until it is handled, with the next sweep.
             await self.blobs.delete(QUARANTINE_CONTAINER, entry_name(queue, ticket))
+            await self.queues.put(queue, RawMessage.of(ticket))
         logger.warning("a claim check without a message: id=%s", envelope.item_id(0))
         return True
 

@@ -85,6 +85,8 @@ class RawMessages:
             await self.quarantine.park_message(text, queue=queue, error=error, attempts=attempts)
             return None
         except UnavailableError as error:
+            if self._is_exhausted(ticket) and await self.queues.is_settled(ticket.claim):
+                return None  # what another message has done with is not parked
             await self._put_back_whole(ticket, queue, attempts, error)
             return None
         if envelope is None:

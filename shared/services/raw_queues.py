@@ -144,9 +144,17 @@ class RawQueues:
                 parse_envelope(body), attempts=ticket.attempts, failing_since=ticket.failing_since
             )
         # Versions that set no mark let a second try conclude from the missing blob alone.
-        if attempts > 1 or await self.blobs.get(HANDLED_CONTAINER, handled_name(claim)) is not None:
+        if attempts > 1 or await self.is_settled(claim):
             return None
         raise MalformedInputError("the blob of a claim check is missing", reason="claim-missing")
+
+    async def is_settled(self, claim: str) -> bool:
+        """Whether the item of a claim check has been done with.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        return await self.blobs.get(HANDLED_CONTAINER, handled_name(claim)) is not None
 
     async def settle(self, claim: str) -> None:
         """Let go of a claim check whose item is done with.

@@ -34,7 +34,7 @@ from shared.services.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.services.raw_messages import RawMessages
 from shared.services.raw_queues import CLAIMS_CONTAINER, RawQueues
 from shared.services.receive import Receiver
-from tests.simulation.virtual_time import VirtualLoop
+from tests.simulation.virtual_time import InlineLoop
 from tests.storage_model import START, Crash, QueuesModel, StorageModel
 
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
@@ -47,15 +47,6 @@ CERTIFICATE_ID = "calls/" + "0" * 32
 TRIES_OF_THE_PLATFORM = 5
 
 type Fault = Callable[[Callable[[], Any]], Any]
-
-
-class _Loop(VirtualLoop):
-    """What would be done in a thread is done here and now."""
-
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
-        future = self.create_future()
-        future.set_result(func(*args))
-        return future
 
 
 class _Counted:
@@ -119,7 +110,7 @@ class World:
         """Storage's clock; in virtual time it goes by the loop's."""
         with suppress(RuntimeError):
             loop = asyncio.get_running_loop()
-            if isinstance(loop, _Loop):
+            if isinstance(loop, InlineLoop):
                 self.storage.now = self.began + timedelta(seconds=loop.time())
         return self.storage.now
 
@@ -246,7 +237,7 @@ def in_virtual_time[T](world: World, work: Callable[[], Awaitable[T]]) -> T:
         finally:
             world.now()
 
-    with asyncio.Runner(loop_factory=_Loop) as runner:
+    with asyncio.Runner(loop_factory=InlineLoop) as runner:
         return runner.run(run())
 
 

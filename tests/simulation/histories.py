@@ -1,0 +1,483 @@
+"""A few notifications from POST to event, and what becomes of them if one call or two go wrong on the way.
+
+A history is a scenario and one or two faults, each at a call to storage, Key Vault or Graph, counted from the POST on:
+the call fails, or is made and its answer is lost, is made twice, or the process dies before or after it. Time is
+virtual and goes on until nothing waits any more: the platform's leases and tries, the poison queues, the drain and the
+sweep, Graph's own repetitions, and an operator who replays what lies in quarantine.
+"""
+
+import asyncio
+import itertools
+import json
+import random
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
+from dev.simulator.tokens import validation_claims
+from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError, UnknownCertificateError
+from shared.domain.events import parse_message
+from shared.domain.queue_messages import Receipt
+from shared.domain.queue_text import decode
+from shared.domain.resources import CALL_RECORDS_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUES, emergency_path
+from shared.services.call_records import CallRecordFetch
+from shared.services.claims import ClaimSweep
+from shared.services.decrypt import Decryptor
+from shared.services.express import Express
+from shared.services.lifecycle import Handled
+from shared.services.lifecycle_messages import LifecycleMessages
+from shared.services.poison import POISON_QUEUES, PoisonDrain, PoisonStates
+from shared.services.quarantine import QUARANTINE_CONTAINER, Quarantine
+from shared.services.raw_messages import RawMessages
+from shared.services.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
+from shared.services.receive import Receiver
+from shared.services.replay import Replay, Selection
+from tests.simulation.virtual_time import InlineLoop
+from tests.storage_model import Crash, Message, StorageModel
+from tests.unit.test_receive import APP, KEY, START, STATE, TENANT, setup
+
+PAIR: Final = KeyCertificate.generate()
+CERTIFICATE_ID: Final = "switchboard/0123456789abcdef0123456789abcdef"
+UNKNOWN: Final = "switchboard/ffffffffffffffffffffffffffffffff"
+
+_LEASE: Final = timedelta(minutes=10)
+_RETRY: Final = timedelta(seconds=30)  # visibilityTimeout in host.json
+_TRIES: Final = 5  # maxDequeueCount in host.json
+_POISON_LIVES: Final = timedelta(days=7)
+_DRAIN: Final = timedelta(minutes=1)
+_PAUSES_OF_GRAPH: Final = [timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 1800, 3600)]
+_LONGEST: Final = timedelta(days=14)
+
+
+class Mode(StrEnum):
+    """What goes wrong with a call."""
+
+    FAILS = "fails"
+    ANSWER_LOST = "is made, and its answer is lost"
+    TWICE = "is made twice"  # the answer to the first was lost, and the client made it again
+    DIES_BEFORE = "is not made: the process dies"
+    DIES_AFTER = "is made, and the process dies"
+
+
+@dataclass(frozen=True)
+class Item:
+    """A notification: its name is in the data of its event. `body` is its JSON, once and for all."""
+
+    name: str
+    body: str
+    has_id: bool = True  # else each delivery of it has an event of its own
+    deliverable: bool = True
+    lifecycle: bool = False
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """The items of one POST, and what is away meanwhile, for how long."""
+
+    items: tuple[Item, ...]
+    batched: bool = False
+    vault_seconds: float = 0.0
+    records_seconds: float = 0.0
+    put_back_seconds: float = 0.0  # storage takes nothing that is put back
+    claims_seconds: float = 0.0
+    text: str | None = None  # that somebody puts on a raw queue
+
+
+def _item(name: str, fields: Mapping[str, Any], **about: Any) -> Item:
+    found = {"subscriptionId": "s", "tenantId": TENANT, "clientState": STATE, "changeType": "created", **fields}
+    return Item(name, json.dumps(found), **about)
+
+
+def rich(name: str, size: int = 0, *, emergency: bool = False, known: bool = True) -> Item:
+    plain = json.dumps({"id": name, "callEventType": "emergencyCallStarted", "x": "x" * size}).encode()
+    content = encrypt(plain, Recipient.of(PAIR, CERTIFICATE_ID if known else UNKNOWN))
+    resource = emergency_path("P") if emergency else "users/u/communications/callEvents"
+    return _item(name, {"resource": resource, "encryptedContent": content}, deliverable=known)
+
+
+def basic(name: str, size: int = 0, *, has_id: bool = True) -> Item:
+    presence = {"@odata.type": "#microsoft.graph.presence", "id": name}
+    fields = {"resource": f"communications/presences/{name}", "resourceData": presence, "pad": "x" * size}
+    return _item(name, fields | ({"id": f"id of {name}"} if has_id else {}), has_id=has_id)
+
+
+def record(name: str) -> Item:
+    data = {"@odata.type": "#microsoft.graph.callRecord", "id": name}
+    return _item(name, {"resource": f"communications/callRecords/{name}", "resourceData": data})
+
+
+def lifecycle(name: str) -> Item:
+    return _item(name, {"subscriptionId": name, "lifecycleEvent": "missed", "changeType": None}, lifecycle=True)
+
+
+def scenarios() -> list[Scenario]:
+    """All of them; the content is encrypted anew at each call."""
+    large = 60_000
+    plain = [
+        (rich("a"), basic("b"), basic("c", has_id=False), rich("d")),
+        (rich("a", large), rich("b")),
+        (rich("a", large), basic("b", large)),
+        (basic("a", large, has_id=False),),
+        (rich("a", emergency=True), rich("b")),
+        (rich("a", emergency=True), rich("b", emergency=True), rich("c", emergency=True, known=False)),
+        (rich("a", large, emergency=True),),
+        (rich("a"), rich("bad", known=False), basic("c")),
+        (rich("bad", large, known=False),),
+        (record("a"), record("b"), rich("c")),
+        (lifecycle("a"), lifecycle("b"), basic("c")),
+    ]
+    found = [Scenario(items, batched) for items in plain for batched in (False, True)]
+    found += [
+        Scenario((rich("a"), basic("b"), rich("c")), vault_seconds=20),
+        Scenario((rich("a", large),), vault_seconds=20),
+        Scenario((rich("a"), basic("b")), vault_seconds=400, put_back_seconds=300),  # by way of the poison queue
+        Scenario((rich("a", large), rich("b")), vault_seconds=400, put_back_seconds=300),
+        Scenario((rich("a"), basic("b")), vault_seconds=3 * 3600),  # by way of quarantine
+        Scenario((rich("a", large),), vault_seconds=3 * 3600),
+        Scenario((rich("a", large),), claims_seconds=3 * 3600),
+        Scenario((rich("a", large),), claims_seconds=60 * 3600),  # the sweep is first
+        Scenario((rich("a", emergency=True),), vault_seconds=60),
+        Scenario((record("a"), record("b")), records_seconds=200),
+        Scenario((basic("a"),), text='{"hello": "without base64"}'),
+    ]
+    return found
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The `at`th call goes wrong so."""
+
+    at: int
+    mode: Mode
+
+
+@dataclass
+class History:
+    """One life of a scenario. `violations` says which promises it broke."""
+
+    scenario: Scenario
+    faults: Sequence[Fault] = ()
+    storage: StorageModel = field(default_factory=lambda: StorageModel(now=START))
+    calls: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    posts: list[tuple[datetime, int, str]] = field(default_factory=list)  # when, which try, and its items
+    handled: set[str] = field(default_factory=set)  # lifecycle notifications
+    accepted: bool = False
+    _dead: bool = False
+
+    async def live(self) -> None:
+        """Live it to its end, and judge it."""
+        self.storage.fault = self._operate
+        items = ",".join(item.body for item in self.scenario.items)
+        token = KEY.sign(validation_claims(app_id=APP, tenant_id=TENANT, now=START))
+        body = f'{{"value":[{items}],"validationTokens":["{token}"]}}'
+        self.posts = [(self.storage.now, 0, body)]
+        if self.scenario.text is not None:
+            self.storage.put(RAW_QUEUES[0], self.scenario.text)
+        self._drained = self._swept = self.storage.now
+        while self.storage.now - START < _LONGEST:
+            if not await self._next():
+                break
+        else:
+            self.violations.append("it never ends")
+        self._judge()
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def _operate(self, what: str, operation: str, apply: Callable[[], Any]) -> Any:
+        if self._dead:
+            raise Crash
+        self.calls.append(f"{operation} {what}")
+        mode = next((fault.mode for fault in self.faults if fault.at == len(self.calls)), None)
+        if mode is Mode.DIES_BEFORE or mode is Mode.DIES_AFTER:
+            if mode is Mode.DIES_AFTER:
+                with suppress(SwitchboardError):
+                    apply()
+            self._dead = True
+            raise Crash
+        if mode is Mode.FAILS or self._refuses(what, operation):
+            raise UnavailableError(what, reason="storage-503")
+        if mode is Mode.TWICE:
+            apply()
+        answer = apply()
+        if mode is Mode.ANSWER_LOST:
+            raise UnavailableError(what, reason="storage-no-answer")
+        return answer
+
+    def _refuses(self, what: str, operation: str) -> bool:
+        since, scenario = (self.storage.now - START).total_seconds(), self.scenario
+        if what == CLAIMS_CONTAINER and operation == "get blob":
+            return since < scenario.claims_seconds
+        return operation == "put" and what in RAW_QUEUES and 0 < since < scenario.put_back_seconds
+
+    async def private_key(self, certificate_id: str) -> RSAPrivateKey:
+        def apply() -> RSAPrivateKey:
+            if certificate_id != CERTIFICATE_ID:
+                raise UnknownCertificateError
+            if (self.storage.now - START).total_seconds() < self.scenario.vault_seconds:
+                raise UnavailableError("Key Vault", reason="key-vault-503")
+            return PAIR.private_key
+
+        key: RSAPrivateKey = self._operate("vault", "get", apply)
+        return key
+
+    async def record(self, _tenant_id: str, record_id: str) -> bytes:
+        def apply() -> bytes:
+            if (self.storage.now - START).total_seconds() < self.scenario.records_seconds:
+                raise UnavailableError("the call record", reason="call-record-not-found")
+            return json.dumps({"id": record_id, "version": 1}).encode()
+
+        found: bytes = self._operate("graph", "get record", apply)
+        return found
+
+    async def handle(self, item: Mapping[str, Any]) -> Handled:
+        """A lifecycle notification."""
+        self._operate("graph", "renew", lambda: self.handled.add(item["subscriptionId"]))
+        return Handled.RESYNCED
+
+    # --- the app ------------------------------------------------------------------------------------------------------
+
+    def _raw_queues(self) -> RawQueues:
+        return RawQueues(self.storage.queues, self.storage.blobs)
+
+    def _raw_messages(self) -> RawMessages:
+        quarantine = Quarantine(self.storage.blobs, lambda: self.storage.now)
+        return RawMessages(self._raw_queues(), quarantine, lambda: self.storage.now)
+
+    def _decryptor(self, *, fetch: bool = False) -> Decryptor:
+        return Decryptor(
+            raw_messages=self._raw_messages(),
+            queues=self.storage.queues,
+            blobs=self.storage.blobs,
+            private_keys=self,
+            encoding="none",
+            batched=self.scenario.batched,
+            completion=CallRecordFetch(self, {TENANT}) if fetch else None,
+        )
+
+    def _receiver(self) -> Receiver:
+        receiver, *_ = setup()
+        queues = self._raw_queues()
+        return replace(
+            receiver,
+            queues=queues,
+            now=lambda: self.storage.now,
+            call_records_queue=CALL_RECORDS_QUEUE,
+            express=Express(queues, self._decryptor, self._no_emergency_expected, lambda: self.storage.now),
+        )
+
+    async def _no_emergency_expected(self) -> bool:
+        return False
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    async def _next(self) -> bool:
+        """Let the next thing happen; False: nothing will."""
+        due: list[tuple[datetime, int, Callable[[], Any]]] = []
+        if self.posts:
+            due.append((self.posts[0][0], 0, self._post))
+        due += [
+            (message.visible, 1, partial(self._trigger, queue, message))
+            for queue in RAW_QUEUES
+            for message in self.storage.messages[queue]
+        ]
+        if any(self.storage.messages[poison] for poison in POISON_QUEUES):
+            due.append((self._drained + _DRAIN, 2, self._drain))
+        if self.storage.containers[CLAIMS_CONTAINER]:
+            due.append((self._swept + timedelta(days=1), 3, self._sweep))
+        if not due and any(one["reason"] not in _FOR_GOOD for one in self.parked()):
+            due.append((max(self.storage.now + timedelta(hours=1), START + timedelta(hours=4)), 4, self._replay))
+        if not due:
+            return False
+        at, _, act = min(due, key=lambda one: one[:2])
+        self.storage.now = max(self.storage.now, at) + timedelta(milliseconds=1)
+        self._dead = False
+        await act()
+        # What a process has begun goes on in it; a dead one does nothing.
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
+        if "claim-missing" in (one["reason"] for one in self.parked()):
+            self.violations.append("a claim check is missing")
+            return False
+        return True
+
+    async def _post(self) -> None:
+        _, number, body = self.posts.pop(0)
+        status = 503
+        with suppress(Crash):
+            status = (await self._receiver().receive(body.encode(), None)).status
+            with suppress(UnavailableError):
+                self._operate("graph", "answer", lambda: None)
+                self.accepted |= status == 202
+                status = status if status != 202 else 200
+        if status != 200 and number < len(_PAUSES_OF_GRAPH):
+            self.posts.append((self.storage.now + _PAUSES_OF_GRAPH[number], number + 1, body))
+
+    async def _trigger(self, queue: str, message: Message) -> None:
+        """What the host does with one message ("Azure Queue storage trigger")."""
+        message.visible = self.storage.now + _LEASE
+        message.dequeued += 1
+        message.receipt = self.storage.number()
+        receipt = Receipt(queue, message.id, message.receipt)
+        with suppress(Crash, UnavailableError):
+            try:
+                text = decode(message.text)
+            except MalformedInputError:
+                await self._to_poison(receipt, message)
+                return
+            if message.dequeued > _TRIES:
+                await self._to_poison(receipt, message)
+                return
+            try:
+                await self._function(queue, text, message.dequeued)
+            except UnavailableError:
+                if message.dequeued >= _TRIES:
+                    await self._to_poison(receipt, message)
+                else:
+                    message.visible = self.storage.now + _RETRY
+            else:
+                await self.storage.queues.delete(receipt)
+
+    async def _to_poison(self, receipt: Receipt, message: Message) -> None:
+        poison = f"{receipt.queue}-poison"
+        self._operate(poison, "put", lambda: self.storage.put(poison, message.text, lives=_POISON_LIVES))
+        await self.storage.queues.delete(receipt)
+
+    async def _function(self, queue: str, text: str, attempts: int) -> None:
+        if queue == LIFECYCLE_QUEUE:
+            await LifecycleMessages(self._raw_messages(), self).handle(text, queue=queue, attempts=attempts)
+        else:
+            await self._decryptor(fetch=queue == CALL_RECORDS_QUEUE).handle(text, queue=queue, attempts=attempts)
+
+    async def _drain(self) -> None:
+        self._drained = self.storage.now
+        raw_messages = self._raw_messages()
+        states = PoisonStates(self.storage.blobs)
+        drain = PoisonDrain(
+            self.storage.queues, raw_messages, raw_messages.quarantine, states, lambda: self.storage.now
+        )
+        with suppress(Crash, UnavailableError):
+            await drain.run(self.storage.now + timedelta(minutes=5))
+
+    async def _sweep(self) -> None:
+        self._swept = self.storage.now
+        with suppress(Crash, UnavailableError):
+            await ClaimSweep(self.storage.blobs, self._raw_queues()).run(self.storage.now)
+
+    async def _replay(self) -> None:
+        for one in self.parked():
+            claim = one.get("envelope", {}).get("claim")
+            if claim is not None and handled_name(claim) in self.storage.containers[HANDLED_CONTAINER]:
+                self.violations.append("the ticket of what is done with is in quarantine")
+        replay = Replay(self.storage.blobs, self._raw_queues())
+        with suppress(Crash, UnavailableError):
+            async for entry in replay.entries(Selection(), self.storage.now):
+                if entry.reason not in _FOR_GOOD:
+                    await replay.replay(entry.name)
+
+    # --- judgement ----------------------------------------------------------------------------------------------------
+
+    def parked(self) -> list[dict[str, Any]]:
+        return [json.loads(blob.data) for blob in self.storage.containers[QUARANTINE_CONTAINER].values()]
+
+    def _events(self) -> Iterator[tuple[str, str]]:
+        """Name and id of each event."""
+        for queue, messages in self.storage.messages.items():
+            if queue.endswith("-events"):
+                for event in itertools.chain.from_iterable(parse_message(message.text) for message in messages):
+                    data = bytes(event.data)
+                    if event.dataref is not None:
+                        name = event.dataref.partition("/event-data/")[2]
+                        data = self.storage.containers["event-data"][name].data
+                    yield json.loads(data)["id"], event.id
+
+    def _judge(self) -> None:
+        ids: defaultdict[str, set[str]] = defaultdict(set)
+        for name, identity in self._events():
+            ids[name].add(identity)
+        entries = Counter(_name(one) for one in self.parked())
+        for item in self.scenario.items:
+            done = item.name in (self.handled if item.lifecycle else ids)
+            if self.accepted and item.deliverable and not done:
+                self.violations.append(f"{item.name} is lost")
+            if self.accepted and not item.deliverable and entries[item.name] != 1:
+                self.violations.append(f"{item.name} has {entries[item.name]} entries in quarantine")
+            if item.deliverable and entries[item.name]:
+                self.violations.append(f"{item.name} is in quarantine, and delivered")
+            if item.has_id and len(ids[item.name]) > 1:
+                self.violations.append(f"{item.name} has events under {len(ids[item.name])} ids")
+        if self.scenario.text is not None and entries["?"] != 1:
+            self.violations.append("the text is not in quarantine")
+        if claims := self.storage.names(CLAIMS_CONTAINER):
+            self.violations.append(f"claim checks are left: {claims}")
+
+
+_FOR_GOOD: Final = ("unknown-certificate", "message-unreadable")
+
+
+def _name(parked: Mapping[str, Any]) -> str:
+    """The item that an entry is of, by what was planted in it; "?" where it does not show."""
+    for raw in parked.get("envelope", {}).get("notifications", ()):
+        return _NAMES.get(json.dumps(raw, sort_keys=True), "?")
+    return "?"
+
+
+_NAMES: Final[dict[str, str]] = {}
+
+
+def lived(scenario: Scenario, *faults: Fault) -> History:
+    """A history, from beginning to end."""
+    for item in scenario.items:
+        _NAMES[json.dumps(json.loads(item.body), sort_keys=True)] = item.name
+    history = History(scenario, faults)
+    loop = InlineLoop()
+    try:
+        loop.run_until_complete(history.live())
+    finally:
+        loop.close()
+    return history
+
+
+@dataclass
+class Tried:
+    """Histories tried, and the promises that some broke."""
+
+    histories: int = 0
+    violations: list[str] = field(default_factory=list)
+
+
+def try_some(count: int, seed: int) -> Tried:
+    """Draw histories of every scenario: one fault in two of three, two in the others."""
+    draw, tried = random.Random(seed), Tried()
+    known = [(scenario, len(lived(scenario).calls)) for scenario in scenarios()]
+    for number in range(count):
+        scenario, calls = known[number % len(known)]
+        faults = tuple(
+            Fault(draw.randint(1, calls + 4), draw.choice(list(Mode))) for _ in range(1 if number % 3 else 2)
+        )
+        history = lived(scenario, *faults)
+        tried.histories += 1
+        if history.violations:
+            what = [f"{fault.mode} (call {fault.at}: {_call(history, fault.at)})" for fault in faults]
+            names = ", ".join(item.name for item in scenario.items)
+            tried.violations.append(f"{number}: [{names}] {'; '.join(what)}: {'; '.join(history.violations)}")
+    return tried
+
+
+def _call(history: History, at: int) -> str:
+    return history.calls[at - 1] if at <= len(history.calls) else "none"
+
+
+if __name__ == "__main__":
+    found = try_some(int(sys.argv[1]), int(sys.argv[2]))
+    print(f"{found.histories} histories, {len(found.violations)} with violations")
+    print("\n".join(found.violations[:40]))
