@@ -413,7 +413,10 @@ class _Planner:
         else:
             return self._at_leisure(Verb.LEAVE, Reason.FRESH, found, want)
         action = self._action(verb, reason, want, deadline, found, delete_first=delete_first)
-        return replace(action, probe=verb is Verb.REPLACE and reason is Reason.CERTIFICATE and not begun)
+        # Graph raises a shorter life to its least: such a PATCH would prolong what is to come to its end.
+        leaves_its_end = found.expires - self.now > _LEAST_GRANTED + _SMALLEST_MARGIN
+        probe = verb is Verb.REPLACE and reason is Reason.CERTIFICATE and not begun and leaves_its_end
+        return replace(action, probe=probe)
 
     def _refused(self, want: Desired, found: Subscription, error: SwitchboardError, *, last: bool) -> Action:
         """What Graph does not renew is kept, and replaced when it is nearly over and only itself is to blame."""

@@ -35,13 +35,16 @@ class Lists(Protocol):
 class Picture:
     """What is believed to be there, by id.
 
-    `confirmed` are those that Graph has shown in this run, `lost` the ids that it does not know any more. With an
-    `error`, the list was not read to its end, and there may be others. `unread` says why some could not be read by id.
+    `confirmed` are those that Graph has shown in this run, `lost` the ids that it does not know any more, with what was
+    remembered of them. With an `error`, the list was not read to its end, and there may be others. `unread` says why
+    some could not be read by id. `shows_all` is whether the list is to be trusted: it shows something, and leaves out
+    nothing that is known to be there.
     """
 
     there: dict[str, Subscription] = field(default_factory=dict)
     confirmed: set[str] = field(default_factory=set)
-    lost: set[str] = field(default_factory=set)
+    lost: dict[str, Subscription | None] = field(default_factory=dict)
+    shows_all: bool = False
     error: SwitchboardError | None = None
     unread: list[SwitchboardError] = field(default_factory=list)
 
@@ -116,8 +119,7 @@ class Listing:
         for result in await self.batches.look(picture.there[one] for one in self._share(hidden, _HIDDEN)):
             one = result.subscription
             if result.outcome is Outcome.GONE and result.removed is not None:
-                picture.lost.add(result.removed)
-                del picture.there[result.removed]
+                picture.lost[result.removed] = picture.there.pop(result.removed)
             elif result.outcome is Outcome.LEFT and one is not None:
                 known = picture.there[one.id]
                 expires = one.expires if one.expires_told else known.expires
@@ -126,6 +128,7 @@ class Listing:
                 found += 1
             elif result.error is not None:
                 picture.unread.append(result.error)
+        picture.shows_all = bool(picture.confirmed) and not found and not picture.unread
         if found:
             logger.warning("Graph's list leaves out %d subscriptions that exist", found)
 
@@ -142,7 +145,7 @@ class Listing:
                 try:
                     one = await self.lists.subscription(tenant_id, identity)
                 except graph.SubscriptionNotFoundError:
-                    picture.lost.add(identity)
+                    picture.lost[identity] = None
                 except (UnavailableError, GraphError) as error:
                     picture.unread.append(error)
                 else:

@@ -150,6 +150,7 @@ class TenantRun:
     _begun: dict[str, asyncio.Future[Result]] = field(default_factory=dict)
     _renewed: dict[str, Result] = field(default_factory=dict)
     _posted: int = 0
+    _shows_all: bool = False
 
     def __post_init__(self) -> None:
         self._turn = self.known.turn(self.tenant_id)
@@ -243,10 +244,10 @@ class TenantRun:
 
     def _believe(self, picture: Picture) -> None:
         """Go by a picture, and by what has come of renewals since."""
-        self.there = dict(picture.there)
-        self.confirmed |= picture.confirmed
-        for identity in picture.lost:
-            self._lose(identity, vanished=True)
+        self.there, self.confirmed = dict(picture.there), set(picture.confirmed)
+        self._shows_all = picture.shows_all
+        for identity, one in picture.lost.items():
+            self._vanished(identity, one)
         for error in picture.unread:
             self._trouble(Stage.READ, error)
         if picture.error is not None:
@@ -313,8 +314,9 @@ class TenantRun:
     def _held(self, memory: Memory, wanted: Wanted) -> set[tuple[str, str]]:
         """Of what nothing more is made for now, because nothing was to be seen of what was made."""
         now, held = self.clock.now(), set()
+        unseen = self.changes.applied(memory, now).unseen
         for want in wanted.subscriptions:
-            until = held_until(memory.unseen.get(want.resource, ()))
+            until = held_until(unseen.get(want.resource, ()))
             if until is not None and until > now and not self._there_for(want):
                 held.add(want.key)
                 if all(trouble.identity != want.resource for trouble in self.troubles):
@@ -410,7 +412,10 @@ class TenantRun:
 
     def _take_in(self, result: Result) -> None:
         if result.removed is not None:
-            self._lose(result.removed, vanished=result.outcome is Outcome.GONE)
+            if result.outcome is Outcome.GONE:
+                self._vanished(result.removed, result.action.subscription)
+            else:
+                self._lose(result.removed)
         one = result.subscription
         if one is None or result.action.reason is Reason.FOREIGN:
             return
@@ -424,11 +429,15 @@ class TenantRun:
         if one.id in self.confirmed and result.outcome not in {Outcome.CREATED, Outcome.REPLACED}:
             self.changes.seen.add(one.resource)
 
-    def _lose(self, identity: str, *, vanished: bool) -> None:
-        """One is there no more; `vanished`: Graph does not know it, and it was not deleted."""
-        one, now = self.there.pop(identity, None), self.clock.now()
-        if vanished and one is not None and one.remembered and one.expires > now and identity not in self.changes.gone:
+    def _vanished(self, identity: str, one: Subscription | None) -> None:
+        """Graph does not know one that was made, and was not deleted."""
+        now = self.clock.now()
+        if one is not None and one.remembered and one.expires > now and identity not in self.changes.gone:
             self.changes.unseen[one.resource].append(Creation(at=now, until=one.expires))
+        self._lose(identity)
+
+    def _lose(self, identity: str) -> None:
+        self.there.pop(identity, None)
         self.confirmed.discard(identity)
         self.changes.lost(identity)
 
@@ -463,8 +472,9 @@ class TenantRun:
             if picture.error is not None:
                 self._trouble(Stage.LIST, picture.error)
                 break
-            for identity in picture.lost:
-                self._lose(identity, vanished=True)
+            self._shows_all = picture.shows_all
+            for identity, one in picture.lost.items():
+                self._vanished(identity, one)
             self.there.update(picture.there)
             self.confirmed |= picture.confirmed
             await self._add_holders(open_.values())
@@ -542,8 +552,9 @@ class TenantRun:
                 self.confirmed.add(one.id)
 
     def _note_lost_creation(self, result: Result) -> None:
+        """Nobody knows whether it was made; unless a list that is to be trusted does not show it."""
         want = result.action.desired
-        if want is not None:
+        if want is not None and not self._shows_all:
             now = self.clock.now()
             life = self.terms.lifetimes.ask(self.tenant_id, want.kind)
             self.changes.unseen[want.resource].append(Creation(at=now, until=now + life))

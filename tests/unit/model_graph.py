@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -107,6 +108,10 @@ class ModelGraph:
     readable_pages: int | None = None
     unlisted: set[str] = field(default_factory=set)
     blind: bool = False  # the list shows nothing
+    echo: Callable[[Subscription], Subscription] = lambda one: one  # how Graph tells of one
+    grant: timedelta | None = None  # what a PATCH prolongs to, whatever was asked for
+    pause: float = 0.0  # seconds between the pages of a list
+    delays: Random | None = None  # how many others go first, at each request
     reading: Callable[[str], SwitchboardError | None] = lambda _: None  # why a subscription cannot be read now
     all: dict[str, Subscription] = field(default_factory=dict)
     client_states: dict[str, str] = field(default_factory=dict)
@@ -146,18 +151,22 @@ class ModelGraph:
         self.lists += 1
         if tenant_id in self.list_errors:
             raise self.list_errors[tenant_id]
-        found = [self._told(one) for one in self.live() if one.tenant_id == tenant_id and one.id not in self.unlisted]
-        if self.blind:
-            found.clear()
-        for number, start in enumerate(range(0, len(found), self.page)):
+        for number, start in enumerate(itertools.count(step=self.page)):
+            await self._be_overtaken()
             if number == self.readable_pages:
                 raise UnavailableError("Graph's list")
-            yield found[start : start + self.page]
+            # Each page is of what there is when it is read, and so one may be left out, or shown as it was.
+            there = [one for one in self.live() if one.tenant_id == tenant_id and one.id not in self.unlisted]
+            if self.blind or start >= len(there):
+                return
+            yield [self._told(one) for one in there[start : start + self.page]]
             await asyncio.sleep(0)
+            if self.pause:
+                await self.clock.sleep(self.pause)
 
     async def subscription(self, tenant_id: str, subscription_id: str) -> Subscription:
         self.reads += 1
-        await asyncio.sleep(0)
+        await self._be_overtaken()
         if (error := self.reading(subscription_id)) is not None:
             raise error
         found = self.all.get(subscription_id)
@@ -174,8 +183,17 @@ class ModelGraph:
         assert 1 <= len(calls) <= 20
         assert len({call.channel for call in calls}) == 1
         self.batches += 1
-        await asyncio.sleep(0)
-        return [self._answer(call) for call in calls]
+        await self._be_overtaken()
+        replies = []
+        for call in calls:
+            replies.append(self._answer(call))
+            if self.delays is not None:
+                await self._be_overtaken()
+        return replies
+
+    async def _be_overtaken(self) -> None:
+        for _ in range(1 if self.delays is None else self.delays.choice((0, 1, 1, 3, 10, 40))):
+            await asyncio.sleep(0)
 
     def _answer(self, call: Call) -> Reply:
         self.calls.append(call)
@@ -200,6 +218,8 @@ class ModelGraph:
             changes: dict[str, Any] = {"expires": graph.parse_time(call.body["expirationDateTime"])}
             if (refusal := self._too_long(found.resource, changes["expires"])) is not None:
                 return refusal
+            if self.grant is not None:
+                changes["expires"] = self.clock.now() + self.grant
             if "encryptionCertificateId" in call.body and self.honours_certificate:
                 changes["certificate_id"] = call.body["encryptionCertificateId"]
             if "notificationUrl" in call.body:
@@ -232,7 +252,7 @@ class ModelGraph:
         return None
 
     def _told(self, one: Subscription) -> Subscription:
-        return one if self.tells_certificate else replace(one, certificate_id=None)
+        return self.echo(one if self.tells_certificate else replace(one, certificate_id=None))
 
 
 @dataclass
