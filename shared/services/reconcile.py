@@ -270,6 +270,8 @@ class TenantRun:
     def _still_renewed(self, wanted: Wanted) -> "_Waiting":
         self._note_renewals()
         ids = self._begun.keys() - self._renewed.keys()
+        if not ids:
+            return _Waiting(frozenset(), frozenset())
         names = Names(want.resource for want in wanted.subscriptions)
         paths = {names.recognised(one.resource) for identity, one in self.there.items() if identity in ids}
         return _Waiting(frozenset(ids), frozenset(path for path in paths if path is not None))
@@ -333,14 +335,15 @@ class TenantRun:
         Of the `renewed` (if not given, of all that have ended) what became of them counts, unless more is done.
         """
         planned = {action.subscription.id for action in actions if action.subscription is not None and _acts(action)}
-        names = Names(want.resource for want in wanted.subscriptions)
-        self.results += [
+        ended = [
             result
             for identity, result in self._renewed.items()
-            if (renewed is None or identity in renewed)
-            and identity not in planned
-            and not (result.outcome is Outcome.GONE and _is_wanted(result, names))
+            if (renewed is None or identity in renewed) and identity not in planned
         ]
+        if any(result.outcome is Outcome.GONE for result in ended):  # what is wanted of these is planned anew
+            names = Names(want.resource for want in wanted.subscriptions)
+            ended = [result for result in ended if result.outcome is not Outcome.GONE or not _is_wanted(result, names)]
+        self.results += ended
         left_out = self._begun.keys() - planned
         actions = [
             action

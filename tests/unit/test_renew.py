@@ -260,7 +260,7 @@ async def test_creation_carries_all_that_graph_needs() -> None:
 
 async def test_ten_thousand_are_renewed_in_500_batches() -> None:
     wanted = [call_events(number) for number in range(10_000)]
-    house = House(*wanted)
+    house = House(*wanted, page=1000)
     for want in wanted:
         house.graph.add(want, expires=house.clock.now() + 11 * HOUR)
     report = await house.renewal.run()
@@ -295,16 +295,16 @@ async def test_an_emergency_policy_does_not_wait_behind_thousands() -> None:
     assert creations[len(creations) // 2] < len(house.graph.calls) - 400  # they take turns with renewals
 
 
-async def test_nothing_lapses_in_a_week_of_five_minute_ticks() -> None:
+async def test_nothing_lapses_in_days_of_five_minute_ticks() -> None:
     house = House(call_records(), call_events(1), call_events(2))
     await house.renewal.run()
     first = set(house.graph.all)
-    for _ in range(7 * 24 * 12):
+    for _ in range(3 * 24 * 12):
         house.clock.advance(timedelta(minutes=5))
         await house.renewal.run()
         assert {one.id for one in house.graph.live()} == first
     patches = house.graph.methods()["PATCH"]
-    assert 30 <= patches <= 40  # two a day for each of callEvents, one in 35 hours for callRecords
+    assert 13 <= patches <= 16  # two a day for each of callEvents, one in 35 hours for callRecords
 
 
 async def test_an_outage_just_short_of_half_a_life_costs_nothing() -> None:
@@ -725,7 +725,7 @@ FAULTS = (
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     faults=st.lists(st.sampled_from(FAULTS), max_size=40),
     states=st.lists(
