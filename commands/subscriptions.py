@@ -15,6 +15,7 @@ from shared.domain.execution import Outcome, Result, Terms
 from shared.domain.graph import Subscription
 from shared.domain.subscriptions import Action, Lifetimes, Reason, Standing, Verb
 from shared.services.batches import Batches
+from shared.services.finished_run import Runner
 from shared.services.renew import Failure, Forecast, RenewalReport
 
 _BUDGET: Final = timedelta(minutes=8)
@@ -84,9 +85,7 @@ def apply(prune: Prune = False, as_json: Json = False) -> None:
     """Do now what the renewal timer does: create, renew and replace."""
 
     async def work(workshop: Workshop) -> RenewalReport:
-        report = await workshop.renewal.run(prune=prune)
-        await workshop.renewal_states.save(report)
-        return report
+        return await workshop.finished_runs.see(workshop.renewal.run(prune=prune), Runner.OPERATOR)
 
     report = perform(work, as_json=as_json)
     done = {str(outcome): count for outcome, count in report.outcomes.items()}

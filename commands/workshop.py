@@ -12,6 +12,7 @@ from azure.identity import DefaultAzureCredential
 from commands.environment import environment
 from commands.log_analytics import ENDPOINT, LogAnalytics
 from shared.adapters.blobs import Blobs
+from shared.adapters.call_records import CallRecords
 from shared.adapters.credentials import GraphCredentials
 from shared.adapters.desired_state import DesiredStateSource
 from shared.adapters.graph import GraphClient
@@ -22,6 +23,8 @@ from shared.adapters.sign_in import SignIns
 from shared.adapters.storage import StorageAccount
 from shared.clock import SystemClock
 from shared.domain.subscriptions import Endpoint
+from shared.services.backfill import Backfill
+from shared.services.finished_run import FinishedRuns
 from shared.services.function_runs import FunctionRuns
 from shared.services.known_subscriptions import KnownSubscriptions
 from shared.services.poison import PoisonStates
@@ -29,6 +32,7 @@ from shared.services.raw_queues import RawQueues
 from shared.services.renew import Renewal
 from shared.services.renewal_state import RenewalStates
 from shared.services.self_test import SelfTest
+from shared.services.telemetry import NO_TELEMETRY
 from shared.settings import Settings, load
 
 
@@ -159,4 +163,13 @@ class Workshop:
 
     @cached_property
     def renewal_states(self) -> RenewalStates:
-        return RenewalStates(self.blobs)
+        return RenewalStates(self.blobs, self.clock.now)
+
+    @cached_property
+    def finished_runs(self) -> FinishedRuns:
+        return FinishedRuns(self.renewal_states, NO_TELEMETRY, self.backfill)
+
+    @cached_property
+    def backfill(self) -> Backfill:
+        records = CallRecords(self.graph, self.settings.graph_endpoint, self.clock)
+        return Backfill(self.blobs, RawQueues(self.queues, self.blobs), records, self.clock)

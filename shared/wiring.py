@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shared.services.activity import Activity
     from shared.services.backfill import Backfill
     from shared.services.decrypt import Decryptor
+    from shared.services.finished_run import FinishedRuns
     from shared.services.function_runs import FunctionRuns
     from shared.services.health import Health
     from shared.services.lifecycle_messages import LifecycleMessages
@@ -151,29 +152,9 @@ async def renew() -> None:
     from shared.services.backfill import LEAST_TIME
 
     started = _now()
-    from shared.domain.errors import UnavailableError
-    from shared.services.renewal_state import lives_by_kind
+    from shared.services.finished_run import Runner
 
-    try:
-        report = await _renewal().run()
-    except UnavailableError:
-        _telemetry().renewal_failed()
-        raise
-    outcomes = {str(outcome): count for outcome, count in report.outcomes.items()}
-    _telemetry().renewed(outcomes, lives_by_kind(report))
-    await _renewal_states().save(report)
-    for failure in report.failures:
-        logger.error(
-            "renewal: kind=%s reason=%s count=%d: %s", failure.what, failure.reason, failure.count, failure.detail
-        )
-    logger.info(
-        "renewal: desired=%d live=%d nearest=%s outcomes=%s",
-        report.desired,
-        report.live,
-        report.nearest,
-        " ".join(f"{outcome}={count}" for outcome, count in report.outcomes.items()),
-    )
-    await _backfill().observe(report.call_records)
+    report = await _finished_runs().see(_renewal().run(), Runner.TIMER)
     await _backfill().run(report.call_records, max(started + _BACKFILL_TIME, _now() + LEAST_TIME))
 
 
@@ -435,7 +416,14 @@ def _health() -> "Health":
 def _renewal_states() -> "RenewalStates":
     from shared.services.renewal_state import RenewalStates
 
-    return RenewalStates(_blobs())
+    return RenewalStates(_blobs(), _now)
+
+
+@cache
+def _finished_runs() -> "FinishedRuns":
+    from shared.services.finished_run import FinishedRuns
+
+    return FinishedRuns(_renewal_states(), _telemetry(), _backfill())
 
 
 @cache
@@ -443,7 +431,7 @@ def _lifecycle_messages() -> "LifecycleMessages":
     from shared.services.lifecycle import Lifecycle
     from shared.services.lifecycle_messages import LifecycleMessages
 
-    return LifecycleMessages(_raw_messages(), Lifecycle(_renewal(), _backfill()))
+    return LifecycleMessages(_raw_messages(), Lifecycle(_renewal(), _finished_runs(), _backfill()))
 
 
 @cache

@@ -4,13 +4,14 @@ Source: "Reduce missing subscriptions and change notifications". Their clientSta
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Mapping
 from enum import StrEnum
 from typing import Any, Protocol
 
 from shared.domain.errors import MalformedInputError
 from shared.domain.execution import Outcome
 from shared.domain.graph import Subscription
+from shared.services.finished_run import Runner
 from shared.services.renew import Renewal, RenewalReport
 
 _log = logging.getLogger(__name__)
@@ -29,17 +30,24 @@ class Handled(StrEnum):
 class CallRecordCoverage(Protocol):
     """Who makes up for missed notifications of call records; see `shared.services.backfill.Backfill`."""
 
-    async def observe(self, subscriptions: Iterable[Subscription]) -> None: ...
-
     async def missed(self, subscription: Subscription) -> None: ...
+
+
+class Runs(Protocol):
+    """Who sees a run to its end; see `shared.services.finished_run.FinishedRuns`."""
+
+    async def see(self, run: Awaitable[RenewalReport], by: Runner) -> RenewalReport: ...
 
 
 class Lifecycle:
     """Acts on lifecycle notifications. Acting twice on the same one does no harm."""
 
-    def __init__(self, renewal: Renewal, call_records: CallRecordCoverage | None = None) -> None:
-        """Take what it needs; without `call_records`, nothing is written down of gaps."""
+    def __init__(
+        self, renewal: Renewal, runs: Runs | None = None, call_records: CallRecordCoverage | None = None
+    ) -> None:
+        """Take what it needs; without `runs` and `call_records`, nothing is written down of runs and of gaps."""
         self._renewal = renewal
+        self._runs = runs
         self._call_records = call_records
 
     async def handle(self, item: Mapping[str, Any]) -> Handled:
@@ -83,12 +91,8 @@ class Lifecycle:
                 return Handled.LEFT
 
     async def _resync(self, tenant_id: str, gone: str | None = None) -> RenewalReport:
-        report = await self._renewal.resync(tenant_id, gone=gone)
-        for failure in report.failures:
-            _log.error("resync of tenant %s: %s, %d times: %s", tenant_id, failure.reason, failure.count, failure.what)
-        if self._call_records is not None:
-            await self._call_records.observe(report.call_records)
-        return report
+        run = self._renewal.resync(tenant_id, gone=gone)
+        return await (run if self._runs is None else self._runs.see(run, Runner.LIFECYCLE))
 
 
 def _text(item: Mapping[str, Any], *names: str) -> str:

@@ -103,7 +103,7 @@ class RenewalReport:
 
     `nearest` is the shortest remaining life among the live subscriptions of ours at its end; `call_records` are those
     of call records that are as desired, for these have a past that can be looked up. `previous_client_state` counts the
-    live ones that still carry it.
+    live ones that still carry it. A run is `whole` if it was for all tenants.
     """
 
     started: datetime
@@ -116,6 +116,7 @@ class RenewalReport:
     subscriptions: tuple[Subscription, ...] = ()  # all that are live, the nearest to its end first
     call_records: tuple[Subscription, ...] = ()
     previous_client_state: int = 0
+    whole: bool = True
 
     @property
     def complete(self) -> bool:
@@ -292,11 +293,17 @@ class Renewal:
         for tenant_id, tenant in tenants.items():
             if tenant.remembered is not None:
                 self._remembered[tenant_id] = tenant.remembered
-        report = _Ending(
-            started, self._clock.now(), self._endpoint, self._lifetimes, tuple(tenants.values()), run.troubles
+        ending = _Ending(
+            started,
+            self._clock.now(),
+            self._endpoint,
+            self._lifetimes,
+            tuple(tenants.values()),
+            run.troubles,
+            whole=set(tenant_ids) == set(self._tenant_ids),
         )
-        report.check_anything_done()
-        return report.report()
+        ending.check_anything_done()
+        return ending.report()
 
     def _new_run(self) -> "_Run":
         concerns = (SettingsError([f"{name} {concern}"]) for name, concern in self._concerns.items())
@@ -394,6 +401,7 @@ class _Ending:
     lifetimes: Lifetimes
     tenants: tuple[TenantRun, ...]
     troubles: Sequence[Trouble]
+    whole: bool
 
     @property
     def results(self) -> Iterator[Result]:
@@ -425,6 +433,7 @@ class _Ending:
             subscriptions=tuple(live),
             call_records=tuple(self._of_call_records()),
             previous_client_state=standings[Standing.PREVIOUS],
+            whole=self.whole,
         )
 
     def _all_troubles(self) -> Iterator[Trouble]:

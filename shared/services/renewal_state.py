@@ -1,7 +1,8 @@
 """What the last renewal run found, kept where every worker can read it."""
 
+import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -14,22 +15,30 @@ from shared.services.telemetry import Life
 
 STATE_CONTAINER: Final = "state"
 _NAME: Final = "renewal.json"
+_BEGUN: Final = "renewal-begun.json"
+_FAILED: Final = "renewal-failed.json"
 
+_log = logging.getLogger(__name__)
 
 _LISTED: Final = 50  # one by one; ten thousand would be a megabyte to be read by everybody who asks how things are
 _UNKNOWN_KIND: Final = "unknown"
 
 
 class SubscriptionState(msgspec.Struct, frozen=True, kw_only=True):
-    """A live subscription; `kind` is the catalogue's key."""
+    """A live subscription; `kind` is the catalogue's key, `life` the seconds that Graph granted."""
 
     id: str
     kind: str
     expires: datetime
+    life: float | None = None
 
 
 class RenewalState(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished run. `nearest_expiry` is when the subscription nearest to its end ends; None where there is none."""
+    """The last run that came to its end, and what has happened since.
+
+    `nearest_expiry` is when the subscription nearest to its end ends; None where there is none. `by` is who asked for
+    the run. `begun` is when the last run began, `failed` when and why one came to nothing after the one told here.
+    """
 
     finished: datetime
     desired: int
@@ -39,6 +48,18 @@ class RenewalState(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[str, ...]  # "{kind}: {reason} x {count}"; ids and names stay out of it
     by_kind: Mapping[str, int] = {}  # live ones
     subscriptions: tuple[SubscriptionState, ...] = ()  # those nearest to their end
+    by: str = "timer"
+    previous_client_state: int = 0  # live ones that still carry it
+    begun: datetime | None = None
+    failed: "FailedRun | None" = None
+
+
+class FailedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that could do nothing at all."""
+
+    at: datetime
+    reason: str
+    by: str = "timer"
 
 
 class StateBlobs(Protocol):
@@ -46,18 +67,43 @@ class StateBlobs(Protocol):
     async def get(self, container: str, name: str) -> bytes | None: ...
 
 
+class _Beginning(msgspec.Struct, frozen=True, kw_only=True):
+    at: datetime
+    by: str = "timer"
+
+
 class RenewalStates:
     """Keeps the state of the last run."""
 
-    def __init__(self, blobs: StateBlobs) -> None:
+    def __init__(self, blobs: StateBlobs, now: Callable[[], datetime]) -> None:
         self._blobs = blobs
+        self._now = now
 
-    async def save(self, report: RenewalReport) -> None:
-        """Keep what a run found.
+    async def begin(self, by: str) -> None:
+        """Note that a run begins: one that never ends is to be noticed.
 
         Raises:
             UnavailableError: storage did not take it.
         """
+        await self._blobs.put(STATE_CONTAINER, _BEGUN, msgspec.json.encode(_Beginning(at=self._now(), by=by)))
+
+    async def fail(self, by: str, reason: str) -> None:
+        """Note that a run could do nothing; the counts of the one before stay.
+
+        Raises:
+            UnavailableError: storage did not take it.
+        """
+        failed = FailedRun(at=self._now(), reason=reason, by=by)
+        await self._blobs.put(STATE_CONTAINER, _FAILED, msgspec.json.encode(failed))
+
+    async def save(self, report: RenewalReport, by: str) -> None:
+        """Keep what a run for all tenants found; one for some of them does not know what there is.
+
+        Raises:
+            UnavailableError: storage did not take it.
+        """
+        if not report.whole:
+            return
         state = RenewalState(
             finished=report.finished,
             desired=report.desired,
@@ -66,10 +112,17 @@ class RenewalStates:
             outcomes={str(outcome): count for outcome, count in report.outcomes.items()},
             by_kind=Counter(_kind(one) for one in report.subscriptions),
             subscriptions=tuple(
-                SubscriptionState(id=one.id, kind=_kind(one), expires=one.expires)
+                SubscriptionState(
+                    id=one.id,
+                    kind=_kind(one),
+                    expires=one.expires,
+                    life=None if one.life is None else one.life.total_seconds(),
+                )
                 for one in report.subscriptions[:_LISTED]
             ),
             failures=tuple(f"{found.what}: {found.reason} x {found.count}" for found in report.failures),
+            by=by,
+            previous_client_state=report.previous_client_state,
         )
         await self._blobs.put(STATE_CONTAINER, _NAME, msgspec.json.encode(state))
 
@@ -79,8 +132,26 @@ class RenewalStates:
         Raises:
             UnavailableError: storage did not answer.
         """
-        data = await self._blobs.get(STATE_CONTAINER, _NAME)
-        return None if data is None else msgspec.json.decode(data, type=RenewalState)
+        state = await self._read(_NAME, RenewalState)
+        if state is None:
+            return None
+        begun, failed = await self._read(_BEGUN, _Beginning), await self._read(_FAILED, FailedRun)
+        return msgspec.structs.replace(
+            state,
+            begun=None if begun is None else begun.at,
+            failed=failed if failed is not None and failed.at > state.finished else None,
+        )
+
+    async def _read[T](self, name: str, kind: type[T]) -> T | None:
+        """A blob's content; None where there is none, or none that can be read."""
+        data = await self._blobs.get(STATE_CONTAINER, name)
+        if data is None:
+            return None
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except msgspec.DecodeError:
+            _log.error("the blob %s/%s cannot be read, and counts as missing", STATE_CONTAINER, name)
+            return None
 
 
 def lives_by_kind(report: RenewalReport) -> dict[str, Life]:

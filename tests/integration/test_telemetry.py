@@ -103,7 +103,7 @@ async def test_a_renewal_run_tells_outcomes_and_the_nearest_end(
     (subscription,) = app.sim.graph.subscriptions
     assert points(metrics, EXPIRY) == {"callRecords": 1}
     assert sums(metrics, EXPIRY) == {"callRecords": pytest.approx(subscription.expires.timestamp())}
-    assert sums(metrics, GRANTED) == {"callRecords": pytest.approx(4230 * 60, rel=0.01)}
+    assert sums(metrics, GRANTED) == {"callRecords": pytest.approx(4230 * 60, rel=0.02)}  # a little less is asked for
 
 
 async def test_a_run_that_could_not_be_made_is_none_that_ended(

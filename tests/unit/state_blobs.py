@@ -49,6 +49,10 @@ class StateBlobs:
         self._write(name, data)
         return name
 
+    async def get(self, container: str, name: str) -> bytes | None:
+        found = await self.get_version(container, name)
+        return None if found is None else found.data
+
     async def acquire_lease(self, container: str, name: str, lease_id: str, seconds: int) -> bool:
         self._answer(container)
         assert 15 <= seconds <= 60

@@ -1,0 +1,86 @@
+"""The one way to end a renewal run, whoever asked for it: the timer, a lifecycle notification or an operator."""
+
+import logging
+from collections.abc import Awaitable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from shared.domain.errors import UnavailableError
+from shared.domain.graph import Subscription
+from shared.services.renew import RenewalReport
+from shared.services.renewal_state import RenewalStates, lives_by_kind
+from shared.services.telemetry import Life
+
+_log = logging.getLogger(__name__)
+
+
+class Runner(StrEnum):
+    """Who asked for a run."""
+
+    TIMER = "timer"
+    LIFECYCLE = "lifecycle"
+    OPERATOR = "operator"
+
+
+class RenewalTelemetry(Protocol):
+    """Where figures go; see `shared.services.telemetry.Telemetry`."""
+
+    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life]) -> None: ...
+
+    def renewal_failed(self) -> None: ...
+
+
+class Coverage(Protocol):
+    """Who notices gaps in call records; see `shared.services.backfill.Backfill`."""
+
+    async def observe(self, subscriptions: Iterable[Subscription]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRuns:
+    """Sees a run to its end: its figures, its state, its log, and what of call records it may have missed."""
+
+    states: RenewalStates
+    telemetry: RenewalTelemetry
+    coverage: Coverage
+
+    async def see(self, run: Awaitable[RenewalReport], by: Runner) -> RenewalReport:
+        """Await a run, and end it.
+
+        A state that storage does not take is logged: what the run did is done.
+
+        Raises:
+            UnavailableError: nothing at all could be done; the counts of the last good run are kept.
+        """
+        await self._keep(self.states.begin(by))
+        try:
+            report = await run
+        except UnavailableError as error:
+            self.telemetry.renewal_failed()
+            await self._keep(self.states.fail(by, error.reason))
+            raise
+        outcomes = {str(outcome): count for outcome, count in report.outcomes.items()}
+        self.telemetry.renewed(outcomes, lives_by_kind(report) if report.whole else {})
+        for failure in report.failures:
+            _log.error(
+                "renewal: kind=%s reason=%s count=%d: %s", failure.what, failure.reason, failure.count, failure.detail
+            )
+        _log.info(
+            "renewal: by=%s desired=%d live=%d nearest=%s outcomes=%s",
+            by,
+            report.desired,
+            report.live,
+            report.nearest,
+            " ".join(f"{outcome}={count}" for outcome, count in outcomes.items()),
+        )
+        await self._keep(self.states.save(report, by))
+        await self._keep(self.coverage.observe(report.call_records))
+        return report
+
+    @staticmethod
+    async def _keep(saving: Awaitable[None]) -> None:
+        try:
+            await saving
+        except UnavailableError as error:
+            _log.error("the state of renewal could not be kept: reason=%s", error.reason)
