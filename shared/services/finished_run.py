@@ -1,5 +1,6 @@
 """The one way to end a renewal run, whoever asked for it: the timer, a lifecycle notification or an operator."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
@@ -53,13 +54,15 @@ class FinishedRuns:
         Raises:
             UnavailableError: nothing at all could be done; the counts of the last good run are kept.
         """
-        await self._keep(self.states.begin(by))
+        beginning = asyncio.create_task(self._keep(self.states.begin(by)))  # renewal does not wait for storage
         try:
             report = await run
         except UnavailableError as error:
             self.telemetry.renewal_failed()
             await self._keep(self.states.fail(by, error.reason))
             raise
+        finally:
+            await beginning
         outcomes = {str(outcome): count for outcome, count in report.outcomes.items()}
         self.telemetry.renewed(outcomes, lives_by_kind(report) if report.whole else {})
         for failure in report.failures:

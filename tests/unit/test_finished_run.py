@@ -1,5 +1,6 @@
 """How a run ends, whoever asked for it."""
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -126,6 +127,23 @@ async def test_storage_that_is_away_fails_no_run(caplog: pytest.LogCaptureFixtur
         report = await ending.run()
     assert report.outcomes == {Outcome.CREATED: 3}
     assert "reason=storage-503" in caplog.text
+
+
+async def test_renewal_does_not_wait_for_storage_to_note_that_it_begins() -> None:
+    ending = Ending()
+    ended = asyncio.Event()
+
+    async def late(_: str) -> None:
+        async with asyncio.timeout(5):
+            await ended.wait()
+
+    async def run() -> RenewalReport:
+        report = await ending.house.process().run()
+        ended.set()
+        return report
+
+    ending.states.begin = late  # type: ignore[method-assign]
+    assert (await ending.runs.see(run(), Runner.TIMER)).outcomes == {Outcome.CREATED: 3}
 
 
 async def test_the_version_before_reads_what_is_kept_and_what_it_kept_is_read() -> None:
