@@ -527,7 +527,7 @@ def landed(house: House) -> Callable[[], Any]:
         for want in house.desired:
             same_thing = sorted(
                 (one for one in found if normal_form(one.resource) == normal_form(want.resource)),
-                key=lambda one: (house.endpoint.standing(one.notification_url)[0] is Standing.UNKNOWN, one.id),
+                key=lambda one: (list(Standing).index(house.endpoint.standing(one.notification_url)[0]), one.id),
             )
             if not same_thing:
                 await house.graph.send([_post(house, want)])
