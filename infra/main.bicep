@@ -153,7 +153,7 @@ param purgeProtection bool = false
 @description('Log who reads queues, those of events included. Each poll of an empty queue is a line too.')
 param logQueueReads bool = false
 
-@description('Days that logs and metrics are kept.')
+@description('Days that logs are kept but for those of Application Insights (tables App…), which Azure keeps for 90.')
 @minValue(30)
 @maxValue(730)
 param logRetentionDays int = 30

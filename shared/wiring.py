@@ -161,8 +161,12 @@ async def renew() -> None:
 @_flushed
 async def self_test() -> None:
     """One self-test."""
-    legs = await _self_test().run()
-    _telemetry().self_tested(sum(leg.problem is not None for leg in legs))
+    passed = False
+    try:
+        legs = await _self_test().run()
+        passed = all(leg.problem is None for leg in legs)
+    finally:
+        _telemetry().self_tested(passed=passed)
     for leg in legs:
         if leg.problem is None:
             logger.info("self-test: leg=%r seconds=%.3f", leg.name, leg.seconds)

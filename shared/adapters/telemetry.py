@@ -158,8 +158,8 @@ class OpenTelemetry:
         self._runs.add(1, {OUTCOME: "failed"})
         self._flushes.soon()
 
-    def self_tested(self, failed_legs: int) -> None:
-        self._self_tests.add(1, {OUTCOME: "failed" if failed_legs else "passed"})
+    def self_tested(self, *, passed: bool) -> None:
+        self._self_tests.add(1, {OUTCOME: "passed" if passed else "failed"})
         self._flushes.soon()
 
     async def flush(self) -> None:

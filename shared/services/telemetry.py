@@ -63,8 +63,8 @@ class Telemetry(Protocol):
     def renewal_failed(self) -> None:
         """A renewal run could not come to its end."""
 
-    def self_tested(self, failed_legs: int) -> None:
-        """A self-test is over; it passed where no leg failed."""
+    def self_tested(self, *, passed: bool) -> None:
+        """A self-test is over, or could not be made."""
 
     async def flush(self) -> None:
         """Send the figures now, at the end of a run after which the instance may be gone; never raises."""
@@ -95,7 +95,7 @@ class _NoTelemetry:
 
     def renewal_failed(self) -> None: ...
 
-    def self_tested(self, failed_legs: int) -> None: ...
+    def self_tested(self, *, passed: bool) -> None: ...
 
     async def flush(self) -> None: ...
 

@@ -1,5 +1,6 @@
 """What the running app tells OpenTelemetry, over real storage: figures, and one trace from POST to event."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,10 +21,12 @@ from shared.adapters.telemetry import (
     REFUSED,
     RENEWALS,
     RUNS,
+    SELF_TESTS,
     WRITTEN,
 )
 from shared.domain.errors import UnavailableError
 from shared.domain.resources import RAW_QUEUE
+from shared.services.self_test import Leg
 from tests.integration.app import App
 
 pytestmark = pytest.mark.usefixtures("telemetry")
@@ -114,3 +117,32 @@ async def test_a_run_that_could_not_be_made_is_none_that_ended(
     with pytest.raises(UnavailableError):
         await wiring.renew()
     assert points(metrics, RUNS) == {"failed": 1}
+
+
+class SelfTested:
+    """A self-test that found so much, or could not be made."""
+
+    def __init__(self, *problems: str | None) -> None:
+        self._problems = problems
+
+    async def run(self) -> tuple[Leg, ...]:
+        if not self._problems:
+            raise UnavailableError("the events queue")
+        return tuple(Leg("endpoint", problem=problem) for problem in self._problems)
+
+
+@pytest.mark.parametrize(
+    ("test", "outcome"),
+    [(SelfTested(None, None), "passed"), (SelfTested(None, "503"), "failed"), (SelfTested(), "failed")],
+)
+async def test_a_self_test_tells_how_it_ended(
+    app: App,
+    metrics: InMemoryMetricReader,
+    monkeypatch: pytest.MonkeyPatch,
+    test: SelfTested,
+    outcome: str,
+) -> None:
+    monkeypatch.setattr(wiring, "_self_test", lambda: test)
+    with contextlib.suppress(UnavailableError):
+        await wiring.self_test()
+    assert points(metrics, SELF_TESTS) == {outcome: 1}

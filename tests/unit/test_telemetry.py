@@ -67,8 +67,8 @@ def tell_everything(seen: Seen) -> None:
     life = Life(datetime(2026, 11, 29, 10, tzinfo=UTC), timedelta(hours=1))
     seen.telemetry.renewed({"renewed": 3, "failed": 1}, {"presence": life})
     seen.telemetry.renewal_failed()
-    seen.telemetry.self_tested(0)
-    seen.telemetry.self_tested(2)
+    seen.telemetry.self_tested(passed=True)
+    seen.telemetry.self_tested(passed=False)
 
 
 class TestMetrics:
