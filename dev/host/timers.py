@@ -265,7 +265,11 @@ class _TimerListener:
         return self._stopping.is_set()
 
     async def _give_up(self, error: Exception) -> None:
-        _logger.error("the listener of %s cannot start, and is tried again: %s", self._function.name, error)
+        _logger.error(
+            "The listener for function 'Functions.%s' was unable to start, and is tried again: %s",
+            self._function.name,
+            error,
+        )
         await self._release()
 
     async def _release(self) -> None:

