@@ -101,6 +101,7 @@ class TestAdmin:
         assert notes_of(app, "both", 2)[0]["running"] == 2
 
 
+@pytest.mark.own_host  # another host may have an id of its own, and with it other blobs
 class TestStatus:
     @pytest.fixture
     def settings(self, app: App, azurite: Azurite, unique_name: Callable[[str], str]) -> dict[str, str]:
