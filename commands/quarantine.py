@@ -149,11 +149,13 @@ def discard(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Delete entries for good."""
+    """Delete entries. The account keeps what is deleted readable for some days, 7 as deployed."""
     if not yes:
         if as_json or not sys.stdin.isatty():
-            raise typer.BadParameter("say --yes: what is discarded is lost")
-        typer.confirm("What is discarded is lost. Go on?", abort=True)
+            raise typer.BadParameter("say --yes: nothing replays what is discarded")
+        typer.confirm(
+            "Nothing replays what is discarded; the account may keep it readable for some days. Go on?", abort=True
+        )
     _carry_out(
         Replay.discard,
         "Discarding",

@@ -156,6 +156,10 @@ def write(compiler: Compiler) -> None:
     """
     for parameters in parameter_sets():
         compiler.snapshot(parameters, "overwrite")
+        file = parameters.with_suffix(".snapshot.json")
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content["outputs"] = dict(sorted(content["outputs"].items()))  # each run has them in another order
+        file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     record = {
         "compiler": compiler.version(),
         "sources": sources_digest(),

@@ -412,6 +412,7 @@ module alerts './app/alerts.bicep' = {
     renewalAlertMinutes: renewalAlertMinutes
     silenceMinutes: silenceMinutes
     selfTest: !empty(selfTestSchedule)
+    dailyCapGB: dailyCapGB
   }
 }
 

@@ -12,6 +12,7 @@ param runbookUrl string
 param renewalAlertMinutes int
 param silenceMinutes int
 param selfTest bool
+param dailyCapGB int
 
 // Each query answers with one row and one number, `Value`. Rows arrive three to six minutes after what they tell of, so
 // each looks back further than to its last evaluation. `lookBack` goes beyond what a window may be.
@@ -158,6 +159,20 @@ var alerts = [
     operator: 'GreaterThan'
     threshold: '0'
     enabled: selfTest
+    resolves: true
+    queues: []
+  }
+  {
+    name: 'daily-cap-near'
+    title: 'Logs and metrics are near their daily cap'
+    query: loadTextContent('../queries/alert-daily-cap.kql')
+    severity: 2
+    frequency: 'PT1H'
+    window: 'P1D'
+    lookBack: ''
+    operator: 'GreaterThan'
+    threshold: string(800 * dailyCapGB) // MB, four fifths of it
+    enabled: dailyCapGB > 0
     resolves: true
     queues: []
   }

@@ -17,7 +17,13 @@ def answer(state: dict, words: list[str], options: dict[str, str]) -> object:  #
         case ["version"]:
             return {"azure-cli": state["version"], "azure-cli-core": state["version"], "extensions": {}}
         case ["account", "show"]:
-            return {"id": options["--subscription"], "tenantId": state["tenant"], "state": "Enabled"}
+            return {
+                "id": options.get("--subscription", state["subscription"]),
+                "tenantId": state["tenant"],
+                "state": "Enabled",
+            }
+        case ["login"]:
+            return [{"tenantId": state["tenant"]}]
         case ["provider", "show"]:
             return {"registrationState": state["providers"][options["--namespace"]]}
         case ["provider", "register"]:
@@ -79,7 +85,7 @@ def main(home: str, arguments: list[str]) -> None:
     write(f"{home}/calls", json.dumps(arguments) + "\n", "a")
     words = words_of(arguments)
     rest = arguments[len(words) :]
-    options = {name: value for name, value in zip(rest, [*rest[1:], ""], strict=True) if name.startswith("--")}
+    options = {name: value for name, value in zip(rest, [*rest, ""][1:], strict=True) if name.startswith("--")}
     state = json.loads(read(f"{home}/state.json"))
     for refusal in state["refusals"]:
         if " ".join(words).startswith(refusal["command"]) and refusal["times"]:
@@ -88,8 +94,16 @@ def main(home: str, arguments: list[str]) -> None:
             sys.exit(refusal["message"])
     found = answer(state, words, options)
     write(f"{home}/state.json", json.dumps(state))
-    if found is not None:
+    if options.get("--output") == "tsv":
+        print("\n".join(queried(found, options["--query"])))
+    elif found is not None:
         print(json.dumps(found))
+
+
+def queried(found: object, query: str) -> list[str]:
+    """The part of JMESPath that documents use: `name`, or `[].name`."""
+    ones = found if query.startswith("[].") else [found]
+    return [str(one[query.removeprefix("[].")]) for one in ones]
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ def install(home: Path) -> Azure:
     azure_of_today: dict[str, Any] = {
         "version": "2.91.0",
         "tenant": TENANT,
+        "subscription": SUBSCRIPTION,
         "regions": ["westeurope", "northeurope", "swedencentral"],
         "providers": {"Microsoft.App": "NotRegistered"},
         "groups": [],

@@ -463,6 +463,20 @@ class TestVaultAndMonitoring:
 
         assert caps == {"default": {"dailyQuotaGb": -1}, "every": {"dailyQuotaGb": 2}}
 
+    def test_an_alert_comes_before_the_cap(self) -> None:
+        alerts = {
+            name: next(
+                rule["properties"]
+                for rule in deployed(name).of_type("Microsoft.Insights/scheduledQueryRules")
+                if rule["name"] == "switchboard-daily-cap-near"
+            )
+            for name in ("default", "every")
+        }
+
+        assert alerts["default"]["enabled"] is False
+        assert alerts["every"]["enabled"] is True
+        assert alerts["every"]["criteria"]["allOf"][0]["threshold"] == 0.8 * 2 * 1000  # MB of the 2 GB a day
+
     def test_reads_of_queues_are_logged_where_asked_for(self) -> None:
         scopes = {
             name: [
