@@ -22,7 +22,7 @@ import pytest
 
 from dev.host.process import add_host_option, use_host
 
-_DISTRIBUTION: Final = ("--numprocesses", "3", "--dist", "worksteal")
+_DISTRIBUTION: Final = ("--numprocesses", "3", "--dist", "loadscope", "--no-loadscope-reorder")
 _FAILURE: Final = re.compile(r"^(?:FAILED|ERROR) .*$", re.MULTILINE)
 _DETAILS: Final = re.compile(r"^=+ (?:ERRORS|FAILURES) =+$", re.MULTILINE)
 

@@ -19,8 +19,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Self
 
-import requests
-
 from dev.ports import held_port
 
 KEY: Final = "local"
@@ -163,6 +161,9 @@ class HostProcess:
             requests.RequestException: the host did not take the request.
         """
         url = f"{self.url}/admin/functions/{name}"
+        # Not at the top: the host and its workers import this package too, and would start twice as slowly.
+        import requests  # noqa: PLC0415
+
         requests.post(url, json={"input": text}, headers=self.key_header, timeout=10).raise_for_status()
 
     @property

@@ -40,7 +40,7 @@ class Simulator:
         vault: secrets and the certificate.
         identity: the managed identity.
         faults: what shall go wrong, and a record of every request.
-        ca_bundle: a PEM file with the simulator's authority and the public ones.
+        ca_bundle: a PEM file with the simulator's authority, to be trusted by whoever shall talk to it.
         server_certificate: a PEM file with key and certificate, for other servers on loopback that clients shall trust.
     """
 

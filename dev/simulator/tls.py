@@ -5,7 +5,6 @@ import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import certifi
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -30,10 +29,12 @@ class CertificateAuthority:
         )
 
     def bundle(self) -> Path:
-        """Write this authority's certificate, followed by certifi's, to a file and return its path."""
+        """Write this authority's certificate to a file and return its path.
+
+        Alone: clients read it anew for each connection, and the public authorities' 140 take thirty milliseconds.
+        """
         path = self._directory / "ca-bundle.pem"
-        own = self._certificate.public_bytes(serialization.Encoding.PEM)
-        path.write_bytes(own + Path(certifi.where()).read_bytes())
+        path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
         return path
 
     def server_context(self) -> ssl.SSLContext:

@@ -289,7 +289,7 @@ class _World:
         while True:
             dues = self._dues()
             tick = self._grid(min((due for due, _ in dues), default=change))
-            presence = [one for due, one in dues if due <= tick and one.rule.name == "presence"]
+            presence = [one for due, one in dues if due <= tick and self._is_current_presence(one)]
             other = self._grid(min([due for due, one in dues if one not in presence] + [self._refresh()]))
             if other <= tick or change - PRESENCE <= tick:
                 return min(tick, other, change)
@@ -301,6 +301,14 @@ class _World:
                     return tick + TIMER
                 if outcome is not Outcome.RENEWED:
                     return tick + TIMER
+
+    def _is_current_presence(self, one: Subscription) -> bool:
+        """What has an old certificate or client state may be left to run out, to be replaced."""
+        return (
+            one.rule.name == "presence"
+            and one.client_state == self.client_states[0]
+            and one.encryption_certificate_id == self.vault.certificate_id
+        )
 
     def _dues(self) -> list[tuple[float, Subscription]]:
         """When the process would renew each of its subscriptions although nothing has happened: seconds."""
