@@ -38,7 +38,7 @@ LATENCY: Final = "switchboard.latency"
 RENEWALS: Final = "switchboard.renewals"
 """Subscriptions that a renewal run dealt with; `outcome`, as `shared.domain.execution.Outcome` spells it."""
 RUNS: Final = "switchboard.renewal.runs"
-"""Renewal runs; `outcome` is `ended`, also where there was nothing to do, or `failed`."""
+"""Renewal runs for all tenants; `outcome` is `ended`, also where there was nothing to do, or `failed`."""
 EXPIRY: Final = "switchboard.subscription.expiry"
 """Histogram in seconds since 1970: when the subscription of a `kind` that is nearest to its end ends. Once a run.
 
@@ -145,13 +145,14 @@ class OpenTelemetry:
         self._quarantined.add(1, {REASON: reason, QUEUE: queue})
         self._flushes.soon()
 
-    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life]) -> None:
-        self._runs.add(1, {OUTCOME: "ended"})
+    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life] | None) -> None:
         for outcome, count in outcomes.items():
             self._renewals.add(count, {OUTCOME: outcome})
-        for kind, life in lives.items():
-            self._expiry.record(life.expires.timestamp(), {KIND: kind})
-            self._granted.record(life.granted.total_seconds(), {KIND: kind})
+        if lives is not None:
+            self._runs.add(1, {OUTCOME: "ended"})
+            for kind, life in lives.items():
+                self._expiry.record(life.expires.timestamp(), {KIND: kind})
+                self._granted.record(life.granted.total_seconds(), {KIND: kind})
         self._flushes.soon()
 
     def renewal_failed(self) -> None:

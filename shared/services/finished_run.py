@@ -27,7 +27,7 @@ class Runner(StrEnum):
 class RenewalTelemetry(Protocol):
     """Where figures go; see `shared.services.telemetry.Telemetry`."""
 
-    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life]) -> None: ...
+    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life] | None) -> None: ...
 
     def renewal_failed(self) -> None: ...
 
@@ -64,7 +64,7 @@ class FinishedRuns:
         finally:
             await beginning
         outcomes = {str(outcome): count for outcome, count in report.outcomes.items()}
-        self.telemetry.renewed(outcomes, lives_by_kind(report) if report.whole else {})
+        self.telemetry.renewed(outcomes, lives_by_kind(report) if report.whole else None)
         for failure in report.failures:
             _log.error(
                 "renewal: kind=%s reason=%s count=%d: %s", failure.what, failure.reason, failure.count, failure.detail

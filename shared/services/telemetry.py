@@ -52,12 +52,13 @@ class Telemetry(Protocol):
     def quarantined(self, reason: str, queue: str) -> None:
         """A notification or a message of a raw queue was parked."""
 
-    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life]) -> None:
+    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life] | None) -> None:
         """A renewal run has come to its end, also where there was nothing to do.
 
         Args:
             outcomes: subscriptions by what became of them.
-            lives: by kind that is desired; one that has lost its last subscription has come to its end.
+            lives: by kind that is desired; one that has lost its last subscription has come to its end. None where the
+                run was for a part of the tenants: that is no sign that the others are renewed.
         """
 
     def renewal_failed(self) -> None:
@@ -91,7 +92,7 @@ class _NoTelemetry:
 
     def quarantined(self, reason: str, queue: str) -> None: ...
 
-    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life]) -> None: ...
+    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life] | None) -> None: ...
 
     def renewal_failed(self) -> None: ...
 

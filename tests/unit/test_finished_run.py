@@ -27,11 +27,11 @@ class Ends:
     """What is told to telemetry and to the coverage of call records."""
 
     outcomes: list[Mapping[str, int]] = field(default_factory=list)
-    lives: list[Mapping[str, Life]] = field(default_factory=list)
+    lives: list[Mapping[str, Life] | None] = field(default_factory=list)
     failures: int = 0
     observed: list[Subscription] = field(default_factory=list)
 
-    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life]) -> None:
+    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life] | None) -> None:
         self.outcomes.append(outcomes)
         self.lives.append(lives)
 
@@ -73,7 +73,9 @@ async def test_lives_are_told_as_graph_granted_them() -> None:
     await ending.run()
     state = await ending.states.latest()
     assert state is not None
-    assert ending.ends.lives[-1]["callEvents"].granted == timedelta(minutes=50)
+    lives = ending.ends.lives[-1]
+    assert lives is not None
+    assert lives["callEvents"].granted == timedelta(minutes=50)
     assert state.subscriptions[0].life == 3000
 
 
@@ -117,7 +119,7 @@ async def test_a_run_for_one_tenant_does_not_count_the_others_away() -> None:
     state = await ending.states.latest()
     assert state is not None
     assert (state.live, state.by) == (3, "timer")
-    assert ending.ends.lives[-1] == {}
+    assert ending.ends.lives[-1] is None
 
 
 async def test_storage_that_is_away_fails_no_run(caplog: pytest.LogCaptureFixture) -> None:

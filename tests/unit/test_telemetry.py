@@ -93,6 +93,11 @@ class TestMetrics:
         seen.telemetry.renewed({}, {})
         assert seen.points() == {telemetry.RUNS: [({"outcome": "ended"}, 1)]}
 
+    async def test_a_run_for_a_part_of_the_tenants_is_no_sign_of_the_others(self, seen: Seen) -> None:
+        """Else a timer that stopped would go unseen, and what it measured last would pass for undesired."""
+        seen.telemetry.renewed({"renewed": 1}, None)
+        assert seen.points() == {telemetry.RENEWALS: [({"outcome": "renewed"}, 1)]}
+
     async def test_both_latencies(self, seen: Seen) -> None:
         tell_everything(seen)
         queue = "raw-notifications"
