@@ -1,5 +1,6 @@
 """The app as it is served: over HTTP, by the production worker's library, with the parts that production has."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from azure.storage.blob import ContainerClient
 from azure.storage.queue import QueueServiceClient
 
 from dev import traffic
@@ -19,6 +21,7 @@ from dev.simulator.delivery import Notification
 from dev.stack import APP, Stack
 
 PATIENCE = 30.0
+PLAIN = '{"hello": "put on raw-notifications as it is, without base64"}'
 
 
 def until(ready: Callable[[], bool], what: str) -> None:
@@ -63,6 +66,30 @@ def test_every_notification_is_an_event_with_storage_by_either_way(stack: Stack)
     assert health.status_code == 200, health.text
     queues = _queues(stack)
     until(lambda: _count(queues) == len(sent), f"{len(sent)} events")
+    text_that_no_function_is_given_is_parked(stack, queues)
+
+
+def text_that_no_function_is_given_is_parked(stack: Stack, queues: QueueServiceClient) -> None:
+    poison = queues.create_queue("raw-notifications-poison")
+    queues.get_queue_client("raw-notifications").send_message(PLAIN)
+    until(lambda: bool(poison.get_queue_properties().approximate_message_count), "the host's giving up")
+    stack.host.start_function("drain_poison")
+    with _quarantine(stack) as quarantine:
+        until(lambda: _parked(quarantine) == [PLAIN], "its entry")
+    assert poison.get_queue_properties().approximate_message_count == 0
+
+
+def _quarantine(stack: Stack) -> ContainerClient:
+    if stack.azurite.tls is None:
+        return ContainerClient.from_connection_string(stack.azurite.connection_string, "quarantine")
+    ca_bundle = str(stack.sim.ca_bundle)
+    return ContainerClient(stack.azurite.blob_url, "quarantine", ACCOUNT_KEY, connection_verify=ca_bundle)
+
+
+def _parked(quarantine: ContainerClient) -> list[str]:
+    if not quarantine.exists():
+        return []
+    return [json.loads(quarantine.download_blob(blob.name).readall())["text"] for blob in quarantine.list_blobs()]
 
 
 def test_a_host_that_ends_by_itself_is_started_again_as_azure_does(tmp_path: Path) -> None:
