@@ -44,7 +44,7 @@ def main() -> int:
 def _introduce(console: Console, stack: Stack) -> None:
     table = Table("what", "where", show_header=False, box=None)
     table.add_row("notifications", stack.settings["NOTIFICATION_URL"])
-    table.add_row("health", f"{stack.url}/api/health")
+    table.add_row("health", f"{stack.url}/api/health (ok or failing; the status page says why)")
     table.add_row("status page", f"{stack.url}/api/status?code={KEY}")
     table.add_row("the host's key, for /admin and /api/status", f"{KEY} (header x-functions-key)")
     table.add_row(
@@ -59,7 +59,9 @@ def _introduce(console: Console, stack: Stack) -> None:
     )
     body = '{"target": "communications/callRecords", "kind": "call-record-created"}'
     console.print(f"  curl -d '{body}' {stack.sim.control_url}/_control/notify", highlight=False, soft_wrap=True)
-    console.print(f"  curl {stack.url}/api/health", highlight=False, soft_wrap=True)
+    console.print(
+        f"  curl -H 'Accept: application/json' '{stack.url}/api/status?code={KEY}'", highlight=False, soft_wrap=True
+    )
     console.print("\nCtrl-C ends everything.")
 
 

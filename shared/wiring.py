@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from shared.services.decrypt import Decryptor
     from shared.services.finished_run import FinishedRuns
     from shared.services.function_runs import FunctionRuns
-    from shared.services.health import Health
+    from shared.services.health import Checks, Health
     from shared.services.lifecycle_messages import LifecycleMessages
     from shared.services.paced_log import PacedLog
     from shared.services.poison import PoisonDrain, PoisonStates
@@ -186,20 +186,13 @@ async def sweep_claim_checks() -> None:
     await ClaimSweep(_blobs(), _raw_queues()).run(_now())
 
 
-async def health(req: func.HttpRequest) -> func.HttpResponse:
-    """All checks, as JSON; 200 or 503."""
-    import json
-
-    from shared.domain.errors import SettingsError
-
-    try:
-        well, found = await _health().check()
-    except SettingsError as error:
-        well, found = False, {"status": "failing", "checks": {"settings": {"ok": False, "problems": error.problems}}}
+async def health(_req: func.HttpRequest) -> func.HttpResponse:
+    """Whether all is well, and nothing else: anybody may ask."""
+    well = (await _health().report()).well
     return func.HttpResponse(
-        json.dumps(found),
+        "ok" if well else "failing",
         status_code=200 if well else 503,
-        mimetype="application/json",
+        mimetype="text/plain",
         headers={"Cache-Control": "no-store"},
     )
 
@@ -406,14 +399,27 @@ def _activity() -> "Activity":
 def _status() -> "StatusReader":
     from shared.services.status import StatusReader
 
-    return StatusReader(queues=_queues(), blobs=_blobs(), renewals=_renewal_states(), poison=_poison_states(), now=_now)
+    return StatusReader(
+        queues=_queues(),
+        blobs=_blobs(),
+        renewals=_renewal_states(),
+        poison=_poison_states(),
+        health=_health(),
+        now=_now,
+    )
 
 
 @cache
 def _health() -> "Health":
     from shared.services.health import Health
 
-    return Health(queues=_queues(), certificates=_certificates(), renewals=_renewal_states(), now=_now)
+    return Health(_health_checks, _now)
+
+
+def _health_checks() -> "Checks":
+    from shared.services.health import HealthChecks
+
+    return HealthChecks(queues=_queues(), certificates=_certificates(), renewals=_renewal_states(), now=_now).by_name()
 
 
 @cache

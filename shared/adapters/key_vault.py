@@ -97,6 +97,24 @@ class KeyVaultCertificates:
             id=f"{self._name}/{secret.properties.version}", der_base64=b64encode(der).decode("ascii")
         )
 
+    async def exists(self) -> bool:
+        """Whether there is a version that may be read; no key is fetched for that ("Get Secret Versions").
+
+        Raises:
+            UnavailableError: Key Vault did not answer, or refused.
+        """
+        try:
+            async for version in self._client.list_properties_of_secret_versions(self._name):
+                if version.enabled:
+                    return True
+        except ResourceNotFoundError:
+            return False
+        except HttpResponseError as error:
+            raise UnavailableError("Key Vault", reason=f"key-vault-{error.status_code}") from error
+        except AzureError as error:
+            raise UnavailableError("Key Vault", reason="key-vault-no-answer") from error
+        return False
+
     async def inspect(self) -> "CertificateDetails":
         """What the newest version is like, for those who look after it.
 

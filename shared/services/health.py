@@ -1,17 +1,25 @@
-"""Whether all that Switchboard needs is there, and whether data flows."""
+"""Whether all that Switchboard needs is there, and whether data flows: one check, which all who ask share."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from shared.domain.errors import UnavailableError
+import msgspec
+
+from shared.domain.errors import SettingsError, UnavailableError
 from shared.domain.graph import SIGN_IN_REQUIRED
 from shared.domain.resources import CALL_RECORDS_QUEUE, EMERGENCY_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUE
 from shared.services.renewal_state import RenewalState
 
-_CHECK_SECONDS: Final = 10.0
+logger = logging.getLogger(__name__)
+
+KEPT: Final = timedelta(seconds=30)
+"""How long a report is given to whoever asks."""
+
+_SECONDS: Final = 5.0  # for all checks, which are made at once
 # A raw message waits for seconds; one that is older than this is not being handled.
 OLDEST: Final = {
     RAW_QUEUE: timedelta(minutes=5),
@@ -22,12 +30,94 @@ OLDEST: Final = {
 RENEWAL_OVERDUE: Final = timedelta(hours=1)
 
 
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check has found. `reason` is a short, stable word, where there is one."""
+
+    ok: bool
+    problem: str | None = None
+    reason: str | None = None
+
+
+type Checks = Mapping[str, Callable[[], Awaitable[Check]]]
+"""Checks by name."""
+
+_OK: Final = Check(ok=True)
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What all checks have found, and when."""
+
+    at: datetime
+    checks: Mapping[str, Check]
+
+    @property
+    def well(self) -> bool:
+        """Whether every check has found that all is well."""
+        return all(check.ok for check in self.checks.values())
+
+
+class Health:
+    """Runs checks for whoever asks, however many they are, at most once in `KEPT`. Belongs to one event loop.
+
+    Nobody has to prove anything to ask, so asking must be cheap, and a failure is kept like a success.
+    """
+
+    def __init__(self, checks: Callable[[], Checks], now: Callable[[], datetime]) -> None:
+        """Take what gives the checks, or raises `SettingsError`; and the clock, aware."""
+        self._checks = checks
+        self._now = now
+        self._report: Report | None = None
+        self._running: asyncio.Task[Report] | None = None
+
+    async def report(self) -> Report:
+        """What the checks have found, half a minute ago at the most."""
+        known = self._report
+        if known is not None and timedelta(0) <= self._now() - known.at < KEPT:
+            return known
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+        return await asyncio.shield(self._running)  # whoever goes away must not take it from the others
+
+    async def _run(self) -> Report:
+        try:
+            report = Report(at=self._now(), checks=await self._found())
+            before = {} if self._report is None else self._report.checks
+            for name, check in report.checks.items():
+                if not check.ok and check != before.get(name):
+                    logger.warning("health: check=%s reason=%s: %s", name, check.reason, check.problem)
+            self._report = report
+            return report
+        finally:
+            self._running = None
+
+    async def _found(self) -> Mapping[str, Check]:
+        try:
+            checks = self._checks()
+        except SettingsError as error:
+            return {"settings": Check(ok=False, problem="; ".join(error.problems), reason=error.reason)}
+        results = await asyncio.gather(*(_guard(check()) for check in checks.values()))
+        return dict(zip(checks, results, strict=True))
+
+
+async def _guard(check: Awaitable[Check]) -> Check:
+    """A check's result, or why it could not be made."""
+    try:
+        async with asyncio.timeout(_SECONDS):
+            return await check
+    except UnavailableError as error:
+        return Check(ok=False, problem=str(error), reason=error.reason)
+    except TimeoutError:
+        return Check(ok=False, problem="no answer in time", reason="out-of-time")
+    except Exception as error:  # noqa: BLE001 - whatever a check meets is what it has found; its text may hold data
+        return Check(ok=False, problem=f"an unexpected {type(error).__name__}", reason="unexpected")
+
+
 class RawQueues(Protocol):
     async def oldest(self, queue: str) -> datetime | None: ...
 
 
 class Certificates(Protocol):
-    async def current(self) -> Any: ...
+    async def exists(self) -> bool: ...
 
 
 class RenewalStates(Protocol):
@@ -35,75 +125,47 @@ class RenewalStates(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
-    """Runs the checks. `now` is the clock, aware."""
+class HealthChecks:
+    """The checks of an app that has its settings. `now` is the clock, aware."""
 
     queues: RawQueues
     certificates: Certificates
     renewals: RenewalStates
     now: Callable[[], datetime]
 
-    async def check(self) -> tuple[bool, dict[str, Any]]:
-        """Run every check at once.
+    def by_name(self) -> Checks:
+        """All of them."""
+        return {"storage": self.storage, "keyVault": self.key_vault, "subscriptions": self.subscriptions}
 
-        Returns:
-            Whether all is well, and a JSON object: `status` ("ok" or "failing") and `checks`, one member for each, with
-            `ok` and what was found or what is wrong.
-        """
-        names = ("storage", "keyVault", "subscriptions")
-        results = await asyncio.gather(
-            _guard(self._storage()), _guard(self._key_vault()), _guard(self._subscriptions())
-        )
-        well = all(result["ok"] for result in results)
-        return well, {"status": "ok" if well else "failing", "checks": dict(zip(names, results, strict=True))}
-
-    async def _storage(self) -> dict[str, Any]:
-        queues = list(OLDEST)
-        fronts = await asyncio.gather(*(self.queues.oldest(queue) for queue in queues))
+    async def storage(self) -> Check:
+        """Whether storage answers, and every raw message is soon handled."""
+        fronts = await asyncio.gather(*(self.queues.oldest(queue) for queue in OLDEST))
         now = self.now()
-        ages = {queue: now - front for queue, front in zip(queues, fronts, strict=True) if front is not None}
-        late = [queue for queue, age in ages.items() if age > OLDEST[queue]]
-        return {
-            "ok": not late,
-            "oldestRawMessageSeconds": {queue: round(age.total_seconds()) for queue, age in ages.items()},
-            **({"problem": f"messages are not being handled: {', '.join(late)}"} if late else {}),
-        }
+        ages = {queue: now - front for queue, front in zip(OLDEST, fronts, strict=True) if front is not None}
+        late = [f"{queue} for {age.total_seconds():.0f} s" for queue, age in ages.items() if age > OLDEST[queue]]
+        if late:
+            return Check(ok=False, problem=f"messages are not being handled: {', '.join(late)}", reason="late")
+        return _OK
 
-    async def _key_vault(self) -> dict[str, Any]:
-        await self.certificates.current()
-        return {"ok": True}
+    async def key_vault(self) -> Check:
+        """Whether Key Vault answers and has the certificate; whether it opens, the last renewal run says."""
+        if await self.certificates.exists():
+            return _OK
+        return Check(ok=False, problem="Key Vault has no version of the certificate", reason="no-usable-certificate")
 
-    async def _subscriptions(self) -> dict[str, Any]:
+    async def subscriptions(self) -> Check:
+        """Whether renewal runs, and the last run found all subscriptions alive."""
         state = await self.renewals.latest()
         if state is None:
-            return {"ok": False, "problem": "no renewal run has finished yet"}
+            return Check(ok=False, problem="no renewal run has finished yet", reason="no-run")
         now = self.now()
-        found: dict[str, Any] = {
-            "desired": state.desired,
-            "live": state.live,
-            "lastRunSecondsAgo": round((now - state.finished).total_seconds()),
-        }
-        if state.nearest_expiry is not None:
-            found["nearestExpirySeconds"] = round((state.nearest_expiry - now).total_seconds())
         if now - state.finished > RENEWAL_OVERDUE:
-            problem = "the renewal timer does not run"
-        elif state.nearest_expiry is not None and state.nearest_expiry <= now:
-            problem = "a subscription has lapsed"
-        elif state.failures:
+            return Check(ok=False, problem="the renewal timer does not run", reason="overdue")
+        if state.nearest_expiry is not None and state.nearest_expiry <= now:
+            return Check(ok=False, problem="a subscription has lapsed", reason="lapsed")
+        if state.failures:
             problem = "; ".join(state.failures)
             if any(SIGN_IN_REQUIRED in failure for failure in state.failures):
                 problem += " (run manage.py login)"
-        else:
-            return {"ok": True, **found}
-        return {"ok": False, **found, "problem": problem}
-
-
-async def _guard(check: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    """A check's result, or why it could not be made."""
-    try:
-        async with asyncio.timeout(_CHECK_SECONDS):
-            return await check
-    except UnavailableError as error:
-        return {"ok": False, "problem": str(error), "reason": error.reason}
-    except TimeoutError:
-        return {"ok": False, "problem": "no answer in time", "reason": "out-of-time"}
+            return Check(ok=False, problem=problem, reason="failures")
+        return _OK

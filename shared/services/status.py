@@ -13,6 +13,7 @@ import msgspec
 from shared.domain.errors import UnavailableError
 from shared.domain.resources import CATALOGUE, EMERGENCY_QUEUE, EVENT_QUEUES, RAW_QUEUES
 from shared.services.activity import ActivityBlobs, events_per_minute
+from shared.services.health import Check, Report
 from shared.services.poison import POISON_QUEUES, STUCK_AFTER
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.renewal_state import RenewalState
@@ -109,11 +110,19 @@ class Events(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     by_minute: dict[str, list[int]]
 
 
+class Checks(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What health is made of, half a minute old at the most."""
+
+    level: Level
+    checks: Mapping[str, Check]
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Everything, at one time."""
 
     at: datetime
     level: Level
+    health: Checks | Problem
     subscriptions: Subscriptions | Problem
     renewal: Renewal | Problem
     queues: Queues | Problem
@@ -124,6 +133,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class QueueSource(Protocol):
     async def oldest(self, queue: str) -> datetime | None: ...
     async def count(self, queue: str) -> int: ...
+
+
+class HealthSource(Protocol):
+    async def report(self) -> Report: ...
 
 
 class RenewalSource(Protocol):
@@ -142,27 +155,34 @@ class StatusReader:
     blobs: ActivityBlobs
     renewals: RenewalSource
     poison: PoisonSource
+    health: HealthSource
     now: Callable[[], datetime]
 
     async def read(self) -> Status:
         """Read all of it at once. What does not answer in time is shown as such, beside all that does."""
-        subscriptions, renewal, queues, quarantine, events = await asyncio.gather(
+        health, subscriptions, renewal, queues, quarantine, events = await asyncio.gather(
+            _guard(self._health()),
             _guard(self._subscriptions()),
             _guard(self._renewal()),
             _guard(self._queues()),
             _guard(self._quarantine()),
             _guard(self._events()),
         )
-        levels = [section.level for section in (subscriptions, renewal, queues, quarantine, events)]
+        levels = [section.level for section in (health, subscriptions, renewal, queues, quarantine, events)]
         return Status(
             at=self.now(),
             level=_worst(levels),
+            health=health,
             subscriptions=subscriptions,
             renewal=renewal,
             queues=queues,
             quarantine=quarantine,
             events=events,
         )
+
+    async def _health(self) -> Checks:
+        report = await self.health.report()
+        return Checks(level=Level.WELL if report.well else Level.BAD, checks=report.checks)
 
     async def _subscriptions(self) -> Subscriptions | Problem:
         state = await self.renewals.latest()

@@ -10,6 +10,7 @@ from typing import Final
 
 from shared.services.activity import MINUTES
 from shared.services.status import (
+    Checks,
     Events,
     Level,
     Problem,
@@ -54,6 +55,7 @@ def page(status: Status) -> str:
         level=status.level,
         headline=_HEADLINES[status.level],
         at=escape(f"{status.at:%Y-%m-%d %H:%M:%S} UTC"),
+        health=_checks(status.health) if isinstance(status.health, Checks) else _section(status.health),
         subscriptions=_section(status.subscriptions),
         renewal=_section(status.renewal),
         queues=_section(status.queues),
@@ -76,6 +78,15 @@ def _section(found: Subscriptions | Renewal | Queues | Quarantine | Events | Pro
             return _events(found)
         case Problem():
             return f'<p class="problem {found.level}">{escape(found.problem)}</p>'
+
+
+def _checks(found: Checks) -> str:
+    return "".join(
+        f"<p>{escape(name)}: ok</p>"
+        if check.ok
+        else f'<p class="problem {Level.BAD}">{escape(f"{name}: {check.problem}")}</p>'
+        for name, check in found.checks.items()
+    )
 
 
 def _subscriptions(found: Subscriptions) -> str:

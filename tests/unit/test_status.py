@@ -2,17 +2,20 @@
 
 import base64
 import hashlib
+import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from types import MappingProxyType
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from shared.domain.errors import UnavailableError
 from shared.services.activity import Activity, events_per_minute
+from shared.services.health import Check, Health
 from shared.services.poison import PoisonStates
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.renewal_state import RenewalState, SubscriptionState
@@ -28,6 +31,13 @@ class Blob(NamedTuple):
     metadata: Mapping[str, str]
 
 
+def found(check: Check) -> Callable[[], Awaitable[Check]]:
+    async def give() -> Check:
+        return check
+
+    return give
+
+
 class FakeStorage:
     """Queues, blobs and the renewal state; each can be down."""
 
@@ -36,6 +46,7 @@ class FakeStorage:
         self.blobs: dict[tuple[str, str], tuple[bytes, Mapping[str, str]]] = {}
         self.state: RenewalState | None = state()
         self.down: set[str] = set()
+        self.checks: dict[str, Callable[[], Awaitable[Check]]] = {"storage": found(Check(ok=True))}
 
     def _check(self, what: str) -> None:
         if what in self.down:
@@ -96,7 +107,12 @@ def storage() -> FakeStorage:
 
 async def read(storage: FakeStorage) -> Status:
     return await StatusReader(
-        queues=storage, blobs=storage, renewals=storage, poison=PoisonStates(storage), now=lambda: NOW
+        queues=storage,
+        blobs=storage,
+        renewals=storage,
+        poison=PoisonStates(storage),
+        health=Health(lambda: storage.checks, lambda: NOW),
+        now=lambda: NOW,
     ).read()
 
 
@@ -147,6 +163,15 @@ class TestLevels:
         found = (await read(storage)).queues
         assert found.level is Level.ATTENTION
         assert [row.oldest_seconds for row in found.queues if row.depth] == [3600]
+
+    async def test_a_check_of_health_that_fails_is_bad_and_says_why(self, storage: FakeStorage) -> None:
+        storage.checks["keyVault"] = found(Check(ok=False, problem=f"{HOSTILE} is away", reason="key-vault-403"))
+        shown = await read(storage)
+        assert shown.level is Level.BAD
+        written = json.loads(msgspec.json.encode(shown))["health"]["checks"]["keyVault"]
+        assert written == {"ok": False, "problem": f"{HOSTILE} is away", "reason": "key-vault-403"}
+        assert "keyVault: &lt;script&gt;" in page(shown)
+        assert "<script" not in page(shown)
 
     async def test_quarantine_by_reason(self, storage: FakeStorage) -> None:
         for number in range(3):
