@@ -213,11 +213,11 @@ class _Reader:
     def guids(self, name: str, purpose: str) -> frozenset[str]:
         values = [value.strip() for value in self.text(name, purpose).split(",") if value.strip()]
         found = set()
-        for value in values:
+        for place, value in enumerate(values, 1):
             try:
                 found.add(str(UUID(value)))
-            except ValueError:
-                self.problems.append(f"{name}: {value!r} is not a GUID ({purpose})")
+            except ValueError:  # which may be a secret that was pasted into the wrong place
+                self.problems.append(f"{name}: value {place} is not a GUID ({purpose})")
         if not values and self._env.get(name, "").strip():
             self.problems.append(f"{name}: names none ({purpose})")
         return frozenset(found)

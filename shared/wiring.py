@@ -126,6 +126,11 @@ async def receive(req: func.HttpRequest) -> func.HttpResponse:
         return _response(handshake(token))
     if req.method != "POST":
         return _response(refused(400, "a validationToken, or a POST of a change notification collection, is expected"))
+    body = req.get_body()
+    if not body and req.headers.get("content-length", "").strip() != "0":
+        # The host hands over a chunked body, or one of HTTP/2 without its length, as an empty one.
+        _receive_log().say("cannot accept notifications now", "no-body")
+        return _response(try_again("the body did not arrive, please send it again with its Content-Length"))
     from shared.domain.errors import SettingsError
 
     try:
@@ -133,7 +138,7 @@ async def receive(req: func.HttpRequest) -> func.HttpResponse:
     except SettingsError as error:
         _receive_log().say("cannot accept notifications", str(error), level=logging.CRITICAL)
         return _response(try_again("not configured yet"))
-    return _response(await receiver.receive(req.get_body(), req.headers.get("traceparent")))
+    return _response(await receiver.receive(body, req.headers.get("traceparent")))
 
 
 async def decrypt(msg: func.QueueMessage, queue: str) -> None:

@@ -6,8 +6,10 @@ PKCS#12 in base64 or as PEM ("Get started with Key Vault certificates", "Composi
 
 import asyncio
 import re
+import time
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -31,6 +33,10 @@ from shared.domain.subscriptions import EncryptionCertificate
 from shared.settings import is_loopback
 
 _VERSION: Final = re.compile(r"[0-9a-f]{32}")
+# Whoever can have items accepted can make versions up. No more of them are read within a minute than this.
+_READS: Final = 60
+_PACE_SECONDS: Final = 60.0
+_REMEMBERED: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class CertificateDetails:
 class KeyVaultCertificates:
     """The versions of one certificate; each is fetched and parsed once (parsing costs about 100 decryptions)."""
 
-    def __init__(self, vault_url: str, name: str) -> None:
+    def __init__(self, vault_url: str, name: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - slow to import, needed here alone
 
         self._name = name
@@ -61,7 +67,9 @@ class KeyVaultCertificates:
             connection_timeout=3,
             read_timeout=5,
         )
+        self._monotonic = monotonic
         self._keys: dict[str, asyncio.Task[RSAPrivateKey]] = {}
+        self._reads: deque[float] = deque(maxlen=_READS)
 
     async def private_key(self, certificate_id: str) -> RSAPrivateKey:
         """The private key of the version that a notification names.
@@ -71,15 +79,31 @@ class KeyVaultCertificates:
 
         Raises:
             UnknownCertificateError: it is not an id of ours, or Key Vault has no such version.
-            UnavailableError: Key Vault did not answer, or refused.
+            UnavailableError: Key Vault did not answer, or refused; or it has been asked for too many versions just now.
         """
         name, _, version = certificate_id.partition("/")
         if name != self._name or _VERSION.fullmatch(version) is None:
             raise UnknownCertificateError
         task = self._keys.get(version)
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+        if task is None or not _is_lasting(task):
+            self._make_room()
             task = self._keys[version] = asyncio.create_task(self._load(version))
         return await asyncio.shield(task)  # one caller's time-out must not fail the others
+
+    def _make_room(self) -> None:
+        """Count a read, and forget what is oldest of what is remembered; made-up versions before keys.
+
+        Raises:
+            UnavailableError: there have been too many reads within a minute.
+        """
+        now = self._monotonic()
+        if len(self._reads) == _READS and (left := self._reads[0] + _PACE_SECONDS - now) > 0:
+            raise UnavailableError("Key Vault", reason="key-vault-paced", retry_after=left)
+        self._reads.append(now)
+        if len(self._keys) >= _REMEMBERED:
+            refused = [version for version, task in self._keys.items() if task.done() and _refusal(task) is not None]
+            for version in refused[: _REMEMBERED // 2] or list(self._keys)[:1]:
+                del self._keys[version]
 
     async def current(self) -> EncryptionCertificate:
         """The newest version, for new subscriptions.
@@ -164,6 +188,16 @@ class KeyVaultCertificates:
             raise UnavailableError("Key Vault", reason=f"key-vault-{error.status_code}") from error
         except AzureError as error:
             raise UnavailableError("Key Vault", reason="key-vault-no-answer") from error
+
+
+def _refusal(task: "asyncio.Task[RSAPrivateKey]") -> BaseException | None:
+    """Why a task has no key; None where it has one."""
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
+
+
+def _is_lasting(task: "asyncio.Task[RSAPrivateKey]") -> bool:
+    """Whether asking again would give the same: a key, no such version, or an answer that is still to come."""
+    return not task.done() or isinstance(_refusal(task), UnknownCertificateError | None)
 
 
 def _parse(secret: KeyVaultSecret) -> tuple[x509.Certificate, RSAPrivateKey]:

@@ -26,6 +26,9 @@ JSON_CONTENT_TYPE: Final = "application/json"
 _GRAPH: Final = "https://graph.microsoft.com"
 _CALL_RECORDS: Final = f"{_GRAPH}/{resources.CALL_RECORDS.api_version}/communications/callRecords"
 _MAX_ID_CHARS: Final = 256
+_NAMES: Final = frozenset({"id", "@odata.type", "@odata.id", "@odata.etag"})
+_HIDDEN: Final = frozenset({"clientState", "encryptedContent"})
+_RECORD_PATH: Final = re.compile(r"callRecords(?:/|\(')([0-9A-Za-z_-]{1,128})(?:'\))?$", re.ASCII | re.IGNORECASE)
 # RFC 3339, with as many digits of a second as Graph likes (seven).
 _RFC3339: Final = re.compile(
     r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})",
@@ -170,7 +173,7 @@ def event_of(
 
     Args:
         item: the notification.
-        plaintext: its decrypted content; None for a basic notification, whose data is `resourceData`.
+        plaintext: its decrypted content; None for a basic notification, of which nothing but ids is believed.
         fallback_id: names this delivery of this item, for a notification that carries nothing unique.
         received: when it was received, aware; the event's time where Graph gives none.
         traceparent: W3C trace context.
@@ -181,8 +184,12 @@ def event_of(
     """
     notification = item.notification
     kind = notification.kind
-    data = _basic_data(item) if plaintext is None else plaintext.removeprefix(BYTE_ORDER_MARK)
-    word, when = _clues(data)
+    word, when = "", None
+    if plaintext is not None:
+        data = plaintext.removeprefix(BYTE_ORDER_MARK)
+        word, when = _clues(data)
+    else:
+        data = _resource_data(item) if backfilled else _unsigned_data(item)
     if kind is resources.CALL_RECORDS:
         word = event_word(notification.change_type)
     # What Graph only ever says encrypted is not believed in the clear.
@@ -273,12 +280,28 @@ def _is_time(text: str) -> bool:
     return True
 
 
-def _basic_data(item: Item) -> bytes:
-    """What a basic notification says, verbatim: its `resourceData`, else all but the secret and the ciphertext."""
-    fields = _read_fields(item.raw)
-    if isinstance(item.notification.resource_data, dict):
-        return bytes(fields["resourceData"])
-    return msgspec.json.encode({k: v for k, v in fields.items() if k not in {"clientState", "encryptedContent"}})
+def _resource_data(item: Item) -> bytes:
+    """`resourceData` as it is; what is backfilled has the whole record there."""
+    return bytes(_read_fields(item.raw).get("resourceData", b"null"))
+
+
+def _unsigned_data(item: Item) -> bytes:
+    """What is believed of an item without encrypted content, which anybody who knows the secret could have written.
+
+    Of `resourceData` that is what names the resource. An item of an unknown kind that has none keeps its own fields.
+    """
+    kind, fields = item.notification.kind, _read_fields(item.raw)
+    inner = fields.pop("resourceData", msgspec.Raw(b"null"))
+    if bytes(inner)[:1] == b"{":
+        said = {name: raw for name, raw in _read_fields(inner).items() if name in _NAMES and bytes(raw)[:1] == b'"'}
+    elif kind is None:
+        said = {name: raw for name, raw in fields.items() if name not in _HIDDEN}
+    else:
+        said = {}
+    if kind is resources.CALL_RECORDS and "id" not in said:
+        found = _RECORD_PATH.search(str(item.notification.resource))
+        said |= {"id": msgspec.Raw(msgspec.json.encode(found[1]))} if found else {}
+    return msgspec.json.encode(said)
 
 
 # --- for consumers --------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ UNRECOGNIZED_QUEUE: Final = "unrecognized-events"
 
 MAX_PRESENCE_IDS: Final = 650
 
+_CACHED_CHARS: Final = 512  # of a path; what is remembered of other people's paths has a bound in bytes by that
+
 
 class Rich(StrEnum):
     """Whether notifications of a resource carry (encrypted) resource data."""
@@ -195,7 +197,8 @@ def match(resource: object, odata_type: object = None) -> ResourceKind | None:
         The row, or None where no row knows it.
     """
     if isinstance(resource, str):
-        found = _match_path(resource.strip().lstrip("/").lower())
+        path = resource.strip().lstrip("/").lower()
+        found = _match_known_path(path) if len(path) <= _CACHED_CHARS else _match_path(path)
         if found is not None:
             return found
     if isinstance(odata_type, str):
@@ -206,7 +209,6 @@ def match(resource: object, odata_type: object = None) -> ResourceKind | None:
     return None
 
 
-@lru_cache(maxsize=1024)  # a subscription's notifications all name the same few
 def _match_path(path: str) -> ResourceKind | None:
     head, _, rest = path.partition("/")
     if head == "communications":
@@ -221,6 +223,9 @@ def _match_path(path: str) -> ResourceKind | None:
     if head.startswith("users") and "communications/callevents" in rest:
         return CALL_EVENTS
     return SELF_TEST if head == "switchboard" and rest.startswith("selftest/") else None
+
+
+_match_known_path = lru_cache(maxsize=1024)(_match_path)  # a subscription's notifications all name the same few
 
 
 def meeting_call_events_path(join_web_url: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from shared.domain.errors import MalformedInputError
 from shared.domain.execution import Outcome
 from shared.domain.graph import Subscription
+from shared.domain.notifications import is_plain_id
 from shared.services.finished_run import Runner
 from shared.services.renew import Renewal, RenewalReport
 
@@ -62,6 +63,8 @@ class Lifecycle:
             GraphError: Graph refuses the renewal, for instance because an administrator withdrew the permission.
         """
         tenant_id, subscription_id = _text(item, "tenantId", "organizationId").lower(), _text(item, "subscriptionId")
+        if not is_plain_id(subscription_id):  # it becomes part of a URL and of log lines
+            raise MalformedInputError("a lifecycle notification of no subscription", reason="lifecycle-malformed")
         event = item.get("lifecycleEvent")
         match event.lower() if isinstance(event, str) else None:
             case "reauthorizationrequired":

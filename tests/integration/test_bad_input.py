@@ -50,10 +50,20 @@ def queued(raw: dict[str, list[dict[str, Any]]]) -> int:
     ids=lambda value: repr(value)[:24],
 )
 async def test_what_is_no_collection(app: App, body: bytes, word: str) -> None:
-    response = await app.post(body)
+    response = await app.post(body, {"Content-Length": str(len(body))})
     assert response.status_code == 400
     assert word in response.get_body().decode()
     assert await app.raw() == {}
+
+
+@pytest.mark.parametrize("headers", [{}, {"Transfer-Encoding": "chunked"}, {"Content-Length": "4711"}])
+async def test_a_body_that_the_host_has_not_handed_over(
+    app: App, headers: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    response = await app.post(b"", headers)
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) > 0
+    assert "reason=no-body" in caplog.text
 
 
 async def test_five_mebibytes(app: App) -> None:

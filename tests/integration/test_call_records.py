@@ -292,7 +292,7 @@ async def test_what_was_missed_is_fetched_too(fetching: App) -> None:
     [
         ({"tenantId": "00000000-0000-0000-0000-000000000000"}, "unknown-tenant"),
         ({"resourceData": {"@odata.type": "#microsoft.graph.callRecord", "id": "../users"}}, "call-record-malformed"),
-        ({"resourceData": {"@odata.type": "#microsoft.graph.callRecord"}}, "call-record-malformed"),
+        ({"resource": "communications/callRecords", "resourceData": None}, "call-record-malformed"),
     ],
 )
 async def test_what_names_no_record_of_ours_asks_graph_nothing(

@@ -89,7 +89,7 @@ class Storage:
     def write(
         self, records: Iterable[dict[str, Any]], *, times: int = 1, encoding: Encoding = "base64", batched: bool = False
     ) -> None:
-        """Let the app write the events of call records; `times` says how often the platform hands it the message."""
+        """Let the app write events of missed call records; `times` says how often the platform hands it the message."""
         notifications = [
             {
                 "subscriptionId": SUBSCRIPTION,
@@ -101,7 +101,9 @@ class Storage:
             for record in records
         ]
         raws = tuple(msgspec.Raw(json.dumps(notification).encode()) for notification in notifications)
-        envelope = Envelope(v=1, id=self.prefix, received=RECEIVED, traceparent=TRACE, notifications=raws)
+        envelope = Envelope(
+            v=1, id=self.prefix, received=RECEIVED, traceparent=TRACE, notifications=raws, backfilled=True
+        )
         asyncio.run(self._write(msgspec.json.encode(envelope).decode(), times, encoding, batched))
 
     async def _write(self, text: str, times: int, encoding: Encoding, batched: bool) -> None:
@@ -250,9 +252,9 @@ class TestPython:
             finally:
                 process.terminate()
         printed = output.read_text()
-        source = f"https://graph.microsoft.com/v1.0/subscriptions/{SUBSCRIPTION}"
+        source = "https://graph.microsoft.com/v1.0/communications/callRecords"
         ids = sorted(line.split()[3] for line in printed.splitlines() if source in line)
-        assert ids == [f"{storage.prefix}-{index}" for index in range(len(RECORDS))], printed
+        assert ids == [f"{record['id']}/0" for record in RECORDS], printed
         assert "Adele" not in printed
 
 

@@ -36,6 +36,16 @@ SIGNATURE = base64.b64encode(bytes(range(32))).decode()
 OUTER = {"subscriptionId": "5b1c0f3e-sub", "changeType": "updated", "tenantId": "T", "clientState": "the secret"}
 
 
+PATHS = {
+    "callRecords": "communications/callRecords/1",
+    "callEvents": resources.call_events_path("u"),
+    "meetingCallEvents": resources.meeting_call_events_path("https://teams.microsoft.com/l/1"),
+    "emergencyCallEvents": resources.emergency_path("P"),
+    "presence": resources.presence_path(("u",)),
+    "onlineMeeting": resources.online_meeting_path("https://teams.microsoft.com/l/1"),
+}
+
+
 def event(outer: dict[str, Any], plaintext: bytes | None = None) -> Event:
     return event_of(
         parse_item(json.dumps(OUTER | outer).encode()),
@@ -250,22 +260,46 @@ def test_the_time_of_a_nested_emergency_is_found() -> None:
     assert parse_message(rich(Kind.EMERGENCY_NESTED, Options(at=at)).to_json())[0].time == at
 
 
-def test_a_basic_notification_carries_its_resource_data_and_never_the_secret() -> None:
-    found = event({"resource": "communications/callRecords/1", "resourceData": {"id": "1", "@odata.type": "x"}})
-    assert json.loads(found.data) == {"id": "1", "@odata.type": "x"}
-    bare = event({"resource": "communications/callRecords/1", "encryptedContent": None})
-    assert json.loads(bare.data)["subscriptionId"] == OUTER["subscriptionId"]
-    assert b"the secret" not in bare.to_json() + found.to_json()
-    odd = event({"resource": "chats/1", "resourceData": "x", "encryptedContent": {"data": "ciphertext"}})
-    assert json.loads(odd.data) == {"resource": "chats/1", "resourceData": "x"} | {
-        name: OUTER[name] for name in ("subscriptionId", "changeType", "tenantId")
+NAMES = {"id": "1", "@odata.type": "#x", "@odata.id": "y/1", "@odata.etag": "W/1"}
+FORGED = {"eventType": "callStarted", "callEventType": "callStarted", "state": "active", "organizer": {"user": {}}}
+FORGED |= {"participants@delta": [{"info": {}}], "eventDateTime": "2020-01-01T00:00:00Z", "availability": "Busy"}
+
+
+@pytest.mark.parametrize("kind", [*resources.CATALOGUE.values(), None])
+def test_of_what_nobody_has_signed_only_the_names_are_believed(kind: resources.ResourceKind | None) -> None:
+    resource = PATHS[kind.key] if kind else "chats/1"
+    found = event({"resource": resource, "resourceData": FORGED | NAMES})
+    assert json.loads(found.data) == NAMES
+    assert b"the secret" not in found.to_json()
+    assert found.attributes["time"] == RECEIVED.isoformat()
+    assert found.type in {
+        UNRECOGNIZED,
+        "Microsoft.Graph.PresenceUpdated",
+        "Microsoft.Graph.OnlineMeetingUpdated",
+        "Microsoft.Graph.CallRecordUpdated",
     }
 
 
-def test_an_older_basic_meeting_notification_says_in_the_clear_what_happened() -> None:
-    payload = build(Kind.LEGACY_ROSTER)
-    found = event({"resource": payload.resource, "resourceData": payload.resource_data | payload.basic})
-    assert found.type == "Microsoft.Graph.MeetingRosterUpdated"
+def test_a_name_is_text() -> None:
+    odd = {"id": {"user": "x"}, "@odata.type": ["x"], "@odata.id": 7, "@odata.etag": None}
+    assert json.loads(event({"resource": "chats/1", "resourceData": odd}).data) == {}
+
+
+def test_an_unknown_kind_without_resource_data_keeps_its_own_fields_and_never_the_secret() -> None:
+    for inner in (None, "x", ["a roster"]):
+        odd = event({"resource": "chats/1", "resourceData": inner, "encryptedContent": None})
+        outer = {name: OUTER[name] for name in ("subscriptionId", "changeType", "tenantId")}
+        assert json.loads(odd.data) == {"resource": "chats/1"} | outer
+
+
+@pytest.mark.parametrize(
+    "resource",
+    ["communications/callRecords/r-1", "/communications/callrecords('r-1')", "communications/callRecords(r-1"],
+)
+def test_a_call_record_without_resource_data_is_named_by_its_resource(resource: str) -> None:
+    found = event({"resource": resource, "resourceData": None})
+    assert json.loads(found.data) == ({} if resource.endswith("(r-1") else {"id": "r-1"})
+    assert found.type == "Microsoft.Graph.CallRecordUpdated"
 
 
 def test_a_resource_that_is_only_ever_rich_is_not_believed_in_the_clear() -> None:

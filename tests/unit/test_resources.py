@@ -1,5 +1,6 @@
 """The catalogue, against the seeds' own examples."""
 
+import tracemalloc
 from datetime import timedelta
 
 import pytest
@@ -130,3 +131,18 @@ def test_a_quote_in_a_policy_name_is_doubled() -> None:
 def test_presence_paths(users: tuple[str, ...], path: str) -> None:
     assert resources.presence_path(users) == path
     assert resources.match(path) is resources.PRESENCE
+
+
+def test_long_paths_are_matched_and_not_kept() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            padding = str(number) + "x" * 100_000
+            meeting = f"communications/onlineMeetings(joinWebUrl='{padding}')/meetingCallEvents"
+            assert resources.match(f"communications/callRecords/{padding}") is resources.CALL_RECORDS
+            assert resources.match(meeting) is resources.MEETING_CALL_EVENTS
+            assert resources.match(padding) is None
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1024 * 1024

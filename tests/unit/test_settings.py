@@ -189,3 +189,31 @@ def test_half_a_storage_account_is_none(name: str) -> None:
     assert problems(**{"AzureWebJobsStorage": None, f"AzureWebJobsStorage__{name}": "https://x"}) == [
         "AzureWebJobsStorage"
     ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GRAPH_TENANT_IDS",
+        "GRAPH_APP_IDS",
+        "SIGN_IN_APP_ID",
+        "FEDERATED_APP_ID",
+        "KEY_VAULT_URL",
+        "CERTIFICATE_NAME",
+        "NOTIFICATION_URL",
+        "LIFECYCLE_NOTIFICATION_URL",
+        "GRAPH_ENDPOINT",
+        "LOGIN_ENDPOINT",
+        "EVENT_ENCODING",
+        "EVENT_FORMAT",
+        "CALL_RECORDS",
+        "MAX_BODY_BYTES",
+    ],
+)
+def test_no_problem_shows_what_was_set(name: str) -> None:
+    """A secret may have been pasted into the wrong place, and the problems are logged."""
+    secret = "Q~8Q~topsecret.value_Xyz"
+    with pytest.raises(SettingsError) as caught:
+        load(GOOD | {name: secret})
+    assert secret.lower() not in str(caught.value).lower()
+    assert name in str(caught.value)

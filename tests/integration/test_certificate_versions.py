@@ -1,0 +1,80 @@
+"""Versions of the certificate that somebody has made up: how often Key Vault is asked for them."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from dev.simulator import Fault
+from shared.adapters.key_vault import KeyVaultCertificates
+from shared.domain.errors import UnavailableError, UnknownCertificateError
+from tests.integration.app import App
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def certificates(app: App) -> AsyncIterator[tuple[KeyVaultCertificates, Clock]]:
+    clock = Clock()
+    found = KeyVaultCertificates(app.sim.vault_url, app.sim.vault.certificate_name, monotonic=clock)
+    yield found, clock
+    await found.close()
+
+
+async def outcome(certificates: KeyVaultCertificates, version: str) -> str:
+    try:
+        await certificates.private_key(f"switchboard/{version}")
+    except (UnknownCertificateError, UnavailableError) as error:
+        return error.reason
+    return "a key"
+
+
+def reads(app: App) -> int:
+    return sum(record.path.startswith("/secrets/switchboard/") for record in app.sim.faults.requests)
+
+
+async def test_made_up_versions_are_few_reads_and_none_again(
+    app: App, certificates: tuple[KeyVaultCertificates, Clock]
+) -> None:
+    found, clock = certificates
+    good = app.sim.vault.certificate().version
+    assert await outcome(found, good) == "a key"
+    app.sim.faults.forget_requests()
+    versions = [f"{number:032x}" for number in range(5000)]
+    answers = [await outcome(found, version) for version in versions]
+    assert set(answers) == {"unknown-certificate", "key-vault-paced"}
+    asked = reads(app)
+    assert asked <= 60
+    clock.now += 61
+    assert {await outcome(found, version) for version in versions[:asked]} == {"unknown-certificate"}
+    assert reads(app) == asked
+    assert await outcome(found, versions[4999]) == "unknown-certificate"
+    assert await outcome(found, good) == "a key"
+    assert reads(app) == asked + 1
+
+
+async def test_what_failed_for_now_is_asked_for_again(
+    app: App, certificates: tuple[KeyVaultCertificates, Clock]
+) -> None:
+    found, _ = certificates
+    good = app.sim.vault.certificate().version
+    app.sim.faults.add(Fault("vault", path="/secrets/", status=403), times=1)
+    assert await outcome(found, good) == "key-vault-403"
+    assert await outcome(found, good) == "a key"
+
+
+async def test_made_up_versions_push_no_key_out(app: App, certificates: tuple[KeyVaultCertificates, Clock]) -> None:
+    found, clock = certificates
+    good = app.sim.vault.certificate().version
+    assert await outcome(found, good) == "a key"
+    for number in range(1100):
+        clock.now += 2
+        await outcome(found, f"{number:032x}")
+    app.sim.faults.forget_requests()
+    assert await outcome(found, good) == "a key"
+    assert reads(app) == 0
+    assert len(found._keys) <= 1000
