@@ -189,7 +189,7 @@ class TestStart:
         told = requests.get(f"{host.url}/api/health", timeout=10)
         assert (told.status_code, told.text) == (503, "failing")
 
-        answer = requests.get(f"{host.url}/api/status", timeout=10)
+        answer = requests.get(f"{host.url}/api/status", headers=host.key_header, timeout=10)
         assert answer.status_code == 503
         assert "KEY_VAULT_URL" in answer.text
         assert "AzureWebJobsStorage" not in answer.text
