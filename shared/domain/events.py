@@ -19,6 +19,7 @@ from msgspec import Meta
 from shared.domain import resources
 from shared.domain.errors import MalformedInputError
 from shared.domain.notifications import BYTE_ORDER_MARK, ChangeNotification, Item
+from shared.domain.unusual_json import read_leniently, replace_lone_surrogates
 
 UNRECOGNIZED: Final = "Microsoft.Graph.Unrecognized"
 JSON_CONTENT_TYPE: Final = "application/json"
@@ -83,6 +84,16 @@ def _clues(plaintext: bytes) -> tuple[str, Any]:
     Raises:
         MalformedInputError: it is not JSON in UTF-8.
     """
+    try:
+        return _strict_clues(plaintext)
+    except MalformedInputError:
+        mended = replace_lone_surrogates(plaintext)
+        if mended is plaintext:
+            raise
+        return _strict_clues(mended)
+
+
+def _strict_clues(plaintext: bytes) -> tuple[str, Any]:
     try:
         if not plaintext.isascii():
             plaintext.decode()  # the JSON parser does not look inside what it passes through
@@ -232,7 +243,7 @@ def with_record(event: Event, record: bytes) -> Event:
         MalformedInputError: it is no callRecord ("callRecord resource type").
     """
     try:
-        clues = _read_record_clues(record)
+        clues = read_leniently(_read_record_clues, record)
     except (ValueError, RecursionError):
         raise MalformedInputError("not a call record", reason="call-record-malformed") from None
     modified = clues.lastModifiedDateTime
@@ -613,7 +624,7 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
         if not source:
             raise MalformedInputError("the event's data is in the blob that its dataref names", reason="data-elsewhere")
         try:
-            return _DATA_DECODERS.get(self.type, _DATA_DECODERS[UNRECOGNIZED]).decode(source)
+            return read_leniently(_DATA_DECODERS.get(self.type, _DATA_DECODERS[UNRECOGNIZED]).decode, source)
         except (ValueError, RecursionError) as error:
             raise MalformedInputError(f"the data of a {self.type} does not fit its type", reason="data") from error
 
@@ -634,7 +645,7 @@ def parse_message(text: str | bytes) -> list[CloudEvent]:
     try:
         if not raw.lstrip().startswith((b"{", b"[")):
             raw = binascii.a2b_base64(raw, strict_mode=True)
-        events = _read_events(raw)
+        events = read_leniently(_read_events, raw)
     except (ValueError, RecursionError) as error:
         raise MalformedInputError("not a CloudEvent", reason="not-a-cloudevent") from error
     return events if isinstance(events, list) else [events]

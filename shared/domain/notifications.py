@@ -109,6 +109,15 @@ def parse_item(raw: bytes) -> Item:
         raise MalformedInputError("not a change notification", reason="item-malformed") from None
 
 
+def with_tenant(item: Item, tenant_id: str) -> Item:
+    """The same item, of a tenant that it does not name itself.
+
+    Of duplicate keys the last counts, so that one that is null or no text does not undo it.
+    """
+    raw = b'%b,"tenantId":%b}' % (item.raw.rstrip()[:-1], msgspec.json.encode(tenant_id))
+    return parse_item(raw)
+
+
 def is_plain_id(value: object) -> TypeGuard[str]:
     """Whether it has the shape of Graph's ids, so that it may stand in a URL or a log line as it is."""
     return isinstance(value, str) and _PLAIN_ID.fullmatch(value) is not None

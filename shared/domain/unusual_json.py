@@ -5,6 +5,7 @@ surrogate pair. A name that was cut inside an emoji looks like that.
 """
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -50,6 +51,21 @@ def replace_lone_surrogates(text: bytes) -> bytes:
         mended[start : start + _ESCAPE_BYTES] = _REPLACEMENT
         read += start
     return text
+
+
+def read_leniently[Value](read: Callable[[bytes], Value], text: bytes) -> Value:
+    """What `read` makes of JSON, or, where it refuses, of a copy without lone escapes.
+
+    Raises:
+        msgspec.DecodeError: it refuses that too.
+    """
+    try:
+        return read(text)
+    except msgspec.DecodeError:
+        mended = replace_lone_surrogates(text)
+        if mended is text:
+            raise
+        return read(mended)
 
 
 def _lone_escape(text: bytearray, refusal: str) -> int | None:

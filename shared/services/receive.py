@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from shared.domain.collection import ClientStates, Collection, parse_collection
 from shared.domain.errors import MalformedInputError, OversizedBodyError, TokenRejected, UnavailableError
-from shared.domain.notifications import Item, parse_item
+from shared.domain.notifications import Item, parse_item, with_tenant
 from shared.domain.resources import CALL_RECORDS, EMERGENCY_QUEUE, RAW_QUEUE
 from shared.domain.validation_tokens import Claims, Issuers, SigningKeys, key_id, tenant_hint, validate
 from shared.services.express import WAIT_SECONDS, Express
@@ -189,12 +189,19 @@ class Receiver:
         for done, place in enumerate(collection.authentic, 1):
             raw = bytes(collection.raws[place])
             try:
-                items.append(parse_item(raw))
+                items.append(self._of_a_tenant(parse_item(raw)))
             except MalformedInputError:
                 lanes.setdefault(RAW_QUEUE, []).append(raw)
             if done % _ITEMS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
         return items
+
+    def _of_a_tenant(self, item: Item) -> Item:
+        """The item, of the tenant that is served where it names none and there is but one."""
+        if item.notification.tenant is not None or len(self.tenant_ids) != 1:
+            return item
+        (tenant_id,) = self.tenant_ids
+        return with_tenant(item, tenant_id)
 
     def _refuse(self, reason: str, count: int, ids: Callable[[], Iterable[object]] = tuple) -> None:
         self.telemetry.refused(reason, count)

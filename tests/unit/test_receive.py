@@ -16,6 +16,7 @@ from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
 from shared.domain.collection import ClientStates
 from shared.domain.envelope import parse_envelope
+from shared.domain.notifications import parse_item
 from shared.domain.queue_messages import Receipt
 from shared.domain.resources import RAW_QUEUE
 from shared.domain.validation_tokens import PUBLIC_CLOUD, Claims, PublishedKey, SigningKeys
@@ -218,6 +219,49 @@ async def test_an_item_of_ours_that_cannot_be_read_is_kept_for_quarantine_with_i
     (message,) = storage.messages[RAW_QUEUE]
     assert odd in message.body
     assert len(parse_envelope(message.body).notifications) == 2
+
+
+# --- unusual, and Graph's all the same ------------------------------------------------------------------------------
+
+
+def rewritten(post: bytes, **changes: Any) -> bytes:
+    """A POST with fields of its first item changed, or left out by `...`."""
+    found = json.loads(post)
+    item = found["value"][0] | changes
+    found["value"][0] = {name: value for name, value in item.items() if value is not ...}
+    return json.dumps(found).encode()
+
+
+@pytest.mark.parametrize("missing", [..., None, "", 7])
+async def test_an_item_that_names_no_tenant_is_of_the_one_that_is_served(missing: Any) -> None:
+    receiver, _, storage, _ = setup()
+    lifecycle = {"changeType": ..., "lifecycleEvent": "missed", "encryptedContent": ...}
+    for changes in ({}, {"encryptedContent": ..., "resource": "communications/callRecords/1"}, lifecycle):
+        post = rewritten(body(), tenantId=missing, organizationId=..., **changes)
+        assert (await receiver.receive(post, None)).status == 202
+    raws = [parse_envelope(message.body).notifications for found in storage.messages.values() for message in found]
+    assert [parse_item(bytes(raw)).notification.tenant for (raw,) in raws] == [TENANT] * 3
+
+
+async def test_where_several_tenants_are_served_none_is_filled_in() -> None:
+    receiver, _, storage, _ = setup()
+    receiver = replace(receiver, tenant_ids={TENANT, OTHER_TENANT})
+    assert (await receiver.receive(rewritten(body(), tenantId=..., organizationId=...), None)).status == 202
+    assert storage.messages[RAW_QUEUE] == []
+
+
+async def test_half_a_surrogate_in_an_outer_field_costs_nobody_anything() -> None:
+    receiver, _, storage, _ = setup()
+    odd = {"resource": "communications/callRecords/1", "x": "Kim \ud83d", "y": "\\ud83d \ude00", "z": "\ud83d\ude00"}
+    post = rewritten(body(), **odd, encryptedContent=...)
+    post = post.replace(b'"value": [', b'"value": [' + json.dumps(json.loads(body())["value"][0]).encode() + b",")
+    assert b"Kim \\ud83d" in post
+    assert (await receiver.receive(post, None)).status == 202
+    (message,) = storage.messages[RAW_QUEUE]
+    _, raw = parse_envelope(message.body).notifications
+    assert json.loads(bytes(raw)) | {"x": "Kim \ufffd", "y": "\\ud83d \ufffd", "z": "\U0001f600"} == json.loads(
+        bytes(raw)
+    )
 
 
 # --- what is logged of it -------------------------------------------------------------------------------------------
