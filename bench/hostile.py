@@ -4,12 +4,15 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
+
+import azure.functions as func
 
 from bench.figures import STATE, TENANT, Posts
 from bench.measure import Ratio, of_pairs
 from dev.simulator import Kind
+from shared import wiring
 
 SIZES: Final = (1_000, 12_000, 180_000, 4 * 1024 * 1024)
 """Bytes of the bodies."""
@@ -86,6 +89,30 @@ def presence_items(size: int, state: str) -> list[bytes]:
     return [raw] * max(1, (size - 12) // (len(raw) + 1))
 
 
+def health(rounds: int) -> Ratio:
+    """`GET /api/health`, asked again and again, over a handshake."""
+
+    def request(name: str, **params: str) -> func.HttpRequest:
+        return func.HttpRequest(method="GET", url=f"http://localhost/api/{name}", params=params, body=b"")
+
+    def cpu(function: Callable[[func.HttpRequest], Awaitable[object]], asked: func.HttpRequest) -> float:
+        async def answers() -> float:
+            wiring._health.cache_clear()
+            await function(asked)
+            started = time.process_time()
+            for _ in range(1000):
+                await function(asked)
+            return (time.process_time() - started) / 1000
+
+        return asyncio.run(answers())
+
+    pairs = [
+        (cpu(wiring.health, request("health")), cpu(wiring.receive, request("notifications", validationToken="x")))
+        for _ in range(rounds)
+    ]
+    return of_pairs("GET /api/health over a handshake", pairs, target="<= 3")
+
+
 def hostile(*, quick: bool) -> Iterator[Ratio]:
     """Each kind and size, in turns with a POST of 40 rich items; medians."""
     normal = Posts(40, Kind.ROSTER_JOINED)
@@ -102,6 +129,7 @@ def hostile(*, quick: bool) -> Iterator[Ratio]:
 
         return asyncio.run(posts())
 
+    yield health(rounds)
     for size in SIZES[2:] if quick else SIZES:
         for name, make in bodies(size).items():
             body = make()

@@ -29,6 +29,7 @@ from shared.clock import Clock
 from shared.domain import graph, resources
 from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.domain.graph import Call, CredentialError, OutcomeUnknownError, Reply, Subscription
+from shared.domain.unusual_json import read_leniently
 
 _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 60.0  # of a batch; each POST in it waits for our own endpoint's handshake, up to 10 s
@@ -463,7 +464,8 @@ def _parts(calls: Sequence[Call]) -> list[dict[str, Any]]:
 def _decoded(content: bytes) -> Any:
     """The JSON of an answer, or None: an error page of a proxy is not JSON, and its status says enough."""
     try:
-        return msgspec.json.decode(content.removeprefix(codecs.BOM_UTF8))  # some workloads of Graph's send one
+        # Some workloads of Graph's send a byte order mark, and names can be cut inside an emoji.
+        return read_leniently(msgspec.json.decode, content.removeprefix(codecs.BOM_UTF8))
     except msgspec.DecodeError:
         return None
 

@@ -13,7 +13,6 @@ from shared.domain.errors import MalformedInputError, SwitchboardError, Unavaila
 from shared.domain.events import Event, with_record
 from shared.services.decrypt import Opened
 
-# Each keeps a thread of the pool that decryption uses, too; the smallest pool has five.
 _AT_ONCE: Final = 3
 _SECONDS: Final = 240.0  # for a raw message, of the ten minutes that host.json gives a function
 _TYPES: Final = frozenset(resources.CALL_RECORDS.event_types.values())

@@ -1,6 +1,7 @@
 """The Graph client over TLS, against the simulator."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from copy import deepcopy
 from datetime import timedelta
@@ -303,6 +304,25 @@ async def test_nobody_signed_in_and_entra_away(client: GraphClient, clock: Leapi
     with pytest.raises(CredentialError):
         await listed(GraphClient(sim.graph_url, refuse, clock), TENANT)
     assert sim.faults.requests == ()
+
+
+async def test_calls_that_hang_leave_the_threads_of_decryption_alone(sim: Simulator, clock: LeapingClock) -> None:
+    answer = threading.Event()
+
+    def hang(_tenant_id: str, *, delegated: bool) -> TokenCredential:
+        answer.wait()
+        raise graph.SignInRequiredError
+
+    hanging = GraphClient(sim.graph_url, hang, clock)
+    asking = [asyncio.create_task(listed(hanging, TENANT)) for _ in range(40)]
+    try:
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(asyncio.gather(*(asyncio.to_thread(int) for _ in range(40))), 5) == [0] * 40
+        assert not any(task.done() for task in asking)
+    finally:
+        answer.set()
+        await asyncio.gather(*asking, return_exceptions=True)
+        hanging.close()
 
 
 async def test_members_of_a_group_page_by_page(client: GraphClient, sim: Simulator) -> None:
