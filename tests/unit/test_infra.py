@@ -385,6 +385,7 @@ CALLS: dict[type, dict[str, tuple[str, str]]] = {
     },
     SecretClient: {
         "get_secret": ("vault", "Key Vault Secrets User"),
+        "list_properties_of_secret_versions": ("vault", "Key Vault Secrets User"),  # its secrets/readMetadata/action
         "set_secret": ("a sign-in", "Key Vault Secrets Officer"),
     },
 }
