@@ -49,7 +49,7 @@ class ChangeNotification(msgspec.Struct, frozen=True, dict=True, rename="camel")
         """The row of the catalogue."""
         return resources.match(self.resource, resources.odata_type_of(self.resource_data))
 
-    @property
+    @cached_property
     def tenant(self) -> str | None:
         """The tenant, lower case: `tenantId`, else `organizationId`."""
         for value in (self.tenant_id, self.organization_id):
@@ -57,7 +57,7 @@ class ChangeNotification(msgspec.Struct, frozen=True, dict=True, rename="camel")
                 return value.lower()
         return None
 
-    @property
+    @cached_property
     def needs_token(self) -> bool:
         """Whether only a validation token can show that the item is Graph's.
 

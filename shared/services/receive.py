@@ -185,9 +185,9 @@ class Receiver:
 
     async def _items(self, collection: Collection, lanes: dict[str, list[bytes]]) -> list[Item]:
         """The authentic items; those that cannot be read are on their way to where decrypting parks them."""
-        items = []
+        items, raws = [], collection.raws
         for done, place in enumerate(collection.authentic, 1):
-            raw = bytes(collection.raws[place])
+            raw = bytes(raws[place])
             try:
                 items.append(self._of_a_tenant(parse_item(raw)))
             except MalformedInputError:
