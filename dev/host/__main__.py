@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
                 host_id=host_id(app, settings),
                 lease_seconds=args.lease_seconds,
                 key=args.key,
+                groups=args.groups,
                 workers=workers,
             )
             return asyncio.run(_run(options, listening, stop_with_stdin=args.stop_with_stdin))
@@ -84,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         help="how long a queue message stays invisible when the host dies with it (%(default)s)",
     )
     parser.add_argument("--key", default="local", help="the master, system and function key (%(default)s)")
+    parser.add_argument(
+        "--groups", action="store_true", help="a process for the HTTP functions, and one for each other function"
+    )
     parser.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input ends")
     return parser
 

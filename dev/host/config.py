@@ -114,6 +114,16 @@ class HostJson(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     extensions: Extensions = Extensions()
     singleton: SingletonOptions = SingletonOptions()
+    function_timeout: str = msgspec.field(name="functionTimeout", default="00:30:00")
+
+    def __post_init__(self) -> None:
+        if self.function_timeout != "-1":
+            parse_time_span(self.function_timeout)
+
+    @property
+    def timeout_seconds(self) -> float | None:
+        """How long a function may take; None for any time."""
+        return None if self.function_timeout == "-1" else parse_time_span(self.function_timeout).total_seconds()
 
 
 class _LocalSettings(msgspec.Struct, frozen=True, kw_only=True):

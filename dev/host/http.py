@@ -102,8 +102,8 @@ class _Handler:
         self._worker = worker
         self._key = key
         self._max_body = max_body
-        # The first one that fits is taken, even if a later one has a literal where it has a parameter.
-        self._routes = routes
+        # The first function by name whose route fits is taken, even if another has a literal where it has a parameter.
+        self._routes = sorted(routes, key=lambda route: route.function.name.lower())
         self._fire = {name.lower(): start for name, start in fire.items()}
 
     async def call_function(self, request: web.Request) -> web.StreamResponse:
@@ -194,13 +194,14 @@ def path_of(text: str) -> str:
 
 
 def query_of(text: str) -> dict[str, str]:
-    """A query as the function sees it: names that differ in case are one, values of one name are joined by a comma."""
+    """A query as the function sees it: values of one name, in whatever case, are joined under its last spelling."""
     names: dict[str, str] = {}
     values: dict[str, list[str]] = {}
     for part in filter(None, text.split("&")):
         name, _, value = (unescape(piece.replace("+", " ")) for piece in part.partition("="))
-        values.setdefault(names.setdefault(name.lower(), name), []).append(value)
-    joined = {name: ",".join(each) for name, each in values.items()}
+        names[name.lower()] = name
+        values.setdefault(name.lower(), []).append(value)
+    joined = {names[name]: ",".join(each) for name, each in values.items()}
     return {name: value for name, value in joined.items() if value}
 
 

@@ -64,6 +64,7 @@ class HostProcess:
         *,
         port: int = 0,
         lease_seconds: int = 600,
+        groups: bool = False,
         start_seconds: float = 30,
     ) -> None:
         """Prepare; nothing is started yet.
@@ -73,6 +74,7 @@ class HostProcess:
             env: the whole environment of the host: nothing of this process's is passed on.
             port: where it listens; 0 takes a free port, and keeps it as long as this object lives.
             lease_seconds: how long a queue message stays invisible when the host dies with it.
+            groups: whether HTTP has processes of its own, and each other function, as on Flex Consumption.
             start_seconds: how long it may take to be ready.
         """
         self._app = app
@@ -82,6 +84,7 @@ class HostProcess:
         resources = contextlib.ExitStack()
         self._port = port or resources.enter_context(held_port())
         self._lease_seconds = lease_seconds
+        self._groups = groups
         self._start_seconds = max(start_seconds, _OTHERS_START_SECONDS) if self._executable else start_seconds
         folder = Path(tempfile.mkdtemp(prefix="functions-host-"))
         resources.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -177,6 +180,8 @@ class HostProcess:
         command = own if self._executable is None else [self._executable, "--python", sys.executable]
         command += ["--app", str(self._app), "--port", str(self._port), "--key", KEY, "--stop-with-stdin"]
         command += ["--lease-seconds", str(self._lease_seconds)]
+        if self._groups:
+            command.append("--groups")
         with self._output_path.open("wb") as output, self._logs_path.open("wb") as logs:
             self._process = subprocess.Popen(
                 command,

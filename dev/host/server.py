@@ -17,7 +17,7 @@ from dev.host.errors import LoadError
 from dev.host.http import Fire, Route, application, body_limit
 from dev.host.surroundings import Surroundings
 from dev.host.worker import Function, IndexedFunction, Worker
-from dev.host.worker_process import WorkerGroup
+from dev.host.worker_process import GroupOptions, WorkerGroup, WorkerGroups
 
 if TYPE_CHECKING:
     from azure.storage.queue.aio import QueueServiceClient
@@ -40,6 +40,7 @@ class Options:
         lease_seconds: see `QueueListener`.
         key: what callers of `/admin` and of routes that are not anonymous have to show.
         workers: how many processes call functions.
+        groups: whether HTTP has processes of its own, and each other function.
     """
 
     app: Path
@@ -50,6 +51,7 @@ class Options:
     lease_seconds: float
     key: str
     workers: int = 1
+    groups: bool = False
 
 
 async def serve(
@@ -72,7 +74,15 @@ async def serve(
     """
     async with AsyncExitStack() as resources:
         activity = Activity()
-        worker = WorkerGroup(options.app, options.settings, activity, count=options.workers, fail=ending.fail)
+        group = GroupOptions(
+            app=options.app,
+            environment=options.settings,
+            count=options.workers,
+            function_timeout=options.host_json.timeout_seconds,
+            activity=activity,
+            fail=ending.fail,
+        )
+        worker = WorkerGroups(group) if options.groups else WorkerGroup(group)
         resources.push_async_callback(worker.close)
         triggers = _Triggers(options, worker, ending, activity)
         for function in await worker.start():

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import pickle
 import secrets
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dev.host import wire
@@ -18,6 +20,9 @@ from dev.host.worker import Function, IndexedFunction
 
 _ROOT = Path(__file__).resolve().parents[2]
 _GRACE_SECONDS = 3
+_REPLACE_SECONDS = 2
+_PAUSES_AFTER_DEATH = {1: 0.0, 2: 10.0}
+_IN_A_ROW_SECONDS = 120
 
 _logger = logging.getLogger("host")
 
@@ -38,6 +43,7 @@ class WorkerProcess:
         self._writer = writer
         self._numbers = itertools.count()
         self._calls: dict[int, asyncio.Future[TypedData | None]] = {}
+        self.is_replaced = False
         self._ended = asyncio.create_task(self._serve())
 
     @classmethod
@@ -99,6 +105,17 @@ class WorkerProcess:
         """Wait until the process has ended, by itself or not, and return its exit code. What it was at has failed."""
         return await asyncio.shield(self._ended)
 
+    @property
+    def takes_calls(self) -> bool:
+        """Whether it is there, and is to stay."""
+        return not self.is_replaced and not self._ended.done()
+
+    def replace(self) -> None:
+        """End the process because a function has not ended in time; its other calls learn nothing of that, ever."""
+        self.is_replaced = True
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
     async def close(self) -> None:
         """End the process, whatever it is at."""
         await _end(self._process)
@@ -111,7 +128,7 @@ class WorkerProcess:
         self._writer.close()
         code = await self._process.wait()
         for call in self._calls.values():
-            if not call.done():
+            if not call.done() and not self.is_replaced:
                 call.set_exception(FunctionFailedError(f"its worker process ended (exit code {code})", ""))
         return code
 
@@ -126,27 +143,41 @@ class WorkerProcess:
                 call.set_exception(FunctionFailedError(frame.message, frame.stack_trace))
 
 
+@dataclass(frozen=True, kw_only=True)
+class GroupOptions:
+    """How the processes of a group are run.
+
+    Attributes:
+        app: folder with function_app.py.
+        environment: the whole environment of the processes.
+        count: how many processes.
+        function_timeout: how many seconds a function may take; None for any time.
+        activity: is told of the calls.
+        fail: called with the reason if a process dies too often or cannot be started again: the host is to end.
+    """
+
+    app: Path
+    environment: Mapping[str, str]
+    count: int
+    function_timeout: float | None
+    activity: Activity
+    fail: Callable[[str], None]
+
+
 class WorkerGroup:
-    """Processes that take the calls of the same functions in strict turn; one that dies is started again."""
+    """Processes that take the calls of the same functions in strict turn.
 
-    def __init__(
-        self, app: Path, environment: Mapping[str, str], activity: Activity, *, count: int, fail: Callable[[str], None]
-    ) -> None:
-        """Prepare; `start` starts it.
+    One that dies is started again at once, ten seconds after a second death, and after a third the host is to end; a
+    death more than two minutes after the one before is a first one. One with a function that takes too long is replaced
+    two seconds later, whatever else it is at.
+    """
 
-        Args:
-            app: folder with function_app.py.
-            environment: the whole environment of the processes.
-            activity: is told of the calls.
-            count: how many processes.
-            fail: called with the reason if a process cannot be started again: the host is to end.
-        """
-        self._app = app
-        self._environment = environment
-        self._activity = activity
-        self._fail = fail
-        self._processes: list[WorkerProcess | None] = [None] * count
-        self._turns = itertools.cycle(range(count))
+    def __init__(self, options: GroupOptions) -> None:
+        self._options = options
+        self._processes: list[WorkerProcess | None] = [None] * options.count
+        self._turns = itertools.cycle(range(options.count))
+        self._deaths = 0
+        self._last_death = -math.inf
         self._started = asyncio.Condition()
         self._keepers: list[asyncio.Task[None]] = []
 
@@ -172,8 +203,13 @@ class WorkerGroup:
     ) -> TypedData | None:
         """See `Worker`. With no process there the call waits for one."""
         process = await self._next()
-        with self._activity.of(function.name):
-            return await process.invoke(function, data, metadata=metadata, trace_parent=trace_parent)
+        with self._options.activity.of(function.name):
+            try:
+                async with asyncio.timeout(self._options.function_timeout):
+                    return await process.invoke(function, data, metadata=metadata, trace_parent=trace_parent)
+            except TimeoutError:
+                asyncio.get_running_loop().call_later(_REPLACE_SECONDS, process.replace)
+                raise FunctionFailedError("it took longer than functionTimeout", "") from None
 
     async def close(self) -> None:
         """End the processes, whatever they are at."""
@@ -183,7 +219,7 @@ class WorkerGroup:
         await asyncio.gather(*(process.close() for process in self._processes if process is not None))
 
     async def _start(self, index: int) -> WorkerProcess:
-        process = await WorkerProcess.start(self._app, self._environment)
+        process = await WorkerProcess.start(self._options.app, self._options.environment)
         async with self._started:
             self._processes[index] = process
             self._started.notify_all()
@@ -193,21 +229,80 @@ class WorkerGroup:
         while True:
             code = await process.wait()
             self._processes[index] = None
-            _logger.error("worker %d died (exit code %s); starting it again", index, code)
+            if process.is_replaced:
+                _logger.error("worker %d is replaced, because a function took longer than functionTimeout", index)
+            elif (pause := self._pause_after_death()) is None:
+                self._options.fail(f"worker {index} died a third time (exit code {code})")
+                return
+            else:
+                _logger.error("worker %d died (exit code %s); starting it again", index, code)
+                await asyncio.sleep(pause)
             try:
                 process = await self._start(index)
             except LoadError as error:
-                self._fail(f"the app cannot be loaded any more: {error}")
+                self._options.fail(f"the app cannot be loaded any more: {error}")
                 return
+
+    def _pause_after_death(self) -> float | None:
+        """Count a death; the seconds until the next start, None if there is to be none."""
+        now = asyncio.get_running_loop().time()
+        if now - self._last_death > _IN_A_ROW_SECONDS:
+            self._deaths = 0
+        self._deaths, self._last_death = self._deaths + 1, now
+        # Each process of the group may die as often.
+        return _PAUSES_AFTER_DEATH.get(math.ceil(self._deaths / self._options.count))
 
     async def _next(self) -> WorkerProcess:
         async with self._started:
             while True:
                 for _ in self._processes:
                     process = self._processes[next(self._turns)]
-                    if process is not None:
+                    if process is not None and process.takes_calls:
                         return process
                 await self._started.wait()
+
+
+class WorkerGroups:
+    """One group of processes for the HTTP functions and one for each other function, as Flex Consumption has them."""
+
+    def __init__(self, options: GroupOptions) -> None:
+        self._options = options
+        self._groups: dict[str, WorkerGroup] = {}
+
+    async def start(self) -> Sequence[IndexedFunction]:
+        """Start all processes and return the app's functions.
+
+        Raises:
+            LoadError: the app cannot be loaded.
+        """
+        first = WorkerGroup(self._options)
+        functions = await first.start()
+        groups: dict[str, WorkerGroup] = {}
+        for function in functions:
+            is_http = any(binding["type"] == "httpTrigger" for binding in function.bindings)
+            name = "" if is_http else function.name
+            if name not in groups:
+                groups[name] = WorkerGroup(self._options) if groups else first
+            self._groups[function.name] = groups[name]
+        for group in set(groups.values()) - {first}:
+            await group.start()
+        return functions
+
+    async def invoke(
+        self,
+        function: Function,
+        data: TypedData,
+        *,
+        metadata: Mapping[str, TypedData] | None = None,
+        trace_parent: str | None = None,
+    ) -> TypedData | None:
+        """See `Worker`."""
+        group = self._groups[function.name]
+        return await group.invoke(function, data, metadata=metadata, trace_parent=trace_parent)
+
+    async def close(self) -> None:
+        """End all processes, whatever they are at."""
+        await asyncio.gather(*(group.close() for group in set(self._groups.values())))
 
 
 async def _unless_ended[T](process: asyncio.subprocess.Process, awaited: Awaitable[T]) -> T:

@@ -42,6 +42,11 @@ async def echo(req: func.HttpRequest) -> func.HttpResponse:
     })
 
 
+@app.route("echo/literal/between/loses", methods=["GET"])
+async def loser(req: func.HttpRequest) -> str:
+    return "lost"
+
+
 @app.route("race/{any}", methods=["GET"])
 async def zebra(req: func.HttpRequest) -> str:
     return "zebra"
@@ -158,8 +163,9 @@ class TestRequest:
     def test_paths_ignore_case_and_a_slash_at_the_end(self, host: HostProcess) -> None:
         assert requests.get(f"{host.url}/API/Anything/", timeout=10).json() == "GET"
 
-    def test_takes_the_first_route_that_fits(self, host: HostProcess) -> None:
-        assert requests.get(f"{host.url}/api/race/literal", timeout=10).text == "zebra"
+    def test_goes_to_the_first_function_by_name_whose_route_fits(self, host: HostProcess) -> None:
+        assert requests.get(f"{host.url}/api/race/literal", timeout=10).text == "ant"
+        assert requests.get(f"{host.url}/api/echo/literal/between/loses", timeout=10).json()["method"] == "GET"
 
     @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
     def test_without_methods_all_are_taken(self, host: HostProcess, method: str) -> None:
@@ -218,7 +224,7 @@ class TestRequest:
         [
             ("x=%FF", {"x": "%FF"}),
             ("x=%C3%A9%ff%E2%82%AC", {"x": "é%ff€"}),
-            ("Token=1&token=2", {"Token": "1,2"}),
+            ("Token=1&token=2", {"token": "1,2"}),
             ("x=a+b%2Bc", {"x": "a b+c"}),
             ("x=&y&z=1=2", {"z": "1=2"}),
         ],

@@ -1,17 +1,21 @@
 """The host as a process: signals, several workers, crashes."""
 
+import base64
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import requests
+from azure.storage.queue import QueueServiceClient
 
 from dev.azurite import Azurite
 from dev.host import HostProcess, HostStartError
@@ -19,6 +23,7 @@ from dev.ports import HOST
 from tests.integration.host.apps import App, eventually
 
 type Serve = Callable[..., HostProcess]
+type Name = Callable[[str], str]
 
 SLOW = """
 @app.route("slow")
@@ -32,6 +37,21 @@ PID = """
 @app.route("pid")
 async def pid(req: func.HttpRequest) -> func.HttpResponse:
     return func.HttpResponse(str(os.getpid()), headers={"Connection": "close"})
+"""
+
+
+QUEUE = """
+@app.queue_trigger("msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
+async def work(msg: func.QueueMessage) -> None:
+    note(pid=os.getpid(), time=time.time())
+"""
+OTHER = PID.replace('"pid"', '"other"').replace("def pid", "def other")
+DYING = QUEUE + "    os._exit(1)\n"
+HANGING = """
+@app.route("hang")
+async def hang(req: func.HttpRequest) -> func.HttpResponse:
+    await asyncio.sleep(float(req.params.get("after", 0)))
+    await asyncio.sleep(30)
 """
 
 
@@ -87,7 +107,7 @@ class TestEnd:
         eventually(lambda: not host.is_running)
 
         assert host.terminate() == 0
-        assert host.logs == ""
+        assert "Traceback" not in host.logs
 
     @pytest.mark.own_host
     def test_of_the_parent_ends_the_host_and_its_workers(self, app: App) -> None:
@@ -190,6 +210,60 @@ async def die(req: func.HttpRequest) -> func.HttpResponse:
 
         assert response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
         host.wait_for_log("die failed: its worker process ended (exit code 7)")
+
+    def test_that_die_a_third_time_end_the_host(
+        self, app: App, serve: Serve, queue_service: QueueServiceClient, azurite: Azurite, unique_name: Name
+    ) -> None:
+        app.write(DYING, queues={"visibilityTimeout": "00:00:00"})
+        queue = queue_service.create_queue(unique_name("dying"))
+        host = serve(AzureWebJobsStorage=azurite.connection_string, QUEUE=queue.queue_name)
+
+        queue.send_message(base64.b64encode(b"kill").decode())
+
+        first, second, third = app.await_notes(3, seconds=40)[:3]
+        assert second["time"] - first["time"] < 8
+        assert third["time"] - second["time"] >= 9.9
+        eventually(lambda: not host.is_running)
+
+    def test_with_a_function_that_takes_too_long_are_replaced(self, app: App, serve: Serve) -> None:
+        app.write(PID + HANGING)
+        host = serve(AzureFunctionsJobHost__functionTimeout="00:00:02")
+        first = pid(host)
+        with ThreadPoolExecutor(2) as callers:
+            began = time.monotonic()
+            neighbour = callers.submit(requests.get, f"{host.url}/api/hang?after=1", timeout=20)
+            slow = callers.submit(requests.get, f"{host.url}/api/hang", timeout=20)
+
+            assert slow.result().status_code == HTTPStatus.INTERNAL_SERVER_ERROR
+            assert pid(host) == first
+            eventually(lambda: pid(host) != first)
+            assert time.monotonic() - began >= 3.9
+            assert neighbour.result().status_code == HTTPStatus.INTERNAL_SERVER_ERROR
+
+    @pytest.mark.own_host
+    def test_of_each_group_share_nothing(
+        self, app: App, queue_service: QueueServiceClient, azurite: Azurite, unique_name: Name
+    ) -> None:
+        app.write(PID + OTHER + QUEUE + QUEUE.replace("work", "second").replace("%Q", "%SECOND_Q"))
+        queues = [queue_service.create_queue(unique_name("group")) for _ in range(2)]
+        settings = {
+            "AzureWebJobsStorage": azurite.connection_string,
+            "QUEUE": queues[0].queue_name,
+            "SECOND_QUEUE": queues[1].queue_name,
+        }
+        with HostProcess(app.folder, app.environment | settings, groups=True) as host:
+            for queue in queues:
+                queue.send_message(base64.b64encode(b"x").decode())
+            of_queues = {note["pid"] for note in app.await_notes(2)}
+            of_http = pid(host)
+            assert int(requests.get(f"{host.url}/api/other", timeout=10).text) == of_http
+            assert len(of_queues | {of_http}) == 3
+
+            os.kill(of_http, signal.SIGKILL)
+            queues[0].send_message(base64.b64encode(b"y").decode())
+
+            assert app.await_notes(3)[2]["pid"] in of_queues
+            assert pid(host) != of_http
 
 
 class TestHostProcess:
