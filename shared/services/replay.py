@@ -1,6 +1,7 @@
 """What operators do with quarantine: look through it, put items back on their queue, or throw them away."""
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -8,9 +9,9 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.envelope import RawMessage
+from shared.domain.envelope import RawMessage, parse_envelope
 from shared.domain.errors import MalformedInputError
-from shared.domain.queue_text import Encoding, repaired
+from shared.domain.queue_text import repaired
 from shared.domain.resources import RAW_QUEUES
 from shared.services.quarantine import QUARANTINE_CONTAINER, Parked
 from shared.services.raw_queues import RawQueues
@@ -128,14 +129,7 @@ class Replay:
         if found is None:
             return Done.GONE
         parked = _parked(found.data)
-        if parked.envelope is not None:
-            fresh = msgspec.structs.replace(parked.envelope, attempts=0, failing_since=None)
-            await self.queues.put(parked.queue, RawMessage.of(fresh))
-        elif repair and parked.unreadable:
-            await self.queues.put_text(parked.queue, repaired(parked.text or ""))
-        else:
-            encoding: Encoding = "none" if parked.unreadable else "base64"
-            await self.queues.put_text(parked.queue, (parked.text or "").encode(), encoding)
+        await self._put_back(parked, repair=repair)
         # The item may have failed again by now, and lie here anew under the same name.
         if await self.blobs.delete_version(QUARANTINE_CONTAINER, name, found.etag):
             return Done.REPLAYED
@@ -158,6 +152,18 @@ class Replay:
         if parked.envelope is not None and parked.envelope.claim is not None:
             await self.queues.settle(parked.envelope.claim)
         return Done.DISCARDED
+
+    async def _put_back(self, parked: Parked, *, repair: bool) -> None:
+        envelope, body, verbatim = parked.envelope, (parked.text or "").encode(), parked.unreadable
+        if verbatim and repair:
+            body, verbatim = repaired(parked.text or ""), False
+            with suppress(MalformedInputError):
+                envelope = parse_envelope(body)
+        if envelope is None:
+            await self.queues.put_text(parked.queue, body, "none" if verbatim else "base64")
+        else:
+            fresh = msgspec.structs.replace(envelope, attempts=0, failing_since=None)
+            await self.queues.put(parked.queue, RawMessage.of(fresh))
 
     async def _is_there(self, name: str) -> bool:
         return await self.blobs.get_version(QUARANTINE_CONTAINER, name) is not None

@@ -16,6 +16,7 @@ from shared.domain.queue_text import decode, encode, repaired
 from shared.domain.resources import EMERGENCY_QUEUE, RAW_QUEUE, RAW_QUEUES
 from shared.services.poison import PoisonDrain, PoisonStates
 from shared.services.quarantine import QUARANTINE_CONTAINER
+from shared.services.replay import Done, Replay
 from tests.storage_model import START
 from tests.unit.test_retries import World, basic, rich
 
@@ -208,6 +209,17 @@ async def test_it_ends_when_its_time_is_over() -> None:
     world.storage.fault = slow
     await drain(world)
     assert len(left(world)) == 100 - 2 * 32
+
+
+async def test_a_raw_message_that_was_put_without_encoding_is_repaired_also_where_encoded_it_is_too_large() -> None:
+    world = World()
+    whole = decode(message(rich("a") | {"pad": "x" * 55_000}))
+    poison(world, whole)
+    await drain(world)
+    (name,) = world.storage.names(QUARANTINE_CONTAINER)
+    assert await Replay(world.storage.blobs, world.raw_queues()).replay(name, repair=True) is Done.REPLAYED
+    await world.run()
+    assert (world.events(), world.claims(), world.parked()) == ({"a": 1}, [], [])
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
