@@ -424,7 +424,13 @@ def _health() -> "Health":
 def _health_checks() -> "Checks":
     from shared.services.health import HealthChecks
 
-    return HealthChecks(queues=_queues(), certificates=_certificates(), renewals=_renewal_states(), now=_now).by_name()
+    return HealthChecks(
+        queues=_queues(),
+        certificates=_certificates(),
+        renewals=_renewal_states(),
+        runs=_function_runs(),
+        now=_now,
+    ).by_name()
 
 
 @cache

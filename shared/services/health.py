@@ -12,6 +12,7 @@ import msgspec
 from shared.domain.errors import SettingsError, UnavailableError
 from shared.domain.graph import SIGN_IN_REQUIRED
 from shared.domain.resources import CALL_RECORDS_QUEUE, EMERGENCY_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUE
+from shared.services.function_runs import Runs
 from shared.services.renewal_state import RenewalState
 
 logger = logging.getLogger(__name__)
@@ -124,6 +125,10 @@ class RenewalStates(Protocol):
     async def latest(self) -> RenewalState | None: ...
 
 
+class FunctionRuns(Protocol):
+    async def latest(self) -> Runs | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class HealthChecks:
     """The checks of an app that has its settings. `now` is the clock, aware."""
@@ -131,11 +136,17 @@ class HealthChecks:
     queues: RawQueues
     certificates: Certificates
     renewals: RenewalStates
+    runs: FunctionRuns
     now: Callable[[], datetime]
 
     def by_name(self) -> Checks:
         """All of them."""
-        return {"storage": self.storage, "keyVault": self.key_vault, "subscriptions": self.subscriptions}
+        return {
+            "storage": self.storage,
+            "keyVault": self.key_vault,
+            "subscriptions": self.subscriptions,
+            "functions": self.functions,
+        }
 
     async def storage(self) -> Check:
         """Whether storage answers, and every raw message is soon handled."""
@@ -168,4 +179,12 @@ class HealthChecks:
             if any(SIGN_IN_REQUIRED in failure for failure in state.failures):
                 problem += " (run manage.py login)"
             return Check(ok=False, problem=problem, reason="failures")
+        return _OK
+
+    async def functions(self) -> Check:
+        """Whether the host still calls every timer: a wrong schedule or a setting disables one, and nothing fails."""
+        runs = await self.runs.latest()
+        overdue = {} if runs is None else runs.overdue(self.now())
+        if overdue:
+            return Check(ok=False, problem=f"the host does not call: {', '.join(overdue)}", reason="not-called")
         return _OK

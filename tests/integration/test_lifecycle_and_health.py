@@ -3,9 +3,11 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import azure.functions as func
+import msgspec
 import pytest
 
 from dev.simulator import Fault
@@ -171,6 +173,22 @@ async def test_health_with_a_damaged_state_of_the_renewal(desired: App) -> None:
     await container.upload_blob("renewal.json", b'{"finished":', overwrite=True)
     status, found = await health()
     assert (status, found["subscriptions"]["reason"]) == (503, "no-run")
+
+
+async def test_health_fails_while_the_host_does_not_call_a_timer(desired: App) -> None:
+    await wiring.renew()
+    now = datetime.now(UTC)
+    runs = {"since": now - timedelta(days=2), "last": {"drain_poison": now, "renew_subscriptions": now}}
+    container = desired.blobs.get_container_client("state")
+    await container.upload_blob("function-runs.json", msgspec.json.encode(runs), overwrite=True)
+
+    try:
+        status, found = await health()
+    finally:
+        await container.delete_blob("function-runs.json")
+
+    assert (status, found["functions"]["reason"]) == (503, "not-called")
+    assert found["functions"]["problem"] == "the host does not call: sweep_claim_checks"
 
 
 async def test_health_without_settings(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
