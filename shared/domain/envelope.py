@@ -108,7 +108,6 @@ class _Identity(msgspec.Struct, frozen=True, rename="camel"):
 
 
 _decode_identity = msgspec.json.Decoder(_Identity).decode
-_NO_ID: Final = (b"", b"null", b'""')
 
 
 def item_key(raw: bytes) -> str:
@@ -121,7 +120,7 @@ def item_key(raw: bytes) -> str:
         found = _decode_identity(raw)
     except (ValueError, RecursionError):
         return _hash((raw,))
-    if bytes(found.id) in _NO_ID:
+    if not bytes(found.id).startswith(b'"') or bytes(found.id) == b'""':
         return _hash((raw,))
     return _hash(bytes(part) for part in msgspec.structs.astuple(found))
 
