@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -16,6 +17,11 @@ from dev.host.process import FUNCTIONS_HOST
 TESTS: Final = Path(__file__).parent
 LONGEST_FIRST: Final = {"simulation": 0, "reliability": 1, "unit": 3}
 """By how long their tests take: whoever begins with the longest does not wait for it at the end."""
+
+
+# How long an example takes says more of the machine's other work than of the code.
+settings.register_profile("switchboard", deadline=None)
+settings.load_profile("switchboard")
 
 
 class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]

@@ -90,14 +90,14 @@ def test_tokens_are_kept_once_and_in_order() -> None:
     assert parse(b'{"value":[]}').validation_tokens(0) == ()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary() | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_a_collection_or_a_clear_error(body: bytes) -> None:
     with suppress(MalformedInputError):
         parse(body)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.dictionaries(st.sampled_from(["clientState", "id", "a"]), JSON_VALUES | st.just("right"))))
 def test_the_authentic_are_those_whose_state_is_right_and_no_other(elements: list[dict[str, Any]]) -> None:
     found = parse(json.dumps({"value": elements}).encode())
@@ -136,7 +136,7 @@ def test_no_client_state_of_ours_accepts_none_of_theirs() -> None:
     assert not authentic(None, [])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(min_size=1, max_size=128), st.booleans())
 def test_client_state_in_every_spelling(state: str, ascii_only: bool) -> None:
     if any("\ud800" <= letter <= "\udfff" for letter in state):
@@ -207,7 +207,7 @@ def test_a_body_of_marks_is_refused_wherever_they_stand(size: int, mark: bytes) 
             parse(body)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 64))
 def test_no_period_hides_marks_from_the_sample(period: int) -> None:
     element = b"1," + b" " * (period - 1)

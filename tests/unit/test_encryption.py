@@ -38,7 +38,7 @@ def aes(padded: bytes, key: bytes) -> bytes:
     return encryptor.update(padded) + encryptor.finalize()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(max_size=5000))
 def test_returns_what_was_encrypted(plaintext: bytes) -> None:
     assert decrypt(encrypt(plaintext, RECIPIENT), PAIR.private_key) == plaintext
@@ -152,7 +152,7 @@ def test_every_failure_reads_the_same_outside() -> None:
     assert texts == {"could not be decrypted"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from(["data", "dataKey", "dataSignature"]), st.text() | st.none() | st.integers()))
 def test_whatever_comes_there_is_no_other_error(content: dict[str, Any]) -> None:
     with pytest.raises(DecryptionError):

@@ -453,7 +453,7 @@ def test_every_type_of_the_catalogue_has_a_shape() -> None:
     assert len({schema_id(name) for name in DATA_TYPES}) == len(DATA_TYPES)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(list(TYPES)),
     st.recursive(st.none() | st.text(st.characters(codec="utf-8")) | st.integers(-(2**63), 2**63 - 1), st.lists),

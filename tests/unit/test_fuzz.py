@@ -45,7 +45,7 @@ def variations(draw: st.DrawFn, target: str) -> bytes:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_variations_of_the_corpus(target: str) -> None:
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(variations(target))
     def vary(data: bytes) -> None:
         attempt(target, data)

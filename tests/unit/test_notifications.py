@@ -28,7 +28,7 @@ def notification(**fields: Any) -> ChangeNotification:
     return parse_item(json.dumps(fields).encode()).notification
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.dictionaries(
         st.sampled_from(
@@ -114,7 +114,7 @@ def test_what_belongs_together_goes_into_one_message() -> None:
     assert (envelope.received, envelope.traceparent, envelope.item_id(39)) == (RECEIVED, TRACE, "d-39")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 60_000), max_size=30))
 def test_packing_keeps_all_in_order_and_within_the_limit(sizes: list[int]) -> None:
     raws = [b'{"x":"%b"}' % (b"x" * size) for size in sizes]

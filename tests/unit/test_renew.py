@@ -725,7 +725,7 @@ FAULTS = (
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 @given(
     faults=st.lists(st.sampled_from(FAULTS), max_size=40),
     states=st.lists(

@@ -554,7 +554,7 @@ def _post(house: House, want: Desired) -> Call:
     return Call("POST", TENANT, want.kind.api_version, False, None, body)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 2**32),
     states=st.lists(

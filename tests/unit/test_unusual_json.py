@@ -58,7 +58,7 @@ def test_a_hundred_and_no_more() -> None:
 UNITS = st.sampled_from([0x41, 0x5C, 0x22, 0xD83D, 0xDE00, 0xD800, 0xDFFF, 0xFFFF, 0x0A])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(UNITS, st.booleans()), max_size=12))
 def test_as_python_reads_it(units: list[tuple[int, bool]]) -> None:
     """Python's parser makes a lone surrogate of each; so do we, but for the letter."""

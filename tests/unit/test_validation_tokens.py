@@ -268,7 +268,7 @@ def test_the_issuers_follow_from_the_login_endpoint(endpoint: str, issuers: Issu
     assert issuers_of(endpoint) == issuers
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text() | st.from_regex(r"[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*", fullmatch=True))
 def test_text_that_is_no_token(text: str) -> None:
     assert reason(text)
@@ -277,7 +277,7 @@ def test_text_that_is_no_token(text: str) -> None:
 GENUINE = token()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, len(GENUINE) - 1), st.characters(codec="ascii"))
 def test_no_altered_character_goes_unnoticed(at: int, other: str) -> None:
     altered = GENUINE[:at] + other + GENUINE[at + 1 :]
