@@ -27,7 +27,7 @@ from rich.text import Text
 from dev import traffic
 from dev.azurite import ACCOUNT_KEY
 from dev.consumer import Arrival, Consumer
-from dev.host.process import add_host_option, use_host
+from dev.host.process import add_host_options, use_host
 from dev.simulator import Kind
 from dev.simulator.collection import collection
 from dev.simulator.delivery import Notification
@@ -214,8 +214,8 @@ class Demo:
 def main() -> int:
     """Run all scenes; 0 if the books balance."""
     parser = argparse.ArgumentParser(prog="run.py demo", description="The whole app, end to end, on this machine.")
-    add_host_option(parser)
-    use_host(parser.parse_args().host)
+    add_host_options(parser)
+    use_host(parser.parse_args())
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)

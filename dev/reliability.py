@@ -26,6 +26,7 @@ from azure.storage.blob import ContainerClient
 from dev import traffic
 from dev.azurite import ACCOUNT, ACCOUNT_KEY, Ports
 from dev.consumer import Arrival, Consumer
+from dev.host.process import has_groups
 from dev.link import Link
 from dev.ports import HOST, held_port
 from dev.queue_proxy import QueueProxy
@@ -225,7 +226,8 @@ class Run:
                     f"BlobEndpoint=http://{HOST}:{blob.port}/{ACCOUNT};"
                     f"QueueEndpoint={proxy.url};"
                 ),
-                "FUNCTIONS_WORKER_PROCESS_COUNT": "2",
+                # A dozen groups are processes enough.
+                "FUNCTIONS_WORKER_PROCESS_COUNT": "1" if has_groups() else "2",
                 "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": plan.visibility_timeout,
             }
             ledger = Ledger()

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dev import traffic
-from dev.host.process import KEY, add_host_option, use_host
+from dev.host.process import KEY, add_host_options, use_host
 from dev.simulator import Simulator
 from dev.stack import WELL_KNOWN, Stack
 from shared.domain.resources import EVENT_QUEUES
@@ -20,9 +20,9 @@ def main() -> int:
     """Run until Ctrl-C or SIGTERM; 0."""
     parser = argparse.ArgumentParser(prog="run.py start", description="The app and all that it talks to, until Ctrl-C.")
     parser.add_argument("--traffic", type=float, default=0.0, metavar="N", help="send N notifications a second")
-    add_host_option(parser)
+    add_host_options(parser)
     arguments = parser.parse_args()
-    use_host(arguments.host)
+    use_host(arguments)
     console = Console()
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -3,6 +3,7 @@
 python3 run.py test [...]              once; arguments go to pytest
 python3 run.py test --repeat N [...]   N times in random orders, every second time beside a busy process a core
 python3 run.py test --host EXECUTABLE  on another Functions host than the local one
+python3 run.py test --groups           with a process of the app for each function group
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Final
 
 import pytest
 
-from dev.host.process import add_host_option, use_host
+from dev.host.process import add_host_options, use_host
 
 _DISTRIBUTION: Final = ("--numprocesses", "3", "--dist", "loadscope", "--no-loadscope-reorder")
 _FAILURE: Final = re.compile(r"^(?:FAILED|ERROR) .*$", re.MULTILINE)
@@ -62,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tests; pytest's exit code, or 1 if any of several runs failed."""
     parser = argparse.ArgumentParser(prog="run.py test", add_help=False, allow_abbrev=False)
     parser.add_argument("--repeat", type=int, metavar="N")
-    add_host_option(parser)
+    add_host_options(parser)
     options, passed_on = parser.parse_known_args(arguments)
-    use_host(options.host)
+    use_host(options)
     # A run starts many processes, which would all compile the same modules. The local host keeps them in any case.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if options.repeat is None:

@@ -25,6 +25,7 @@ KEY: Final = "local"
 """The master, system and function key of every host that is started here."""
 FUNCTIONS_HOST: Final = "FUNCTIONS_HOST"
 
+_GROUPS: Final = "LOCAL_HOST_GROUPS"
 _ROOT = Path(__file__).resolve().parents[2]
 _LISTENING = "Listening on "
 _STOP_SECONDS = 45
@@ -36,15 +37,23 @@ _INHERITED_BY_OTHERS = ("PATH", "HOME", "LANG", "TMPDIR")
 _OTHERS_START_SECONDS = 120
 
 
-def add_host_option(parser: argparse.ArgumentParser) -> None:
-    """Let a command take `--host EXECUTABLE`, for `use_host`."""
+def add_host_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command take `--host EXECUTABLE` and `--groups`, for `use_host`."""
     parser.add_argument("--host", metavar="EXECUTABLE", help=f"another Functions host (or set {FUNCTIONS_HOST})")
+    parser.add_argument("--groups", action="store_true", help="a process of the app for each function group")
 
 
-def use_host(executable: str | None) -> None:
-    """Start this host from now on, in this process and in its children; None leaves all as it is."""
-    if executable is not None:
-        os.environ[FUNCTIONS_HOST] = str(Path(executable).resolve())
+def use_host(options: argparse.Namespace) -> None:
+    """Start such hosts from now on, in this process and in its children, as far as the options say."""
+    if options.host is not None:
+        os.environ[FUNCTIONS_HOST] = str(Path(options.host).resolve())
+    if options.groups:
+        os.environ[_GROUPS] = "1"
+
+
+def has_groups() -> bool:
+    """Whether hosts are started with a process for each function group, unless they are told otherwise."""
+    return bool(os.environ.get(_GROUPS))
 
 
 class HostStartError(Exception):
@@ -74,7 +83,8 @@ class HostProcess:
             env: the whole environment of the host: nothing of this process's is passed on.
             port: where it listens; 0 takes a free port, and keeps it as long as this object lives.
             lease_seconds: how long a queue message stays invisible when the host dies with it.
-            groups: whether HTTP has processes of its own, and each other function, as on Flex Consumption.
+            groups: whether HTTP has processes of its own, and each other function, as on Flex Consumption; so it is,
+                too, after `use_host` with `--groups`. Only for the local host.
             start_seconds: how long it may take to be ready.
         """
         self._app = app
@@ -84,7 +94,7 @@ class HostProcess:
         resources = contextlib.ExitStack()
         self._port = port or resources.enter_context(held_port())
         self._lease_seconds = lease_seconds
-        self._groups = groups
+        self._groups = groups or has_groups()
         self._start_seconds = max(start_seconds, _OTHERS_START_SECONDS) if self._executable else start_seconds
         folder = Path(tempfile.mkdtemp(prefix="functions-host-"))
         resources.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -180,7 +190,7 @@ class HostProcess:
         command = own if self._executable is None else [self._executable, "--python", sys.executable]
         command += ["--app", str(self._app), "--port", str(self._port), "--key", KEY, "--stop-with-stdin"]
         command += ["--lease-seconds", str(self._lease_seconds)]
-        if self._groups:
+        if self._groups and self._executable is None:
             command.append("--groups")
         with self._output_path.open("wb") as output, self._logs_path.open("wb") as logs:
             self._process = subprocess.Popen(
