@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.envelope import RawMessage, parse_envelope
+from shared.domain.envelope import Envelope, RawMessage, parse_envelope
 from shared.domain.errors import MalformedInputError
 from shared.domain.queue_text import repaired
 from shared.domain.resources import RAW_QUEUES
@@ -149,8 +149,8 @@ class Replay:
         if not await self.blobs.delete_version(QUARANTINE_CONTAINER, name, found.etag):
             return Done.CHANGED if await self._is_there(name) else Done.GONE
         # Not before: had the entry changed, it would stay, and need what its ticket stands for.
-        if parked.envelope is not None and parked.envelope.claim is not None:
-            await self.queues.settle(parked.envelope.claim)
+        if parked.envelope is not None and (claim := _claim(parked.envelope, parked.queue)) is not None:
+            await self.queues.settle(claim)
         return Done.DISCARDED
 
     async def _put_back(self, parked: Parked, *, repair: bool) -> None:
@@ -167,6 +167,12 @@ class Replay:
 
     async def _is_there(self, name: str) -> bool:
         return await self.blobs.get_version(QUARANTINE_CONTAINER, name) is not None
+
+
+def _claim(envelope: Envelope, queue: str) -> str | None:
+    """The blob of its claim check: the one that it names, or that a replay which failed may have left."""
+    message = RawMessage.of(envelope)
+    return message.claim_name(queue) if message.needs_claim_check else envelope.claim
 
 
 def _parked(data: bytes) -> Parked:

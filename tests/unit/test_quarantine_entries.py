@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared.domain.envelope import Envelope, item_key
-from shared.domain.errors import AbandonedError
+from shared.domain.errors import AbandonedError, UnavailableError
 from shared.domain.resources import RAW_QUEUE
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.raw_queues import CLAIMS_CONTAINER
@@ -69,6 +69,21 @@ async def ticket_in_quarantine() -> tuple[World, str]:
 async def test_discarding_deletes_the_content_with_its_entry() -> None:
     world, name = await ticket_in_quarantine()
     assert await Replay(world.storage.blobs, world.raw_queues()).discard(name) is Done.DISCARDED
+    assert (world.parked(), world.claims()) == ([], [])
+
+
+async def test_what_a_failed_replay_has_left_goes_with_the_entry_that_is_discarded() -> None:
+    world = World()
+    await put(world, rich("a", size=100_000, certificate_id=UNKNOWN))
+    await world.run()
+    (name,) = world.storage.names(QUARANTINE_CONTAINER)
+    replay = Replay(world.storage.blobs, world.raw_queues())
+    world.storage.refused = {RAW_QUEUE}
+    with pytest.raises(UnavailableError):
+        await replay.replay(name)
+    world.storage.refused.clear()
+    assert len(world.claims()) == 1
+    assert await replay.discard(name) is Done.DISCARDED
     assert (world.parked(), world.claims()) == ([], [])
 
 
