@@ -38,9 +38,8 @@ class LibraryWorker:
         Raises:
             LoadError: the app cannot be imported or indexed, or has no functions.
         """
-        # As in Azure, the app finds its own modules and installed packages, and nothing of where the host is run from.
-        sys.path[:] = [str(app), *(entry for entry in sys.path if entry not in {"", str(_HOST_ROOT)})]
-        os.chdir(app)
+        # As in Azure, the app finds installed packages and then its own modules, nothing of where the host is run from.
+        sys.path[:] = [*(entry for entry in sys.path if entry not in {"", str(app), str(_HOST_ROOT)}), str(app)]
         runtime.start_threadpool_executor()
         try:
             response = await runtime.worker_init_request(
@@ -62,6 +61,8 @@ class LibraryWorker:
             raise LoadError(f"there is no function_app.py in {app}")
         if not response.function_metadata_results:
             raise LoadError("function_app.py declares no functions")
+        # Only now: what the app opens by a relative name while it is imported is not there in Azure either.
+        os.chdir(app)
         for function in response.function_metadata_results:
             loaded = await runtime.function_load_request(
                 Message(request=Message(function_load_request=Message(function_id=function.function_id)))

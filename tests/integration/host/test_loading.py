@@ -1,6 +1,7 @@
 """What the host refuses to serve: an app with an end and its reason, a function by leaving it out."""
 
 import json
+from collections.abc import Callable
 from http import HTTPStatus
 
 import pytest
@@ -8,6 +9,8 @@ import requests
 
 from dev.host import HostProcess, HostStartError
 from tests.integration.host.apps import App
+
+type Serve = Callable[..., HostProcess]
 
 # The real host stays alive with 503 or without functions, and says so in its own words.
 pytestmark = pytest.mark.own_host
@@ -71,6 +74,28 @@ class TestApp:
         app.write("import shared.settings")
 
         assert "No module named 'shared'" in refusal(app)
+
+    def test_is_on_the_path_behind_what_is_installed_and_its_folder_is_the_current_one_after_the_import(
+        self, app: App, serve: Serve
+    ) -> None:
+        (app.folder / "msgspec.py").write_text("shadow = True")
+        (app.folder / "own.py").write_text("")
+        app.write(
+            """
+            import msgspec, own
+
+            note(shadow=hasattr(msgspec, "shadow"), folder=os.getcwd())
+
+            @app.route("x")
+            async def x(req: func.HttpRequest) -> str:
+                return os.getcwd()
+            """
+        )
+        host = serve()
+
+        assert not app.notes[0]["shadow"]
+        assert app.notes[0]["folder"] != str(app.folder)
+        assert requests.get(f"{host.url}/api/x", timeout=10).text == str(app.folder)
 
     def test_without_functions(self, app: App) -> None:
         app.write("")
