@@ -20,6 +20,7 @@ from shared.domain.errors import SettingsError, SwitchboardError, UnavailableErr
 from shared.domain.graph import CredentialError, GraphError, PermissionDeniedError, SignInRequiredError
 from shared.domain.resources import RAW_QUEUE
 from shared.domain.subscriptions import Reason, Verb
+from shared.services.activity import MINUTES, Happening, recent_activity
 from shared.services.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS
 from shared.services.health import OLDEST, RENEWAL_OVERDUE
 from shared.services.poison import POISON_QUEUES, STUCK_AFTER
@@ -88,6 +89,7 @@ async def examine(workshop: Workshop) -> list[Check]:
         _functions,
         _raw_messages,
         _poison,
+        _reception,
         _quarantine,
         _ingestion,
     )
@@ -416,6 +418,23 @@ async def _poison(workshop: Workshop) -> list[Check]:
     if age <= STUCK_AFTER:
         return [_ok(name, found)]
     return [_problem(name, found, "see that the function drain_poison is enabled, and what its log says")]
+
+
+async def _reception(workshop: Workshop) -> list[Check]:
+    name = "reception"
+    try:
+        found = await recent_activity(workshop.blobs, workshop.clock.now())
+    except UnavailableError:
+        return []  # the check of storage has said so
+    received = sum(map(sum, found[Happening.RECEIVED].values()))
+    refused = {reason: sum(counts) for reason, counts in found[Happening.REFUSED].items()}
+    text = f"{received} accepted in the last {MINUTES} minutes"
+    if not refused:
+        return [_ok(name, text)]
+    text += f", refused: {', '.join(f'{count} {reason}' for reason, count in refused.items())}"
+    if received:
+        return [_ok(name, text)]
+    return [_warning(name, text, "anybody can send what is refused; if it is Graph's, see Refusals in operations.md")]
 
 
 async def _quarantine(workshop: Workshop) -> list[Check]:

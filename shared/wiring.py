@@ -320,7 +320,14 @@ def _receiver() -> "Receiver":
 
     settings = _settings()
     express = (
-        Express(_raw_queues(), _express_decryptor, _emergencies_expected, _now, _telemetry())
+        Express(
+            queues=_raw_queues(),
+            decryptor=_express_decryptor,
+            expected=_emergencies_expected,
+            now=_now,
+            telemetry=_telemetry(),
+            activity=_activity(),
+        )
         if settings.emergency_express
         else None
     )
@@ -337,6 +344,7 @@ def _receiver() -> "Receiver":
         telemetry=_telemetry(),
         call_records_queue=CALL_RECORDS_QUEUE if settings.call_records == "fetch" else RAW_QUEUE,
         express=express,
+        activity=_activity(),
     )
 
 

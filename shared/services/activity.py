@@ -1,8 +1,8 @@
-"""Events per minute by type, for the status page: counted by each worker, and kept where every worker can read it.
+"""What happened in the last minutes, for the status page: counted by each worker, kept where every worker can read it.
 
-A worker that writes events writes its counts into a blob of its own, every half minute at the most. That costs two
-small puts a minute and busy worker, nothing per event, and what a worker counted in its last half minute is lost with
-it: good enough to see what is going on. The books are kept elsewhere (`switchboard.written`).
+A worker that has something to count writes its counts into a blob of its own, every half minute at the most. That
+costs two small puts a minute and busy worker, nothing for each event, and what a worker counted in its last half minute
+is lost with it: good enough to see what is going on. The books are kept elsewhere (`switchboard.written`).
 """
 
 import asyncio
@@ -10,12 +10,13 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Final, Protocol
 
 import msgspec
 
 from shared.domain.errors import UnavailableError
-from shared.services.renewal_state import STATE_CONTAINER
+from shared.services.state import STATE_CONTAINER
 
 MINUTES: Final = 15
 """How far back the counts go."""
@@ -27,6 +28,21 @@ _FORGOTTEN_AFTER: Final = timedelta(days=1)
 _MAX_WORKERS: Final = 200
 
 logger = logging.getLogger(__name__)
+
+
+class Happening(StrEnum):
+    """What is counted."""
+
+    WRITTEN = "written"  # events, by type
+    RECEIVED = "received"  # notifications that are durably queued, by raw queue
+    REFUSED = "refused"  # notifications that were not taken, by reason
+    EXPRESS = "express"  # raw messages of emergencies, by what became of them where they were received
+
+
+class ActivityLog(Protocol):
+    """Who counts; see `Activity`."""
+
+    def add(self, word: str, happening: Happening = Happening.WRITTEN, count: int = 1) -> None: ...
 
 
 class Listed(Protocol):
@@ -43,10 +59,14 @@ class ActivityBlobs(Protocol):
     def list(self, container: str) -> AsyncIterator[Listed]: ...
 
 
-class Counts(msgspec.Struct, frozen=True):
-    """What one worker wrote: events by type, by minute since the epoch."""
+type Minutes = dict[int, dict[str, int]]  # by minute since the epoch, by word
 
-    minutes: dict[int, dict[str, int]]
+
+class Counts(msgspec.Struct, frozen=True):
+    """What one worker counted: events, and under its name everything else."""
+
+    minutes: Minutes
+    others: dict[str, Minutes] = {}
 
 
 class Activity:
@@ -56,14 +76,14 @@ class Activity:
         self._blobs = blobs
         self._name = f"{_PREFIX}{worker}.json"
         self._now = now
-        self._minutes: dict[int, Counter[str]] = {}
+        self._counts: dict[Happening, dict[int, Counter[str]]] = {happening: {} for happening in Happening}
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._tidied = False
 
-    def add(self, event_type: str) -> None:
-        """Count an event; it shows within half a minute."""
-        self._minutes.setdefault(_minute(self._now()), Counter())[event_type] += 1
+    def add(self, word: str, happening: Happening = Happening.WRITTEN, count: int = 1) -> None:
+        """Count what has happened; it shows within half a minute."""
+        self._counts[happening].setdefault(_minute(self._now()), Counter())[word] += count
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self._begin)
 
@@ -71,8 +91,16 @@ class Activity:
         """Write the counts; where storage does not take them, the next ones will say the same."""
         self._timer = None
         now = self._now()
-        self._minutes = {minute: found for minute, found in self._minutes.items() if minute > _minute(now) - MINUTES}
-        data = msgspec.json.encode(Counts({minute: dict(found) for minute, found in self._minutes.items()}))
+        for minutes in self._counts.values():
+            for minute in [minute for minute in minutes if minute <= _minute(now) - MINUTES]:
+                del minutes[minute]
+        found = {
+            happening: {minute: dict(counts) for minute, counts in minutes.items()}
+            for happening, minutes in self._counts.items()
+        }
+        data = msgspec.json.encode(
+            Counts(found.pop(Happening.WRITTEN), {str(happening): minutes for happening, minutes in found.items()})
+        )
         try:
             await self._blobs.put(STATE_CONTAINER, self._name, data, {_WRITTEN: now.isoformat()})
             if not self._tidied:
@@ -91,8 +119,8 @@ class Activity:
                 await self._blobs.delete(STATE_CONTAINER, blob.name)
 
 
-async def events_per_minute(blobs: ActivityBlobs, now: datetime) -> dict[str, list[int]]:
-    """Events of all workers by type: for each of the last `MINUTES` whole minutes how many, the oldest first.
+async def recent_activity(blobs: ActivityBlobs, now: datetime) -> dict[Happening, dict[str, list[int]]]:
+    """What all workers counted, by word: for each of the last `MINUTES` whole minutes how many, the oldest first.
 
     Raises:
         UnavailableError: storage did not answer.
@@ -103,17 +131,24 @@ async def events_per_minute(blobs: ActivityBlobs, now: datetime) -> dict[str, li
         async for blob in blobs.list(STATE_CONTAINER)
         if blob.name.startswith(_PREFIX) and _written(blob) > recent
     ]
-    end = _minute(now)
-    totals: dict[str, list[int]] = {}
+    totals: dict[Happening, dict[str, list[int]]] = {happening: {} for happening in Happening}
     for data in await asyncio.gather(*(blobs.get(STATE_CONTAINER, name) for name in names[:_MAX_WORKERS])):
         if data is None:
             continue
-        for minute, counts in msgspec.json.decode(data, type=Counts).minutes.items():
-            place = minute - (end - MINUTES)
-            if 0 <= place < MINUTES:
-                for event_type, count in counts.items():
-                    totals.setdefault(event_type, [0] * MINUTES)[place] += count
-    return dict(sorted(totals.items()))
+        counts = msgspec.json.decode(data, type=Counts)
+        _add_up(totals[Happening.WRITTEN], counts.minutes, now)
+        for name, minutes in counts.others.items():
+            if name in totals:
+                _add_up(totals[Happening(name)], minutes, now)
+    return {happening: dict(sorted(found.items())) for happening, found in totals.items()}
+
+
+def _add_up(totals: dict[str, list[int]], minutes: Minutes, now: datetime) -> None:
+    for minute, counts in minutes.items():
+        place = minute - (_minute(now) - MINUTES)
+        if 0 <= place < MINUTES:
+            for word, count in counts.items():
+                totals.setdefault(word, [0] * MINUTES)[place] += count
 
 
 def _minute(moment: datetime) -> int:

@@ -33,7 +33,7 @@ from shared.domain.graph import GraphError, Subscription
 from shared.domain.resources import CALL_RECORDS_QUEUE
 from shared.domain.subscriptions import resource_key
 from shared.services.raw_queues import RawQueues
-from shared.services.renewal_state import STATE_CONTAINER
+from shared.services.state import STATE_CONTAINER
 
 LEAST_TIME: Final = timedelta(seconds=20)
 """What a run gets even where renewal has used up the time."""

@@ -23,6 +23,7 @@ from shared.domain.events import Event, event_of
 from shared.domain.express import ExpressOutcome
 from shared.domain.notifications import Item, parse_item
 from shared.domain.queue_text import Encoding, batches, fits, join
+from shared.services.activity import ActivityLog
 from shared.services.raw_messages import RawMessages, Unpacked, unexpected
 from shared.services.telemetry import NO_TELEMETRY, Telemetry
 
@@ -42,12 +43,6 @@ class DataBlobs(Protocol):
 
 class PrivateKeys(Protocol):
     async def private_key(self, certificate_id: str) -> RSAPrivateKey: ...
-
-
-class ActivityLog(Protocol):
-    """Where the status page's events per minute come from; see `shared.services.activity`."""
-
-    def add(self, event_type: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from shared.domain.errors import UnavailableError
 from shared.domain.express import ExpressOutcome
 from shared.domain.queue_messages import Receipt
 from shared.domain.resources import EMERGENCY_QUEUE
+from shared.services.activity import ActivityLog, Happening
 from shared.services.raw_queues import RawQueues
 from shared.services.telemetry import NO_TELEMETRY, Telemetry
 
@@ -53,11 +54,13 @@ class Express:
 
     def __init__(
         self,
+        *,
         queues: RawQueues,
         decryptor: Callable[[], Decryptor],
         expected: Callable[[], Awaitable[bool]],
         now: Callable[[], datetime],
         telemetry: Telemetry = NO_TELEMETRY,
+        activity: ActivityLog | None = None,
     ) -> None:
         """Take what it needs.
 
@@ -67,12 +70,14 @@ class Express:
             expected: whether an emergency subscription is alive; raises UnavailableError.
             now: the clock, aware.
             telemetry: is told what became of each attempt.
+            activity: so is the status page.
         """
         self._queues = queues
         self._decryptor = decryptor
         self._expected = expected
         self._now = now
         self._telemetry = telemetry
+        self._activity = activity
         self._no_key_until: datetime | None = None
         self._ahead: asyncio.TimerHandle | None = None
         self._under_way: set[asyncio.Task[None]] = set()
@@ -88,7 +93,7 @@ class Express:
         """
         packed = pack(raws, delivery_id=secrets.token_hex(16), received=received, traceparent=traceparent)
         if (refusal := self._refusal(packed, len(raws))) is not None:
-            self._telemetry.express(refusal)
+            self._count(refusal)
             await self._queues.put_all(EMERGENCY_QUEUE, packed)
             return None
         (message,) = packed
@@ -130,6 +135,11 @@ class Express:
             return ExpressOutcome.NO_KEY
         return None
 
+    def _count(self, outcome: ExpressOutcome) -> None:
+        self._telemetry.express(outcome)
+        if self._activity is not None:
+            self._activity.add(outcome, Happening.EXPRESS)
+
     async def _handle(self, hidden: Hidden) -> None:
         envelope = hidden.envelope
         outcome = ExpressOutcome.FAILED
@@ -138,7 +148,7 @@ class Express:
         except Exception as error:  # noqa: BLE001 - the usual way meets it again and quarantines what it cannot handle
             # The message of an exception that nobody foresaw may hold data.
             _log.error("express: unexpected error: type=%s id=%s", type(error).__name__, envelope.id)
-        self._telemetry.express(outcome)
+        self._count(outcome)
         if outcome is ExpressOutcome.NO_KEY:
             self._no_key_until = self._now() + _NO_KEY_FOR
         try:

@@ -16,7 +16,7 @@ import msgspec
 
 from shared.domain.errors import UnavailableError
 from shared.services.poison import STUCK_AFTER
-from shared.services.renewal_state import STATE_CONTAINER
+from shared.services.state import STATE_CONTAINER
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import msgspec
 
 from shared.domain.errors import MalformedInputError, NoTurnError, SwitchboardError, UnavailableError
 from shared.domain.memory import LONGEST_LIFE, Changes, Memory, Recollection
-from shared.services.renewal_state import STATE_CONTAINER
+from shared.services.state import STATE_CONTAINER
 
 _NAME: Final = "known/{}.json"
 _IDS: Final = "subscriptions-{}.json"

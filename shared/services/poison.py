@@ -23,7 +23,7 @@ from shared.domain.queue_text import decode
 from shared.domain.resources import RAW_QUEUES
 from shared.services.quarantine import Quarantine
 from shared.services.raw_messages import RawMessages, unexpected
-from shared.services.renewal_state import STATE_CONTAINER
+from shared.services.state import STATE_CONTAINER
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from shared.domain.errors import MalformedInputError, OversizedBodyError, TokenR
 from shared.domain.notifications import Item, parse_item, with_tenant
 from shared.domain.resources import CALL_RECORDS, EMERGENCY_QUEUE, RAW_QUEUE
 from shared.domain.validation_tokens import Claims, Issuers, SigningKeys, key_id, tenant_hint, validate
+from shared.services.activity import ActivityLog, Happening
 from shared.services.express import WAIT_SECONDS, Express
 from shared.services.http_answer import ACCEPTED, Answer, refused, try_again
 from shared.services.paced_log import MAX_IDS, PacedLog
@@ -103,6 +104,7 @@ class Receiver:
     express: Express | None = None
     verified: VerifiedTokens = field(default_factory=VerifiedTokens)
     telemetry: Telemetry = NO_TELEMETRY
+    activity: ActivityLog | None = None
     load: Load = field(default_factory=Load)
     turns: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -119,7 +121,7 @@ class Receiver:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 begun = await self._accept(body, traceparent)
         except MalformedInputError as error:
-            self.telemetry.refused(error.reason, 1)
+            self._count_refused(error.reason, 1)
             return refused(413 if isinstance(error, OversizedBodyError) else 400, str(error))
         except UnavailableError as error:
             self.log.say("cannot accept notifications now", error.reason)
@@ -204,8 +206,13 @@ class Receiver:
         return with_tenant(item, tenant_id)
 
     def _refuse(self, reason: str, count: int, ids: Callable[[], Iterable[object]] = tuple) -> None:
-        self.telemetry.refused(reason, count)
+        self._count_refused(reason, count)
         self.log.say("notifications refused", reason, count, ids)
+
+    def _count_refused(self, reason: str, count: int) -> None:
+        self.telemetry.refused(reason, count)
+        if self.activity is not None:
+            self.activity.add(reason, Happening.REFUSED, count)
 
     def _lane(self, queue: str, item: Item) -> str:
         return self.call_records_queue if queue == RAW_QUEUE and item.notification.kind is CALL_RECORDS else queue
@@ -289,6 +296,8 @@ class Receiver:
             else:
                 await self.queues.send(queue, raws, received=received, traceparent=trace)
         self.telemetry.received(queue, len(raws))
+        if self.activity is not None:
+            self.activity.add(queue, Happening.RECEIVED, len(raws))
         return None if self.express is None or hidden is None else self.express.begin(hidden)
 
 

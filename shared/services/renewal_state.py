@@ -11,9 +11,9 @@ import msgspec
 from shared.domain.graph import Subscription
 from shared.domain.resources import CATALOGUE
 from shared.services.renew import RenewalReport
+from shared.services.state import STATE_CONTAINER
 from shared.services.telemetry import Life
 
-STATE_CONTAINER: Final = "state"
 _NAME: Final = "renewal.json"
 _BEGUN: Final = "renewal-begun.json"
 _FAILED: Final = "renewal-failed.json"

@@ -11,8 +11,9 @@ from typing import Final, Protocol
 import msgspec
 
 from shared.domain.errors import UnavailableError
+from shared.domain.express import ExpressOutcome
 from shared.domain.resources import CATALOGUE, EMERGENCY_QUEUE, EVENT_QUEUES, RAW_QUEUES
-from shared.services.activity import ActivityBlobs, events_per_minute
+from shared.services.activity import ActivityBlobs, Happening, recent_activity
 from shared.services.health import Check, Report
 from shared.services.poison import POISON_QUEUES, STUCK_AFTER
 from shared.services.quarantine import QUARANTINE_CONTAINER
@@ -29,6 +30,9 @@ _LATE_AFTER: Final = {
     **dict.fromkeys(POISON_QUEUES, STUCK_AFTER),
 }
 _RENEWAL_OVERDUE: Final = timedelta(minutes=15)  # three runs
+
+
+_DELAYED: Final = frozenset(ExpressOutcome) - {ExpressOutcome.DONE, ExpressOutcome.MANY, ExpressOutcome.LARGE}
 
 
 class Level(StrEnum):
@@ -104,10 +108,17 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Events(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """For each type, how many events were written in each of the last whole minutes, the oldest first."""
+    """For each type, how many events were written in each of the last whole minutes, the oldest first.
+
+    Of all these minutes together: notifications that were `received` and `refused`, the latter by reason, and
+    `emergencies` by what became of their messages where they were received.
+    """
 
     level: Level
     by_minute: dict[str, list[int]]
+    received: int
+    refused: dict[str, int]
+    emergencies: dict[str, int]
 
 
 class Checks(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -263,7 +274,19 @@ class StatusReader:
         )
 
     async def _events(self) -> Events:
-        return Events(level=Level.WELL, by_minute=await events_per_minute(self.blobs, self.now()))
+        found = await recent_activity(self.blobs, self.now())
+        totals = {
+            happening: {word: sum(counts) for word, counts in words.items()} for happening, words in found.items()
+        }
+        received, refused = sum(totals[Happening.RECEIVED].values()), totals[Happening.REFUSED]
+        delayed = _DELAYED & totals[Happening.EXPRESS].keys()
+        return Events(
+            level=Level.ATTENTION if (refused and not received) or delayed else Level.WELL,
+            by_minute=found[Happening.WRITTEN],
+            received=received,
+            refused=refused,
+            emergencies=totals[Happening.EXPRESS],
+        )
 
 
 _NO_RUN: Final = Problem(problem="no renewal run has finished yet", level=Level.ATTENTION)

@@ -134,8 +134,16 @@ def _quarantine(found: Quarantine) -> str:
 
 
 def _events(found: Events) -> str:
+    notes = ""
+    if found.refused:
+        refused = ", ".join(f"{count:,} {reason}" for reason, count in found.refused.items())
+        kind = "problem attention" if not found.received else "soft"
+        notes += f'<p class="{kind}">{escape(f"{found.received:,} accepted, refused: {refused}")}</p>'
+    if found.emergencies:
+        emergencies = ", ".join(f"{count:,} {outcome}" for outcome, count in found.emergencies.items())
+        notes += f'<p class="soft">{escape(f"emergencies where they were received: {emergencies}")}</p>'
     if not found.by_minute:
-        return f"<p>none in the last {MINUTES} minutes</p>"
+        return f"{notes}<p>none in the last {MINUTES} minutes</p>"
     rows = (
         (
             _cell(event_type.removeprefix("Microsoft.Graph.")),
@@ -144,7 +152,7 @@ def _events(found: Events) -> str:
         )
         for event_type, counts in found.by_minute.items()
     )
-    return _table(("type", f"last {MINUTES} minutes", "#mean"), rows)
+    return notes + _table(("type", f"last {MINUTES} minutes", "#mean"), rows)
 
 
 def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -17,7 +17,7 @@ from shared.domain.call_records import Coverage
 from shared.domain.events import CloudEvent
 from shared.domain.resources import CALL_RECORDS_QUEUE
 from shared.domain.retries import GIVE_UP_AFTER
-from shared.services.renewal_state import STATE_CONTAINER
+from shared.services.state import STATE_CONTAINER
 from tests.integration.app import App, Message
 
 EVENTS = "call-record-events"

@@ -104,4 +104,4 @@ async def test_nothing_of_it_is_imported_before_the_raw_message_is_durable(app: 
     status, modules = await post()
     assert status == 202
     assert {"shared.services.decrypt", "shared.adapters.key_vault"} <= modules
-    assert not modules & {"shared.adapters.graph", "shared.adapters.sign_in"}
+    assert not modules & {"shared.adapters.graph", "shared.adapters.sign_in", "shared.services.renew"}

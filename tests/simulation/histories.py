@@ -272,7 +272,12 @@ class History:
             queues=queues,
             now=lambda: self.storage.now,
             call_records_queue=CALL_RECORDS_QUEUE,
-            express=Express(queues, self._decryptor, self._no_emergency_expected, lambda: self.storage.now),
+            express=Express(
+                queues=queues,
+                decryptor=self._decryptor,
+                expected=self._no_emergency_expected,
+                now=lambda: self.storage.now,
+            ),
         )
 
     async def _no_emergency_expected(self) -> bool:

@@ -2,17 +2,20 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
-from commands.checks import Check, State, _functions, _ingestion, _poison, _raw_messages, _timer
+from commands.checks import Check, State, _functions, _ingestion, _poison, _raw_messages, _reception, _timer
 from commands.terminal import span
 from shared.domain.errors import UnavailableError
+from shared.services.activity import Activity, Happening
 from shared.services.function_runs import FunctionRuns, Runs
 from shared.services.poison import PoisonStates
 from shared.services.renewal_state import RenewalState
+from tests.storage_model import StorageModel
 from tests.unit.state_blobs import Version
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -205,3 +208,26 @@ class TestIngestion:
         (check,) = await _ingestion(Logs(refused))  # type: ignore[arg-type]
         assert check.state is State.WARNING
         assert "Log Analytics Reader" in (check.remedy or "")
+
+
+@pytest.mark.parametrize(
+    ("received", "refused", "state", "text"),
+    [
+        (0, 0, State.OK, "0 accepted"),
+        (5, 900, State.OK, "5 accepted in the last 15 minutes, refused: 900 client-state"),
+        (0, 1, State.WARNING, "0 accepted in the last 15 minutes, refused: 1 client-state"),
+    ],
+)
+async def test_tells_of_refusals_while_nothing_is_accepted(
+    received: int, refused: int, state: State, text: str
+) -> None:
+    storage = StorageModel(now=NOW)
+    counting = Activity(storage.blobs, "w", lambda: NOW - timedelta(minutes=1))
+    if received:
+        counting.add("raw-notifications", Happening.RECEIVED, received)
+    if refused:
+        counting.add("client-state", Happening.REFUSED, refused)
+    await counting.flush()
+    workshop = SimpleNamespace(blobs=storage.blobs, clock=Workshop())
+    (found,) = await _reception(workshop)  # type: ignore[arg-type]
+    assert (found.state, text in found.found) == (state, True)

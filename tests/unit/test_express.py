@@ -27,6 +27,7 @@ from shared.domain.queue_messages import Receipt
 from shared.domain.queue_text import Encoding
 from shared.domain.resources import EMERGENCY_QUEUE
 from shared.domain.validation_tokens import PUBLIC_CLOUD, PublishedKey
+from shared.services.activity import Happening
 from shared.services.decrypt import Decryptor
 from shared.services.express import Express
 from shared.services.paced_log import PacedLog
@@ -100,6 +101,7 @@ class World:
     began: datetime = START  # the time in virtual time
     expected: bool = False  # whether an emergency subscription is alive
     expected_asked: int = 0
+    shown: dict[Happening, Counter[str]] = field(default_factory=lambda: {one: Counter() for one in Happening})
 
     def __post_init__(self) -> None:
         self.queues = SlowQueues(self.storage, self)
@@ -154,6 +156,10 @@ class World:
             telemetry=self.telemetry,
         )
 
+    def add(self, word: str, happening: Happening = Happening.WRITTEN, count: int = 1) -> None:
+        """What the status page is told."""
+        self.shown[happening][word] += count
+
     async def emergencies_expected(self) -> bool:
         self.expected_asked += 1
         return self.expected
@@ -169,7 +175,15 @@ class World:
             max_body_bytes=10**6,
             now=self.now,
             log=PacedLog(logging.getLogger("shared.services.receive"), self.now),
-            express=Express(self.raw_queues(), self.decryptor, self.emergencies_expected, self.now, self.telemetry),
+            express=Express(
+                queues=self.raw_queues(),
+                decryptor=self.decryptor,
+                expected=self.emergencies_expected,
+                now=self.now,
+                telemetry=self.telemetry,
+                activity=self,
+            ),
+            activity=self,
         )
 
     def usual_way(self) -> None:
@@ -268,6 +282,14 @@ def test_an_emergency_is_written_before_its_post_is_answered_and_leaves_nothing_
     assert world.storage.messages[EMERGENCY_QUEUE] == []
     assert world.outcomes == [ExpressOutcome.DONE]
     assert world.written == [EMERGENCY_QUEUE] * 2
+
+
+def test_the_status_page_is_told_what_came_in_what_was_refused_and_what_became_of_it() -> None:
+    world = World()
+    post(world, body(*items()), body(*items(5)), body(*items(), token=False))
+    assert world.shown[Happening.EXPRESS] == {"done": 1, "many": 1}
+    assert world.shown[Happening.RECEIVED] == {EMERGENCY_QUEUE: 6}
+    assert world.shown[Happening.REFUSED] == {"not-covered-by-a-validation-token": 1}
 
 
 def test_its_event_is_the_one_that_the_usual_way_would_write() -> None:

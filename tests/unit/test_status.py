@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from shared.domain.errors import UnavailableError
-from shared.services.activity import Activity, events_per_minute
+from shared.domain.express import ExpressOutcome
+from shared.services.activity import Activity, Happening, recent_activity
 from shared.services.health import Check, Health
 from shared.services.poison import PoisonStates
 from shared.services.quarantine import QUARANTINE_CONTAINER
@@ -261,6 +262,41 @@ class TestPage:
         assert "partly unknown" in text
 
 
+class TestWhatComesIn:
+    @staticmethod
+    async def counted(storage: FakeStorage, *counts: tuple[str, Happening, int]) -> Status:
+        counting = Activity(storage, "w", lambda: NOW - timedelta(minutes=1))
+        for word, happening, count in counts:
+            counting.add(word, happening, count)
+        await counting.flush()
+        return await read(storage)
+
+    async def test_refusals_while_nothing_is_accepted_want_attention(self, storage: FakeStorage) -> None:
+        status = await self.counted(storage, ("client-state", Happening.REFUSED, 1))
+        assert not isinstance(status.events, Problem)
+        assert (status.level, status.events.received, status.events.refused) == ("attention", 0, {"client-state": 1})
+        assert "0 accepted, refused: 1 client-state" in page(status)
+
+    async def test_refusals_beside_what_is_accepted_are_shown_and_well(self, storage: FakeStorage) -> None:
+        status = await self.counted(
+            storage, ("client-state", Happening.REFUSED, 900), ("raw-notifications", Happening.RECEIVED, 1)
+        )
+        assert status.level == Level.WELL
+        assert "1 accepted, refused: 900 client-state" in page(status)
+
+    @pytest.mark.parametrize("outcome", ExpressOutcome)
+    async def test_emergencies_are_told_by_their_way(self, storage: FakeStorage, outcome: ExpressOutcome) -> None:
+        status = await self.counted(storage, (outcome, Happening.EXPRESS, 2))
+        assert f"emergencies where they were received: 2 {outcome}" in page(status)
+        assert (status.level == Level.WELL) is (outcome in {"done", "many", "large"})
+
+    async def test_a_worker_of_the_version_before_counts_too(self, storage: FakeStorage) -> None:
+        minute = int(NOW.timestamp() // 60) - 1
+        data = json.dumps({"minutes": {str(minute): {"T": 3}}}).encode()
+        await storage.put("state", "activity/old.json", data, {"written": NOW.isoformat()})
+        assert sum((await recent_activity(storage, NOW))[Happening.WRITTEN]["T"]) == 3
+
+
 class TestActivity:
     async def test_workers_add_up_by_minute_and_type(self, storage: FakeStorage) -> None:
         for worker, minutes_ago in (("a", 1), ("b", 1), ("b", 15), ("b", 16)):
@@ -268,14 +304,14 @@ class TestActivity:
             counting.add("T")
             counting.add("U")
             await counting.flush()
-        found = await events_per_minute(storage, NOW)
+        found = (await recent_activity(storage, NOW))[Happening.WRITTEN]
         assert found == {"T": [1, *[0] * 13, 2], "U": [1, *[0] * 13, 2]}
 
     async def test_the_minute_under_way_is_not_shown(self, storage: FakeStorage) -> None:
         counting = Activity(storage, "a", lambda: NOW)
         counting.add("T")
         await counting.flush()
-        assert await events_per_minute(storage, NOW) == {}
+        assert (await recent_activity(storage, NOW))[Happening.WRITTEN] == {}
 
     async def test_an_outage_loses_nothing(self, storage: FakeStorage) -> None:
         counting = Activity(storage, "a", lambda: NOW - timedelta(minutes=1))
@@ -285,7 +321,7 @@ class TestActivity:
         storage.down = set()
         counting.add("T")
         await counting.flush()
-        assert sum((await events_per_minute(storage, NOW))["T"]) == 2
+        assert sum((await recent_activity(storage, NOW))[Happening.WRITTEN]["T"]) == 2
 
     async def test_what_old_workers_left_is_deleted(self, storage: FakeStorage) -> None:
         old = Activity(storage, "old", lambda: NOW - timedelta(days=2))
