@@ -19,9 +19,9 @@ class Fault:
     """What goes wrong with the requests that match.
 
     `method` and `path` are regular expressions for the whole method and for any part of the path with its query.
-    `delay` passes (on the simulator's clock) before anything else. Then either `status` is answered without doing the
-    work, with `retry_after` seconds if given; or, with `hang_up`, the connection is cut: `before` the work or `after`
-    it, so that the client never learns that it was done. With neither, the fault is mere latency.
+    `delay` passes (on the simulator's clock) before anything else. Then either `status` is answered with `message`
+    without doing the work, with `retry_after` seconds if given; or, with `hang_up`, the connection is cut: `before` the
+    work or `after` it, so that the client never learns that it was done. With neither, the fault is mere latency.
     """
 
     service: Service
@@ -31,6 +31,7 @@ class Fault:
     retry_after: int | None = None
     delay: float = 0.0
     hang_up: Literal["before", "after"] | None = None
+    message: str = "Answered on demand."
 
     def matches(self, service: Service, method: str, path: str) -> bool:
         """Whether this fault befalls the request."""

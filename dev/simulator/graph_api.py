@@ -43,7 +43,9 @@ class GraphSettings:
     `empty_page_first` starts every LIST with an empty page and a nextLink. `blind_lists` have nothing on any page, as
     has happened for days (microsoftgraph/microsoft-graph-docs, issues 15648 and 17354). `separate_versions` lists
     under v1.0 and beta only what was made there. `notification_ids` gives each item the optional `id`.
-    `byte_order_mark` opens every answer with one, as answers of some workloads do.
+    `byte_order_mark` opens every answer with one, as answers of some workloads do. `odd_echoes` spell resources
+    otherwise and leave out queries and change types, `untold_expirations` are null in lists, and `stuck_renewals` are
+    answered without prolonging anything (microsoft-graph-docs, issue 9421). `longest_grant` is granted at most.
     """
 
     page_size: int = 100
@@ -57,6 +59,10 @@ class GraphSettings:
     handshake: bool = True
     notification_ids: bool = True
     byte_order_mark: bool = False
+    odd_echoes: bool = False
+    untold_expirations: bool = False
+    stuck_renewals: bool = False
+    longest_grant: timedelta | None = None
     quotas: dict[str, int] = field(default_factory=lambda: {"callRecords": 100, "teams": 10_000})
 
 
@@ -144,7 +150,7 @@ class GraphApi:
             return GraphResponse(0, lost=True)
         if fault.status is not None:
             code = _FAULT_CODES.get(fault.status, "UnknownError")
-            error = GraphError(fault.status, code, "Answered on demand.", retry_after=fault.retry_after)
+            error = GraphError(fault.status, code, fault.message, retry_after=fault.retry_after)
             return _error(request, error, self._clock)
         response = await self._answer(request)
         return replace(response, lost=fault.hang_up == "after")
@@ -217,11 +223,24 @@ class GraphApi:
             if subscription.lifecycle_notification_url:
                 await self._courier.handshake(subscription.lifecycle_notification_url)
         self.store.add(subscription, **limits)
-        return GraphResponse(201, _context(request, "subscriptions/$entity") | subscription.entity())
+        return GraphResponse(201, _context(request, "subscriptions/$entity") | self._told(subscription))
+
+    def _told(self, subscription: Subscription) -> dict[str, Any]:
+        """The `subscription` resource as it is told."""
+        entity = subscription.entity()
+        if self.settings.odd_echoes:
+            certificate_id = entity["encryptionCertificateId"]
+            entity |= {
+                "resource": "/" + entity["resource"].replace(" ", "+").replace("?", "/?").replace("users/", "Users/"),
+                "changeType": None,
+                "notificationUrl": entity["notificationUrl"].partition("?")[0],
+                "encryptionCertificateId": None if certificate_id is None else certificate_id.upper(),
+            }
+        return entity
 
     async def _get(self, request: GraphRequest, caller: Caller, match: re.Match[str]) -> GraphResponse:
         subscription = self._find(caller, match["id"])
-        return GraphResponse(200, _context(request, "subscriptions/$entity") | subscription.entity())
+        return GraphResponse(200, _context(request, "subscriptions/$entity") | self._told(subscription))
 
     async def _list(self, request: GraphRequest, caller: Caller, _match: re.Match[str]) -> GraphResponse:
         known = [
@@ -238,8 +257,10 @@ class GraphApi:
         shown = [] if self.settings.blind_lists else known[start:end]
         # The secret is not handed out in lists.
         body = _context(request, "subscriptions") | {
-            "value": [entry.entity() | {"clientState": None} for entry in shown]
+            "value": [self._told(entry) | {"clientState": None} for entry in shown]
         }
+        if self.settings.untold_expirations:
+            body["value"] = [entry | {"expirationDateTime": None} for entry in body["value"]]
         if first or end < len(known):
             body["@odata.nextLink"] = f"{request.base}/{request.version}/subscriptions?$skiptoken={end}"
         return GraphResponse(200, body)
@@ -252,7 +273,8 @@ class GraphApi:
         _permit(found.rule, caller)
         changes: dict[str, Any] = {}
         if "expirationDateTime" in body:
-            changes["expires"] = self._expiration(str(body["expirationDateTime"]), found.rule)
+            wanted = self._expiration(str(body["expirationDateTime"]), found.rule)
+            changes["expires"] = found.expires if self.settings.stuck_renewals else wanted
         if "notificationUrl" in body:
             _check_url(str(body["notificationUrl"]))
             changes["notification_url"] = str(body["notificationUrl"])
@@ -268,7 +290,7 @@ class GraphApi:
         changed = self.store.change(found.id, lambda known: replace(known, **changes))
         if changed is None:
             raise _not_found()
-        return GraphResponse(200, _context(request, "subscriptions/$entity") | changed.entity())
+        return GraphResponse(200, _context(request, "subscriptions/$entity") | self._told(changed))
 
     async def _delete(self, _request: GraphRequest, caller: Caller, match: re.Match[str]) -> GraphResponse:
         self.store.remove(self._find(caller, match["id"]).id)
@@ -297,6 +319,8 @@ class GraphApi:
             raise bad_request(f"Subscription expiration can only be {minutes} minutes in the future.", "ExtensionError")
         if wanted <= now:
             raise bad_request("Subscription expiration must be in the future.")
+        if self.settings.longest_grant is not None:
+            wanted = min(wanted, now + self.settings.longest_grant)
         return max(wanted, now + SHORTEST)
 
     # $batch

@@ -11,7 +11,7 @@ from dev.simulator.subscriptions import Store, Subscription
 from shared.domain.subscriptions import resource_key
 
 type Cause = Literal["new", "lapsed", "removed", "deleted", "refused", "old certificate"]
-type Nuisance = Literal["graph", "timers", "vault"]
+type Nuisance = Literal["graph", "timers", "vault", "storage"]
 
 TWO_RUNS = timedelta(minutes=12)
 """Two runs of a timer of five minutes, and the time that they take."""
@@ -262,7 +262,9 @@ class Ledger:
 
     def _longest_calm(self, kind: str, span: Span) -> timedelta:
         # Without a certificate none but a basic subscription can be made.
-        nuisances: tuple[Nuisance, ...] = ("graph", "timers") if kind == "callRecords" else ("graph", "timers", "vault")
+        # Nothing is made while storage is away; what is there is renewed.
+        nuisances: tuple[Nuisance, ...] = ("graph", "timers", "storage")
+        nuisances = nuisances if kind == "callRecords" else (*nuisances, "vault")
         return max((part.length for part in self._calm(span, nuisances)), default=timedelta(0))
 
     def _calm_time(self, span: Span) -> timedelta:

@@ -26,6 +26,12 @@ type What = Literal[
     "shorter lives",
     "blind lists",
     "whim of graph",
+    "refused renewals",
+    "stuck renewals",
+    "short grants",
+    "odd echoes",
+    "untold expirations",
+    "outage of storage",
     "deploy",
     "overlap",
     "new certificate",
@@ -46,6 +52,12 @@ _A_YEAR: Final[tuple[tuple[What, int], ...]] = (
     ("shorter lives", 6),
     ("blind lists", 4),
     ("whim of graph", 10),
+    ("refused renewals", 8),
+    ("stuck renewals", 4),
+    ("short grants", 6),
+    ("odd echoes", 6),
+    ("untold expirations", 4),
+    ("outage of storage", 10),
     ("deploy", 40),
     ("overlap", 60),
     ("new client state", 2),
@@ -54,12 +66,20 @@ _A_YEAR: Final[tuple[tuple[What, int], ...]] = (
 )
 """How often on average; a certificate is new each month."""
 
+_WRAPPED: Final = "Operation: Update; Exception: [Status Code: {}; Reason: x]"
 _FAULTS: Final = (
     Fault("graph", "PATCH", "/subscriptions/", status=404),
     Fault("graph", "GET", "/subscriptions/", status=404),
     Fault("graph", "PATCH", "/subscriptions/", status=429, retry_after=30),
     Fault("graph", "PATCH", "/subscriptions/", status=503),
     Fault("graph", "PATCH", "/subscriptions/", hang_up="after"),
+    Fault("graph", "PATCH", "/subscriptions/", status=429),
+    Fault("graph", "PATCH", "/subscriptions/", status=400, message=_WRAPPED.format("BadGateway")),
+    Fault("graph", "PATCH", "/subscriptions/", status=400, message=_WRAPPED.format("Unauthorized")),
+    Fault("graph", "PATCH", "/subscriptions/", status=400, message="Subscription validation request timed out."),
+    Fault("graph", "GET", "/subscriptions/", status=500, message=_WRAPPED.format("InternalServerError")),
+    Fault("graph", "POST", r"/subscriptions$", status=500, message=_WRAPPED.format("GatewayTimeout")),
+    Fault("graph", "DELETE", "/subscriptions/", status=400, message=_WRAPPED.format("Unauthorized")),
     Fault("graph", "POST", r"/subscriptions$", hang_up="after"),
     Fault("graph", "POST", r"/subscriptions$", hang_up="before"),
     Fault("graph", "DELETE", "/subscriptions/", hang_up="after"),
@@ -72,6 +92,15 @@ _FAULTS: Final = (
     Fault("graph", "GET", r"/subscriptions$", hang_up="before"),
     Fault("graph", "GET", "/groups/", status=503),
     Fault("graph", ".*", "/subscriptions", delay=40.0),
+)
+_REFUSALS: Final = (
+    Fault("graph", "PATCH", "/subscriptions/", status=400),
+    Fault("graph", "PATCH", "/subscriptions/", status=403),
+    Fault("graph", "PATCH", "/subscriptions/", status=409),
+    Fault("graph", "PATCH", "/subscriptions/", status=412),
+    Fault("graph", "PATCH", "/subscriptions/", status=424),
+    Fault("graph", "PATCH", "/subscriptions/", status=400, message=_WRAPPED.format("Forbidden")),
+    Fault("graph", "PATCH", "/subscriptions/", status=400, message=_WRAPPED.format("PreconditionFailed")),
 )
 _OUTAGES: Final = (
     Fault("graph", status=503),
@@ -138,6 +167,12 @@ def _event(random: Random, at: float, what: What) -> Event:
             seconds = random.uniform(0.5, 10) * _DAY
         case "blind lists":
             seconds = random.uniform(0.02, 3) * _DAY
+        case "refused renewals":
+            seconds, fault = random.uniform(0.02, 1.5) * _DAY, random.choice(_REFUSALS)
+        case "stuck renewals" | "short grants" | "odd echoes" | "untold expirations":
+            seconds = random.uniform(0.02, 2) * _DAY
+        case "outage of storage":
+            seconds = random.uniform(0.002, 0.4) * _DAY
         case "deploy":
             seconds = random.uniform(0, 3600)
     return Event(at, what, seconds, fault, random.random())

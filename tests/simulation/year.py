@@ -153,6 +153,7 @@ class _World:
     overlap: bool = False
     graph_outages: int = 0
     blind_lists: int = 0
+    oddities: Counter[str] = field(default_factory=Counter)
     runs: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -357,7 +358,7 @@ class _World:
             self.changes += 1
             self._befall(event)
 
-    def _befall(self, event: Event) -> None:  # noqa: PLR0912 - one for each sort
+    def _befall(self, event: Event) -> None:  # noqa: PLR0912, PLR0915 - one for each sort
         match event.what:
             case "outage of graph" | "storm of 429":
                 self._errand(self._affliction(event))
@@ -380,6 +381,18 @@ class _World:
             case "whim of graph":
                 self.api.settings.duplicates = "allow" if event.draw < 0.5 else "refuse"
                 self.api.settings.certificate_patch = "ignore" if event.draw % 0.5 < 0.25 else "honour"
+            case "refused renewals":
+                self._errand(self._refused_renewals(event))
+            case "stuck renewals":
+                self._errand(self._oddity("stuck_renewals", event.seconds))
+            case "odd echoes":
+                self._errand(self._oddity("odd_echoes", event.seconds))
+            case "untold expirations":
+                self._errand(self._oddity("untold_expirations", event.seconds))
+            case "short grants":
+                self._errand(self._short_grants(event))
+            case "outage of storage":
+                self._errand(self._storage_outage(event.seconds))
             case "deploy":
                 now = asyncio.get_running_loop().time()
                 self.suspended_until = max(self.suspended_until, now + event.seconds)
@@ -453,6 +466,35 @@ class _World:
         await self._pass(event.seconds)
         self.api.settings.lifetime_margin = timedelta(0)
 
+    async def _refused_renewals(self, event: Event) -> None:
+        """Nothing is renewed, but all can be made: nobody is to notice."""
+        assert event.fault is not None
+        fault = replace(event.fault)
+        self.faults.add(fault, times=None)
+        await self._pass(event.seconds)
+        self.faults.end(fault)
+
+    async def _oddity(self, setting: str, seconds: float) -> None:
+        self.oddities[setting] += 1
+        setattr(self.api.settings, setting, True)
+        await self._pass(seconds)
+        self.oddities[setting] -= 1
+        setattr(self.api.settings, setting, self.oddities[setting] > 0)
+
+    async def _short_grants(self, event: Event) -> None:
+        self.api.settings.longest_grant = timedelta(minutes=45 + event.draw * 200)
+        await self._pass(event.seconds)
+        self.api.settings.longest_grant = None
+
+    async def _storage_outage(self, seconds: float) -> None:
+        self._disturb("storage", seconds)
+        self.oddities["storage"] += 1
+        self.known.error = UnavailableError("storage", reason="storage-503")
+        await self._pass(seconds)
+        self.oddities["storage"] -= 1
+        if not self.oddities["storage"]:
+            self.known.error = None
+
     async def _blind_lists(self, seconds: float) -> None:
         self.blind_lists += 1
         self.api.settings.blind_lists = True
@@ -461,8 +503,9 @@ class _World:
         self.api.settings.blind_lists = self.blind_lists > 0
 
     def _is_beyond_knowing(self, subscription_id: str) -> bool:
-        """Made by a request whose answer was lost, while no list shows it."""
-        return self.blind_lists > 0 and subscription_id not in self.known.ids.get(TENANT, ())
+        """Made by a request whose answer was lost, or forgotten by a new process, while no list shows it."""
+        forgotten = self.known.error is not None or subscription_id not in self.known.ids.get(TENANT, ())
+        return self.blind_lists > 0 and forgotten
 
     def _any(self, draw: float) -> Subscription | None:
         ours = [one for one in self.store.all() if one not in self.bystanders]

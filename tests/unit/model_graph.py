@@ -112,6 +112,8 @@ class ModelGraph:
     grant: timedelta | None = None  # what a PATCH prolongs to, whatever was asked for
     pause: float = 0.0  # seconds between the pages of a list
     delays: Random | None = None  # how many others go first, at each request
+    slow: dict[str, float] = field(default_factory=dict)  # seconds that each answer takes, by tenant
+    sent: list[tuple[datetime, Call]] = field(default_factory=list)
     reading: Callable[[str], SwitchboardError | None] = lambda _: None  # why a subscription cannot be read now
     all: dict[str, Subscription] = field(default_factory=dict)
     client_states: dict[str, str] = field(default_factory=dict)
@@ -152,7 +154,7 @@ class ModelGraph:
         if tenant_id in self.list_errors:
             raise self.list_errors[tenant_id]
         for number, start in enumerate(itertools.count(step=self.page)):
-            await self._be_overtaken()
+            await self._be_overtaken(tenant_id)
             if number == self.readable_pages:
                 raise UnavailableError("Graph's list")
             # Each page is of what there is when it is read, and so one may be left out, or shown as it was.
@@ -166,7 +168,7 @@ class ModelGraph:
 
     async def subscription(self, tenant_id: str, subscription_id: str) -> Subscription:
         self.reads += 1
-        await self._be_overtaken()
+        await self._be_overtaken(tenant_id)
         if (error := self.reading(subscription_id)) is not None:
             raise error
         found = self.all.get(subscription_id)
@@ -174,7 +176,8 @@ class ModelGraph:
             raise graph.SubscriptionNotFoundError("404")
         return self._told(found)
 
-    async def group_members(self, _: str, group_id: str) -> tuple[str, ...]:
+    async def group_members(self, tenant_id: str, group_id: str) -> tuple[str, ...]:
+        await self._be_overtaken(tenant_id)
         if group_id not in self.members:
             raise graph.SubscriptionNotFoundError("no such group")
         return self.members[group_id]
@@ -183,15 +186,18 @@ class ModelGraph:
         assert 1 <= len(calls) <= 20
         assert len({call.channel for call in calls}) == 1
         self.batches += 1
-        await self._be_overtaken()
+        self.sent += [(self.clock.now(), call) for call in calls]
+        await self._be_overtaken(calls[0].tenant_id)
         replies = []
         for call in calls:
             replies.append(self._answer(call))
             if self.delays is not None:
-                await self._be_overtaken()
+                await self._be_overtaken(call.tenant_id)
         return replies
 
-    async def _be_overtaken(self) -> None:
+    async def _be_overtaken(self, tenant_id: str) -> None:
+        if tenant_id in self.slow:
+            await self.clock.sleep(self.slow[tenant_id])
         for _ in range(1 if self.delays is None else self.delays.choice((0, 1, 1, 3, 10, 40))):
             await asyncio.sleep(0)
 

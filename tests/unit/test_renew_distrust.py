@@ -414,6 +414,56 @@ class TestClientStateRotated:
         assert report.previous_client_state == 0
 
 
+TROUBLES: dict[str, Callable[[House], object]] = {
+    "its list hangs": lambda house: house.graph.slow.update({OTHER_TENANT: 100.0}),
+    "its list fails": lambda house: house.graph.list_errors.update({OTHER_TENANT: UnavailableError("Graph")}),
+    "its lists are refused": lambda house: house.graph.list_errors.update({OTHER_TENANT: WRAPPED_401}),
+    "it is throttled": lambda house: setattr(
+        house.graph, "faults", lambda call: model.THROTTLED if call.tenant_id == OTHER_TENANT else None
+    ),
+    "nothing of it is answered": lambda house: setattr(
+        house.graph, "faults", lambda call: model.NOT_DONE if call.tenant_id == OTHER_TENANT else None
+    ),
+    "everything of it is refused": lambda house: setattr(
+        house.graph, "faults", lambda call: model.REJECTED if call.tenant_id == OTHER_TENANT else None
+    ),
+    "another run is at work in it": lambda house: house.known.holders.update({OTHER_TENANT: "another run"}),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("remembered", [True, False])
+async def test_a_tenant_in_trouble_costs_the_others_nothing(trouble: str, *, remembered: bool) -> None:
+    """The same renewals in the same order, none later by more than a second."""
+
+    async def renewals(befall: Callable[[House], object]) -> list[tuple[str, float]]:
+        of_one = [call_events(number) for number in range(45)]
+        of_other = [call_events(number, OTHER_TENANT) for number in range(100, 190)]
+        group = Group(OTHER_TENANT, user(900))
+        house = House(*of_one, *of_other, groups=(group,), page=10)
+        house.graph.members[group.group_id] = tuple(user(number) for number in range(200, 230))
+        if remembered:
+            await house.renewal.run()
+        else:
+            for want in (*of_one, *of_other):
+                house.graph.add(want)
+        house.graph.sent.clear()
+        house.clock.advance(13 * HOUR)
+        befall(house)
+        start = house.clock.now()
+        await house.process().run()
+        return [
+            (call.subscription_id or "", (at - start).total_seconds())
+            for at, call in house.graph.sent
+            if call.method == "PATCH" and call.tenant_id == TENANT
+        ]
+
+    alone, beside = await renewals(lambda _: None), await renewals(TROUBLES[trouble])
+    assert [name for name, _ in beside] == [name for name, _ in alone]
+    assert len(beside) == 45
+    assert all(late - early <= 1 for (_, late), (_, early) in zip(beside, alone, strict=True))
+
+
 class TestTenants:
     async def test_lives_are_apart(self) -> None:
         house = House(call_events(1), call_events(2, OTHER_TENANT))
