@@ -235,8 +235,9 @@ class Ledger:
     def _end_staleness(self, wanted: _Wanted, when: datetime | None = None) -> None:
         if wanted.stale_since is not None and not self._stale(wanted):
             span = Span(wanted.stale_since, when or self._clock.now())
-            # Where PATCH does not take it and Graph holds no two, the old one stays until it is nearly over.
-            patience = LAST_RESORT * wanted.longest_life
+            # Where PATCH does not take it and Graph holds no two, the old one stays until it is nearly over; and as
+            # long again if it was renewed meanwhile, because Graph asked for it or nothing could be made.
+            patience = 2 * LAST_RESORT * wanted.longest_life
             self.absences.append(Absence(wanted.kind, wanted.resource, "old certificate", span, None, patience))
             wanted.stale_since = None
 
