@@ -74,7 +74,7 @@ class HostProcess:
         port: int = 0,
         lease_seconds: int = 600,
         groups: bool = False,
-        start_seconds: float = 30,
+        start_seconds: float = 90,
     ) -> None:
         """Prepare; nothing is started yet.
 
@@ -209,7 +209,7 @@ class HostProcess:
             raise
         self.starts += 1
 
-    def wait_for_log(self, text: str, *, seconds: float = 10) -> None:
+    def wait_for_log(self, text: str, *, seconds: float = 90) -> None:
         """Wait until a text stands in `logs`.
 
         Raises:

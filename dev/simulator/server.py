@@ -27,7 +27,7 @@ DEFAULT_TENANT: Final = "f69f5191-20ae-4093-8dae-3ec09edeb253"
 DEFAULT_APP_ID: Final = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
 DEFAULT_CERTIFICATE: Final = "switchboard"
 HOST: Final = "127.0.0.1"
-_START_TIMEOUT: Final = 30.0
+_START_TIMEOUT: Final = 90.0
 
 
 class Simulator:

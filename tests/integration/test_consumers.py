@@ -42,7 +42,7 @@ PYTHON = EXAMPLES / "python" / "consume.py"
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SUBSCRIPTION = "76222963-cc7b-42d2-882d-8aaa69cb2ba3"
-DEADLINE = 30
+DEADLINE = 90
 
 RECORDS: list[dict[str, Any]] = [
     {"id": "record-0"},

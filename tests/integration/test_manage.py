@@ -27,7 +27,7 @@ from dev.stack import Stack
 from manage import app as manage
 from shared.domain.resources import SELF_TEST
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 NEVER = "0 0 0 29 2 *"  # timers that come by themselves would come in between
 SCHEDULES = {"RENEWAL_SCHEDULE": NEVER, "SELFTEST_SCHEDULE": NEVER}
 UNWANTED = f'[[callEvents]]\nusers = ["{uuid4()}"]\n'

@@ -186,10 +186,10 @@ class TestStart:
         assert (answer.status_code, answer.text) == (200, "Validation: a b")
 
     def test_says_which_settings_are_missing(self, host: HostProcess) -> None:
-        told = requests.get(f"{host.url}/api/health", timeout=10)
+        told = requests.get(f"{host.url}/api/health", timeout=90)
         assert (told.status_code, told.text) == (503, "failing")
 
-        answer = requests.get(f"{host.url}/api/status", headers=host.key_header, timeout=10)
+        answer = requests.get(f"{host.url}/api/status", headers=host.key_header, timeout=90)
         assert answer.status_code == 503
         assert "KEY_VAULT_URL" in answer.text
         assert "AzureWebJobsStorage" not in answer.text

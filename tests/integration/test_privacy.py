@@ -112,7 +112,7 @@ def test_all_that_is_printed_in_a_run_with_failures_holds_ids_alone(tmp_path: Pa
         stack.sim.entra.rotate_keys()
         stack.host.start_function("renew_subscriptions")
         graph.send(graph.prepare(traffic.EMERGENCY, personal(4)))
-        requests.get(f"{stack.url}/api/health", timeout=10)
+        requests.get(f"{stack.url}/api/health", timeout=90)
         until(lambda: stack.host.logs.count("quarantined: ") >= 2, "quarantine")
         until(lambda: "put back: " in stack.host.logs or "renewal" in stack.host.logs, "a failure")
         printed = stack.host.logs + stack.host.output
@@ -184,7 +184,7 @@ def test_an_exception_that_leaves_a_function_holds_nothing(azurite: Azurite, tmp
                 if function in routes:
                     method = "GET" if function in {"health", "status"} else "POST"
                     url = f"{host.url}/api/{routes[function]}"
-                    answer = requests.request(method, url, headers=host.key_header, timeout=10)
+                    answer = requests.request(method, url, headers=host.key_header, timeout=90)
                     assert answer.status_code == 500, function
                 else:
                     host.start_function(function)

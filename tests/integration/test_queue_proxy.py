@@ -33,7 +33,7 @@ def test_a_hosts_lease_is_shortened_and_renewed(queue: QueueClient) -> None:
     assert (message.next_visible_on - message.inserted_on).total_seconds() < 10
     renewed = queue.update_message(message, visibility_timeout=600)
     assert (renewed.next_visible_on - message.inserted_on).total_seconds() < 10
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 90
     while (again := queue.receive_message(visibility_timeout=30)) is None:
         assert time.monotonic() < deadline
     assert again.content == "1 + 1 = 2"

@@ -20,7 +20,7 @@ from dev.simulator import Kind
 from dev.simulator.delivery import Notification
 from dev.stack import APP, Stack
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 PLAIN = '{"hello": "put on raw-notifications as it is, without base64"}'
 
 
@@ -62,7 +62,7 @@ def test_every_notification_is_an_event_with_storage_by_either_way(stack: Stack)
     sent = send(stack, 32)
     stack.sim.graph.drain()
     assert {delivery.state for delivery in stack.sim.graph.deliveries} == {"delivered"}
-    health = requests.get(f"{stack.url}/api/health", timeout=10)
+    health = requests.get(f"{stack.url}/api/health", timeout=90)
     assert health.status_code == 200, health.text
     queues = _queues(stack)
     until(lambda: _count(queues) == len(sent), f"{len(sent)} events")
@@ -103,7 +103,7 @@ def test_a_host_that_ends_by_itself_is_started_again_as_azure_does(tmp_path: Pat
 
 def answers(stack: Stack) -> bool:
     try:
-        return requests.get(f"{stack.url}/api/notifications?validationToken=t", timeout=10).text == "t"
+        return requests.get(f"{stack.url}/api/notifications?validationToken=t", timeout=90).text == "t"
     except requests.ConnectionError:
         return False
 

@@ -10,7 +10,7 @@ from dev import traffic
 from dev.simulator import Kind
 from dev.stack import Stack
 
-PATIENCE = 30
+PATIENCE = 90
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,11 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 def test_only_the_stacks_own_settings_reach_the_app(subscribed: Stack) -> None:
     # It reaches storage, Key Vault and Graph, with the tenant and the application that the simulator knows.
-    wait_until(lambda: requests.get(f"{subscribed.url}/api/health", timeout=10).status_code == 200, "health")
+    wait_until(lambda: requests.get(f"{subscribed.url}/api/health", timeout=90).status_code == 200, "health")
 
 
 def test_a_setting_overrides_the_default(stack: Stack) -> None:
-    answer = requests.post(stack.settings["NOTIFICATION_URL"], json={"value": [{"id": "x" * 1000}]}, timeout=10)
+    answer = requests.post(stack.settings["NOTIFICATION_URL"], json={"value": [{"id": "x" * 1000}]}, timeout=90)
     assert answer.status_code == 413
 
 

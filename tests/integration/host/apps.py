@@ -46,12 +46,12 @@ class App:
             return []
         return [json.loads(line) for line in self._notes.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
-    def await_notes(self, count: int, *, seconds: float = 15) -> list[dict[str, Any]]:
+    def await_notes(self, count: int, *, seconds: float = 90) -> list[dict[str, Any]]:
         eventually(lambda: len(self.notes) >= count, seconds=seconds)
         return self.notes
 
 
-def eventually(condition: Callable[[], bool], *, seconds: float = 15) -> None:
+def eventually(condition: Callable[[], bool], *, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it has not come true in time"

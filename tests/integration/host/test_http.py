@@ -146,7 +146,7 @@ class TestRequest:
             f"{host.url}/api/echo/a%20b/between/c?x=1&x=2&empty=&y=%C3%A9",
             data="grüezi".encode(),
             headers={"X-Mixed-Case": "Kept", "Content-Type": "text/plain"},
-            timeout=10,
+            timeout=90,
         )
 
         seen = response.json()
@@ -158,18 +158,18 @@ class TestRequest:
         assert seen["url"].startswith(f"{host.url}/api/echo/")
 
     def test_of_a_get_has_no_body(self, host: HostProcess) -> None:
-        assert requests.get(f"{host.url}/api/echo/a/between/b", timeout=10).json()["body"] == ""
+        assert requests.get(f"{host.url}/api/echo/a/between/b", timeout=90).json()["body"] == ""
 
     def test_paths_ignore_case_and_a_slash_at_the_end(self, host: HostProcess) -> None:
-        assert requests.get(f"{host.url}/API/Anything/", timeout=10).json() == "GET"
+        assert requests.get(f"{host.url}/API/Anything/", timeout=90).json() == "GET"
 
     def test_goes_to_the_first_function_by_name_whose_route_fits(self, host: HostProcess) -> None:
-        assert requests.get(f"{host.url}/api/race/literal", timeout=10).text == "ant"
-        assert requests.get(f"{host.url}/api/echo/literal/between/loses", timeout=10).json()["method"] == "GET"
+        assert requests.get(f"{host.url}/api/race/literal", timeout=90).text == "ant"
+        assert requests.get(f"{host.url}/api/echo/literal/between/loses", timeout=90).json()["method"] == "GET"
 
     @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
     def test_without_methods_all_are_taken(self, host: HostProcess, method: str) -> None:
-        assert requests.request(method, f"{host.url}/api/anything", timeout=10).json() == method
+        assert requests.request(method, f"{host.url}/api/anything", timeout=90).json() == method
 
     @pytest.mark.parametrize(
         ("method", "path"),
@@ -181,7 +181,7 @@ class TestRequest:
         ],
     )
     def test_without_a_function_gets_404(self, host: HostProcess, method: str, path: str) -> None:
-        response = requests.request(method, host.url + path, timeout=10)
+        response = requests.request(method, host.url + path, timeout=90)
 
         assert response.status_code == HTTPStatus.NOT_FOUND
         assert response.content == b""
@@ -207,7 +207,7 @@ class TestRequest:
         connection.close()
 
     def test_in_chunks_arrives_without_its_body(self, host: HostProcess) -> None:
-        response = requests.post(f"{host.url}/api/size", data=iter([b"some", b"more"]), timeout=10)
+        response = requests.post(f"{host.url}/api/size", data=iter([b"some", b"more"]), timeout=90)
 
         assert response.request.headers["Transfer-Encoding"] == "chunked"
         assert response.json() == 0
@@ -215,7 +215,7 @@ class TestRequest:
     def test_that_is_compressed_arrives_so(self, host: HostProcess) -> None:
         body = gzip.compress(b"content")
 
-        response = requests.post(f"{host.url}/api/raw", data=body, headers={"Content-Encoding": "gzip"}, timeout=10)
+        response = requests.post(f"{host.url}/api/raw", data=body, headers={"Content-Encoding": "gzip"}, timeout=90)
 
         assert bytes.fromhex(response.json()) == body
 
@@ -230,7 +230,7 @@ class TestRequest:
         ],
     )
     def test_has_a_query_as_the_real_host_reads_it(self, host: HostProcess, query: str, seen: dict[str, str]) -> None:
-        connection = HTTPConnection(urlsplit(host.url).netloc, timeout=10)
+        connection = HTTPConnection(urlsplit(host.url).netloc, timeout=90)
         connection.request("GET", f"/api/echo/a%2fb/between/c%FF?{query}")
 
         found = json.loads(connection.getresponse().read())
@@ -242,7 +242,7 @@ class TestRequest:
     def test_whose_client_goes_away_runs_on_to_its_end(self, app: App, serve: Serve) -> None:
         app.write(SOURCE)
         host = serve()
-        connection = HTTPConnection(urlsplit(host.url).netloc, timeout=10)
+        connection = HTTPConnection(urlsplit(host.url).netloc, timeout=90)
         connection.request("GET", "/api/patient")
         app.await_notes(1)
 
@@ -253,17 +253,17 @@ class TestRequest:
 
 class TestResponse:
     def test_carries_status_headers_and_bytes(self, host: HostProcess) -> None:
-        response = requests.get(f"{host.url}/api/teapot", timeout=10)
+        response = requests.get(f"{host.url}/api/teapot", timeout=90)
 
         assert response.status_code == HTTPStatus.IM_A_TEAPOT
         assert response.headers["X-Kind"] == "short and stout"
         assert response.content == b"\x00\xff"
 
     def test_may_be_a_plain_string(self, host: HostProcess) -> None:
-        assert requests.get(f"{host.url}/api/text", timeout=10).text == "plain"
+        assert requests.get(f"{host.url}/api/text", timeout=90).text == "plain"
 
     def test_keeps_each_cookie(self, host: HostProcess) -> None:
-        cookies = requests.get(f"{host.url}/api/cookies", timeout=10).raw.headers.getlist("Set-Cookie")
+        cookies = requests.get(f"{host.url}/api/cookies", timeout=90).raw.headers.getlist("Set-Cookie")
 
         one, two = sorted(cookies)
         assert one.startswith("one=1;")
@@ -272,7 +272,7 @@ class TestResponse:
         assert {"secure", "expires=sat, 20 nov 2027 01:02:03 gmt"} <= set(two.lower().split("; "))
 
     def test_of_a_failed_function_is_an_empty_500(self, host: HostProcess) -> None:
-        response = requests.get(f"{host.url}/api/fail", timeout=10)
+        response = requests.get(f"{host.url}/api/fail", timeout=90)
 
         assert response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
         assert response.content == b""
@@ -283,7 +283,7 @@ class TestResponse:
 class TestInvocation:
     def test_several_run_at_a_time(self, host: HostProcess) -> None:
         with ThreadPoolExecutor(4) as callers:
-            answers = list(callers.map(lambda _: requests.get(f"{host.url}/api/meet", timeout=20).json(), range(4)))
+            answers = list(callers.map(lambda _: requests.get(f"{host.url}/api/meet", timeout=90).json(), range(4)))
 
         assert answers == ["met"] * 4
 
@@ -291,7 +291,7 @@ class TestInvocation:
         trace_id = "0af7651916cd43dd8448eb211c80319c"
         headers = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
 
-        name, invocation_id, trace_parent = requests.get(f"{host.url}/api/context", headers=headers, timeout=10).json()
+        name, invocation_id, trace_parent = requests.get(f"{host.url}/api/context", headers=headers, timeout=90).json()
 
         assert name == "context"
         assert len(invocation_id) == 36
@@ -303,8 +303,8 @@ class TestInvocation:
 
     @pytest.mark.own_host
     def test_logs_under_its_functions_name(self, host: HostProcess) -> None:
-        requests.get(f"{host.url}/api/context", timeout=10)
-        requests.get(f"{host.url}/api/log", timeout=10)
+        requests.get(f"{host.url}/api/context", timeout=90)
+        requests.get(f"{host.url}/api/log", timeout=90)
 
         host.wait_for_log("INFO    context: in the async function")
         host.wait_for_log("WARNING log: in the thread of a function")
@@ -335,7 +335,7 @@ def admin(
         f"{host.url}/admin/functions/{function}",
         data=body,
         headers={"Content-Type": "application/json"} | as_json,
-        timeout=10,
+        timeout=90,
     )
 
 
@@ -343,6 +343,6 @@ class TestKey:
     def test_is_asked_for_by_a_route_of_level_function(self, host: HostProcess) -> None:
         url = f"{host.url}/api/keyed"
 
-        assert requests.get(url, timeout=10).status_code == HTTPStatus.UNAUTHORIZED
-        assert requests.get(url, headers=host.key_header, timeout=10).text == "opened"
-        assert requests.get(f"{url}?code={KEY}", timeout=10).text == "opened"
+        assert requests.get(url, timeout=90).status_code == HTTPStatus.UNAUTHORIZED
+        assert requests.get(url, headers=host.key_header, timeout=90).text == "opened"
+        assert requests.get(f"{url}?code={KEY}", timeout=90).text == "opened"

@@ -44,7 +44,7 @@ def left_out(app: App, **settings: str) -> str:
     path = app.folder / "function_app.py"
     path.write_text(path.read_text() + HTTP_FUNCTION.replace("x", "beside"))
     with HostProcess(app.folder, app.environment | settings) as host:
-        assert requests.get(f"{host.url}/api/beside", timeout=10).status_code == HTTPStatus.OK
+        assert requests.get(f"{host.url}/api/beside", timeout=90).status_code == HTTPStatus.OK
         return host.logs
 
 
@@ -170,4 +170,4 @@ class TestSettings:
         (app.folder / "local.settings.json").write_text(json.dumps({"IsEncrypted": False, "Values": values}))
 
         with HostProcess(app.folder, app.environment | {"FROM_BOTH": "environment"}) as host:
-            assert requests.get(f"{host.url}/api/x", timeout=10).text == "file,environment"
+            assert requests.get(f"{host.url}/api/x", timeout=90).text == "file,environment"

@@ -57,7 +57,7 @@ def settings(azurite: Azurite, proxy: QueueProxy, queue: QueueClient) -> dict[st
 
 
 def ends(host: HostProcess) -> None:
-    eventually(lambda: not host.is_running, seconds=30)
+    eventually(lambda: not host.is_running)
 
 
 def test_403_to_a_poll_ends_the_host_with_what_runs_finished(

@@ -200,7 +200,7 @@ async def well(timer: func.TimerRequest) -> None:
         assert app.await_notes(2)[0] == {"function": "well"}
         assert "tick" in host.logs
         assert (
-            requests.post(f"{host.url}/admin/functions/tick", json={}, headers=host.key_header, timeout=10).status_code
+            requests.post(f"{host.url}/admin/functions/tick", json={}, headers=host.key_header, timeout=90).status_code
             == 404
         )
 

@@ -51,7 +51,7 @@ class GraphClient:
 
     def __call__(self, method: str, path: str, **options: Any) -> requests.Response:
         url = path if path.startswith("https:") else f"{self._sim.graph_url}{path}"
-        return self._session.request(method, url, headers=self.headers, timeout=10, **options)
+        return self._session.request(method, url, headers=self.headers, timeout=90, **options)
 
     def create(self, body: dict[str, Any], version: str = "beta") -> requests.Response:
         return self("POST", f"/{version}/subscriptions", json=body)

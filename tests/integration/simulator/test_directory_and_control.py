@@ -93,10 +93,10 @@ class TestDirectory:
 
 class TestControl:
     def post(self, sim: Simulator, command: str, **body: Any) -> requests.Response:
-        return requests.post(f"{sim.control_url}/_control/{command}", json=body, timeout=10)
+        return requests.post(f"{sim.control_url}/_control/{command}", json=body, timeout=90)
 
     def state(self, sim: Simulator) -> Any:
-        return requests.get(f"{sim.control_url}/_control/state", timeout=10).json()
+        return requests.get(f"{sim.control_url}/_control/state", timeout=90).json()
 
     def test_a_person_can_make_things_happen(self, graph: GraphClient, body: Body, sim: Simulator) -> None:
         name = graph.create(body()).json()["id"]
@@ -153,7 +153,7 @@ def test_it_runs_by_itself_and_ends_when_asked() -> None:
             if line.startswith("# control: "):
                 break
         settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-        state = requests.get(lines[-1].removeprefix("# control: "), timeout=10).json()
+        state = requests.get(lines[-1].removeprefix("# control: "), timeout=90).json()
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
     assert state["settings"]["GRAPH_ENDPOINT"] == settings["GRAPH_ENDPOINT"]

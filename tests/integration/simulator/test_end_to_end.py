@@ -62,7 +62,7 @@ def test_an_app_with_real_sdks_gets_what_happened(
             "encryptionCertificateId": certificate_id,
             "clientState": "a secret",
         },
-        timeout=10,
+        timeout=90,
     )
     assert created.status_code == 201, created.text
     assert [urlsplit(entry.path_qs).path for entry in subscriber.handshakes] == ["/api/notifications"] * 2

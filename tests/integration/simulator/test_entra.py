@@ -35,8 +35,8 @@ class TestDiscovery:
         with requests.Session() as session:
             session.verify = str(sim.ca_bundle)
             session.trust_env = False
-            configuration = session.get(sim.login_url + path, timeout=10).json()
-            keys = session.get(configuration["jwks_uri"], timeout=10).json()["keys"]
+            configuration = session.get(sim.login_url + path, timeout=90).json()
+            keys = session.get(configuration["jwks_uri"], timeout=90).json()["keys"]
         assert configuration["issuer"] == issuer
         assert len(keys) > 1
         assert {key["kid"] for key in keys} == {key.kid for key in (*sim.entra.signing_keys, sim.entra.personal_key)}
@@ -55,7 +55,7 @@ class TestDiscovery:
     def test_the_key_set_can_be_out_of_reach(self, sim: Simulator) -> None:
         sim.faults.add(Fault("login", path="discovery", status=503))
         url = f"{sim.login_url}/common/discovery/v2.0/keys"
-        statuses = [requests.get(url, verify=str(sim.ca_bundle), timeout=10).status_code for _ in range(2)]
+        statuses = [requests.get(url, verify=str(sim.ca_bundle), timeout=90).status_code for _ in range(2)]
         assert statuses == [503, 200]
 
 
@@ -87,7 +87,7 @@ class TestManagedIdentity:
         self, header: str | None, query: dict[str, str], status: int, sim: Simulator, environment: dict[str, str]
     ) -> None:
         headers = {"X-IDENTITY-HEADER": header or sim.identity.header}
-        answer = requests.get(environment["IDENTITY_ENDPOINT"], params=query, headers=headers, timeout=10)
+        answer = requests.get(environment["IDENTITY_ENDPOINT"], params=query, headers=headers, timeout=90)
         assert answer.status_code == status
 
 
@@ -133,7 +133,7 @@ class TestClientCredentials:
         answer = requests.post(
             f"{sim.login_url}/00000000-0000-0000-0000-000000000001/oauth2/v2.0/token",
             data={"grant_type": "client_credentials"},
-            timeout=10,
+            timeout=90,
         )
         assert answer.status_code == 400
         assert answer.json()["error_codes"] == [90002]
@@ -182,7 +182,7 @@ class TestDeviceCode:
     @pytest.mark.parametrize(("expired", "error"), [(False, "authorization_pending"), (True, "expired_token")])
     def test_waiting_has_its_own_errors(self, expired: bool, error: str, sim: Simulator) -> None:
         base = f"{sim.login_url}/{sim.tenants[0]}/oauth2/v2.0"
-        flow = requests.post(f"{base}/devicecode", data={"client_id": "c", "scope": SCOPE}, timeout=10).json()
+        flow = requests.post(f"{base}/devicecode", data={"client_id": "c", "scope": SCOPE}, timeout=90).json()
         if expired:
             sim.entra.expire_device_codes()
         form = {
@@ -190,5 +190,5 @@ class TestDeviceCode:
             "client_id": "c",
             "device_code": flow["device_code"],
         }
-        answer = requests.post(f"{base}/token", data=form, timeout=10)
+        answer = requests.post(f"{base}/token", data=form, timeout=90)
         assert (answer.status_code, answer.json()["error"]) == (400, error)

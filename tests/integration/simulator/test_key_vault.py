@@ -93,7 +93,7 @@ def test_a_disabled_version_is_forbidden(sim: Simulator, vault: SecretClient) ->
 def test_without_a_token_there_is_a_challenge(sim: Simulator) -> None:
     url = f"{sim.vault_url}/secrets/{NAME}?api-version=7.5"
     for headers in ({}, {"Authorization": "Bearer abc"}):
-        answer = requests.get(url, headers=headers, verify=str(sim.ca_bundle), timeout=10)
+        answer = requests.get(url, headers=headers, verify=str(sim.ca_bundle), timeout=90)
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"] == (
             f'Bearer authorization="{sim.login_url}/{sim.tenants[0]}", resource="https://vault.azure.net"'
@@ -106,7 +106,7 @@ def test_a_token_for_graph_opens_no_vault(sim: Simulator) -> None:
         f"{sim.vault_url}/secrets/{NAME}?api-version=7.5",
         headers={"Authorization": f"Bearer {token}"},
         verify=str(sim.ca_bundle),
-        timeout=10,
+        timeout=90,
     )
     assert answer.status_code == 401
 
@@ -115,9 +115,9 @@ def test_the_api_version_is_demanded(sim: Simulator) -> None:
     token, _ = sim.entra.app_token(audience="https://vault.azure.net", client_id=sim.app_id, tenant_id=sim.tenants[0])
     headers = {"Authorization": f"Bearer {token}"}
     url = f"{sim.vault_url}/certificates/{NAME}"
-    refused = requests.get(url, headers=headers, verify=str(sim.ca_bundle), timeout=10)
+    refused = requests.get(url, headers=headers, verify=str(sim.ca_bundle), timeout=90)
     assert refused.status_code == 400
-    bundle = requests.get(f"{url}/?api-version=7.5", headers=headers, verify=str(sim.ca_bundle), timeout=10).json()
+    bundle = requests.get(f"{url}/?api-version=7.5", headers=headers, verify=str(sim.ca_bundle), timeout=90).json()
     pair = sim.vault.certificate().certificate
     assert pair is not None
     assert bundle["cer"] == pair.der_base64
