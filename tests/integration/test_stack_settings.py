@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import requests
+from azure.storage.blob import BlobClient
 
 from dev import traffic
 from dev.simulator import Kind
@@ -42,7 +43,9 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 def test_only_the_stacks_own_settings_reach_the_app(subscribed: Stack) -> None:
     # It reaches storage, Key Vault and Graph, with the tenant and the application that the simulator knows.
-    wait_until(lambda: requests.get(f"{subscribed.url}/api/health", timeout=90).status_code == 200, "health")
+    with BlobClient.from_connection_string(subscribed.azurite.connection_string, "state", "renewal.json") as state:
+        wait_until(state.exists, "the end of the run")  # health asked before would be that of before for half a minute
+    assert requests.get(f"{subscribed.url}/api/health", timeout=90).text == "ok"
 
 
 def test_a_setting_overrides_the_default(stack: Stack) -> None:
