@@ -179,10 +179,8 @@ def check_package(app: Path) -> int:
     # As Oryx does it. Hashes are demanded because the file has them; --no-deps would hide a line that is missing.
     install = ["-m", "pip", "install", "--prefer-binary", "-r", str(app / "requirements.txt"), f"--target={packages}"]
     _step("Installing what the package requires", [str(python), *install])
-    # Only the host, so that nothing of the checkout can stand in for what the package lacks.
-    shutil.copytree(ROOT / "dev" / "host", folder / "dev" / "host")
-    for name in ("__init__.py", "azurite.py", "package_check.py"):
-        shutil.copyfile(ROOT / "dev" / name, folder / "dev" / name)
+    # Only the host and its like, so that nothing of the app in this checkout can stand in for what the package lacks.
+    shutil.copytree(ROOT / "dev", folder / "dev", ignore=shutil.ignore_patterns("node", "simulator", "__pycache__"))
     os.chdir(folder)
     os.environ["PYTHONPATH"] = str(packages)
     return _run_child([str(python), "-m", "dev.package_check", str(app), str(packages)])
