@@ -31,7 +31,7 @@ from shared.services.renew import Failure
 _HANDSHAKE_SECONDS: Final = 10.0  # Graph's limit ("Receive change notifications through webhooks")
 _SLOW_SECONDS: Final = 3.0
 _KEY_SIZES: Final = range(2048, 4097)  # "Set up change notifications that include resource data"
-_MEGABYTES_A_DAY: Final = 200  # an idle instance sends about 10 (docs/telemetry.md)
+_MEGABYTES_A_DAY: Final = 200  # an idle process sends about 6 (docs/telemetry.md)
 _EXPIRES_SOON: Final = timedelta(days=30)
 _COUNTED: Final = 1000
 _VALIDATION: Final = "Validation: doctor +%20&ä"  # what an endpoint that echoes carelessly would get wrong
