@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import msgspec
@@ -239,3 +239,15 @@ async def test_two_that_write_at_once_lose_nothing(house: House) -> None:
     assert (first.done, first.link) == (1, "1")
     assert second == Gap(START - 9 * HOUR, START - 8 * HOUR)
     assert name in house.blobs.all
+
+
+async def test_what_was_kept_under_graphs_spelling_is_carried_over(house: House) -> None:
+    """Before, the blob was named after the resource as Graph spelled it that day."""
+    want = call_records()
+    spelled = house.graph.add(want, resource="Communications/CallRecords/?x")
+    await house.backfill.observe([spelled])
+    house.clock.advance(HOUR)
+    found = replace(house.graph.add(want), spelling=spelled.resource)
+    await house.backfill.observe([found])
+    former, carried = (msgspec.json.decode(blob.data, type=Coverage) for blob in house.blobs.all.values())
+    assert (former.gaps, carried.gaps) == ((), (Gap(START, START + HOUR),))
