@@ -211,6 +211,7 @@ async def die(req: func.HttpRequest) -> func.HttpResponse:
         assert response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
         host.wait_for_log("die failed: its worker process ended (exit code 7)")
 
+    @pytest.mark.own_host
     def test_that_die_a_third_time_end_the_host(
         self, app: App, serve: Serve, queue_service: QueueServiceClient, azurite: Azurite, unique_name: Name
     ) -> None:
@@ -225,6 +226,7 @@ async def die(req: func.HttpRequest) -> func.HttpResponse:
         assert third["time"] - second["time"] >= 9.9
         eventually(lambda: not host.is_running)
 
+    @pytest.mark.own_host
     def test_with_a_function_that_takes_too_long_are_replaced(self, app: App, serve: Serve) -> None:
         app.write(PID + HANGING)
         host = serve(AzureFunctionsJobHost__functionTimeout="00:00:02")
