@@ -437,6 +437,7 @@ def _health_checks() -> "Checks":
         certificates=_certificates(),
         renewals=_renewal_states(),
         runs=_function_runs(),
+        poison=_poison_states(),
         now=_now,
     ).by_name()
 

@@ -13,6 +13,7 @@ from shared.domain.errors import SettingsError, UnavailableError
 from shared.domain.graph import SIGN_IN_REQUIRED
 from shared.domain.resources import CALL_RECORDS_QUEUE, EMERGENCY_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUE
 from shared.services.function_runs import Runs
+from shared.services.poison import STUCK_AFTER
 from shared.services.renewal_state import RenewalState
 
 logger = logging.getLogger(__name__)
@@ -125,6 +126,10 @@ class RenewalStates(Protocol):
     async def latest(self) -> RenewalState | None: ...
 
 
+class Poison(Protocol):
+    async def oldest(self) -> Mapping[str, datetime]: ...
+
+
 class FunctionRuns(Protocol):
     async def latest(self) -> Runs | None: ...
 
@@ -137,6 +142,7 @@ class HealthChecks:
     certificates: Certificates
     renewals: RenewalStates
     runs: FunctionRuns
+    poison: Poison
     now: Callable[[], datetime]
 
     def by_name(self) -> Checks:
@@ -146,6 +152,7 @@ class HealthChecks:
             "keyVault": self.key_vault,
             "subscriptions": self.subscriptions,
             "functions": self.functions,
+            "poison": self.poisoned,
         }
 
     async def storage(self) -> Check:
@@ -187,4 +194,12 @@ class HealthChecks:
         overdue = {} if runs is None else runs.overdue(self.now())
         if overdue:
             return Check(ok=False, problem=f"the host does not call: {', '.join(overdue)}", reason="not-called")
+        return _OK
+
+    async def poisoned(self) -> Check:
+        """Whether the timer gets the poison queues empty; anything there was authentic, and ends after seven days."""
+        left, now = await self.poison.oldest(), self.now()
+        late = [queue for queue, since in left.items() if now - since > STUCK_AFTER]
+        if late:
+            return Check(ok=False, problem=f"messages stay on: {', '.join(late)}", reason="poison")
         return _OK

@@ -191,6 +191,20 @@ async def test_health_fails_while_the_host_does_not_call_a_timer(desired: App) -
     assert found["functions"]["problem"] == "the host does not call: sweep_claim_checks"
 
 
+@pytest.mark.parametrize(("minutes", "status", "reason"), [(14, 200, None), (16, 503, "poison")])
+async def test_health_fails_while_messages_stay_on_a_poison_queue(
+    desired: App, minutes: int, status: int, reason: str | None
+) -> None:
+    await wiring.renew()
+    since = datetime.now(UTC) - timedelta(minutes=minutes)
+    await wiring._poison_states().save({"raw-emergency-poison": since})
+    try:
+        found = await health()
+    finally:
+        await wiring._poison_states().save({})
+    assert (found[0], found[1]["poison"]["reason"]) == (status, reason)
+
+
 async def test_health_without_settings(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CERTIFICATE_NAME")
     told = await wiring.health(request("health"))
