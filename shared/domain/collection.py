@@ -112,8 +112,15 @@ class Collection:
 
     @cached_property
     def raws(self) -> Sequence[msgspec.Raw]:
-        """All items as they came."""
-        return _read_elements(self.body).value
+        """All items as they came.
+
+        Raises:
+            MalformedInputError: it nests so deep that it could be read where there was more room on the stack.
+        """
+        try:
+            return _read_elements(self.body).value
+        except RecursionError:
+            raise _not_json() from None
 
     def validation_tokens(self, limit: int) -> tuple[str, ...] | None:
         """The tokens, each once and in their order; None where there are more than `limit`."""
@@ -180,7 +187,7 @@ def _reread(body: bytes, refusal: Exception) -> tuple[bytes, int]:
     if mended is body:
         if not body or body.isspace():
             raise MalformedInputError("the body is empty", reason="empty-body")
-        raise MalformedInputError("the body is not JSON in UTF-8", reason="not-json")
+        raise _not_json()
     return _objects_alone(mended)
 
 
@@ -196,8 +203,7 @@ def _objects_alone(body: bytes) -> tuple[bytes, int]:
             objects.append(raw)
         elif (others := others + 1) > MAX_NON_OBJECTS:
             raise OversizedBodyError("the body holds too many elements that are no objects", reason="non-objects")
-    if not others:
-        return body, 0
+    # Also where there are none: an earlier "value" of the same body may be what the parser has refused.
     return b'{"value":[%b],"validationTokens":%b}' % (b",".join(objects), found.validation_tokens), others
 
 
@@ -215,6 +221,10 @@ def _check_utf_8(body: bytes) -> None:
         body.decode()  # the JSON parser does not look inside what it passes over
     except UnicodeDecodeError:
         raise MalformedInputError("the body is not UTF-8", reason="not-utf-8") from None
+
+
+def _not_json() -> MalformedInputError:
+    return MalformedInputError("the body is not JSON in UTF-8", reason="not-json")
 
 
 def _no_collection() -> MalformedInputError:

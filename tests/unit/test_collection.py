@@ -1,5 +1,6 @@
 """The body of a POST: what of it is ours, what is refused, and how much work strangers can cause."""
 
+import bisect
 import json
 import sys
 from collections.abc import Callable
@@ -32,6 +33,30 @@ def parse(body: bytes) -> Collection:
 
 def of(*elements: bytes) -> bytes:
     return b'{"value":[' + b",".join(elements) + b"]}"
+
+
+@pytest.mark.parametrize("first", [b"[1]", b'[{"x":1},null]'])
+@pytest.mark.parametrize("other", [b"", b'{"x":"\\ud83d"},'])
+def test_of_two_values_the_last_counts_whatever_the_first_holds(first: bytes, other: bytes) -> None:
+    found = parse(b'{"value":%b,"value":[%b%b]}' % (first, other, MINE))
+    assert [bytes(found.raws[place]) for place in found.authentic] == [MINE]
+    assert found.malformed == 0
+
+
+@pytest.mark.parametrize("state", [b"right", b"wrong"])
+def test_no_depth_of_nesting_ends_otherwise_than_in_a_refusal(state: bytes) -> None:
+    def read(depth: int) -> bool:
+        try:
+            found = parse(b'{"value":[{"clientState":"%b","x":%b%b}]}' % (state, b"[" * depth, b"]" * depth))
+            found.foreign_ids(5)
+            return len(found.raws) == 1
+        except MalformedInputError:
+            return False
+
+    refused = bisect.bisect(range(14_000), False, key=lambda depth: not read(depth))
+    assert refused > 100
+    for depth in range(refused - 10, refused + 10):
+        read(depth)
 
 
 @pytest.mark.parametrize(
