@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
 from azure.core.rest import HttpRequest
@@ -36,6 +36,8 @@ _VERSION: Final = re.compile(r"[0-9a-f]{32}")
 # Whoever can have items accepted can make versions up. No more of them are read within a minute than this.
 _READS: Final = 60
 _PACE_SECONDS: Final = 60.0
+# A certificate that was deleted can be recovered, and a region of Key Vault that stands in may lag behind.
+_REFUSED_SECONDS: Final = 60.0
 _REMEMBERED: Final = 1000
 
 
@@ -47,6 +49,13 @@ class CertificateDetails:
     key_size: int
     not_before: datetime
     expires: datetime
+
+
+class _Read(NamedTuple):
+    """A version that was asked for, and when."""
+
+    task: asyncio.Task[RSAPrivateKey]
+    begun: float
 
 
 class KeyVaultCertificates:
@@ -68,7 +77,7 @@ class KeyVaultCertificates:
             read_timeout=5,
         )
         self._monotonic = monotonic
-        self._keys: dict[str, asyncio.Task[RSAPrivateKey]] = {}
+        self._keys: dict[str, _Read] = {}
         self._reads: deque[float] = deque(maxlen=_READS)
 
     async def private_key(self, certificate_id: str) -> RSAPrivateKey:
@@ -84,11 +93,11 @@ class KeyVaultCertificates:
         name, _, version = certificate_id.partition("/")
         if name != self._name or _VERSION.fullmatch(version) is None:
             raise UnknownCertificateError
-        task = self._keys.get(version)
-        if task is None or not _is_lasting(task):
+        read = self._keys.get(version)
+        if read is None or not _is_lasting(read, self._monotonic()):
             self._make_room()
-            task = self._keys[version] = asyncio.create_task(self._load(version))
-        return await asyncio.shield(task)  # one caller's time-out must not fail the others
+            read = self._keys[version] = _Read(asyncio.create_task(self._load(version)), self._monotonic())
+        return await asyncio.shield(read.task)  # one caller's time-out must not fail the others
 
     def _make_room(self) -> None:
         """Count a read, and forget what is oldest of what is remembered; made-up versions before keys.
@@ -101,7 +110,9 @@ class KeyVaultCertificates:
             raise UnavailableError("Key Vault", reason="key-vault-paced", retry_after=left)
         self._reads.append(now)
         if len(self._keys) >= _REMEMBERED:
-            refused = [version for version, task in self._keys.items() if task.done() and _refusal(task) is not None]
+            refused = [
+                version for version, (task, _) in self._keys.items() if task.done() and _refusal(task) is not None
+            ]
             for version in refused[: _REMEMBERED // 2] or list(self._keys)[:1]:
                 del self._keys[version]
 
@@ -195,9 +206,11 @@ def _refusal(task: "asyncio.Task[RSAPrivateKey]") -> BaseException | None:
     return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
-def _is_lasting(task: "asyncio.Task[RSAPrivateKey]") -> bool:
-    """Whether asking again would give the same: a key, no such version, or an answer that is still to come."""
-    return not task.done() or isinstance(_refusal(task), UnknownCertificateError | None)
+def _is_lasting(read: _Read, now: float) -> bool:
+    """Whether its answer stands: a key, one that is still to come, or for a while that there is no such version."""
+    if not read.task.done() or (refusal := _refusal(read.task)) is None:
+        return True
+    return isinstance(refusal, UnknownCertificateError) and now - read.begun < _REFUSED_SECONDS
 
 
 def _parse(secret: KeyVaultSecret) -> tuple[x509.Certificate, RSAPrivateKey]:
