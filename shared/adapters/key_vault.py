@@ -95,7 +95,9 @@ class KeyVaultCertificates:
             raise UnknownCertificateError
         read = self._keys.get(version)
         if read is None or not _is_lasting(read, self._monotonic()):
-            self._make_room()
+            # What failed for now was counted when it was asked for first: an outage must not outlast itself.
+            if read is None or isinstance(_refusal(read.task), UnknownCertificateError):
+                self._make_room()
             read = self._keys[version] = _Read(asyncio.create_task(self._load(version)), self._monotonic())
         return await asyncio.shield(read.task)  # one caller's time-out must not fail the others
 

@@ -79,6 +79,16 @@ async def test_a_version_that_comes_back_is_found_by_a_process_that_has_missed_i
     assert await outcome(found, good) == "a key"
 
 
+async def test_a_vault_that_works_again_gives_the_key_at_once_however_often_it_has_failed(
+    app: App, certificates: tuple[KeyVaultCertificates, Clock]
+) -> None:
+    found, _ = certificates
+    good = app.sim.vault.certificate().version
+    app.sim.faults.add(Fault("vault", path="/secrets/", status=403), times=70)
+    assert {await outcome(found, good) for _ in range(70)} == {"key-vault-403"}
+    assert await outcome(found, good) == "a key"
+
+
 async def test_made_up_versions_push_no_key_out(app: App, certificates: tuple[KeyVaultCertificates, Clock]) -> None:
     found, clock = certificates
     good = app.sim.vault.certificate().version
