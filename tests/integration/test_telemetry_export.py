@@ -51,11 +51,13 @@ def test_an_idle_worker_has_little_to_say(azurite: Azurite, ingestion: Ingestion
         return Counter(record.metric for record in ingestion.records if record.metric)
 
     with HostProcess(APP, settings):
-        until(lambda: max(exports().values(), default=0) > EXPORTS, "exports", seconds=40)
+        until(lambda: max(exports().values(), default=0) > EXPORTS, "exports", seconds=90)
         minutes = max(exports().values())
         records = ingestion.records
 
-    assert len(records) / minutes <= 8, Counter(record.kind for record in records)
+    # Eight metrics at most, two messages of the start, and an export that was under way. A log or span that each export
+    # makes would add one for each of the three kinds.
+    assert len(records) / minutes <= 10, Counter(record.kind for record in records)
     assert sum(record.size for record in records) / minutes <= 6000
 
 
