@@ -135,7 +135,10 @@ async def recent_activity(blobs: ActivityBlobs, now: datetime) -> dict[Happening
     for data in await asyncio.gather(*(blobs.get(STATE_CONTAINER, name) for name in names[:_MAX_WORKERS])):
         if data is None:
             continue
-        counts = msgspec.json.decode(data, type=Counts)
+        try:
+            counts = msgspec.json.decode(data, type=Counts)
+        except msgspec.DecodeError:
+            continue  # damaged: its worker writes it anew
         _add_up(totals[Happening.WRITTEN], counts.minutes, now)
         for name, minutes in counts.others.items():
             if name in totals:

@@ -298,6 +298,11 @@ class TestWhatComesIn:
 
 
 class TestActivity:
+    async def test_what_is_damaged_counts_nothing(self, storage: FakeStorage) -> None:
+        for name, data in (("a", b"{"), ("b", b'{"minutes": 1}')):
+            await storage.put("state", f"activity/{name}.json", data, {"written": NOW.isoformat()})
+        assert (await recent_activity(storage, NOW))[Happening.WRITTEN] == {}
+
     async def test_workers_add_up_by_minute_and_type(self, storage: FakeStorage) -> None:
         for worker, minutes_ago in (("a", 1), ("b", 1), ("b", 15), ("b", 16)):
             counting = Activity(storage, f"{worker}{minutes_ago}", lambda ago=minutes_ago: NOW - timedelta(minutes=ago))
