@@ -130,7 +130,7 @@ async def test_a_browser_shows_hostile_strings_as_text_and_applies_the_style(
     hostile = answer.get_body().decode().replace("%s", HOSTILE.replace("&", "&amp;").replace("<", "&lt;"))
     url = serve(func.HttpResponse(hostile, headers=dict(answer.headers)))
     log = browse("--dump-dom", url, tmp_path)
-    assert "<title>Switchboard: needs attention</title>" in log.stdout
+    assert "<title>Switchboard: not well</title>" in log.stdout
     assert "Content Security Policy" not in log.stderr  # Chromium says so where a policy stops something
     plain = browse("--dump-dom", serve(func.HttpResponse(unstyled(hostile), headers=dict(answer.headers))), tmp_path)
     assert "Content Security Policy" in plain.stderr

@@ -237,8 +237,8 @@ async def die(req: func.HttpRequest) -> func.HttpResponse:
             slow = callers.submit(requests.get, f"{host.url}/api/hang", timeout=90)
 
             assert slow.result().status_code == HTTPStatus.INTERNAL_SERVER_ERROR
-            assert pid(host) == first
-            eventually(lambda: pid(host) != first)
+            # A request that the worker was at when it was replaced fails.
+            eventually(lambda: requests.get(f"{host.url}/api/pid", timeout=90).text not in {"", str(first)})
             assert time.monotonic() - began >= 3.9
             assert neighbour.result().status_code == HTTPStatus.INTERNAL_SERVER_ERROR
 
