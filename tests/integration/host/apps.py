@@ -1,11 +1,15 @@
 """Function apps in a folder of the test, and what their functions have noted."""
 
+import base64
 import json
 import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from azure.core.exceptions import ResourceNotFoundError
+from azure.storage.queue import QueueClient
 
 HEAD = """
 import asyncio, json, os, time
@@ -56,3 +60,16 @@ def eventually(condition: Callable[[], bool], *, seconds: float = 90) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it has not come true in time"
         time.sleep(0.02)
+
+
+def encoded(text: str) -> str:
+    """A message as it lies on a queue of the host's default encoding."""
+    return base64.b64encode(text.encode()).decode()
+
+
+def count(queue: QueueClient) -> int:
+    """Messages in a queue, invisible ones included; none if there is no queue."""
+    try:
+        return queue.get_queue_properties().approximate_message_count or 0
+    except ResourceNotFoundError:
+        return 0

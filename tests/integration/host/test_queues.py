@@ -1,17 +1,15 @@
 """Queue triggers on real queues."""
 
-import base64
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.queue import QueueClient, QueueServiceClient
 
 from dev.azurite import Azurite
 from dev.host import HostProcess
-from tests.integration.host.apps import App, eventually
+from tests.integration.host.apps import App, count, encoded, eventually
 
 type Serve = Callable[..., HostProcess]
 type Name = Callable[[str], str]
@@ -27,18 +25,6 @@ async def work(msg: func.QueueMessage) -> None:
     note(text=msg.get_body().decode(), attempt=msg.dequeue_count, time=time.time())
     raise RuntimeError("not today")
 """
-
-
-def encoded(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
-
-
-def count(queue: QueueClient) -> int:
-    """Messages in a queue, invisible ones included; none if there is no queue."""
-    try:
-        return queue.get_queue_properties().approximate_message_count or 0
-    except ResourceNotFoundError:
-        return 0
 
 
 @pytest.fixture

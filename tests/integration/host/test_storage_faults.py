@@ -1,16 +1,14 @@
 """Some of the recorded faults of storage over real sockets: the host, the emulator, and a proxy between them."""
 
-import base64
 from collections.abc import Callable, Iterator
 
 import pytest
-from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.queue import QueueClient, QueueServiceClient
 
 from dev.azurite import ACCOUNT_KEY, Azurite
 from dev.host import HostProcess
 from dev.queue_proxy import Fault, QueueProxy
-from tests.integration.host.apps import App, eventually
+from tests.integration.host.apps import App, count, encoded, eventually
 
 type Serve = Callable[..., HostProcess]
 type Name = Callable[[str], str]
@@ -23,17 +21,6 @@ async def work(msg: func.QueueMessage) -> None:
     if msg.get_body() == b"bad":
         raise RuntimeError("not today")
 """
-
-
-def encoded(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
-
-
-def count(queue: QueueClient) -> int:
-    try:
-        return queue.get_queue_properties().approximate_message_count or 0
-    except ResourceNotFoundError:
-        return 0
 
 
 @pytest.fixture
