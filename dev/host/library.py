@@ -1,5 +1,6 @@
 """Drives `azure_functions_runtime`, the library that runs Python functions in Azure from Python 3.13 on."""
 
+import asyncio
 import json
 import os
 import secrets
@@ -11,6 +12,7 @@ from pathlib import Path
 import azure_functions_runtime as runtime  # type: ignore[import-untyped]
 
 from dev.host.errors import FunctionFailedError, LoadError
+from dev.host.event_loop import InvocationTask
 from dev.host.messages import PROTOS, Message, ParameterBinding, StatusResult, TypedData
 from dev.host.worker import TRIGGERS, Function, IndexedFunction
 
@@ -94,6 +96,9 @@ class LibraryWorker:
             retry_context=Message(retry_count=0, max_retry_count=0, exception=None),
         )
         _running[invocation_id] = function.name
+        task = asyncio.current_task()
+        if isinstance(task, InvocationTask):
+            task.begin_invocation(invocation_id)
         token = runtime.invocation_id_cv.set(invocation_id)
         try:
             response = await runtime.invocation_request(Message(request=Message(invocation_request=request)))

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from dev.host import logs, wire
 from dev.host.errors import FunctionFailedError, LoadError
+from dev.host.event_loop import InvocationTask, use_uvloop
 from dev.host.library import LibraryWorker, current_function
 
 
@@ -21,6 +22,7 @@ def main() -> None:
     start: wire.Start = pickle.load(sys.stdin.buffer)
     # On a thread of its own, because a function may keep the event loop busy.
     threading.Thread(target=_end_with_host, name="end with the host", daemon=True).start()
+    use_uvloop()
     asyncio.run(_serve(start))
 
 
@@ -39,6 +41,7 @@ def _end() -> NoReturn:
 
 
 async def _serve(start: wire.Start) -> None:
+    asyncio.get_running_loop().set_task_factory(InvocationTask.make)
     reader, writer = await asyncio.open_connection("127.0.0.1", start.port)
     writer.write(start.token)
     try:

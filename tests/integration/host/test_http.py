@@ -124,6 +124,26 @@ async def context(req: func.HttpRequest, context: func.Context) -> func.HttpResp
     return answer([context.function_name, context.invocation_id, context.trace_context.trace_parent])
 
 
+@app.route("loop")
+async def loop(req: func.HttpRequest) -> func.HttpResponse:
+    own = await asyncio.to_thread(asyncio.new_event_loop)
+    own.close()
+    return answer([type(each).__module__ for each in (asyncio.get_running_loop(), own)])
+
+
+@app.route("tasks")
+async def tasks(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+    async def look():
+        return getattr(asyncio.current_task(), "__azure_function_invocation_id__", None)
+
+    async def look_deeper():
+        await asyncio.sleep(0.05)
+        async with asyncio.TaskGroup() as group:
+            return await group.create_task(look())
+
+    return answer([context.invocation_id, await look(), await asyncio.create_task(look_deeper())])
+
+
 @app.route("log")
 def log(req: func.HttpRequest) -> func.HttpResponse:
     logging.warning("in the thread of a function")
@@ -300,6 +320,27 @@ class TestInvocation:
         version, seen_trace_id, span_id, flags = trace_parent.split("-")
         assert (version, seen_trace_id, flags) == ("00", trace_id, "01")
         assert span_id != "b7ad6b7169203331"
+
+    def test_runs_on_the_event_loop_of_azures_worker(self, host: HostProcess) -> None:
+        pytest.importorskip("uvloop", reason="neither for Windows nor for Python 3.14")
+
+        assert requests.get(f"{host.url}/api/loop", timeout=90).json()[0] == "uvloop"
+
+    # The real host is tried with a worker of another make, which lacks the following two.
+
+    @pytest.mark.own_host
+    def test_has_such_a_loop_where_the_app_makes_one_itself_too(self, host: HostProcess) -> None:
+        pytest.importorskip("uvloop", reason="neither for Windows nor for Python 3.14")
+
+        assert requests.get(f"{host.url}/api/loop", timeout=90).json()[1] == "uvloop"
+
+    @pytest.mark.own_host
+    def test_is_what_all_tasks_that_it_makes_belong_to(self, host: HostProcess) -> None:
+        with ThreadPoolExecutor(4) as callers:
+            seen = list(callers.map(lambda _: requests.get(f"{host.url}/api/tasks", timeout=90).json(), range(4)))
+
+        assert [len(set(ids)) for ids in seen] == [1] * 4
+        assert len({ids[0] for ids in seen}) == 4
 
     @pytest.mark.own_host
     def test_logs_under_its_functions_name(self, host: HostProcess) -> None:
