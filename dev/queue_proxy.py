@@ -19,6 +19,8 @@ from dev.azurite import ACCOUNT, ACCOUNT_KEY
 
 HOST: Final = "127.0.0.1"
 HOST_LEASE_SECONDS: Final = 600
+_MESSAGE: Final = "<QueueMessage>"
+_LOOK_SECONDS: Final = 0.05
 _HOP_BY_HOP: Final = frozenset({"connection", "content-length", "host", "keep-alive", "transfer-encoding"})
 _SIGNED: Final = (
     "Content-Encoding", "Content-Language", "Content-Length", "Content-MD5", "Content-Type", "Date",
@@ -35,13 +37,15 @@ class Fault:
     Attributes:
         operation: Get Queue Metadata, Create Queue, Get, Put, Update, Delete Message, or any.
         queue: the queue's name; None for all.
-        action: answer with `status` and `code`; reset the connection, before storage or, its answer lost, after it.
+        action: answer with `status` and `code`; reset the connection, before storage or, its answer lost, after it;
+            hold the call before storage, or withhold the answer (a get's only if it found messages), until the caller
+            goes away.
         times: how many calls it meets; None for all.
     """
 
     operation: Operation
     queue: str | None = None
-    action: Literal["answer", "reset", "lose"] = "answer"
+    action: Literal["answer", "reset", "lose", "hold", "withhold"] = "answer"
     status: int = 503
     code: str = "ServerBusy"
     times: int | None = None
@@ -56,14 +60,17 @@ class QueueProxy:
 
     Attributes:
         faults: the first that is for a call meets it; may be changed at any time.
+        held: how many calls have been held until now.
+        lease_seconds: what the ten minutes become for which a host leases messages; may be changed at any time.
         url: where it listens, the account included.
     """
 
     def __init__(self, target: str, lease_seconds: int) -> None:
         self.faults: list[Fault] = []
+        self.held = 0
+        self.lease_seconds = lease_seconds
         self.url = ""
         self._target = target
-        self._lease_seconds = lease_seconds
         self._lock = threading.Lock()
 
     @classmethod
@@ -117,8 +124,20 @@ class QueueProxy:
             return web.Response(status=fault.status, headers={"x-ms-error-code": fault.code})
         if fault is not None and fault.action == "reset":
             return _reset(request)
+        if fault is not None and fault.action == "hold":
+            return await self._hold(request)
         answer = await self._send(request)
+        if fault is not None and fault.action == "withhold":
+            found_nothing = fault.operation == "get" and _MESSAGE not in (answer.text or "")
+            return answer if found_nothing else await self._hold(request)
         return answer if fault is None else _reset(request)
+
+    async def _hold(self, request: web.Request) -> web.Response:
+        with self._lock:
+            self.held += 1
+        while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(_LOOK_SECONDS)
+        return web.Response()  # which nobody receives
 
     def _fault_for(self, operation: str, queue: str) -> Fault | None:
         with self._lock:
@@ -129,15 +148,15 @@ class QueueProxy:
                     return fault
         return None
 
-    async def _send(self, request: web.Request) -> web.StreamResponse:
+    async def _send(self, request: web.Request) -> web.Response:
         headers = CIMultiDict(
             (name, value) for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP
         )
         body = await request.read()
         url = URL(self._target).origin().join(URL(request.raw_path, encoded=True))
         is_lease = request.query.get("visibilitytimeout") == str(HOST_LEASE_SECONDS)
-        if is_lease and self._lease_seconds != HOST_LEASE_SECONDS:
-            url = url.update_query(visibilitytimeout=self._lease_seconds)
+        if is_lease and self.lease_seconds != HOST_LEASE_SECONDS:
+            url = url.update_query(visibilitytimeout=self.lease_seconds)
             headers["Authorization"] = _signature(request.method, url, headers, len(body))
         async with self._session.request(request.method, url, headers=headers, data=body or None) as answer:
             kept = [(name, value) for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP]

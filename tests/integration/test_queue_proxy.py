@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from azure.core.exceptions import HttpResponseError
+from azure.core.exceptions import HttpResponseError, ServiceResponseError
 from azure.storage.queue import QueueClient
 
 from dev.azurite import Azurite
@@ -22,6 +22,13 @@ def queue(proxy: QueueProxy, unique_name: Callable[[str], str]) -> Iterator[Queu
     with QueueClient.from_connection_string(proxy.connection_string, unique_name("proxy"), retry_total=0) as client:
         client.create_queue()
         yield client
+
+
+def until_held(proxy: QueueProxy) -> None:
+    deadline = time.monotonic() + 90
+    while proxy.held == 0:
+        assert time.monotonic() < deadline, "no call was held"
+        time.sleep(0.02)
 
 
 def test_a_hosts_lease_is_shortened_and_renewed(queue: QueueClient) -> None:
@@ -49,3 +56,29 @@ def test_a_fault_meets_as_many_calls_as_it_says(proxy: QueueProxy, queue: QueueC
 
     assert (caught.value.status_code, caught.value.error_code) == (403, "AuthenticationFailed")
     assert [message.content for message in queue.peek_messages(max_messages=32)] == ["taken"]
+
+
+def test_a_call_is_held_before_storage_until_its_caller_has_gone(proxy: QueueProxy, queue: QueueClient) -> None:
+    proxy.faults = [Fault(operation="put", action="hold", times=1)]
+
+    with pytest.raises(ServiceResponseError):
+        queue.send_message("never sent", read_timeout=0.2)
+
+    until_held(proxy)
+    assert queue.peek_messages() == []
+
+
+def test_what_a_get_found_is_withheld_and_leased_until_its_caller_has_gone(
+    proxy: QueueProxy, queue: QueueClient
+) -> None:
+    proxy.faults = [Fault(operation="get", action="withhold")]
+    assert queue.receive_message(visibility_timeout=30) is None
+    queue.send_message("leased")
+
+    with pytest.raises(ServiceResponseError):
+        queue.receive_message(visibility_timeout=30, read_timeout=0.5)
+
+    until_held(proxy)
+    proxy.faults = []
+    assert queue.receive_message(visibility_timeout=30) is None
+    assert queue.get_queue_properties().approximate_message_count == 1
