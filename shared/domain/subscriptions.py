@@ -420,8 +420,7 @@ class _Planner:
 
     def _refused(self, want: Desired, found: Subscription, error: SwitchboardError, *, last: bool) -> Action:
         """What Graph does not renew is kept, and replaced when it is nearly over and only itself is to blame."""
-        of_its_own = isinstance(error, GraphError | OutcomeUnknownError | UnauthorizedError)
-        if not (last and of_its_own):
+        if not (last and is_of_its_own(error)):
             return self._at_leisure(Verb.LEAVE, Reason.REFUSED, found, want)
         delete_first = isinstance(error, GraphError) and not isinstance(error, EndpointValidationError)
         return self._action(Verb.REPLACE, Reason.REFUSED, want, found.expires, found, delete_first=delete_first)
@@ -507,6 +506,11 @@ class _Planner:
     def _at_leisure(self, verb: Verb, reason: Reason, found: Subscription, want: Desired | None = None) -> Action:
         latest = datetime.max.replace(tzinfo=self.now.tzinfo)
         return Action(verb, reason, found.tenant_id, found.kind, latest, want, found)
+
+
+def is_of_its_own(error: SwitchboardError | None) -> bool:
+    """Whether a renewal failed because of the subscription, and not because Graph or something on the way is away."""
+    return isinstance(error, GraphError | OutcomeUnknownError | UnauthorizedError)
 
 
 def creation_body(

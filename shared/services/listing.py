@@ -94,7 +94,8 @@ class Listing:
         except (UnavailableError, GraphError) as error:
             picture.error = error
             return picture
-        await self._read_hidden(picture, hidden - picture.confirmed - set(being_renewed()))
+        picture.shows_all = True
+        await self.read(picture, hidden - picture.confirmed - set(being_renewed()))
         strangers = set(memory.faceless).difference(picture.there, leave_out)
         await self._read_faceless(tenant_id, picture, strangers, see)
         return picture
@@ -114,7 +115,8 @@ class Listing:
                 return
             yield page
 
-    async def _read_hidden(self, picture: Picture, hidden: set[str]) -> None:
+    async def read(self, picture: Picture, hidden: set[str]) -> None:
+        """Read by id some of what is there by all that is known, and is not listed."""
         found = 0
         for result in await self.batches.look(picture.there[one] for one in self._share(hidden, _HIDDEN)):
             one = result.subscription
@@ -128,7 +130,7 @@ class Listing:
                 found += 1
             elif result.error is not None:
                 picture.unread.append(result.error)
-        picture.shows_all = bool(picture.confirmed) and not found and not picture.unread
+        picture.shows_all = picture.shows_all and bool(picture.confirmed) and not found and not picture.unread
         if found:
             logger.warning("Graph's list leaves out %d subscriptions that exist", found)
 

@@ -38,6 +38,7 @@ from shared.domain.subscriptions import (
     Standing,
     Verb,
     half_life,
+    is_of_its_own,
     last_resort,
     plan,
     renewals,
@@ -203,6 +204,7 @@ class TenantRun:
             await self._end_renewals()
             await self._renew_without_list(wanted)
             return
+        await self._look_for_refused(picture)
         actions = self._plan_now(memory, wanted)
         if not self._mine and any(_needs_turn(action) for action in actions) and await self._wait_for_turn():
             memory = await self._load()
@@ -212,12 +214,14 @@ class TenantRun:
                 await self._end_renewals()
                 self.results += self._renewed.values()
                 return
+            await self._look_for_refused(picture)
             actions = self._plan_now(memory, wanted)
         # What is still being renewed is out of the plan until that has ended, and holds up nothing else.
         waiting = self._still_renewed(wanted)
         await self._act([action for action in actions if not waiting.concerns(action)], wanted)
         await self._end_renewals()
         if waiting.ids:
+            await self._look_for_refused(picture)
             later = [action for action in self._plan_now(memory, wanted) if waiting.concerns(action)]
             await self._act(later, wanted, waiting.ids)
         await self._settle(memory, wanted)
@@ -242,14 +246,28 @@ class TenantRun:
             if action.subscription is not None:
                 self._begun[action.subscription.id] = result
 
+    async def _look_for_refused(self, picture: Picture) -> None:
+        """Read what Graph neither lists nor renews: that it does not renew it does not tell that it still has it."""
+        self._note_renewals()
+        refused = {identity for identity, result in self._renewed.items() if is_of_its_own(result.error)}
+        hidden = (refused & picture.there.keys() & self.there.keys()) - self.confirmed
+        if hidden:
+            lost, unread = set(picture.lost), len(picture.unread)
+            await self._listing().read(picture, hidden)
+            self._note_reads(picture, lost, unread)
+            self.confirmed |= picture.confirmed & hidden
+
+    def _note_reads(self, picture: Picture, lost: Collection[str] = (), unread: int = 0) -> None:
+        self._shows_all = picture.shows_all
+        for identity in picture.lost.keys() - set(lost):
+            self._vanished(identity, picture.lost[identity])
+        for error in picture.unread[unread:]:
+            self._trouble(Stage.READ, error)
+
     def _believe(self, picture: Picture) -> None:
         """Go by a picture, and by what has come of renewals since."""
         self.there, self.confirmed = dict(picture.there), set(picture.confirmed)
-        self._shows_all = picture.shows_all
-        for identity, one in picture.lost.items():
-            self._vanished(identity, one)
-        for error in picture.unread:
-            self._trouble(Stage.READ, error)
+        self._note_reads(picture)
         if picture.error is not None:
             self._trouble(Stage.LIST, picture.error)
         for result in self._renewed.values():
@@ -564,9 +582,11 @@ class TenantRun:
 
     # What there is, and what is wanted
 
+    def _listing(self) -> Listing:
+        return Listing(self.graph, self.batches, self.clock, self.deadline)
+
     async def _take_stock(self, memory: Memory, *, renewing: bool) -> Picture:
-        listing = Listing(self.graph, self.batches, self.clock, self.deadline)
-        return await listing.take(
+        return await self._listing().take(
             self.tenant_id,
             memory,
             leave_out=self.order.gone,

@@ -240,6 +240,18 @@ class TestRenewalRefused:
         assert {house.endpoint.standing(one.notification_url)[0] for one in house.graph.live()} == {Standing.CURRENT}
         assert len(house.graph.live()) == 20
 
+    @pytest.mark.parametrize("refusal", REFUSALS, ids=str)
+    async def test_what_is_not_listed_either_is_looked_for(self, refusal: SwitchboardError) -> None:
+        house = House(call_events(1), call_events(2), page=1)
+        await house.renewal.run()
+        house.clock.advance(13 * HOUR)
+        [gone] = house.graph.holds(call_events(1))
+        del house.graph.all[gone.id]
+        house.graph.faults = on("PATCH", refusal)
+        await house.process().run()
+        assert [len(house.graph.holds(want)) for want in house.desired] == [1, 1]
+        assert house.graph.methods()["DELETE"] == 0
+
     async def test_a_grant_of_less_than_was_asked_for_is_a_grant(self) -> None:
         house = House(call_events(1))
         await house.renewal.run()
