@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 from urllib.parse import unquote
 
-from aiohttp import ClientSession, web
+from aiohttp import ClientError, ClientSession, web
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -158,9 +158,12 @@ class QueueProxy:
         if is_lease and self.lease_seconds != HOST_LEASE_SECONDS:
             url = url.update_query(visibilitytimeout=self.lease_seconds)
             headers["Authorization"] = _signature(request.method, url, headers, len(body))
-        async with self._session.request(request.method, url, headers=headers, data=body or None) as answer:
-            kept = [(name, value) for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP]
-            return web.Response(status=answer.status, headers=CIMultiDict(kept), body=await answer.read())
+        try:
+            async with self._session.request(request.method, url, headers=headers, data=body or None) as answer:
+                kept = [(name, value) for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP]
+                return web.Response(status=answer.status, headers=CIMultiDict(kept), body=await answer.read())
+        except ClientError:  # storage is away: a status, which only storage can give, would say otherwise
+            return _reset(request)
 
 
 def _reset(request: web.Request) -> web.Response:

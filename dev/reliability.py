@@ -63,6 +63,7 @@ FAULTS: Final = (
 _AUTOSAVE_SECONDS: Final = 6.0  # Azurite saves its tables every five
 _POLL_SECONDS: Final = 0.02
 _CHUNK: Final = 200  # notifications sent at a time
+_LAST_WORDS: Final = 4000  # characters of the host's log that tell why something did not come
 
 
 @dataclass(frozen=True)
@@ -466,7 +467,8 @@ class Run:
         deadline = time.monotonic() + self._plan.patience
         while not ready():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"waited for {what}, in vain: {self._ledger.missing} missing")
+                said = self._stack.host.logs[-_LAST_WORDS:]
+                raise TimeoutError(f"waited for {what}, in vain: {self._ledger.missing} missing; the host said\n{said}")
             time.sleep(_POLL_SECONDS)
 
     def _settle(self) -> None:

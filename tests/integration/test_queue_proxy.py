@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from azure.core.exceptions import HttpResponseError, ServiceResponseError
+from azure.core.exceptions import AzureError, HttpResponseError, ServiceResponseError
 from azure.storage.queue import QueueClient
 
-from dev.azurite import Azurite
+from dev.azurite import ACCOUNT, Azurite
+from dev.ports import HOST, held_port
 from dev.queue_proxy import Fault, QueueProxy
 
 
@@ -82,3 +83,15 @@ def test_what_a_get_found_is_withheld_and_leased_until_its_caller_has_gone(
     proxy.faults = []
     assert queue.receive_message(visibility_timeout=30) is None
     assert queue.get_queue_properties().approximate_message_count == 1
+
+
+def test_storage_that_is_away_answers_nothing() -> None:
+    with (
+        held_port() as nobody,
+        QueueProxy.before(f"http://{HOST}:{nobody}/{ACCOUNT}") as proxy,
+        QueueClient.from_connection_string(proxy.connection_string, "proxy", retry_total=0) as client,
+        pytest.raises(AzureError) as caught,
+    ):
+        client.send_message("nobody takes it")
+
+    assert not isinstance(caught.value, HttpResponseError)
