@@ -384,11 +384,14 @@ class Run:
         self._mend()
 
     def _unreachable_storage_until_the_host_ends(self) -> None:
-        """The host gives up after six tries at storage, and the stack starts it again, as Azure does."""
-        starts = self._stack.host.starts
+        """The host gives up after six tries at storage, and the stack starts it again, as Azure does.
+
+        Storage is back by then: the real host is not ready before it is.
+        """
+        ends = self._stack.host.ends
         self._cut()
         self._send_some()
-        self._await(lambda: self._stack.host.starts > starts, "another start of the host")
+        self._await(lambda: self._stack.host.ends > ends, "the host's end")
         self._mend()
 
     def _key_vault(self, status: int) -> None:

@@ -14,7 +14,7 @@ import azure_functions_runtime as runtime  # type: ignore[import-untyped]
 from dev.host.errors import FunctionFailedError, LoadError
 from dev.host.event_loop import InvocationTask
 from dev.host.messages import PROTOS, Message, ParameterBinding, StatusResult, TypedData
-from dev.host.worker import TRIGGERS, Function, IndexedFunction
+from dev.host.worker import TRIGGERS, Function, IndexedFunction, RetryPolicy
 
 _HOST_ROOT = Path(__file__).resolve().parents[2]
 _running: dict[str, str] = {}
@@ -79,6 +79,7 @@ class LibraryWorker:
         *,
         metadata: Mapping[str, TypedData] | None = None,
         trace_parent: str | None = None,
+        retry_count: int = 0,
     ) -> TypedData | None:
         """See `Worker`."""
         invocation_id = str(uuid.uuid4())
@@ -93,7 +94,11 @@ class LibraryWorker:
                 trace_state="",
                 attributes={},
             ),
-            retry_context=Message(retry_count=0, max_retry_count=0, exception=None),
+            retry_context=Message(
+                retry_count=retry_count,
+                max_retry_count=0 if function.retry is None else function.retry.times,
+                exception=None,
+            ),
         )
         _running[invocation_id] = function.name
         task = asyncio.current_task()
@@ -133,5 +138,10 @@ def _indexed(metadata: Message) -> IndexedFunction:
     return IndexedFunction(
         name=metadata.name,
         bindings=tuple(json.loads(raw) for raw in metadata.raw_bindings),
-        has_retry_policy=metadata.retry_options is not None,
+        retry=None if metadata.retry_options is None else _retry_policy(metadata.retry_options),
     )
+
+
+def _retry_policy(declared: Message) -> RetryPolicy:
+    fixed = declared.retry_strategy == "fixed_delay"
+    return RetryPolicy(times=declared.max_retry_count, pause=declared.delay_interval if fixed else None)

@@ -64,6 +64,9 @@ class HostProcess:
     """A local host, started on entering the `with` block and ended in an orderly way on leaving it.
 
     It can be ended and started again any number of times, on the same port.
+
+    Attributes:
+        ends: how often `start_again_if_ended` has found that it had ended by itself.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class HostProcess:
         self._logs_path = folder / "logs.txt"
         self._process: subprocess.Popen[bytes] | None = None
         self._url = ""
-        self.starts = 0
+        self.ends = 0
         # Whoever starts it again when it has ended by itself is another thread than whoever ends it.
         self._lock = threading.RLock()
 
@@ -160,6 +163,7 @@ class HostProcess:
             if self._process is None or self.is_running:
                 return False
             self._reap()
+            self.ends += 1
             self._start()
             return True
 
@@ -207,7 +211,6 @@ class HostProcess:
         except BaseException:
             self.kill()
             raise
-        self.starts += 1
 
     def wait_for_log(self, text: str, *, seconds: float = 90) -> None:
         """Wait until a text stands in `logs`.

@@ -228,7 +228,13 @@ class _TimerListener:
     async def _fire(self, due: datetime, *, is_past_due: bool) -> None:
         now = self._surroundings.now()
         with self._activity.of(self._function.name):
-            await self._invoke(None if self._store is None else self._status, is_past_due=is_past_due)
+            status = None if self._store is None else self._status
+            retry_count = 0
+            while not (
+                await self._invoke(status, is_past_due=is_past_due, retry_count=retry_count)
+                or await self._gives_up_after(retry_count)
+            ):
+                retry_count += 1
             # The start of the invocation counts, so that an occurrence that falls into a long one follows at once. And
             # a timer that fires early, by a clock that differs a little, has not two occurrences at the same time.
             last = max(now, due)
@@ -245,16 +251,26 @@ class _TimerListener:
                 "Function '%s' failed to update the timer trigger status: %s", self._function.name, error.message
             )
 
-    async def _invoke(self, status: TimerStatus | None, *, is_past_due: bool) -> None:
+    async def _gives_up_after(self, retry_count: int) -> bool:
+        """Whether an occurrence has no further try; if it has, this makes the pause before it."""
+        retry = self._function.retry
+        if retry is None or retry.pause is None or retry_count == retry.times:
+            return True
+        return await wait_for_event(self._stopping, retry.pause.total_seconds())
+
+    async def _invoke(self, status: TimerStatus | None, *, is_past_due: bool, retry_count: int = 0) -> bool:
+        """Call the function; says whether it succeeded."""
         timer = {
             "Schedule": {"AdjustForDST": True},
             "ScheduleStatus": None if status is None else status.as_json(self._zone),
             "IsPastDue": is_past_due,
         }
         try:
-            await self._worker.invoke(self._function, TypedData(json=json.dumps(timer)))
+            await self._worker.invoke(self._function, TypedData(json=json.dumps(timer)), retry_count=retry_count)
         except FunctionFailedError as error:
             log_failure(self._function.name, error)
+            return False
+        return True
 
     async def _stopped_before(self, moment: datetime) -> bool:
         """Wait for a moment; says whether `stopping` came first."""

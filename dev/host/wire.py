@@ -50,6 +50,7 @@ class Invoke:
     data: TypedData
     metadata: Mapping[str, TypedData] | None
     trace_parent: str | None
+    retry_count: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol
 
 from dev.host.config import resolve
@@ -13,17 +14,30 @@ _OUTPUTS = frozenset({"http"})
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """How often a function that fails is called again for the same event.
+
+    Attributes:
+        times: at most so often.
+        pause: before each of them; None where the pauses grow.
+    """
+
+    times: int
+    pause: timedelta | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class IndexedFunction:
     """A function as its app declares it.
 
     Attributes:
         bindings: as in function.json, `%SETTING%` expressions as they stand.
-        has_retry_policy: whether a retry policy is declared.
+        retry: as it is declared.
     """
 
     name: str
     bindings: Sequence[Mapping[str, Any]]
-    has_retry_policy: bool
+    retry: RetryPolicy | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +46,12 @@ class Function:
 
     Attributes:
         trigger: its trigger binding as in function.json, `%SETTING%` expressions resolved.
+        retry: a timer's alone, with a pause.
     """
 
     name: str
     trigger: Mapping[str, Any]
+    retry: RetryPolicy | None = None
 
     @classmethod
     def of(cls, indexed: IndexedFunction, settings: Mapping[str, str]) -> "Function":
@@ -47,15 +63,16 @@ class Function:
         for binding in indexed.bindings:
             if binding["type"] not in TRIGGERS | _OUTPUTS:
                 raise LoadError(f"binding type {binding['type']} is not supported by the local host")
-        if indexed.has_retry_policy:
-            raise LoadError("retry policies are not supported by the local host")
         triggers = [binding for binding in indexed.bindings if binding["type"] in TRIGGERS]
         if len(triggers) != 1:
             raise LoadError(f"it must have one trigger and has {len(triggers)}")
+        retry = indexed.retry
+        if retry is not None and (retry.pause is None or triggers[0]["type"] != "timerTrigger"):
+            raise LoadError("the local host supports no retry policy but the fixed delay of a timer")
         trigger = {
             key: resolve(value, settings) if isinstance(value, str) else value for key, value in triggers[0].items()
         }
-        return cls(name=indexed.name, trigger=trigger)
+        return cls(name=indexed.name, trigger=trigger, retry=retry)
 
     @property
     def kind(self) -> str:
@@ -73,6 +90,7 @@ class Worker(Protocol):
         *,
         metadata: Mapping[str, TypedData] | None = None,
         trace_parent: str | None = None,
+        retry_count: int = 0,
     ) -> TypedData | None:
         """Call a function and return what it returned, converted by its `$return` binding (None if it has none).
 
@@ -81,6 +99,7 @@ class Worker(Protocol):
             data: the trigger's value.
             metadata: the trigger's metadata.
             trace_parent: the W3C traceparent of the invocation; queue and timer functions have none.
+            retry_count: how often it was called for the same event before.
 
         Raises:
             FunctionFailedError: it raised an exception, or its process ended.

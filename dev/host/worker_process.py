@@ -90,11 +90,19 @@ class WorkerProcess:
         *,
         metadata: Mapping[str, TypedData] | None = None,
         trace_parent: str | None = None,
+        retry_count: int = 0,
     ) -> TypedData | None:
         """See `Worker`."""
         number = next(self._numbers)
         self._calls[number] = asyncio.get_running_loop().create_future()
-        call = wire.Invoke(number=number, function=function, data=data, metadata=metadata, trace_parent=trace_parent)
+        call = wire.Invoke(
+            number=number,
+            function=function,
+            data=data,
+            metadata=metadata,
+            trace_parent=trace_parent,
+            retry_count=retry_count,
+        )
         wire.write(self._writer, call)
         try:
             return await self._calls[number]
@@ -200,13 +208,16 @@ class WorkerGroup:
         *,
         metadata: Mapping[str, TypedData] | None = None,
         trace_parent: str | None = None,
+        retry_count: int = 0,
     ) -> TypedData | None:
         """See `Worker`. With no process there the call waits for one."""
         process = await self._next()
         with self._options.activity.of(function.name):
             try:
                 async with asyncio.timeout(self._options.function_timeout):
-                    return await process.invoke(function, data, metadata=metadata, trace_parent=trace_parent)
+                    return await process.invoke(
+                        function, data, metadata=metadata, trace_parent=trace_parent, retry_count=retry_count
+                    )
             except TimeoutError:
                 asyncio.get_running_loop().call_later(_REPLACE_SECONDS, process.replace)
                 raise FunctionFailedError("it took longer than functionTimeout", "") from None
@@ -295,10 +306,11 @@ class WorkerGroups:
         *,
         metadata: Mapping[str, TypedData] | None = None,
         trace_parent: str | None = None,
+        retry_count: int = 0,
     ) -> TypedData | None:
         """See `Worker`."""
         group = self._groups[function.name]
-        return await group.invoke(function, data, metadata=metadata, trace_parent=trace_parent)
+        return await group.invoke(function, data, metadata=metadata, trace_parent=trace_parent, retry_count=retry_count)
 
     async def close(self) -> None:
         """End all processes, whatever they are at."""

@@ -99,6 +99,7 @@ def test_a_host_that_ends_by_itself_is_started_again_as_azure_does(tmp_path: Pat
         os.kill(first, signal.SIGKILL)
 
         until(lambda: answers(running) and running.host.pid != first, "another host")
+        assert running.host.ends == 1
 
 
 def answers(stack: Stack) -> bool:

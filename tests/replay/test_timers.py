@@ -24,8 +24,6 @@ from tests.simulation.virtual_time import VirtualLoop
 SCENARIOS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "vectors/timers.json").read_bytes())
 # Without an end in virtual time: see `TestAlwaysDue`.
 ENDLESS = {"zero_interval", "negative_interval"}
-# Rows of docs/local-host.md.
-LEFT_OUT = {"throws_with_retry"}
 # What chance was there, where the number of invocations hangs on it.
 CHANCE = {
     "status_read_reset": [1.15] * 5,
@@ -50,7 +48,7 @@ def play(scenario: Mapping[str, Any]) -> Replay:
 
 @pytest.mark.parametrize(
     "scenario",
-    [each for each in SCENARIOS if each["name"] not in ENDLESS | LEFT_OUT],
+    [each for each in SCENARIOS if each["name"] not in ENDLESS],
     ids=lambda each: each["name"],
 )
 def test_a_timer_does_what_the_real_one_did(scenario: dict[str, Any]) -> None:

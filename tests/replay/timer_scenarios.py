@@ -23,7 +23,7 @@ from dev.host.storage import blob_service
 from dev.host.surroundings import Surroundings
 from dev.host.timer_status import HOSTS_CONTAINER
 from dev.host.timers import Timers
-from dev.host.worker import Function, IndexedFunction
+from dev.host.worker import Function, IndexedFunction, RetryPolicy
 from tests.replay.stub_storage import Answer, Request, StubBlobs, transport
 
 CONNECTION = {"AzureWebJobsStorage": "UseDevelopmentStorage=true"}
@@ -286,7 +286,9 @@ class _Host:
                 "useMonitor": self._scenario.get("useMonitor", True),
                 "runOnStartup": self._scenario.get("runOnStartup", False),
             }
-            yield IndexedFunction(name=name, bindings=[trigger], has_retry_policy=False)
+            declared = self._scenario.get("retry")
+            retry = declared and RetryPolicy(times=declared["times"], pause=timedelta(seconds=declared["seconds"]))
+            yield IndexedFunction(name=name, bindings=[trigger], retry=retry)
 
     def _fail(self, _: str) -> None:
         self._replay.note(self._name, "", "unhandled exception handler")
@@ -307,6 +309,7 @@ class _Worker:
         *,
         metadata: Mapping[str, TypedData] | None = None,
         trace_parent: str | None = None,
+        retry_count: int = 0,
     ) -> TypedData | None:
         # As the production library does it.
         timer = TimerRequestConverter.decode(Datum(data.json, "json"), trigger_metadata=None)

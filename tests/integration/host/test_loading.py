@@ -137,14 +137,13 @@ class TestBinding:
         assert "setting MyStorage is not a storage connection string" in said
         assert "c2VjcmV0" not in said
 
-    def test_with_a_retry_policy(self, app: App) -> None:
-        app.write(
-            TIMER_FUNCTION.format(schedule="0 * * * * *").replace(
-                "@app", '@app.retry(strategy="fixed_delay", max_retry_count="2", delay_interval="00:00:01")\n@app', 1
-            )
-        )
+    def test_with_a_retry_policy_that_is_no_timers(self, app: App) -> None:
+        policy = '@app.retry(strategy="fixed_delay", max_retry_count="2", delay_interval="00:00:01")'
+        app.write(policy + QUEUE_FUNCTION.format(name="q", connection="C"))
 
-        assert "function tick does not run: retry policies are not supported" in left_out(app)
+        assert "work does not run: the local host supports no retry policy but the fixed delay of a timer" in left_out(
+            app
+        )
 
     def test_of_a_function_that_a_setting_disables(self, app: App) -> None:
         app.write(QUEUE_FUNCTION.format(name="q", connection="Missing"))

@@ -71,6 +71,11 @@ def both(host: HostProcess) -> set[int]:
     return seen
 
 
+def await_death(host: HostProcess) -> None:
+    """Wait until the host has seen that a worker was killed."""
+    eventually(lambda: "died (exit code -9)" in host.logs or "exited with code 137" in host.logs)
+
+
 def is_gone(process_id: int) -> bool:
     try:
         os.kill(process_id, 0)
@@ -98,7 +103,6 @@ class TestEnd:
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{host.url}/api/slow", timeout=90)
 
-    @pytest.mark.own_host
     def test_by_ctrl_c_is_quiet(self, app: App, serve: Serve) -> None:
         app.write(SLOW)
         host = serve()
@@ -109,13 +113,13 @@ class TestEnd:
         assert host.terminate() == 0
         assert "Traceback" not in host.logs
 
-    @pytest.mark.own_host
     def test_of_the_parent_ends_the_host_and_its_workers(self, app: App) -> None:
         app.write(PID)
         script = f"""
-import sys
+import sys, tempfile
 from pathlib import Path
 from dev.host import HostProcess
+tempfile.tempdir = {str(app.folder)!r}  # it is killed, and so cannot tidy up
 host = HostProcess(Path({str(app.folder)!r}), {{"FUNCTIONS_WORKER_PROCESS_COUNT": "2"}})
 host.start()
 print(host.pid, host.url, flush=True)
@@ -127,7 +131,6 @@ sys.stdin.read()
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=root,
-            env=os.environ | {"TMPDIR": str(app.folder)},  # it is killed, and so cannot tidy up
             text=True,
         ) as parent:
             assert parent.stdout is not None
@@ -139,7 +142,6 @@ sys.stdin.read()
 
 
 class TestWorkers:
-    @pytest.mark.own_host
     def test_share_the_port_and_are_started_again_when_they_die(self, app: App, serve: Serve) -> None:
         app.write(PID)
         host = serve(FUNCTIONS_WORKER_PROCESS_COUNT="2")
@@ -149,7 +151,7 @@ class TestWorkers:
 
         victim = first.pop()
         os.kill(victim, signal.SIGKILL)
-        host.wait_for_log("died (exit code -9); starting it again")
+        await_death(host)
 
         second = both(host)
         assert second > first
@@ -183,18 +185,16 @@ async def tick(timer: func.TimerRequest) -> None:
         assert seen[0] != seen[1]
         assert seen == seen[:2] * 3
 
-    @pytest.mark.own_host
     def test_without_any_left_calls_wait_for_the_next(self, app: App, serve: Serve) -> None:
         app.write(PID)
         host = serve()
         first = pid(host)
 
         os.kill(first, signal.SIGKILL)
-        host.wait_for_log("died (exit code -9); starting it again")
+        await_death(host)
 
         assert pid(host) != first
 
-    @pytest.mark.own_host
     def test_that_die_fail_what_they_were_at(self, app: App, serve: Serve) -> None:
         app.write(
             PID
@@ -209,9 +209,8 @@ async def die(req: func.HttpRequest) -> func.HttpResponse:
         response = requests.get(f"{host.url}/api/die", timeout=90)
 
         assert response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
-        host.wait_for_log("die failed: its worker process ended (exit code 7)")
+        host.wait_for_log("code 7")
 
-    @pytest.mark.own_host
     def test_that_die_a_third_time_end_the_host(
         self, app: App, serve: Serve, queue_service: QueueServiceClient, azurite: Azurite, unique_name: Name
     ) -> None:
@@ -226,7 +225,6 @@ async def die(req: func.HttpRequest) -> func.HttpResponse:
         assert third["time"] - second["time"] >= 9.9
         eventually(lambda: not host.is_running)
 
-    @pytest.mark.own_host
     def test_with_a_function_that_takes_too_long_are_replaced(self, app: App, serve: Serve) -> None:
         app.write(PID + HANGING)
         host = serve(AzureFunctionsJobHost__functionTimeout="00:00:02")
@@ -283,20 +281,18 @@ class TestHostProcess:
         assert host.url == first_url
         assert pid(host) != first_pid
 
-    @pytest.mark.own_host
     def test_passes_on_nothing_of_this_process(self, app: App, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OF_THE_PARENT", "secret")
-        app.write('print("sees", os.environ.get("OF_THE_PARENT"), os.environ.get("GIVEN"))\n' + PID)
-        host = serve(GIVEN="yes")
+        app.write('note(sees=[os.environ.get("OF_THE_PARENT"), os.environ.get("GIVEN")])\n' + PID)
+        serve(GIVEN="yes")
 
-        assert "sees None yes" in host.output
+        assert app.notes == [{"sees": [None, "yes"]}]
 
-    @pytest.mark.own_host
     def test_says_why_it_did_not_start(self, app: App) -> None:
         app.write(PID)
         with socket.create_server((HOST, 0)) as taken:
             port = taken.getsockname()[1]
-            with pytest.raises(HostStartError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+            with pytest.raises(HostStartError, match=rf"(?i){port}\b.*address already in use"):
                 HostProcess(app.folder, {}, port=port).start()
 
     @pytest.mark.own_host

@@ -1,6 +1,6 @@
 """Queue triggers on real queues."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from azure.storage.queue import QueueClient, QueueServiceClient
 
 from dev.azurite import Azurite
 from dev.host import HostProcess
+from dev.queue_proxy import QueueProxy
 from tests.integration.host.apps import App, count, encoded, eventually
 
 type Serve = Callable[..., HostProcess]
@@ -40,6 +41,13 @@ def poison(queue_service: QueueServiceClient, queue: QueueClient) -> QueueClient
 @pytest.fixture
 def settings(azurite: Azurite, queue: QueueClient) -> dict[str, str]:
     return {"AzureWebJobsStorage": azurite.connection_string, "QUEUE": queue.queue_name}
+
+
+@pytest.fixture
+def short_leases(azurite: Azurite, settings: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Settings whose connection `Queues` leads to a queue service that leases messages to a host for a second."""
+    with QueueProxy.before(azurite.queue_url, lease_seconds=1) as proxy:
+        yield settings | {"Queues": proxy.connection_string}
 
 
 class TestMessage:
@@ -158,14 +166,16 @@ class TestFailure:
         assert next(iter(poison.receive_messages())).content == "not base64!"
         assert app.notes == []
 
-    @pytest.mark.own_host  # the real host's lease is ten minutes
     def test_of_a_poison_queues_message_leaves_it_invisible_until_its_lease_is_over(
-        self, app: App, serve: Serve, azurite: Azurite, queue_service: QueueServiceClient, unique_name: Name
+        self, app: App, serve: Serve, queue_service: QueueServiceClient, short_leases: dict[str, str], unique_name: Name
     ) -> None:
-        app.write(FAILING, queues={"maxDequeueCount": 1, "visibilityTimeout": "00:00:00"})
+        app.write(
+            FAILING.replace("AzureWebJobsStorage", "Queues"),
+            queues={"maxDequeueCount": 1, "visibilityTimeout": "00:00:00"},
+        )
         poison = queue_service.create_queue(unique_name("host") + "-poison")
         poison.send_message(encoded("stubborn"))
-        serve(lease_seconds=1, AzureWebJobsStorage=azurite.connection_string, QUEUE=poison.queue_name)
+        serve(**short_leases | {"QUEUE": poison.queue_name})
 
         first, second = app.await_notes(2)[:2]
 
@@ -227,13 +237,12 @@ class TestLease:
 
         assert app.notes == [{"attempt": 1}]
 
-    @pytest.mark.own_host
     def test_ends_after_a_crash_and_the_message_comes_again(
-        self, app: App, serve: Serve, queue: QueueClient, settings: dict[str, str]
+        self, app: App, serve: Serve, queue: QueueClient, short_leases: dict[str, str]
     ) -> None:
         app.write(
             """
-            @app.queue_trigger("msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
+            @app.queue_trigger("msg", queue_name="%QUEUE%", connection="Queues")
             async def work(msg: func.QueueMessage) -> None:
                 note(attempt=msg.dequeue_count)
                 if msg.dequeue_count == 1:
@@ -241,7 +250,7 @@ class TestLease:
             """
         )
         queue.send_message(encoded("precious"))
-        host = serve(lease_seconds=1, **settings)
+        host = serve(**short_leases)
         app.await_notes(1)
 
         host.kill()

@@ -39,6 +39,14 @@ async def first(timer: func.TimerRequest) -> None:
     note(function="first", past_due=timer.past_due, status=timer.schedule_status)
 
 
+@app.retry(strategy="fixed_delay", max_retry_count="1", delay_interval="00:00:01")
+@app.timer_trigger("timer", schedule="0 0 0 29 2 *", run_on_startup=True)
+async def stubborn(timer: func.TimerRequest, context: func.Context) -> None:
+    retry = context.retry_context
+    note(function="stubborn", retry=retry.retry_count, most=retry.max_retry_count)
+    raise RuntimeError("not ever")
+
+
 @app.timer_trigger("timer", schedule="0 0 0 29 2 *")
 async def rare(timer: func.TimerRequest) -> None:
     global running
@@ -84,6 +92,15 @@ class TestSchedule:
         assert not first["past_due"]
         assert first["status"]["Last"].startswith("0001-01-01")
         assert "-02-29T00:00:00" in first["status"]["Next"]
+
+    def test_with_a_retry_policy_calls_the_function_again_for_the_same_occurrence(
+        self, each_second: tuple[App, HostProcess]
+    ) -> None:
+        app, _ = each_second
+
+        tries = notes_of(app, "stubborn", 2)
+
+        assert [(each["retry"], each["most"]) for each in tries] == [(0, 1), (1, 1)]
 
 
 class TestAdmin:
