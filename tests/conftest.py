@@ -39,8 +39,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST_FIRST.get(item.path.relative_to(TESTS).parts[0], 2))  # else in random order
     if os.environ.get(FUNCTIONS_HOST):
         for item in items:
-            if item.get_closest_marker("own_host"):
-                item.add_marker(pytest.mark.skip(reason="of the local host alone"))
+            if mark := item.get_closest_marker("own_host"):
+                item.add_marker(pytest.mark.skip(reason=f"of the local host alone: {mark.args[0]}"))
 
 
 @pytest.fixture(scope="session")

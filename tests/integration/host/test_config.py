@@ -21,6 +21,8 @@ from dev.host.surroundings import Surroundings
 from dev.host.time_span import parse_time_span
 from dev.host.worker import Function
 
+pytestmark = pytest.mark.own_host("the code of this host, which starts none")
+
 
 def function(**trigger: Any) -> Function:
     return Function(name="work", trigger=trigger)

@@ -326,15 +326,13 @@ class TestInvocation:
 
         assert requests.get(f"{host.url}/api/loop", timeout=90).json()[0] == "uvloop"
 
-    # The real host is tried with a worker of another make, which lacks the following two.
-
-    @pytest.mark.own_host
+    @pytest.mark.own_host("the worker that the real host is tried with is no worker of Azure's")
     def test_has_such_a_loop_where_the_app_makes_one_itself_too(self, host: HostProcess) -> None:
         pytest.importorskip("uvloop", reason="neither for Windows nor for Python 3.14")
 
         assert requests.get(f"{host.url}/api/loop", timeout=90).json()[1] == "uvloop"
 
-    @pytest.mark.own_host
+    @pytest.mark.own_host("the worker that the real host is tried with is no worker of Azure's")
     def test_is_what_all_tasks_that_it_makes_belong_to(self, host: HostProcess) -> None:
         with ThreadPoolExecutor(4) as callers:
             seen = list(callers.map(lambda _: requests.get(f"{host.url}/api/tasks", timeout=90).json(), range(4)))
@@ -342,7 +340,7 @@ class TestInvocation:
         assert [len(set(ids)) for ids in seen] == [1] * 4
         assert len({ids[0] for ids in seen}) == 4
 
-    @pytest.mark.own_host
+    @pytest.mark.own_host("each host's log has a form of its own")
     def test_logs_under_its_functions_name(self, host: HostProcess) -> None:
         requests.get(f"{host.url}/api/context", timeout=90)
         requests.get(f"{host.url}/api/log", timeout=90)

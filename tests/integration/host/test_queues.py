@@ -218,7 +218,7 @@ class TestConcurrency:
 
 
 class TestLease:
-    @pytest.mark.own_host
+    @pytest.mark.own_host("the real one renews after five minutes")
     def test_is_renewed_while_the_function_runs(
         self, app: App, serve: Serve, queue: QueueClient, settings: dict[str, str]
     ) -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from dev.host.schedule import NEVER, CronTab, Interval, parse_schedule, pitfall
 
+pytestmark = pytest.mark.own_host("the code of this host, which starts none")
+
 OBSERVED: list[dict[str, Any]] = json.loads((Path(__file__).parents[2] / "vectors/schedules.json").read_bytes())
 ACCEPTED = [each for each in OBSERVED if each["accepted"]]
 MOMENTS = st.datetimes(datetime(2000, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001

@@ -12,6 +12,8 @@ import pytest
 
 from dev.host.messages import PROTOS, ParameterBinding, TypedData
 
+pytestmark = pytest.mark.own_host("the code of this host, which starts none")
+
 LIBRARY = Path(azure_functions_runtime.__file__).parent
 # `native_invocation` is another worker's entrance.
 SOURCE = "\n".join(path.read_text() for path in sorted(LIBRARY.rglob("*.py")) if path.name != "native_invocation.py")
