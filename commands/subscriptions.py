@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -11,14 +11,14 @@ from rich.text import Text
 
 from commands.terminal import Json, Yes, confirm, console, fail, group, perform, print_json, span, table
 from commands.workshop import Workshop
-from shared.domain.execution import Outcome, Result, Terms
-from shared.domain.graph import Subscription
-from shared.domain.subscriptions import Action, Lifetimes, Reason, Standing, Verb
-from shared.services.batches import Batches
+from shared.domain.errors import UnavailableError
+from shared.domain.execution import Outcome
+from shared.domain.graph import SignedInListError, Subscription
+from shared.domain.memory import believed
+from shared.domain.subscriptions import Action, Reason, Standing, Verb
 from shared.services.finished_run import Runner
-from shared.services.renew import Failure, Forecast, RenewalReport
+from shared.services.renew import Failure, Forecast, Removal, RenewalReport
 
-_BUDGET: Final = timedelta(minutes=8)
 _BAR: Final = 20  # characters
 _RESOURCE: Final = 40  # characters
 
@@ -40,6 +40,7 @@ _WHY: Final = {
     Reason.FOREIGN: "it delivers elsewhere: not ours",
     Reason.UNKNOWN_RESOURCE: "its resource is not in the catalogue",
 }
+_LEFT_BY_PRUNE: Final = {Reason.FOREIGN, Reason.DUPLICATE}
 _COLOURS: Final = {
     Verb.CREATE: "green",
     Verb.RENEW: "cyan",
@@ -81,11 +82,11 @@ def plan(
 
 
 @app.command()
-def apply(prune: Prune = False, as_json: Json = False) -> None:
+def apply(as_json: Json = False) -> None:
     """Do now what the renewal timer does: create, renew and replace."""
 
     async def work(workshop: Workshop) -> RenewalReport:
-        return await workshop.finished_runs.see(workshop.renewal.run(prune=prune), Runner.OPERATOR)
+        return await workshop.finished_runs.see(workshop.renewal.run(), Runner.OPERATOR)
 
     report = perform(work, as_json=as_json)
     done = {str(outcome): count for outcome, count in report.outcomes.items()}
@@ -113,7 +114,8 @@ def list_subscriptions(as_json: Json = False) -> None:
     """List Graph's subscriptions, with what is left of their lives."""
 
     async def work(workshop: Workshop) -> list[tuple[Subscription, str]]:
-        return [(one, _state(one, workshop)) for one in await _listed(workshop)]
+        listed = [one for tenant_id in workshop.settings.tenant_ids for one in await _listed(workshop, tenant_id)]
+        return [(one, _state(one, workshop)) for one in sorted(listed, key=lambda one: one.expires)]
 
     found = perform(work, as_json=as_json)
     now = datetime.now().astimezone()
@@ -140,19 +142,10 @@ def delete(
         f"Delete {len(ids)}? Nothing is notified of what they were for until they are back.", yes=yes, as_json=as_json
     )
 
-    async def work(workshop: Workshop) -> list[Result] | str:
-        found = {one.id: one for one in await _listed(workshop)}
-        for name in ids:
-            if name not in found:
-                return f"there is no subscription {name}"
-            if not workshop.endpoint.owns(found[name].notification_url):
-                return f"{name} delivers elsewhere: it is not ours to delete"
-        return await _delete([found[name] for name in dict.fromkeys(ids)], workshop)
+    async def work(workshop: Workshop) -> Removal:
+        return await workshop.renewal.delete(dict.fromkeys(ids))
 
-    result = perform(work, as_json=as_json)
-    if isinstance(result, str):
-        fail(result, reason="not-ours", as_json=as_json)
-    _report(result, as_json=as_json)
+    _report(perform(work, as_json=as_json), ids, as_json=as_json)
 
 
 @app.command()
@@ -168,57 +161,65 @@ def prune(yes: Yes = False, as_json: Json = False) -> None:
             _print_failures(forecast.failures)
         fail("nothing is deleted while the whole picture is not known", reason="incomplete", as_json=as_json)
     unwanted = [
-        action.subscription
-        for action in forecast.actions
-        if action.verb is Verb.DELETE and action.reason is Reason.UNWANTED and action.subscription is not None
+        action for action in forecast.actions if action.verb is Verb.DELETE and action.reason is Reason.UNWANTED
     ]
-    if not unwanted:
-        _report([], as_json=as_json)
+    ids = [action.subscription.id for action in unwanted if action.subscription is not None]
+    _print_unsure(forecast.actions)
+    if not ids:
+        _report(Removal((), ()), ids, as_json=as_json)
         return
     if not as_json:
-        _print_plan([action for action in forecast.actions if action.subscription in unwanted], everything=True)
-    confirm(f"Delete these {len(unwanted)}?", yes=yes, as_json=as_json)
+        _print_plan(unwanted, everything=True)
+    confirm(f"Delete these {len(ids)}?", yes=yes, as_json=as_json)
 
-    async def work(workshop: Workshop) -> list[Result]:
-        return await _delete(unwanted, workshop)
+    async def work(workshop: Workshop) -> Removal:
+        return await workshop.renewal.prune(ids)
 
-    _report(perform(work, as_json=as_json), as_json=as_json)
-
-
-async def _listed(workshop: Workshop) -> list[Subscription]:
-    """All subscriptions, the next to end first."""
-    found = [
-        one
-        for tenant_id in sorted(workshop.settings.tenant_ids)
-        async for page in workshop.graph.subscription_pages(tenant_id)
-        for one in page
-    ]
-    return sorted(found, key=lambda one: one.expires)
+    _report(perform(work, as_json=as_json), ids, as_json=as_json)
 
 
-async def _delete(subscriptions: Iterable[Subscription], workshop: Workshop) -> list[Result]:
-    now = workshop.clock.now()
-    terms = Terms(workshop.endpoint, None, Lifetimes(), workshop.clock.now)
-    async with Batches(workshop.graph, workshop.clock, terms, now + _BUDGET) as batches:
-        return await batches.perform(
-            Action(Verb.DELETE, Reason.UNWANTED, one.tenant_id, one.kind, now, None, one) for one in subscriptions
-        )
+async def _listed(workshop: Workshop, tenant_id: str) -> list[Subscription]:
+    """What Graph lists, by what is remembered of it: only that tells what Graph granted."""
+    try:
+        known = (await workshop.known.load(tenant_id)).memory.known
+    except UnavailableError:
+        known = {}
+    found: list[Subscription] = []
+    try:
+        async for page in workshop.graph.subscription_pages(tenant_id):
+            found += (believed(one, known.get(one.id)) for one in page)
+    except SignedInListError as error:
+        console(stderr=True).print(str(error), style="yellow", markup=False)
+    return found
 
 
-def _report(results: Sequence[Result], *, as_json: bool) -> None:
-    """Say what was deleted; exit code 1 where something was not."""
-    problems = {
+def _print_unsure(actions: Iterable[Action]) -> None:
+    left = [action for action in actions if action.desired is None and action.reason not in _LEFT_BY_PRUNE]
+    unsure = sum(action.verb is not Verb.DELETE for action in left)
+    if unsure:
+        text = f"{unsure} more are left: they are known by Graph's spelling alone, and something desired is missing"
+        console(stderr=True).print(text, style="yellow")
+
+
+def _report(removal: Removal, ids: Sequence[str], *, as_json: bool) -> None:
+    """Say what was deleted; exit code 1 where something was not that should be."""
+    gone = {result.removed for result in removal.results if result.removed is not None}
+    why = {
         result.action.subscription.id: result.error.reason
-        for result in results
+        for result in removal.results
         if result.error is not None and result.action.subscription is not None
     }
-    done = sum(result.outcome is Outcome.DELETED for result in results)
+    # What no result is about is desired by now, or is in a tenant of which not all is known.
+    problems = {name: why.get(name, "not-deleted") for name in dict.fromkeys(ids) if name not in gone}
+    done = sum(result.outcome is Outcome.DELETED for result in removal.results)
     if as_json:
-        print_json({"deleted": done, "problems": problems})
+        failures = {"failures": [_failure_json(failure) for failure in removal.failures]} if removal.failures else {}
+        print_json({"deleted": done, "problems": problems} | failures)
     else:
-        console().print(f"{done} deleted" if results else "There is nothing to delete.")
+        console().print(f"{done} deleted" if ids else "There is nothing to delete.")
         for name, problem in problems.items():
             console(stderr=True).print(f"{name}: {problem}", style="red")
+        _print_failures(removal.failures)
     if problems:
         raise typer.Exit(1)
 
@@ -330,10 +331,10 @@ def _state_text(state: str) -> Text:
 
 
 def _life(one: Subscription, now: datetime) -> Text:
-    """What is left, of the longest life that Graph grants the kind; renewal is due at half of it."""
+    """What is left of the life that Graph granted, or of the longest of the kind; renewal is due at half of it."""
     if one.kind is None:
         return Text()
-    share = min(max((one.expires - now) / one.kind.max_lifetime, 0.0), 1.0)
+    share = min(max((one.expires - now) / (one.life or one.kind.max_lifetime), 0.0), 1.0)
     filled = round(share * _BAR)
     # Renewal comes by every five minutes, so a subscription well below half is one that it does not reach.
     style = "green" if share > 0.45 else "yellow" if share > 0.2 else "red"

@@ -118,12 +118,16 @@ class Workshop:
         return Endpoint(settings.notification_url, settings.lifecycle_notification_url, settings.client_states)
 
     @cached_property
+    def known(self) -> KnownSubscriptions:
+        return KnownSubscriptions(self.blobs)
+
+    @cached_property
     def renewal(self) -> Renewal:
         return Renewal(
             graph=self.graph,
             certificates=self.certificates,
             desired=self.desired,
-            known=KnownSubscriptions(self.blobs),
+            known=self.known,
             endpoint=self.endpoint,
             tenant_ids=self.settings.tenant_ids,
             concerns=self.settings.concerns,

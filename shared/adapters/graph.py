@@ -143,6 +143,7 @@ class GraphClient:
         Both API versions are asked, because whether either lists the other's is not documented.
 
         Raises:
+            SignedInListError: the application's own were all given; this concerns presence alone.
             UnavailableError: Graph or Entra ID did not give the whole list.
             GraphError: Graph refuses the list.
         """
@@ -156,10 +157,7 @@ class GraphClient:
             yield [one for one in others if one.id not in seen]
 
     async def _signed_in_pages(self, tenant_id: str) -> AsyncIterator[Sequence[Subscription]]:
-        """What was subscribed to for a signed-in user, by another application where the app is a managed identity.
-
-        This concerns presence alone, so if it cannot be had, the other lists are none the worse for it.
-        """
+        """What was subscribed to for a signed-in user, by another application where the app is a managed identity."""
         version = resources.PRESENCE.api_version
         try:
             credentials = {id(self._credentials(tenant_id, delegated=delegated)) for delegated in (False, True)}
@@ -171,7 +169,7 @@ class GraphClient:
         except graph.SignInRequiredError:
             return  # whether presence is wanted at all is not known here
         except (UnavailableError, graph.GraphError) as error:
-            _log.warning("the signed-in user's subscriptions cannot be listed: reason=%s", error.reason)
+            raise graph.SignedInListError(error) from error
 
     async def group_members(self, tenant_id: str, group_id: str) -> tuple[str, ...]:
         """Object ids of the users in a group and in the groups within it ("List group transitive members").

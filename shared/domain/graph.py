@@ -203,6 +203,14 @@ class SignInRequiredError(CredentialError):
         self.reason = SIGN_IN_REQUIRED
 
 
+class SignedInListError(UnavailableError):
+    """The application's subscriptions were listed to the end, and those of who is signed in could not be."""
+
+    def __init__(self, error: SwitchboardError) -> None:
+        super().__init__("the list of the signed-in user's subscriptions", reason=error.reason)
+        self.args = (f"the signed-in user's subscriptions cannot be listed: {error}",)
+
+
 type Reply = Subscription | SwitchboardError | None
 """What comes of a call: the subscription (GET, POST, PATCH), None (DELETE), or why not."""
 

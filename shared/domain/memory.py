@@ -20,6 +20,7 @@ import msgspec
 from shared.domain import resources
 from shared.domain.errors import SwitchboardError
 from shared.domain.graph import Subscription
+from shared.domain.readings import Reading
 from shared.domain.resources import ResourceKind
 
 SKEW: Final = timedelta(minutes=5)
@@ -69,18 +70,24 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is remembered of a tenant.
 
     `known` is by id. `faceless` are ids of which nothing else is known, each with the time until which it counts.
-    `refusals` are by kind, `unseen` by the path of the desired thing.
+    `refusals` are by kind, `unseen` by the path of the desired thing, `readings` of what is desired by its source.
     """
 
     known: Mapping[str, Remembered] = {}
     faceless: Mapping[str, datetime] = {}
     refusals: Mapping[str, Refusal] = {}
     unseen: Mapping[str, Sequence[Creation]] = {}
+    readings: Mapping[str, Reading] = {}
+
+    @property
+    def has_made_nothing(self) -> bool:
+        """Whether no run has left anything but how it read what is desired."""
+        return not (self.known or self.faceless or self.refusals or self.unseen)
 
 
 @dataclass(frozen=True, slots=True)
 class Recollection:
-    """What is remembered, and what of it could not be read; `is_first`: no run has ever left anything."""
+    """What is remembered, and what of it could not be read; `is_first`: no run has ever made anything."""
 
     memory: Memory = field(default_factory=Memory)
     problems: tuple[SwitchboardError, ...] = ()
@@ -97,6 +104,8 @@ class Changes:
     unseen: defaultdict[str, list[Creation]] = field(default_factory=lambda: defaultdict(list))
     seen: set[str] = field(default_factory=set)  # desired things of which a creation has been seen
     wanted: frozenset[str] | None = None  # all that is desired; None where that is not known
+    readings: dict[str, Reading] = field(default_factory=dict)
+    sources: frozenset[str] | None = None  # what readings there may be of; None where that is not known
 
     def saw(self, one: Subscription) -> None:
         """A subscription of ours is there."""
@@ -142,7 +151,12 @@ class Changes:
                 ]
             )
         }
-        return Memory(known=known, faceless=faceless, refusals=refusals, unseen=unseen)
+        readings = {
+            source: reading
+            for source, reading in (dict(memory.readings) | self.readings).items()
+            if self.sources is None or source in self.sources
+        }
+        return Memory(known=known, faceless=faceless, refusals=refusals, unseen=unseen, readings=readings)
 
 
 def remembered(one: Subscription) -> Remembered | None:

@@ -271,7 +271,7 @@ def plan(
     Args:
         actual: what is believed to be there; what expired longer ago than clocks differ counts as absent.
         certificate_id: the current encryption certificate, or None while it is not known; then none is outdated.
-        prune: delete what is ours and not desired.
+        prune: delete what is ours and not desired; of what is not remembered, only while all that is desired is there.
         reauthorize: ids of subscriptions to be renewed now, however long they still have.
         course: what the run that asks has found out already.
     """
@@ -347,9 +347,10 @@ class _Planner:
                 former[subscription_key(one)] = one
             else:
                 yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, one)
-        missing = []
+        missing, all_covered = [], True
         for want in wanted.values():
             of_it = sorted(ours.pop(want.key, ()), key=lambda one: (self._faults(want, one), one.id))
+            all_covered &= bool(of_it) and of_it[0].expires > self.now and not self._is_useless(want, of_it[0])
             if of_it:
                 yield from self._keep_one(want, *of_it)
             else:
@@ -359,7 +360,8 @@ class _Planner:
         for one in former.values():
             yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, one)
         for one in unwanted:
-            yield self._unwanted(one)
+            # By a spelling that nobody recognises, it may be the very one that covers something desired.
+            yield self._unwanted(one, is_sure=one.remembered or all_covered)
 
     def _was_ours(self, one: Subscription) -> bool:
         return one.remembered or self.endpoint.was_ours(one.notification_url)
@@ -461,10 +463,10 @@ class _Planner:
             deadline = self.now + PATIENCE
             yield self._action(verb, reason, want, deadline, old, delete_first=old is not None)
 
-    def _unwanted(self, found: Subscription) -> Action:
+    def _unwanted(self, found: Subscription, *, is_sure: bool) -> Action:
         kind = found.kind
         standing, _ = self.endpoint.standing(found.notification_url)
-        if self.prune:
+        if self.prune and is_sure:
             return self._at_leisure(Verb.DELETE, Reason.UNWANTED, found)
         if kind is None:
             return self._at_leisure(Verb.LEAVE, Reason.UNKNOWN_RESOURCE, found)

@@ -103,7 +103,8 @@ class KnownSubscriptions:
             until = listed.modified + LONGEST_LIFE
             others = dict.fromkeys(ids.difference(memory.known), until)
             memory = msgspec.structs.replace(memory, faceless=others | dict(memory.faceless))
-        found = Recollection(memory, tuple(problems), is_first=whole is None and listed is None)
+        is_first = listed is None and not problems and memory.has_made_nothing
+        found = Recollection(memory, tuple(problems), is_first)
         return found, None if whole is None else whole.etag, ids
 
 

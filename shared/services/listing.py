@@ -36,9 +36,9 @@ class Picture:
     """What is believed to be there, by id.
 
     `confirmed` are those that Graph has shown in this run, `lost` the ids that it does not know any more, with what was
-    remembered of them. With an `error`, the list was not read to its end, and there may be others. `unread` says why
-    some could not be read by id. `shows_all` is whether the list is to be trusted: it shows something, and leaves out
-    nothing that is known to be there.
+    remembered of them. With an `error`, the list was not read to its end, and there may be others; `without_signed_in`
+    says why this is so of presence alone. `unread` says why some could not be read by id. `shows_all` is whether the
+    list is to be trusted: it shows something, and leaves out nothing that is known to be there.
     """
 
     there: dict[str, Subscription] = field(default_factory=dict)
@@ -46,6 +46,7 @@ class Picture:
     lost: dict[str, Subscription | None] = field(default_factory=dict)
     shows_all: bool = False
     error: SwitchboardError | None = None
+    without_signed_in: graph.SignedInListError | None = None
     unread: list[SwitchboardError] = field(default_factory=list)
 
 
@@ -91,10 +92,13 @@ class Listing:
                 picture.there.update((one.id, one) for one in shown)
                 picture.confirmed.update(one.id for one in shown)
                 see(shown)
+        except graph.SignedInListError as error:
+            logger.warning("the signed-in user's subscriptions cannot be listed: reason=%s", error.reason)
+            picture.without_signed_in = error
         except (UnavailableError, GraphError) as error:
             picture.error = error
             return picture
-        picture.shows_all = True
+        picture.shows_all = picture.without_signed_in is None
         await self.read(picture, hidden - picture.confirmed - set(being_renewed()))
         strangers = set(memory.faceless).difference(picture.there, leave_out)
         await self._read_faceless(tenant_id, picture, strangers, see)

@@ -8,7 +8,7 @@ list is whole; so what became of them is known to it, and nothing is both renewe
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from shared.clock import Clock
-from shared.domain import graph
+from shared.domain import graph, resources
 from shared.domain.desired import DesiredState, Group, call_events_of
 from shared.domain.errors import (
     NoTurnError,
@@ -29,7 +29,8 @@ from shared.domain.errors import (
 )
 from shared.domain.execution import Outcome, Result, Terms
 from shared.domain.graph import GraphError, Subscription
-from shared.domain.memory import Changes, Creation, Memory, Names, Recollection, held_until, recalled
+from shared.domain.memory import Changes, Creation, Memory, Names, Recollection, believed, held_until, recalled
+from shared.domain.readings import DESIRED_STATE, NotWholeError, read_again
 from shared.domain.subscriptions import (
     Action,
     Course,
@@ -118,10 +119,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is desired in a tenant; `whole` says whether that is all of it."""
+    """What is desired in a tenant; `whole` says whether all of it was read, `sure` whether that is to be deleted by."""
 
     subscriptions: tuple[Desired, ...]
     whole: bool
+    sure: bool
 
 
 @dataclass(slots=True)
@@ -160,14 +162,26 @@ class TenantRun:
     def terms(self) -> Terms:
         return self.batches.terms
 
-    # The two ways through
+    # The ways through
 
     async def run(self) -> None:
         """Do all that is to be done; what went wrong is among the troubles."""
+        await self._through(self._reconcile())
+
+    async def prune(self, ids: Collection[str]) -> None:
+        """Delete those of the ids that are ours and not desired, by a plan of its own."""
+        await self._through(self._prune(ids))
+
+    async def delete(self, subscriptions: Collection[Subscription]) -> None:
+        """Delete these, whatever is desired."""
+        await self._through(self._delete(subscriptions))
+
+    async def _through(self, work: Coroutine[None, None, None]) -> None:
+        """Do some work, whose turn is kept meanwhile, and what is learned by it remembered."""
         try:
             async with asyncio.TaskGroup() as group:
                 keeping = group.create_task(self._keep_turn())
-                await self._reconcile()
+                await work
                 keeping.cancel()
         except* SwitchboardError as errors:
             for error in errors.exceptions:
@@ -182,18 +196,19 @@ class TenantRun:
         """What a run would do now; nothing is done."""
         memory = await self._load()
         picture = await self._take_stock(memory, renewing=False)
-        wanted = await self._want()
+        wanted = await self._want(memory)
+        self._believe(picture)
         if picture.error is not None:
             return ()
-        self.there = picture.there
-        return self._plan(wanted, Course(held=self._held(memory, wanted)), prune=self.order.prune and wanted.whole)
+        prune = self.order.prune and self._is_all_known(wanted)
+        return self._plan(wanted, Course(held=self._held(memory, wanted)), prune=prune)
 
     async def _reconcile(self) -> None:
         if self.remembered is not None:
             self._renew_remembered(self.remembered)
         memory = await self._first_look()
         self._renew_remembered(memory)
-        groups = asyncio.create_task(self._want())
+        groups = asyncio.create_task(self._want(memory))
         try:
             picture = await self._take_stock(memory, renewing=True)
             wanted = await groups
@@ -270,6 +285,9 @@ class TenantRun:
         self._note_reads(picture)
         if picture.error is not None:
             self._trouble(Stage.LIST, picture.error)
+        wants_presence = any(want.kind is resources.PRESENCE for want in self.wanted)
+        if picture.without_signed_in is not None and (wants_presence or self.order.prune):
+            self._trouble(Stage.LIST, picture.without_signed_in, resources.PRESENCE.key)
         for result in self._renewed.values():
             self._take_in(result)
         self._note_renewals()
@@ -306,7 +324,7 @@ class TenantRun:
     def _plan_now(self, memory: Memory, wanted: Wanted) -> tuple[Action, ...]:
         held = self._held(memory, wanted)
         course = replace(self._course(), held=held, refused_kinds=self._refused_kinds(memory))
-        return self._plan(wanted, course, prune=self.order.prune and wanted.whole)
+        return self._plan(wanted, course)
 
     def _course(self) -> Course:
         refused = {
@@ -473,6 +491,81 @@ class TenantRun:
                 reason = post.error.reason if isinstance(post.error, SwitchboardError) else "unexpected"
                 self.changes.refused(post.kind, post.resource, reason)
 
+    # Deleting what an operator has named
+
+    async def _prune(self, ids: Collection[str]) -> None:
+        memory = await self._await_turn()
+        if not self._mine:
+            return
+        wanted = await self._want(memory)
+        picture = await self._take_stock(memory, renewing=False)
+        self._believe(picture)
+        if not self._is_all_known(wanted):
+            return
+        doomed = [
+            action.subscription
+            for action in self._plan(wanted, Course(), prune=True)
+            if action.verb is Verb.DELETE and action.reason is Reason.UNWANTED and action.subscription is not None
+        ]
+        names = Names(want.resource for want in wanted.subscriptions)
+        await self._look_and_delete(
+            (one for one in doomed if one.id in ids), memory, lambda one: names.recognised(one.resource) is None
+        )
+
+    def _is_all_known(self, wanted: Wanted) -> bool:
+        return wanted.sure and not self.troubles
+
+    async def _delete(self, subscriptions: Iterable[Subscription]) -> None:
+        memory = await self._await_turn()
+        if self._mine:
+            await self._look_and_delete(subscriptions, memory, lambda _: True)
+
+    async def find(self, ids: Iterable[str]) -> list[Subscription]:
+        """Those of the ids that there are in this tenant; those that cannot be read are among the troubles."""
+        memory = await self._load()
+        found = []
+        for identity in ids:
+            known = memory.known.get(identity)
+            one = None if known is None else recalled(identity, self.tenant_id, known)
+            try:
+                found.append(one or await self.graph.subscription(self.tenant_id, identity))
+            except graph.SubscriptionNotFoundError:
+                continue
+            except (UnavailableError, GraphError) as error:
+                self._trouble(Stage.READ, error, identity=identity)
+        return found
+
+    async def _await_turn(self) -> Memory:
+        """Take the turn, waiting for another run, and what is remembered then; without the turn, that is a trouble."""
+        memory = await self._first_look()
+        if not self._mine and await self._wait_for_turn():
+            memory = await self._load()
+        if not self._mine:
+            error = self._no_turn or NoTurnError("another run is at work in this tenant")
+            self._trouble(Stage.SETTINGS if isinstance(error, SettingsError) else Stage.TURN, error)
+        return memory
+
+    async def _look_and_delete(
+        self, subscriptions: Iterable[Subscription], memory: Memory, is_unwanted: Callable[[Subscription], bool]
+    ) -> None:
+        """Read each by its id, and delete it if it is still ours and unwanted by what Graph says now."""
+        doomed = []
+        for result in await self.batches.look(subscriptions):
+            one = result.subscription
+            if result.outcome is not Outcome.LEFT or one is None:
+                if result.outcome is Outcome.GONE:
+                    self._take_in(result)
+                self.results.append(result)
+                continue
+            one = believed(one, memory.known.get(one.id))
+            if self.terms.endpoint.owns(one.notification_url) and is_unwanted(one):
+                doomed.append(
+                    Action(Verb.DELETE, Reason.UNWANTED, one.tenant_id, one.kind, result.action.deadline, None, one)
+                )
+            else:
+                self.results.append(result)
+        await self._perform(doomed)
+
     # Creations of unknown outcome
 
     async def _settle(self, memory: Memory, wanted: Wanted) -> None:
@@ -594,21 +687,47 @@ class TenantRun:
             being_renewed=self._begun.keys,
         )
 
-    async def _want(self) -> Wanted:
+    async def _want(self, memory: Memory) -> Wanted:
         """What is desired, the members of groups included."""
         state = await self.desired()
         if state is None:
-            return Wanted((), whole=False)
+            return Wanted((), whole=False, sure=False)
         wanted = [want for want in state.subscriptions if want.tenant_id == self.tenant_id]
         groups = [group for group in state.groups if group.tenant_id == self.tenant_id]
+        sources = [group.group_id for group in groups]
+        asked_for = [*(want.resource for want in wanted), *sources]
         members = await self._members(groups)
         for group, found in zip(groups, members, strict=True):
             wanted += call_events_of(group, found or ())
+        read = {source: found for source, found in zip(sources, members, strict=True) if found is not None}
+        sure = self._note_readings(memory, {DESIRED_STATE: asked_for, **read})
+        self.changes.sources = frozenset({DESIRED_STATE, *sources})
         self.wanted = tuple({want.key: want for want in wanted}.values())
         whole = state.refusal is None and all(found is not None for found in members)
         if whole:
             self.changes.wanted = frozenset(want.resource for want in self.wanted)
-        return Wanted(self.wanted, whole)
+        is_empty = not (state.subscriptions or state.groups)
+        if is_empty and self.order.prune:
+            error = NotWholeError("the desired state asks for nothing, of any tenant: nothing is pruned by that")
+            self._trouble(Stage.DESIRED_STATE, error)
+        return Wanted(self.wanted, whole, sure=whole and sure and not is_empty)
+
+    def _note_readings(self, memory: Memory, read: Mapping[str, Sequence[str]]) -> bool:
+        """Note how the file and the groups read now; whether all of that is to be deleted by."""
+        now, sure = self.clock.now(), True
+        for source, names in read.items():
+            reading = self.changes.readings[source] = read_again(names, memory.readings.get(source), now)
+            is_file = source == DESIRED_STATE
+            if reading.is_settled(now) if is_file else reading.is_whole(now):
+                continue
+            sure = False
+            if self.order.prune:
+                error = NotWholeError(
+                    f"{'the desired state' if is_file else f'group {source}'} has {reading.size} entries, and may have "
+                    f"been cut off: it is believed at {reading.settles:%H:%M} UTC if it reads the same until then"
+                )
+                self._trouble(Stage.DESIRED_STATE if is_file else Stage.GROUP, error, identity=source)
+        return sure
 
     async def _members(self, groups: Sequence[Group]) -> list[tuple[str, ...] | None]:
         """The members of each group, None where they could not be read in the time that there is for all of them."""

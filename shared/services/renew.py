@@ -10,7 +10,8 @@ import asyncio
 import itertools
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -30,6 +31,7 @@ from shared.domain.errors import (
 from shared.domain.execution import Outcome, Result, Terms
 from shared.domain.graph import Call, Reply, Subscription
 from shared.domain.memory import Changes, Memory, recalled
+from shared.domain.notifications import is_plain_id
 from shared.domain.subscriptions import (
     Action,
     EncryptionCertificate,
@@ -132,6 +134,14 @@ class Forecast:
     failures: tuple[Failure, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What became of what was to be deleted, and why something was not looked at."""
+
+    results: tuple[Result, ...]
+    failures: tuple[Failure, ...]
+
+
 class Renewal:
     """Runs of one process; only one at a time, for they would do each other's work."""
 
@@ -163,23 +173,20 @@ class Renewal:
         self._next: _Pending | None = None
         self._remembered: dict[str, Memory] = {}
 
-    async def run(self, *, prune: bool = False) -> RenewalReport:
-        """Do all that is to be done.
-
-        Args:
-            prune: delete what is ours and not desired; not done while the desired state is not fully known.
+    async def run(self) -> RenewalReport:
+        """Do all that is to be done; what is ours and not desired is renewed, and never deleted.
 
         Raises:
             UnavailableError: nothing at all could be done.
         """
         async with self._lock:
-            return await self._run(self._tenant_ids, Order(prune=prune))
+            return await self._run(self._tenant_ids, Order())
 
     async def plan(self, *, prune: bool = False) -> "Forecast":
         """What a run would do now; nothing is done.
 
         Args:
-            prune: as for `run`.
+            prune: say also what `prune` would delete; that is nothing while not all is known.
         """
         run = self._new_run()
         terms = await self._terms(run)
@@ -189,6 +196,48 @@ class Renewal:
         troubles = (*run.troubles, *(trouble for tenant in tenants for trouble in tenant.troubles))
         actions = sorted(itertools.chain.from_iterable(found), key=lambda action: action.deadline)
         return Forecast(tuple(actions), _summary(troubles))
+
+    async def prune(self, ids: Collection[str]) -> "Removal":
+        """Delete those of the ids that are ours and not desired, as all is found to be now.
+
+        In a tenant of which not all is known, nothing is deleted.
+        """
+        async with self._lock:
+            run = self._new_run()
+            async with self._tenants(run, Order(prune=True)) as tenants:
+                await asyncio.gather(*(tenant.prune(ids) for tenant in tenants))
+            return _removal(tenants, run.troubles)
+
+    async def delete(self, ids: Collection[str]) -> "Removal":
+        """Delete subscriptions of ours, desired or not.
+
+        Raises:
+            MalformedInputError: one of them is not ours, or is no id; nothing is deleted then.
+            GraphError: there is no such subscription, or Graph does not say so; nothing is deleted then.
+            UnavailableError: Graph or Entra ID did not answer; nothing is deleted then.
+        """
+        if wrong := [identity for identity in ids if not is_plain_id(identity)]:  # it becomes part of a URL
+            raise MalformedInputError(f"{wrong[0]} is not the id of a subscription", reason="not-found")
+        async with self._lock:
+            run = self._new_run()
+            async with self._tenants(run, Order()) as tenants:
+                found = await asyncio.gather(*(tenant.find(ids) for tenant in tenants))
+                self._check_ours(ids, itertools.chain.from_iterable(found), tenants)
+                theirs = [(tenant, of_it) for tenant, of_it in zip(tenants, found, strict=True) if of_it]
+                await asyncio.gather(*(tenant.delete(of_it) for tenant, of_it in theirs))
+            return _removal(tenant for tenant, _ in theirs)
+
+    def _check_ours(self, ids: Iterable[str], found: Iterable[Subscription], tenants: Iterable[TenantRun]) -> None:
+        by_id = {one.id: one for one in found}
+        for identity in ids:
+            one = by_id.get(identity)
+            if one is None:
+                troubles = (trouble for tenant in tenants for trouble in tenant.troubles)
+                why = next((trouble.error for trouble in troubles if trouble.identity == identity), None)
+                raise why or graph.SubscriptionNotFoundError(f"there is no subscription {identity}")
+            if not self._endpoint.owns(one.notification_url):
+                message = f"{identity} delivers elsewhere: it is not ours to delete"
+                raise MalformedInputError(message, reason="not-ours")
 
     async def resync(self, tenant_id: str, *, gone: str | None = None) -> RenewalReport:
         """Do all that is to be done in one tenant; callers that have to wait for their turn share one run.
@@ -280,30 +329,39 @@ class Renewal:
         started = self._clock.now()
         run = self._new_run()
         loading = asyncio.create_task(run.desired())
-        terms = await self._terms(run)
-        tenants: dict[str, TenantRun] = {}
-
-        async def guard(tenant_id: str) -> None:
-            await tenants[tenant_id].guard()
-
-        async with self._batches(terms, self._budget, guard) as batches:
-            tenants.update((tenant_id, self._tenant(run, batches, tenant_id, order)) for tenant_id in tenant_ids)
-            await asyncio.gather(*(tenant.run() for tenant in tenants.values()))
+        async with self._tenants(run, order, tenant_ids) as tenants:
+            await asyncio.gather(*(tenant.run() for tenant in tenants))
         await loading
-        for tenant_id, tenant in tenants.items():
-            if tenant.remembered is not None:
-                self._remembered[tenant_id] = tenant.remembered
         ending = _Ending(
             started,
             self._clock.now(),
             self._endpoint,
             self._lifetimes,
-            tuple(tenants.values()),
+            tenants,
             run.troubles,
             whole=set(tenant_ids) == set(self._tenant_ids),
         )
         ending.check_anything_done()
         return ending.report()
+
+    @asynccontextmanager
+    async def _tenants(
+        self, run: "_Run", order: Order, tenant_ids: Collection[str] | None = None
+    ) -> AsyncIterator[tuple[TenantRun, ...]]:
+        """The tenants' parts of a run, each asked for its turn before anything is made or deleted in it."""
+        tenants: dict[str, TenantRun] = {}
+
+        async def guard(tenant_id: str) -> None:
+            await tenants[tenant_id].guard()
+
+        terms = await self._terms(run)
+        async with self._batches(terms, self._budget, guard) as batches:
+            for tenant_id in self._tenant_ids if tenant_ids is None else tenant_ids:
+                tenants[tenant_id] = self._tenant(run, batches, tenant_id, order)
+            yield tuple(tenants.values())
+        for tenant_id, tenant in tenants.items():
+            if tenant.remembered is not None:
+                self._remembered[tenant_id] = tenant.remembered
 
     def _new_run(self) -> "_Run":
         concerns = (SettingsError([f"{name} {concern}"]) for name, concern in self._concerns.items())
@@ -414,7 +472,11 @@ class _Ending:
         errors = [result.error for result in known if result.outcome in undone]
         if len(errors) < len(known):
             return
-        unlisted = [trouble.error for trouble in self._all_troubles() if trouble.stage is Stage.LIST]
+        unlisted = [
+            trouble.error
+            for trouble in self._all_troubles()
+            if trouble.stage is Stage.LIST and not isinstance(trouble.error, graph.SignedInListError)
+        ]
         first = next((error for error in (*errors, *unlisted) if isinstance(error, UnavailableError)), None)
         if first is not None and (errors or unlisted):
             raise UnavailableError("everything that renewal needs", reason=first.reason) from first
@@ -481,6 +543,12 @@ class _Ending:
                 delivers = self.endpoint.owns(url) and self.endpoint.standing(url)[0] is not Standing.UNKNOWN
                 if delivers and one.resource in wanted:
                     yield one
+
+
+def _removal(tenants: Iterable[TenantRun], troubles: Iterable[Trouble] = ()) -> Removal:
+    tenants = tuple(tenants)
+    results = tuple(itertools.chain.from_iterable(tenant.results for tenant in tenants))
+    return Removal(results, _summary((*troubles, *(trouble for tenant in tenants for trouble in tenant.troubles))))
 
 
 def _summary(troubles: Iterable[Trouble]) -> tuple[Failure, ...]:

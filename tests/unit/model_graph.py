@@ -297,7 +297,8 @@ class Known:
     async def load(self, tenant_id: str) -> Recollection:
         if self.error is not None:
             raise self.error
-        return Recollection(self.memories.get(tenant_id, Memory()), is_first=tenant_id not in self.memories)
+        memory = self.memories.get(tenant_id, Memory())
+        return Recollection(memory, is_first=memory.has_made_nothing)
 
     async def save(self, tenant_id: str, changes: Changes, now: datetime) -> Memory:
         if self.error is not None:

@@ -202,3 +202,39 @@ async def test_what_has_no_expiration_is_listed_and_read_nevertheless(
     assert isinstance(patched, Subscription)
     for one in (*listed, patched):
         assert (one.id, one.expires_told) == (IDENTITY, False)
+
+
+class SignedIn(LeapingClient):
+    """The signed-in user's identity is not the application's, and meets an error where its subscriptions are listed."""
+
+    def __init__(self, clock: LeapingClock, error: SwitchboardError) -> None:
+        super().__init__(GRAPH, lambda *_, delegated: delegated, clock)
+        self.error = error
+
+    def _request(self, method: str, url: str, tenant_id: str, delegated: bool, body: Any) -> Mapping[str, Any]:
+        del method, url, tenant_id, body
+        if delegated:
+            raise self.error
+        return {"value": [{"id": IDENTITY, "resource": call_events(1).resource}]}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(graph.PermissionDeniedError("403"), "permission"), (CredentialError("Entra ID's token"), "credential")],
+)
+async def test_a_list_without_the_signed_in_users_part_is_not_taken_for_the_whole(
+    clock: LeapingClock, error: SwitchboardError, reason: str
+) -> None:
+    client = SignedIn(clock, error)
+    pages = client.subscription_pages(TENANT)
+    listed = [*await anext(pages), *await anext(pages)]
+    with pytest.raises(graph.SignedInListError) as caught:
+        await anext(pages)
+    client.close()
+    assert ([one.id for one in listed], caught.value.reason) == ([IDENTITY], reason)
+
+
+async def test_nobody_signed_in_is_no_part_that_is_missing(clock: LeapingClock) -> None:
+    client = SignedIn(clock, graph.SignInRequiredError())
+    assert [one.id async for page in client.subscription_pages(TENANT) for one in page] == [IDENTITY]
+    client.close()

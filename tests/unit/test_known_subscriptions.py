@@ -7,6 +7,7 @@ import pytest
 
 from shared.domain.errors import NoTurnError, UnavailableError
 from shared.domain.memory import LONGEST_LIFE, Changes, Creation, Memory, Refusal, Remembered
+from shared.domain.readings import read_again
 from shared.services.known_subscriptions import KnownSubscriptions
 from tests.unit.state_blobs import START, StateBlobs
 
@@ -43,7 +44,20 @@ async def test_each_tenant_has_its_own() -> None:
 
 async def test_before_the_first_run_there_are_none() -> None:
     found = await KnownSubscriptions(StateBlobs()).load(TENANT)
-    assert (found.memory, found.problems) == (Memory(), ())
+    assert (found.memory, found.problems, found.is_first) == (Memory(), (), True)
+
+
+async def test_a_run_that_has_read_what_is_desired_and_made_nothing_leaves_the_next_one_the_first() -> None:
+    """A client state that is too short is not taken into use by the second run."""
+    blobs = StateBlobs()
+    known = KnownSubscriptions(blobs)
+    await known.save(TENANT, Changes(readings={"g": read_again("ab", None, START)}), START)
+    assert (await known.load(TENANT)).is_first
+    await known.save(TENANT, knowing(a=remembered()), START)
+    assert not (await known.load(TENANT)).is_first
+    await blobs.put("state", WHOLE, b"{")
+    await blobs.put("state", IDS, b"[]")
+    assert not (await known.load(TENANT)).is_first
 
 
 async def test_what_two_have_learned_is_kept_of_both() -> None:
@@ -156,6 +170,13 @@ class TestChanges:
         assert Changes(wanted=frozenset({"r"})).applied(memory, START) == memory
         assert Changes(wanted=frozenset({"s"})).applied(memory, START) == Memory()
         assert Changes(refusals={"callEvents": None}).applied(memory, START) == Memory()
+
+    def test_readings_are_kept_of_what_is_still_asked_for(self) -> None:
+        memory = Memory(readings={source: read_again("ab", None, START) for source in ("g", "h")})
+        later = read_again("abc", None, START + HOUR)
+        assert Changes(readings={"g": later}).applied(memory, START).readings == {"g": later, "h": memory.readings["h"]}
+        changes = Changes(readings={"g": later}, sources=frozenset({"g"}))
+        assert changes.applied(memory, START).readings == {"g": later}
 
     def test_what_has_been_seen_is_unseen_no_more(self) -> None:
         memory = Memory(unseen={"r": [Creation(at=START, until=START + HOUR)]})

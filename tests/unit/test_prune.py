@@ -1,0 +1,442 @@
+"""Deleting what an operator has named: by nothing but a whole picture, in the tenant's turn, and after a last look."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from shared.domain import graph
+from shared.domain.desired import DesiredState, DesiredStateError, Group, parse_desired
+from shared.domain.errors import MalformedInputError, UnavailableError
+from shared.domain.execution import Outcome
+from shared.domain.graph import Call, Reply, Subscription
+from shared.domain.subscriptions import Desired, Reason, Verb
+from shared.services.reconcile import Stage
+from shared.services.renew import Removal, RenewalReport
+from tests.unit import model_graph as model
+from tests.unit.model_graph import ENDPOINT, OTHER_TENANT, TENANT, Known, call_events, call_records, user
+from tests.unit.test_renew import HOUR, House
+
+MINUTE = timedelta(minutes=1)
+GROUP = Group(TENANT, user(900))
+
+
+async def settled(*desired: Desired, groups: tuple[Group, ...] = (), members: int = 0, **rules: Any) -> House:
+    """A house whose timer has read the same for two hours; `members` are those of the group, from 1 on."""
+    house = House(*desired, groups=groups, **rules)
+    house.graph.members[GROUP.group_id] = tuple(user(number) for number in range(1, members + 1))
+    await timer(house, 2 * HOUR)
+    return house
+
+
+async def timer(house: House, length: timedelta) -> None:
+    """Runs of the timer, the last of them at the end of that time."""
+    for _ in range(max(length // (20 * MINUTE), 1)):
+        house.clock.advance(20 * MINUTE)
+        await house.process().run()
+
+
+async def survey(house: House) -> tuple[set[str], set[Stage]]:
+    """What an operator is asked about, and where something is not known."""
+    forecast = await house.process().plan(prune=True)
+    ids = {
+        action.subscription.id
+        for action in forecast.actions
+        if action.verb is Verb.DELETE and action.reason is Reason.UNWANTED and action.subscription is not None
+    }
+    return ids, {failure.stage for failure in forecast.failures}
+
+
+def everything(house: House) -> set[str]:
+    return {one.id for one in house.graph.live()}
+
+
+async def assert_nothing_goes(house: House, *stages: Stage) -> Removal:
+    """Neither is an operator asked about anything, nor does anything go where one has agreed to all."""
+    before = everything(house)
+    assert await survey(house) == (set(), set(stages))
+    removal = await house.process().prune(before)
+    assert everything(house) == before
+    assert {failure.stage for failure in removal.failures} == set(stages)
+    return removal
+
+
+class TestGroups:
+    @pytest.mark.parametrize("left", [0, 1, 8])
+    async def test_one_that_is_empty_or_shrunk_is_not_believed_for_an_hour(self, left: int) -> None:
+        house = await settled(call_records(), groups=(GROUP,), members=9)
+        house.graph.members[GROUP.group_id] = tuple(user(number) for number in range(1, left + 1))
+        removal = await assert_nothing_goes(house, Stage.GROUP)
+        assert f"group {GROUP.group_id} has {left} entries" in removal.failures[0].detail
+        await house.process().run()
+        house.clock.advance(59 * MINUTE)
+        await assert_nothing_goes(house, Stage.GROUP)
+        house.clock.advance(MINUTE)
+        doomed, failures = await survey(house)
+        assert (len(doomed), failures) == (9 - left, set())
+        removal = await house.process().prune(doomed)
+        assert [result.outcome for result in removal.results] == [Outcome.DELETED] * len(doomed)
+        assert len(everything(house)) == 1 + left
+
+    async def test_one_that_reads_otherwise_begins_its_hour_anew(self) -> None:
+        house = await settled(groups=(GROUP,), members=9)
+        for minute in range(0, 180, 20):
+            house.graph.members[GROUP.group_id] = (user(1), user(2 + minute % 3))
+            await house.process().run()
+            house.clock.advance(20 * MINUTE)
+            await assert_nothing_goes(house, Stage.GROUP)
+
+    async def test_little_by_little_is_shrinking_too(self) -> None:
+        house = await settled(groups=(GROUP,), members=40)
+        for left in (38, 36, 34):
+            house.graph.members[GROUP.group_id] = tuple(user(number) for number in range(1, left + 1))
+            await timer(house, 20 * MINUTE)
+        await assert_nothing_goes(house, Stage.GROUP)
+
+    async def test_one_that_has_lost_less_than_a_tenth_or_grown_is_believed(self) -> None:
+        house = await settled(groups=(GROUP,), members=40)
+        house.graph.members[GROUP.group_id] = tuple(user(number) for number in range(3, 42))
+        doomed, failures = await survey(house)
+        assert (len(doomed), failures) == (2, set())
+
+    async def test_one_that_has_never_been_read_is_not_believed(self) -> None:
+        house = await settled(*(call_events(number) for number in range(1, 10)))
+        house.source.state = DesiredState((), (GROUP,))
+        house.graph.members[GROUP.group_id] = (user(1),)
+        await assert_nothing_goes(house, Stage.GROUP, Stage.DESIRED_STATE)
+
+    async def test_one_that_cannot_be_read_holds_everything_of_its_tenant(self) -> None:
+        house = await settled(call_records(), groups=(GROUP,), members=3)
+        house.source.state = DesiredState((), (GROUP,))
+        await timer(house, 2 * HOUR)
+        del house.graph.members[GROUP.group_id]
+        await assert_nothing_goes(house, Stage.GROUP)
+
+
+class TestDesiredState:
+    TEXT = f"""
+[[callRecords]]
+participants = [
+  "{user(1)}",
+]
+
+[[callEvents]]
+users = [
+  "{user(1)}",
+  "{user(2)}",
+]
+
+[[presence]]
+users = ["{user(1)}"]
+
+[[callEvents]]
+users = ["{user(3)}"]
+
+[[presence]]
+users = ["{user(2)}"]
+"""
+
+    async def test_no_file_that_was_cut_off_has_anything_deleted(self) -> None:
+        house = await settled(*parse_desired(self.TEXT, tenant_ids=[TENANT]).subscriptions)
+        before = everything(house)
+        assert len(before) == 5
+        valid = 0
+        for length in range(len(self.TEXT)):
+            try:
+                state = parse_desired(self.TEXT[:length], tenant_ids=[TENANT])
+            except DesiredStateError as error:
+                house.source.state = error
+            else:
+                house.source.state = state
+                valid += 0 < len(state.subscriptions) < len(before)
+            await house.process().prune(before)
+            assert everything(house) == before
+        assert valid > 5
+
+    async def test_one_that_asks_for_nothing_is_never_believed(self) -> None:
+        house = await settled(call_records(), call_events(1, OTHER_TENANT))
+        house.source.state = DesiredState((), ())
+        await timer(house, 3 * HOUR)
+        await assert_nothing_goes(house, Stage.DESIRED_STATE)
+
+    async def test_one_that_asks_for_nothing_of_a_tenant_is_after_an_hour(self) -> None:
+        house = await settled(call_records(), call_events(1, OTHER_TENANT))
+        house.source.state = DesiredState((call_records(),), ())
+        await house.process().run()
+        await assert_nothing_goes(house, Stage.DESIRED_STATE)
+        house.clock.advance(HOUR)
+        [doomed] = house.graph.holds(call_events(1, OTHER_TENANT))
+        assert await survey(house) == ({doomed.id}, set())
+
+    @pytest.mark.parametrize(
+        "state",
+        [
+            DesiredStateError("subscriptions.toml", ["line 1: wrong"]),
+            UnavailableError("storage"),
+            DesiredState((call_records(),), (), DesiredStateError("subscriptions.toml", ["line 9: refused"])),
+        ],
+        ids=str,
+    )
+    async def test_one_that_cannot_be_read_has_nothing_deleted(self, state: Any) -> None:
+        house = await settled(call_records(), call_events(1))
+        house.source.state = state
+        await timer(house, 2 * HOUR)
+        await assert_nothing_goes(house, Stage.DESIRED_STATE)
+
+    async def test_nothing_is_deleted_by_a_run_of_the_timer(self) -> None:
+        house = await settled(call_records(), call_events(1))
+        house.source.state = DesiredState((call_records(),), ())
+        await timer(house, 48 * HOUR)
+        assert len(house.graph.live()) == 2
+
+    async def test_what_was_read_outlives_the_process_and_storage_that_forgets_costs_an_hour(self) -> None:
+        house = await settled(call_records(), call_events(1))
+        house.source.state = DesiredState((call_records(),), ())
+        await timer(house, 2 * HOUR)
+        assert len((await survey(house))[0]) == 1
+        memory = house.known.memories[TENANT]
+        house.known.memories[TENANT] = type(memory)(known=memory.known)  # as the version before saves it
+        await assert_nothing_goes(house, Stage.DESIRED_STATE)
+
+
+class TestSpelling:
+    async def house(self, echo: Callable[[Subscription], Subscription], *, unique: bool = True) -> House:
+        house = await settled(call_records(), call_events(1), unique=unique)
+        house.graph.echo = echo
+        return house
+
+    @pytest.mark.parametrize(
+        "echo",
+        [
+            lambda one: replace(one, resource="nobody/knows"),
+            lambda one: replace(one, resource=one.resource.replace("users", "people")),
+            lambda one: replace(one, resource="", notification_url=ENDPOINT.url(rich=False)),
+        ],
+    )
+    async def test_what_covers_something_desired_never_goes_by_it(
+        self, echo: Callable[[Subscription], Subscription]
+    ) -> None:
+        house = await self.house(echo)
+        assert await survey(house) == (set(), set())  # by what was sent
+        house.known.memories[TENANT] = replace_known(house)
+        before = everything(house)
+        doomed, _ = await survey(house)
+        await house.process().prune(doomed | before)
+        assert everything(house) == before
+
+    async def test_what_nobody_recognises_goes_once_all_that_is_desired_is_there(self) -> None:
+        house = await self.house(lambda one: one)
+        stray = house.graph.add(call_events(7), resource="communications/of/another/age")
+        assert await survey(house) == ({stray.id}, set())
+        [covering] = house.graph.holds(call_events(1))
+        del house.graph.all[covering.id]
+        assert await survey(house) == (set(), set())
+
+    async def test_what_is_remembered_goes_though_something_is_missing(self) -> None:
+        house = await self.house(lambda one: one)
+        house.source.state = DesiredState((call_records(), call_events(2)), ())
+        await timer(house, 2 * HOUR)
+        [missing], [unwanted] = house.graph.holds(call_events(2)), house.graph.holds(call_events(1))
+        del house.graph.all[missing.id]
+        assert await survey(house) == ({unwanted.id}, set())
+
+
+def replace_known(house: House) -> Any:
+    """What is remembered, without any subscription."""
+    memory = house.known.memories[TENANT]
+    return type(memory)(readings=memory.readings)
+
+
+class TestLists:
+    async def prepared(self) -> tuple[House, Subscription]:
+        house = await settled(call_records(), call_events(1), call_events(2, OTHER_TENANT))
+        house.source.state = DesiredState((call_records(), call_events(2, OTHER_TENANT)), ())
+        await timer(house, 2 * HOUR)
+        [doomed] = house.graph.holds(call_events(1))
+        assert await survey(house) == ({doomed.id}, set())
+        return house, doomed
+
+    async def test_a_list_that_breaks_off(self) -> None:
+        house, _ = await self.prepared()
+        house.graph.list_errors[OTHER_TENANT] = UnavailableError("Graph")
+        assert (await survey(house))[1] == {Stage.LIST}
+        house.graph.list_errors = {TENANT: UnavailableError("Graph")}
+        await assert_nothing_goes(house, Stage.LIST)
+
+    async def test_one_without_what_the_signed_in_user_subscribed_to(self) -> None:
+        house, _ = await self.prepared()
+        pages = house.graph.subscription_pages
+
+        async def without(tenant_id: str) -> AsyncIterator[Sequence[Subscription]]:
+            async for page in pages(tenant_id):
+                yield page
+            raise graph.SignedInListError(UnavailableError("Graph", reason="throttled"))
+
+        house.graph.subscription_pages = without  # type: ignore[method-assign]
+        removal = await assert_nothing_goes(house, Stage.LIST)
+        assert {(failure.kind, failure.reason) for failure in removal.failures} == {("presence", "throttled")}
+        report = await house.process().run()  # and the others are none the worse for it
+        assert (report.failures, report.outcomes) == ((), {Outcome.LEFT: 3})
+
+    async def test_a_list_that_shows_what_is_not_there_any_more(self) -> None:
+        house, doomed = await self.prepared()
+        house.graph.reading = lambda found: graph.SubscriptionNotFoundError("404") if found == doomed.id else None
+        removal = await house.process().prune([doomed.id])
+        assert [(result.outcome, result.removed) for result in removal.results] == [(Outcome.GONE, doomed.id)]
+        assert house.graph.methods()["DELETE"] == 0
+
+    async def test_what_cannot_be_read_by_its_id_stays(self) -> None:
+        house, doomed = await self.prepared()
+        house.graph.reading = lambda _: graph.OutcomeUnknownError()
+        removal = await house.process().prune([doomed.id])
+        assert [(result.outcome, str(result.error)) for result in removal.results] == [
+            (Outcome.FAILED, "Graph is unavailable")
+        ]
+        assert doomed.id in everything(house)
+
+    async def test_what_is_desired_by_the_time_of_the_answer_stays(self) -> None:
+        house, doomed = await self.prepared()
+        house.source.state = DesiredState(house.desired, ())
+        removal = await house.process().prune([doomed.id])
+        assert (removal.results, {failure.stage for failure in removal.failures}) == ((), {Stage.DESIRED_STATE})
+        await timer(house, 2 * HOUR)
+        removal = await house.process().prune([doomed.id])
+        assert (removal.results, removal.failures) == ((), ())
+        assert doomed.id in everything(house)
+
+    async def test_only_what_was_agreed_to_goes_and_is_forgotten(self) -> None:
+        house, doomed = await self.prepared()
+        house.source.state = DesiredState((call_events(2, OTHER_TENANT),), ())
+        await timer(house, 2 * HOUR)
+        assert len((await survey(house))[0]) == 2
+        await house.process().prune([doomed.id])
+        assert len(everything(house)) == 2
+        assert doomed.id not in house.known.ids[TENANT]
+        assert house.known.memories[TENANT].unseen == {}
+
+
+type _Do = Callable[[House, Subscription], Any]
+DELETING: dict[str, _Do] = {
+    "prune": lambda house, one: house.process().prune([one.id]),
+    "delete": lambda house, one: house.process().delete([one.id]),
+}
+
+
+@pytest.mark.parametrize("way", DELETING)
+class TestTurn:
+    async def prepared(self) -> tuple[House, Subscription]:
+        house = await settled(call_records(), call_events(1))
+        house.source.state = DesiredState((call_records(),), ())
+        await timer(house, 2 * HOUR)
+        [doomed] = house.graph.holds(call_events(1))
+        return house, doomed
+
+    async def test_it_is_waited_for_and_given_back(self, way: str) -> None:
+        house, doomed = await self.prepared()
+        other = house.known.turn(TENANT)
+        await other.take()
+        sleep = house.clock.sleep
+
+        async def other_ends(seconds: float) -> None:
+            await other.release()
+            await sleep(seconds)
+
+        house.clock.sleep = other_ends  # type: ignore[method-assign]
+        removal = await DELETING[way](house, doomed)
+        assert [result.outcome for result in removal.results] == [Outcome.DELETED]
+        assert house.known.holders == {}
+
+    async def test_while_another_has_it_nothing_goes(self, way: str) -> None:
+        house, doomed = await self.prepared()
+        await house.known.turn(TENANT).take()
+        removal = await DELETING[way](house, doomed)
+        assert (removal.results, [failure.stage for failure in removal.failures]) == ((), [Stage.TURN])
+        assert doomed.id in everything(house)
+
+    async def test_without_storage_nothing_goes(self, way: str) -> None:
+        house, doomed = await self.prepared()
+        house.known.error = UnavailableError("storage", reason="storage-503")
+        removal = await DELETING[way](house, doomed)
+        assert {failure.reason for failure in removal.failures} == {"storage-503"}
+        assert doomed.id in everything(house)
+
+    async def test_it_is_asked_for_once_more_just_before(self, way: str) -> None:
+        """Another run takes over while Graph is being read."""
+        house, doomed = await self.prepared()
+
+        def taken_over(call: Call) -> None:
+            if call.method == "GET":
+                house.known.holders[TENANT] = object()
+
+        house.graph.faults = taken_over
+        removal = await DELETING[way](house, doomed)
+        assert [(result.outcome, result.error.reason) for result in removal.results if result.error] == [
+            (Outcome.FAILED, "turn")
+        ]
+        assert house.graph.methods()["DELETE"] == 0
+
+    async def test_a_run_beside_it_makes_nothing_meanwhile(self, way: str) -> None:
+        house, doomed = await self.prepared()
+        reported: list[RenewalReport] = []
+
+        async def meanwhile(calls: Sequence[Call]) -> list[Reply]:
+            if calls[0].method == "DELETE":
+                house.graph.send = send  # type: ignore[method-assign]
+                house.source.state = DesiredState((call_records(), call_events(5)), ())
+                reported.append(await house.process().run())
+            return await send(calls)
+
+        send = house.graph.send
+        house.graph.send = meanwhile  # type: ignore[method-assign]
+        await DELETING[way](house, doomed)
+        assert reported[0].outcomes == {Outcome.DEFERRED: 1, Outcome.LEFT: 2}
+        assert not house.graph.holds(call_events(5))
+
+
+class TestDelete:
+    async def test_what_graphs_list_hides_is_found_by_its_id(self) -> None:
+        house = await settled(call_records(), call_events(1, OTHER_TENANT))
+        house.graph.blind = True
+        [one] = house.graph.holds(call_events(1, OTHER_TENANT))
+        for _ in range(2):
+            removal = await house.process().delete([one.id])
+            assert [result.removed for result in removal.results] == [one.id]
+            house.graph.all[one.id] = one
+            house.known = Known()
+
+    async def test_a_desired_one_comes_back_with_the_next_run(self) -> None:
+        house = await settled(call_records())
+        for _ in range(4):
+            [one] = house.graph.holds(call_records())
+            await house.process().delete([one.id])
+            assert (await house.process().run()).outcomes == {Outcome.CREATED: 1}
+
+    @pytest.mark.parametrize("name", ["11111111-1111-4111-8111-111111111111", "../users", "?"])
+    async def test_nothing_goes_where_one_of_them_is_not_there(self, name: str) -> None:
+        house = await settled(call_records())
+        [one] = house.graph.holds(call_records())
+        with pytest.raises((MalformedInputError, graph.SubscriptionNotFoundError)):
+            await house.process().delete([one.id, name])
+        assert everything(house) == {one.id}
+
+    async def test_nothing_goes_that_delivers_elsewhere(self) -> None:
+        house = await settled(call_records())
+        foreign = house.graph.add(call_events(1), notification_url="https://elsewhere.example/api/notifications")
+        with pytest.raises(MalformedInputError, match="not ours"):
+            await house.process().delete([foreign.id, *everything(house)])
+        assert len(everything(house)) == 2
+
+    async def test_what_cannot_be_asked_for_is_said(self) -> None:
+        house = await settled(call_records())
+        house.graph.reading = lambda _: UnavailableError("Graph", reason="throttled")
+        with pytest.raises(UnavailableError):
+            await house.process().delete([user(5)])
+
+    async def test_graphs_refusal_is_told(self) -> None:
+        house = await settled(call_records())
+        [one] = house.graph.holds(call_records())
+        house.graph.faults = lambda call: model.REJECTED if call.method == "DELETE" else None
+        removal = await house.process().delete([one.id])
+        assert [result.error.reason for result in removal.results if result.error is not None] == ["rejected"]
