@@ -27,7 +27,7 @@ STOP_SECONDS = 10
 
 _WINDOWS_OWN_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 _NODE_FOLDER = Path(__file__).parent / "node"
-_EXIT_WITH_PARENT = _NODE_FOLDER / "exit_with_parent.js"
+_PRELOADED = (_NODE_FOLDER / "exit_with_parent.js", _NODE_FOLDER / "without_unused.js")
 _SCRIPT = _NODE_FOLDER / "node_modules" / "azurite" / "dist" / "src" / "azurite.js"
 _SETUP_RECORD = _NODE_FOLDER / "node_modules" / ".switchboard.json"
 _NOT_INSTALLED = "Azurite is not installed here: python3 run.py test installs it"
@@ -173,7 +173,7 @@ class Azurite:
     def _command(self) -> list[str]:
         if not _SCRIPT.exists():
             raise AzuriteError(_NOT_INSTALLED)
-        command = [node(), "--require", str(_EXIT_WITH_PARENT), str(_SCRIPT)]
+        command = [node(), *(part for script in _PRELOADED for part in ("--require", str(script))), str(_SCRIPT)]
         command += ["--location", str(self.directory), "--silent", "--disableTelemetry", "--disableProductStyleUrl"]
         command += ["--skipApiVersionCheck"]  # the storage SDKs are ahead of it
         for service, port in self.ports._asdict().items():
