@@ -4,6 +4,7 @@ import base64
 import json
 import textwrap
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,16 @@ def note(**fields):
 
 
 class App:
-    """A function app and what its functions have noted."""
+    """A function app and what its functions have noted.
+
+    Attributes:
+        folder: where it is.
+        name: no other app's, valid for queues and blob containers.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.name = f"app-{uuid.uuid4().hex}"
         self._notes = folder / "notes.jsonl"
 
     def write(self, source: str, *, head: str = HEAD, queues: dict[str, Any] | None = None) -> None:
@@ -56,10 +63,12 @@ class App:
 
 
 def eventually(condition: Callable[[], bool], *, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
+    """Wait for it, and ask the less often the longer it takes: what is asked is often storage, which works for it."""
+    deadline, pause = time.monotonic() + seconds, 0.01
     while not condition():
         assert time.monotonic() < deadline, "it has not come true in time"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.2)
 
 
 def encoded(text: str) -> str:

@@ -1,13 +1,15 @@
 """What the host refuses to serve: an app with an end and its reason, a function by leaving it out."""
 
+import asyncio
 import json
 from collections.abc import Callable
-from http import HTTPStatus
 
 import pytest
 import requests
 
 from dev.host import HostProcess, HostStartError
+from dev.host.errors import LoadError
+from dev.host.worker_process import WorkerProcess
 from tests.integration.host.apps import App
 
 type Serve = Callable[..., HostProcess]
@@ -20,17 +22,32 @@ HTTP_FUNCTION = """
 async def x(req: func.HttpRequest) -> func.HttpResponse:
     return func.HttpResponse(os.environ.get("FROM_FILE", "") + "," + os.environ.get("FROM_BOTH", ""))
 """
-QUEUE_FUNCTION = """
-@app.queue_trigger("msg", queue_name="{name}", connection="{connection}")
-async def work(msg: func.QueueMessage) -> None: ...
-"""
-TIMER_FUNCTION = """
-@app.timer_trigger("timer", schedule="{schedule}")
-async def tick(timer: func.TimerRequest) -> None: ...
+NOT_SERVED = """
+@app.queue_output("out", queue_name="q", connection="C")
+@app.route("y")
+async def of_another_type(req: func.HttpRequest, out: func.Out[str]) -> str: ...
+
+
+@app.queue_trigger("msg", queue_name="%NO_SUCH_SETTING%", connection="C")
+async def without_a_setting(msg: func.QueueMessage) -> None: ...
+
+
+@app.queue_trigger("msg", queue_name="q", connection="MyStorage")
+async def without_storage(msg: func.QueueMessage) -> None: ...
+
+
+@app.retry(strategy="fixed_delay", max_retry_count="2", delay_interval="00:00:01")
+@app.queue_trigger("msg", queue_name="q", connection="C")
+async def with_a_retry_policy(msg: func.QueueMessage) -> None: ...
+
+
+@app.queue_trigger("msg", queue_name="q", connection="Missing")
+async def disabled(msg: func.QueueMessage) -> None: ...
 """
 
 
 def refusal(app: App, **settings: str) -> str:
+    """Why a host ends that is to serve an app."""
     host = HostProcess(app.folder, app.environment | settings)
     with pytest.raises(HostStartError, match="exit code 1:") as caught:
         host.start()
@@ -39,20 +56,34 @@ def refusal(app: App, **settings: str) -> str:
     return said
 
 
-def left_out(app: App, **settings: str) -> str:
-    """What the host says of the functions that it leaves out; another one is served beside them."""
-    path = app.folder / "function_app.py"
-    path.write_text(path.read_text() + HTTP_FUNCTION.replace("x", "beside"))
+def worker_refusal(app: App) -> str:
+    """The same of a worker process alone, whose reason becomes the host's."""
+    with pytest.raises(LoadError) as caught:
+        asyncio.run(WorkerProcess.start(app.folder, app.environment))
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def partly_served(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """What the one function that can be served answers, and what the host says of the others."""
+    app = App(tmp_path_factory.mktemp("partly-served"))
+    app.write(NOT_SERVED + HTTP_FUNCTION)
+    values = {"FROM_FILE": "file", "FROM_BOTH": "file"}
+    (app.folder / "local.settings.json").write_text(json.dumps({"IsEncrypted": False, "Values": values}))
+    settings = {
+        "MyStorage": "AccountKey=c2VjcmV0",
+        "AzureWebJobs.disabled.Disabled": "true",
+        "FROM_BOTH": "environment",
+    }
     with HostProcess(app.folder, app.environment | settings) as host:
-        assert requests.get(f"{host.url}/api/beside", timeout=90).status_code == HTTPStatus.OK
-        return host.logs
+        return requests.get(f"{host.url}/api/x", timeout=90).text, host.logs
 
 
 class TestApp:
     def test_that_cannot_be_imported(self, app: App) -> None:
         app.write("import not_installed_anywhere")
 
-        said = refusal(app)
+        said = worker_refusal(app)
 
         assert "No module named 'not_installed_anywhere'" in said
         assert "function_app.py" in said
@@ -68,12 +99,12 @@ class TestApp:
     def test_that_ends_the_process(self, app: App) -> None:
         app.write("raise SystemExit(0)")
 
-        assert "ended the process while it was imported" in refusal(app)
+        assert "ended the process while it was imported" in worker_refusal(app)
 
     def test_that_finds_a_module_of_the_hosts_own_folder(self, app: App) -> None:
         app.write("import shared.settings")
 
-        assert "No module named 'shared'" in refusal(app)
+        assert "No module named 'shared'" in worker_refusal(app)
 
     def test_is_on_the_path_behind_what_is_installed_and_its_folder_is_the_current_one_after_the_import(
         self, app: App, serve: Serve
@@ -100,58 +131,43 @@ class TestApp:
     def test_without_functions(self, app: App) -> None:
         app.write("")
 
-        assert "function_app.py declares no functions" in refusal(app)
+        assert "function_app.py declares no functions" in worker_refusal(app)
 
     def test_without_function_app(self, app: App) -> None:
         app.write("")
         (app.folder / "function_app.py").unlink()
 
-        assert "there is no function_app.py in" in refusal(app)
+        assert "there is no function_app.py in" in worker_refusal(app)
 
     def test_with_a_parameter_that_is_not_bound(self, app: App) -> None:
         app.write('@app.route("x")\nasync def x(req: func.HttpRequest, extra: str) -> str: ...')
 
-        assert "{'extra'}" in refusal(app)
+        assert "{'extra'}" in worker_refusal(app)
 
 
-class TestBinding:
-    def test_of_another_type(self, app: App) -> None:
-        app.write(
-            HTTP_FUNCTION.replace("@app", '@app.queue_output("out", queue_name="q", connection="C")\n@app', 1).replace(
-                "HttpRequest)", "HttpRequest, out: func.Out[str])"
-            )
-        )
+class TestFunction:
+    """Those of one app that are left out, each with its reason."""
 
-        assert "function x does not run: binding type queue is not supported by the local host" in left_out(app)
+    @pytest.mark.parametrize(
+        ("function", "reason"),
+        [
+            ("of_another_type", "binding type queue is not supported by the local host"),
+            ("without_a_setting", "'%NO_SUCH_SETTING%' does not resolve to a value"),
+            ("without_storage", "setting MyStorage is not a storage connection string"),
+            ("with_a_retry_policy", "the local host supports no retry policy but the fixed delay of a timer"),
+        ],
+    )
+    def test_that_cannot_be_served_is_left_out(
+        self, partly_served: tuple[str, str], function: str, reason: str
+    ) -> None:
+        assert f"function {function} does not run: {reason}" in partly_served[1]
 
-    def test_with_a_setting_that_is_missing(self, app: App) -> None:
-        app.write(QUEUE_FUNCTION.format(name="%NO_SUCH_SETTING%", connection="C"))
+    def test_whose_connection_string_is_none_does_not_show_it(self, partly_served: tuple[str, str]) -> None:
+        assert "c2VjcmV0" not in partly_served[1]
 
-        assert "function work does not run: '%NO_SUCH_SETTING%' does not resolve to a value" in left_out(app)
-
-    def test_with_a_connection_string_that_is_none_and_is_not_shown(self, app: App) -> None:
-        app.write(QUEUE_FUNCTION.format(name="q", connection="MyStorage"))
-
-        said = left_out(app, MyStorage="AccountKey=c2VjcmV0")
-
-        assert "setting MyStorage is not a storage connection string" in said
-        assert "c2VjcmV0" not in said
-
-    def test_with_a_retry_policy_that_is_no_timers(self, app: App) -> None:
-        policy = '@app.retry(strategy="fixed_delay", max_retry_count="2", delay_interval="00:00:01")'
-        app.write(policy + QUEUE_FUNCTION.format(name="q", connection="C"))
-
-        assert "work does not run: the local host supports no retry policy but the fixed delay of a timer" in left_out(
-            app
-        )
-
-    def test_of_a_function_that_a_setting_disables(self, app: App) -> None:
-        app.write(QUEUE_FUNCTION.format(name="q", connection="Missing"))
-
-        said = left_out(app, **{"AzureWebJobs.work.Disabled": "true"})
-
-        assert "function work is disabled" in said
-        assert "Missing" not in said
+    def test_that_a_setting_disables(self, partly_served: tuple[str, str]) -> None:
+        assert "function disabled is disabled" in partly_served[1]
+        assert "Missing" not in partly_served[1]
 
 
 class TestHostJson:
@@ -163,10 +179,5 @@ class TestHostJson:
 
 
 class TestSettings:
-    def test_of_the_file_do_not_override_the_environment(self, app: App) -> None:
-        app.write(HTTP_FUNCTION)
-        values = {"FROM_FILE": "file", "FROM_BOTH": "file"}
-        (app.folder / "local.settings.json").write_text(json.dumps({"IsEncrypted": False, "Values": values}))
-
-        with HostProcess(app.folder, app.environment | {"FROM_BOTH": "environment"}) as host:
-            assert requests.get(f"{host.url}/api/x", timeout=90).text == "file,environment"
+    def test_of_the_file_do_not_override_the_environment(self, partly_served: tuple[str, str]) -> None:
+        assert partly_served[0] == "file,environment"

@@ -1,75 +1,85 @@
-"""Queue triggers on real queues."""
+"""Queue triggers on real queues, over real processes; tests/replay holds what the listener does in detail."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any
 
 import pytest
 from azure.storage.queue import QueueClient, QueueServiceClient
 
-from dev.azurite import Azurite
+from dev.azurite import ACCOUNT, ACCOUNT_KEY, Azurite
 from dev.host import HostProcess
+from dev.link import Link
+from dev.ports import HOST
 from dev.queue_proxy import QueueProxy
 from tests.integration.host.apps import App, count, encoded, eventually
 
 type Serve = Callable[..., HostProcess]
-type Name = Callable[[str], str]
 
-NOTING = """
-@app.queue_trigger("msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
-async def work(msg: func.QueueMessage) -> None:
-    note(text=msg.get_body().decode(), attempt=msg.dequeue_count)
+WORKING = """
+@app.queue_trigger("msg", queue_name="%QUEUE%", connection="Queues")
+async def work(msg: func.QueueMessage, context: func.Context) -> None:
+    text = msg.get_body().decode()
+    note(text=text, id=msg.id, receipt=msg.pop_receipt, attempt=msg.dequeue_count, time=time.time(),
+         trace=context.trace_context.trace_parent,
+         inserted=str(msg.insertion_time), expires=str(msg.expiration_time), visible=str(msg.time_next_visible))
+    if text in {"fails", "is stubborn"}:
+        raise RuntimeError("not today")
+    if text == "takes long":
+        await asyncio.sleep(1.8)
+    if text == "is precious" and msg.dequeue_count == 1:
+        await asyncio.sleep(60)
 """
-FAILING = """
-@app.queue_trigger("msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
-async def work(msg: func.QueueMessage) -> None:
-    note(text=msg.get_body().decode(), attempt=msg.dequeue_count, time=time.time())
-    raise RuntimeError("not today")
-"""
+LATE = WORKING.replace("work", "late").replace("%QUEUE%", "%LATE%")
+POISON = WORKING.replace("work", "poison").replace("%QUEUE%", "%POISON%")
 
 
-@pytest.fixture
-def queue(queue_service: QueueServiceClient, unique_name: Name) -> QueueClient:
-    return queue_service.create_queue(unique_name("host"))
+@dataclass(frozen=True)
+class Served:
+    """An app that is served to all tests of the module, and its queues; a test leaves them empty."""
+
+    app: App
+    host: HostProcess
+    service: QueueServiceClient
+    queue: QueueClient
+    late: QueueClient
+    poison: QueueClient
+
+    def notes_of(self, text: str, number: int = 1) -> list[dict[str, Any]]:
+        """What the functions have noted of a text, once it is so many notes."""
+        found: list[dict[str, Any]] = []
+
+        def are_there() -> bool:
+            found[:] = [note for note in self.app.notes if note["text"] == text]
+            return len(found) >= number
+
+        eventually(are_there)
+        return found
 
 
-@pytest.fixture
-def poison(queue_service: QueueServiceClient, queue: QueueClient) -> QueueClient:
-    return queue_service.get_queue_client(f"{queue.queue_name}-poison")
-
-
-@pytest.fixture
-def settings(azurite: Azurite, queue: QueueClient) -> dict[str, str]:
-    return {"AzureWebJobsStorage": azurite.connection_string, "QUEUE": queue.queue_name}
-
-
-@pytest.fixture
-def short_leases(azurite: Azurite, settings: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Settings whose connection `Queues` leads to a queue service that leases messages to a host for a second."""
-    with QueueProxy.before(azurite.queue_url, lease_seconds=1) as proxy:
-        yield settings | {"Queues": proxy.connection_string}
+@pytest.fixture(scope="module")
+def served(azurite: Azurite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    app = App(tmp_path_factory.mktemp("queues"))
+    app.write(WORKING + LATE + POISON, queues={"maxDequeueCount": 2, "visibilityTimeout": "00:00:01"})
+    names = {"QUEUE": f"{app.name}-work", "LATE": f"{app.name}-late", "POISON": f"{app.name}-poison"}
+    # A host that takes no `lease_seconds` has its leases shortened by the proxy.
+    with (
+        QueueServiceClient.from_connection_string(azurite.connection_string) as service,
+        QueueProxy.before(azurite.queue_url, lease_seconds=1) as proxy,
+    ):
+        queue, poison = service.create_queue(names["QUEUE"]), service.create_queue(names["POISON"])
+        storage = {"AzureWebJobsStorage": azurite.connection_string, "Queues": proxy.connection_string}
+        with HostProcess(app.folder, app.environment | names | storage, lease_seconds=1) as host:
+            yield Served(app, host, service, queue, service.get_queue_client(names["LATE"]), poison)
 
 
 class TestMessage:
-    def test_reaches_the_function_with_its_metadata_and_is_deleted(
-        self, app: App, serve: Serve, queue: QueueClient, settings: dict[str, str]
-    ) -> None:
-        app.write(
-            """
-            @app.queue_trigger("msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
-            def work(msg: func.QueueMessage, context: func.Context) -> None:
-                note(text=msg.get_body().decode(), id=msg.id, receipt=msg.pop_receipt, attempt=msg.dequeue_count,
-                     trace=context.trace_context.trace_parent,
-                     inserted=msg.insertion_time.isoformat(), expires=msg.expiration_time.isoformat(),
-                     visible=msg.time_next_visible.isoformat())
-            """
-        )
-        sent = queue.send_message(encoded("grüezi <&>"), time_to_live=-1)
-        serve(**settings)
+    def test_reaches_the_function_with_its_metadata_and_is_deleted(self, served: Served) -> None:
+        sent = served.queue.send_message(encoded("grüezi <&>"), time_to_live=-1)
 
-        (seen,) = app.await_notes(1)
+        (seen,) = served.notes_of("grüezi <&>")
 
-        assert seen["text"] == "grüezi <&>"
         assert seen["id"] == sent.id
         assert seen["receipt"]
         assert seen["attempt"] == 1
@@ -77,207 +87,102 @@ class TestMessage:
         assert datetime.fromisoformat(seen["inserted"]) == sent.inserted_on
         assert datetime.fromisoformat(seen["expires"]) == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
         assert datetime.fromisoformat(seen["visible"]) > datetime.now(UTC)
-        eventually(lambda: count(queue) == 0)
+        eventually(lambda: count(served.queue) == 0)
 
-    def test_of_plain_text_is_passed_as_it_is(
-        self, app: App, serve: Serve, queue: QueueClient, settings: dict[str, str]
-    ) -> None:
-        app.write(NOTING, queues={"messageEncoding": "none"})
-        queue.send_message("not base64!")
-        serve(**settings)
+    def test_comes_from_a_queue_that_is_made_later_and_not_by_the_host(self, served: Served) -> None:
+        served.queue.send_message(encoded("elsewhere"))
+        served.notes_of("elsewhere")
+        assert served.late.queue_name not in {found.name for found in served.service.list_queues()}
 
-        assert app.await_notes(1)[0]["text"] == "not base64!"
+        served.late.create_queue()
+        served.late.send_message(encoded("welcome"))
 
-    def test_goes_from_queue_to_queue_through_the_sdk(
-        self, app: App, serve: Serve, queue: QueueClient, queue_service: QueueServiceClient, settings: dict[str, str]
-    ) -> None:
-        app.write(
-            """
-            from azure.storage.queue import QueueClient
+        served.notes_of("welcome")
+        eventually(lambda: count(served.queue) == 0)
 
-            @app.queue_trigger("msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
-            def work(msg: func.QueueMessage) -> None:
-                target = os.environ["QUEUE"] + "-out"
-                with QueueClient.from_connection_string(os.environ["AzureWebJobsStorage"], target) as out:
-                    out.send_message(msg.get_body().decode().upper())
-            """
-        )
-        out = queue_service.create_queue(f"{queue.queue_name}-out")
-        host = serve(**settings)
-        for number in range(40):
-            queue.send_message(encoded(f"message {number}"))
+    def test_can_be_made_up_by_the_admin_endpoint(self, served: Served) -> None:
+        served.host.start_function("work", "by hand")
 
-        eventually(lambda: count(out) == 40)
-        host.terminate()
-
-        texts = {message.content for message in out.receive_messages(messages_per_page=32)}
-        assert texts == {f"MESSAGE {number}" for number in range(40)}
-        assert count(queue) == 0
-
-    def test_comes_from_a_queue_that_is_made_later_and_not_by_the_host(
-        self, app: App, serve: Serve, azurite: Azurite, queue_service: QueueServiceClient, unique_name: Name
-    ) -> None:
-        app.write(NOTING.replace("work", "other").replace("%QUEUE%", "%OTHER%") + NOTING)
-        first, missing = queue_service.create_queue(unique_name("host")), unique_name("missing")
-        first.send_message(encoded("first"))
-        serve(AzureWebJobsStorage=azurite.connection_string, QUEUE=first.queue_name, OTHER=missing)
-        app.await_notes(1)
-        assert missing not in {found.name for found in queue_service.list_queues()}
-
-        queue_service.create_queue(missing).send_message(encoded("welcome"))
-
-        assert app.await_notes(2)[1]["text"] == "welcome"
-
-    def test_can_be_made_up_by_the_admin_endpoint(self, app: App, serve: Serve, settings: dict[str, str]) -> None:
-        app.write(NOTING)
-        host = serve(**settings)
-
-        host.start_function("work", "by hand")
-
-        assert app.await_notes(1)[0]["text"] == "by hand"
+        served.notes_of("by hand")
 
 
 class TestFailure:
-    def test_is_retried_after_the_visibility_timeout_and_then_poison(
-        self, app: App, serve: Serve, queue: QueueClient, poison: QueueClient, settings: dict[str, str]
-    ) -> None:
-        app.write(FAILING, queues={"maxDequeueCount": 2, "visibilityTimeout": "00:00:01"})
-        queue.send_message(encoded("bad"))
-        host = serve(**settings)
+    def test_is_retried_after_the_visibility_timeout_and_then_poison(self, served: Served) -> None:
+        served.queue.send_message(encoded("fails"))
 
-        eventually(lambda: count(poison) == 1)
+        eventually(lambda: encoded("fails") in left_on(served))
 
-        assert [note["attempt"] for note in app.notes] == [1, 2]
-        assert app.notes[1]["time"] - app.notes[0]["time"] >= 0.9
-        eventually(lambda: count(queue) == 0)
-        assert next(iter(poison.receive_messages())).content == encoded("bad")
-        host.wait_for_log("RuntimeError: not today")
-
-    def test_to_decode_is_poison_without_a_call(
-        self, app: App, serve: Serve, queue: QueueClient, poison: QueueClient, settings: dict[str, str]
-    ) -> None:
-        app.write(NOTING)
-        queue.send_message("not base64!")
-        serve(**settings)
-
-        eventually(lambda: count(poison) == 1)
-        eventually(lambda: count(queue) == 0)
-
-        assert next(iter(poison.receive_messages())).content == "not base64!"
-        assert app.notes == []
-
-    def test_of_a_poison_queues_message_leaves_it_invisible_until_its_lease_is_over(
-        self, app: App, serve: Serve, queue_service: QueueServiceClient, short_leases: dict[str, str], unique_name: Name
-    ) -> None:
-        app.write(
-            FAILING.replace("AzureWebJobsStorage", "Queues"),
-            queues={"maxDequeueCount": 1, "visibilityTimeout": "00:00:00"},
-        )
-        poison = queue_service.create_queue(unique_name("host") + "-poison")
-        poison.send_message(encoded("stubborn"))
-        serve(**short_leases | {"QUEUE": poison.queue_name})
-
-        first, second = app.await_notes(2)[:2]
-
-        assert second["attempt"] == 2
+        first, second = served.notes_of("fails", 2)
+        assert (first["attempt"], second["attempt"]) == (1, 2)
         assert second["time"] - first["time"] >= 0.9
-        assert count(poison) == 1
-        assert f"{poison.queue_name}-poison" not in {found.name for found in queue_service.list_queues()}
+        eventually(lambda: count(served.queue) == 0)
+        served.host.wait_for_log("RuntimeError: not today")
+
+    def test_to_decode_is_poison_without_a_call(self, served: Served) -> None:
+        served.queue.send_message("not base64!")
+
+        eventually(lambda: "not base64!" in left_on(served))
+        eventually(lambda: count(served.queue) == 0)
+
+        assert not [note for note in served.app.notes if "base64" in note["text"]]
+
+    def test_of_a_poison_queues_message_leaves_it_invisible_until_its_lease_is_over(self, served: Served) -> None:
+        served.poison.send_message(encoded("is stubborn"))
+
+        first, second = served.notes_of("is stubborn", 2)[:2]
+
+        assert (first["attempt"], second["attempt"]) == (1, 2)
+        assert second["time"] - first["time"] >= 0.9
+        assert f"{served.poison.queue_name}-poison" not in {found.name for found in served.service.list_queues()}
+        served.poison.clear_messages()
 
 
-class TestConcurrency:
-    def test_is_batch_size_and_threshold(
-        self, app: App, serve: Serve, queue: QueueClient, settings: dict[str, str], tmp_path: Path
-    ) -> None:
-        app.write(
-            """
-            @app.queue_trigger("msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
-            async def work(msg: func.QueueMessage) -> None:
-                note(text=msg.get_body().decode())
-                while msg.get_body() != b"0" and not os.path.exists(os.environ["RELEASE"]):
-                    await asyncio.sleep(0.01)
-            """,
-            queues={"batchSize": 4, "newBatchThreshold": 3},
-        )
-        for number in range(12):
-            queue.send_message(encoded(str(number)))
-        release = tmp_path / "release"
-        host = serve(RELEASE=str(release), **settings)
-
-        # Four are fetched; the first ends at once, three are left, and so four more are fetched: seven run.
-        app.await_notes(8)
-        eventually(lambda: count(queue) == 11)
-        visible = [message.content for message in queue.peek_messages(max_messages=32)]
-        assert visible == [encoded(str(number)) for number in range(8, 12)]
-        assert len(app.notes) == 8
-
-        release.touch()
-        eventually(lambda: count(queue) == 0)
-        host.terminate()
-        assert len(app.notes) == 12
+def left_on(served: Served) -> list[str]:
+    """What the host has put on the queue's own poison queue."""
+    poison = served.service.get_queue_client(f"{served.queue.queue_name}-poison")
+    return [message.content for message in poison.peek_messages(32)] if count(poison) else []
 
 
 class TestLease:
     @pytest.mark.own_host("the real one renews after five minutes")
-    def test_is_renewed_while_the_function_runs(
-        self, app: App, serve: Serve, queue: QueueClient, settings: dict[str, str]
-    ) -> None:
-        app.write(
-            """
-            @app.queue_trigger("msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
-            async def work(msg: func.QueueMessage) -> None:
-                note(attempt=msg.dequeue_count)
-                await asyncio.sleep(2.5)
-            """
-        )
-        queue.send_message(encoded("long"))
-        serve(lease_seconds=1, **settings)
+    def test_is_renewed_while_the_function_runs(self, served: Served) -> None:
+        served.queue.send_message(encoded("takes long"))
 
-        eventually(lambda: count(queue) == 0)
+        eventually(lambda: count(served.queue) == 0)
 
-        assert app.notes == [{"attempt": 1}]
+        assert [note["attempt"] for note in served.notes_of("takes long")] == [1]
 
-    def test_ends_after_a_crash_and_the_message_comes_again(
-        self, app: App, serve: Serve, queue: QueueClient, short_leases: dict[str, str]
-    ) -> None:
-        app.write(
-            """
-            @app.queue_trigger("msg", queue_name="%QUEUE%", connection="Queues")
-            async def work(msg: func.QueueMessage) -> None:
-                note(attempt=msg.dequeue_count)
-                if msg.dequeue_count == 1:
-                    await asyncio.sleep(60)
-            """
-        )
-        queue.send_message(encoded("precious"))
-        host = serve(**short_leases)
-        app.await_notes(1)
+    def test_ends_after_a_crash_and_the_message_comes_again(self, served: Served) -> None:
+        served.queue.send_message(encoded("is precious"))
+        served.notes_of("is precious")
 
-        host.kill()
-        assert count(queue) == 1
-        host.start()
+        served.host.kill()
+        assert count(served.queue) == 1
+        served.host.start()
 
-        assert app.await_notes(2)[1] == {"attempt": 2}
-        eventually(lambda: count(queue) == 0)
+        assert [note["attempt"] for note in served.notes_of("is precious", 2)] == [1, 2]
+        eventually(lambda: count(served.queue) == 0)
 
 
 class TestOutage:
-    def test_of_some_seconds_is_lived_through(self, app: App, serve: Serve, tmp_path: Path, unique_name: Name) -> None:
-        app.write(NOTING)
-        name = unique_name("host")
-        with (
-            Azurite.start(tmp_path / "azurite") as azurite,
-            QueueClient.from_connection_string(azurite.connection_string, name) as queue,
-        ):
-            queue.create_queue()
-            azurite.stop()
-            serve(AzureWebJobsStorage=azurite.connection_string, QUEUE=name)
-            azurite.restart()
+    def test_of_some_seconds_is_lived_through(
+        self, app: App, serve: Serve, azurite: Azurite, queue_service: QueueServiceClient
+    ) -> None:
+        app.write(WORKING)
+        queue = queue_service.create_queue(f"{app.name}-outage")
+        with Link.to(azurite.ports.queue) as link:
+            queues = f"QueueEndpoint=http://{HOST}:{link.port}/{ACCOUNT};AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY}"
+            link.cut()
+            serve(AzureWebJobsStorage=azurite.connection_string, Queues=queues, QUEUE=queue.queue_name)
+            eventually(lambda: link.refused > 0)
+            link.mend()
             queue.send_message(encoded("first"))
             app.await_notes(1)
 
-            azurite.stop()
-            azurite.restart()
+            refused = link.refused
+            link.cut()
+            eventually(lambda: link.refused > refused)
+            link.mend()
             queue.send_message(encoded("second"))
 
             assert [note["text"] for note in app.await_notes(2)] == ["first", "second"]

@@ -2,29 +2,21 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
-from azure.storage.blob import BlobClient, BlobServiceClient
+from azure.storage.blob import BlobClient, ContainerClient
 
 from dev.azurite import Azurite
 from dev.host import HostProcess
 from tests.integration.host.apps import App, eventually
 
-type Serve = Callable[..., HostProcess]
-
-RARELY = "0 0 0 29 2 *"
-TICKING = """
-@app.timer_trigger("timer", schedule="%SCHEDULE%")
-async def tick(timer: func.TimerRequest) -> None:
-    note(past_due=timer.past_due, status=timer.schedule_status)
-"""
-EACH_SECOND = """
+TIMERS = """
 running = 0
 
 
@@ -55,171 +47,161 @@ async def rare(timer: func.TimerRequest) -> None:
     while running < 2:
         await asyncio.sleep(0.01)
     note(function="both", running=running)
+
+
+@app.timer_trigger("timer", schedule="01:00:00")
+async def missed(timer: func.TimerRequest) -> None:
+    note(function="missed", past_due=timer.past_due, status=timer.schedule_status)
+
+
+@app.timer_trigger("timer", schedule="0 0 0 29 2 *")
+async def damaged(timer: func.TimerRequest) -> None:
+    note(function="damaged")
+
+
+@app.timer_trigger("timer", schedule="%MISSING%")
+async def without(timer: func.TimerRequest) -> None: ...
+
+
+@app.timer_trigger("timer", schedule="%WRONG%")
+async def wrong(timer: func.TimerRequest) -> None: ...
+
+
+@app.timer_trigger("timer", schedule="%EMPTY%")
+async def empty(timer: func.TimerRequest) -> None: ...
 """
+LONG_AGO = datetime.now(UTC) - timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class Served:
+    """An app that is served to all tests of the module, and the folder of its timers' status."""
+
+    app: App
+    host: HostProcess
+    settings: dict[str, str]
+    container: ContainerClient
+
+    def status(self, function: str) -> BlobClient:
+        return self.container.get_blob_client(f"timers/{self.app.name[:30]}/Host.Functions.{function}/status")
+
+    def notes_of(self, function: str, number: int = 1) -> list[dict[str, Any]]:
+        """What a function has noted, once it is so many notes."""
+
+        def found() -> list[dict[str, Any]]:
+            return [note for note in self.app.notes if note["function"] == function]
+
+        eventually(lambda: len(found()) >= number)
+        return found()
 
 
 @pytest.fixture(scope="module")
-def each_second(tmp_path_factory: pytest.TempPathFactory, azurite: Azurite) -> Iterator[tuple[App, HostProcess]]:
+def served(azurite: Azurite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     app = App(tmp_path_factory.mktemp("timers"))
-    app.write(EACH_SECOND)
-    with HostProcess(app.folder, app.environment | {"AzureWebJobsStorage": azurite.connection_string}) as host:
-        yield app, host
-
-
-def notes_of(app: App, function: str, count: int) -> list[dict[str, Any]]:
-    def found() -> list[dict[str, Any]]:
-        return [note for note in app.notes if note["function"] == function]
-
-    eventually(lambda: len(found()) >= count)
-    return found()
+    app.write(TIMERS)
+    settings = {
+        "AzureWebJobsStorage": azurite.connection_string,
+        "AzureFunctionsWebHost__hostId": app.name[:30],
+        "WRONG": "0 0 9 * * Mondays",
+        "EMPTY": "",
+    }
+    host = HostProcess(app.folder, app.environment | settings)
+    with ContainerClient.from_connection_string(azurite.connection_string, "azure-webjobs-hosts") as container:
+        with contextlib.suppress(ResourceExistsError):
+            container.create_container()
+        served = Served(app, host, settings, container)
+        status = {"Last": LONG_AGO, "Next": LONG_AGO + timedelta(hours=1), "LastUpdated": LONG_AGO}
+        served.status("missed").upload_blob(json.dumps({name: time.isoformat() for name, time in status.items()}))
+        served.status("damaged").upload_blob(b"{")
+        with host:
+            yield served
 
 
 class TestSchedule:
-    def test_is_kept_though_the_function_fails(self, each_second: tuple[App, HostProcess]) -> None:
-        app, host = each_second
-
-        first, second = notes_of(app, "tick", 2)[:2]
+    def test_is_kept_though_the_function_fails(self, served: Served) -> None:
+        first, second = served.notes_of("tick", 2)[:2]
 
         assert not first["past_due"]
         assert not second["past_due"]
         # Nobody keeps the status of what fires so often.
         assert first["status"] == second["status"] == {}
-        host.wait_for_log("RuntimeError: not now")
+        served.host.wait_for_log("RuntimeError: not now")
 
-    def test_with_run_on_startup_begins_with_the_host(self, each_second: tuple[App, HostProcess]) -> None:
-        (first,) = notes_of(each_second[0], "first", 1)
+    def test_with_run_on_startup_begins_with_the_host(self, served: Served) -> None:
+        (first,) = served.notes_of("first")
 
         assert not first["past_due"]
         assert first["status"]["Last"].startswith("0001-01-01")
         assert "-02-29T00:00:00" in first["status"]["Next"]
 
-    def test_with_a_retry_policy_calls_the_function_again_for_the_same_occurrence(
-        self, each_second: tuple[App, HostProcess]
-    ) -> None:
-        app, _ = each_second
-
-        tries = notes_of(app, "stubborn", 2)
+    def test_with_a_retry_policy_calls_the_function_again_for_the_same_occurrence(self, served: Served) -> None:
+        tries = served.notes_of("stubborn", 2)
 
         assert [(each["retry"], each["most"]) for each in tries] == [(0, 1), (1, 1)]
 
 
 class TestAdmin:
-    def test_fires_now_and_beside_what_runs(self, each_second: tuple[App, HostProcess]) -> None:
-        app, host = each_second
-        notes_of(app, "first", 1)
-        assert notes_of(app, "rare", 0) == []
+    def test_fires_now_and_beside_what_runs(self, served: Served) -> None:
+        served.notes_of("first")
+        assert served.notes_of("rare", 0) == []
 
         for _ in range(2):
-            host.start_function("rare")
+            served.host.start_function("rare")
 
-        assert [note["past_due"] for note in notes_of(app, "rare", 2)] == [False, False]
+        assert [note["past_due"] for note in served.notes_of("rare", 2)] == [False, False]
         # What the host has written down when it started.
-        assert "-02-29T00:00:00" in notes_of(app, "rare", 2)[0]["status"]["Next"]
-        assert notes_of(app, "both", 2)[0]["running"] == 2
+        assert "-02-29T00:00:00" in served.notes_of("rare", 2)[0]["status"]["Next"]
+        assert served.notes_of("both", 2)[0]["running"] == 2
 
 
-@pytest.mark.own_host  # another host may have an id of its own, and with it other blobs
+@pytest.mark.own_host("another host may have an id of its own, and with it other blobs")
 class TestStatus:
-    @pytest.fixture
-    def settings(self, app: App, azurite: Azurite, unique_name: Callable[[str], str]) -> dict[str, str]:
-        app.write(TICKING)
-        return {
-            "AzureWebJobsStorage": azurite.connection_string,
-            "AzureFunctionsWebHost__hostId": unique_name("h")[:30],
-            "SCHEDULE": RARELY,
-        }
-
-    @pytest.fixture
-    def blob(self, settings: dict[str, str]) -> Iterator[BlobClient]:
-        with BlobServiceClient.from_connection_string(settings["AzureWebJobsStorage"]) as service:
-            container = service.get_container_client("azure-webjobs-hosts")
-            with contextlib.suppress(ResourceExistsError):
-                container.create_container()
-            host_id = settings["AzureFunctionsWebHost__hostId"]
-            yield container.get_blob_client(f"timers/{host_id}/Host.Functions.tick/status")
-
-    def test_fires_what_was_missed_as_past_due_and_once(
-        self, app: App, serve: Serve, settings: dict[str, str], blob: BlobClient
-    ) -> None:
-        last = datetime.now(UTC) - timedelta(hours=2)
-        status = {"Last": last, "Next": last + timedelta(hours=1), "LastUpdated": last}
-        blob.upload_blob(json.dumps({name: time.isoformat() for name, time in status.items()}))
-        settings["SCHEDULE"] = "01:00:00"
-
-        host = serve(**settings)
-        (note,) = app.await_notes(1)
-        eventually(lambda: read(blob)["Last"] != last.isoformat())
-        host.terminate()
-        host.start()
-        host.terminate()
-
+    def test_fires_what_was_missed_as_past_due_and_once(self, served: Served) -> None:
+        (note,) = served.notes_of("missed")
         assert note["past_due"]
-        assert datetime.fromisoformat(note["status"]["Last"]) == last
-        assert len(app.notes) == 1
+        assert datetime.fromisoformat(note["status"]["Last"]) == LONG_AGO
+        eventually(lambda: read(served.status("missed"))["Last"] != LONG_AGO.isoformat())
+        assert len(served.notes_of("missed")) == 1
 
-    def test_of_a_new_timer_is_written_at_the_start(
-        self, serve: Serve, settings: dict[str, str], blob: BlobClient
-    ) -> None:
-        serve(**settings)
+    def test_of_a_new_timer_is_written_at_the_start(self, served: Served) -> None:
+        eventually(lambda: exists(served.status("rare")))
 
-        eventually(lambda: exists(blob))
-        assert "-02-29T00:00:00" in read(blob)["Next"]
+        assert "-02-29T00:00:00" in read(served.status("rare"))["Next"]
 
-    def test_that_is_damaged_stops_that_timer_until_it_is_gone(
-        self, app: App, serve: Serve, settings: dict[str, str], blob: BlobClient
-    ) -> None:
-        blob.upload_blob(b"{")
+    def test_that_is_damaged_stops_that_timer_until_it_is_gone(self, served: Served) -> None:
+        served.host.wait_for_log("The listener for function 'Functions.damaged' was unable to start")
 
-        host = serve(**settings)
-        host.wait_for_log("The listener for function 'Functions.tick' was unable to start")
+        assert served.host.is_running
+        assert served.notes_of("damaged", 0) == []
+        assert served.status("damaged").download_blob().readall() == b"{"
 
-        assert host.is_running
-        assert app.notes == []
-        assert blob.download_blob().readall() == b"{"
+        served.status("damaged").delete_blob()
+        eventually(lambda: exists(served.status("damaged")))
 
-        blob.delete_blob()
-        eventually(lambda: exists(blob))
+    def test_is_kept_by_one_host_alone(self, served: Served, app: App) -> None:
+        served.notes_of("first")
+        served.notes_of("tick")
+        app.write(TIMERS)
 
-    def test_is_kept_by_one_host_alone(
-        self, app: App, tmp_path: Path, serve: Serve, settings: dict[str, str], blob: BlobClient
-    ) -> None:
-        serve(**settings)
-        eventually(lambda: exists(blob))
-        other = App(tmp_path / "other")
-        other.folder.mkdir()
-        other.write(TICKING.replace('"%SCHEDULE%"', '"%SCHEDULE%", run_on_startup=True'))
-
-        with HostProcess(other.folder, other.environment | settings) as standby:
-            standby.start_function("tick")
+        with HostProcess(app.folder, app.environment | served.settings) as standby:
+            standby.start_function("first")
             # By hand it can be called there; at its start it was not, because the first host has the lock.
-            other.await_notes(1)
+            app.await_notes(1)
 
-        assert len(other.notes) == 1
-        assert app.notes == []
+        assert [note["function"] for note in app.notes] == ["first"]
+        assert len(served.notes_of("first")) == 1
 
 
 class TestDisabled:
-    @pytest.mark.parametrize("settings", [{}, {"SCHEDULE": "0 0 9 * * Mondays"}, {"SCHEDULE": ""}])
+    @pytest.mark.parametrize("function", ["without", "wrong", "empty"])
     def test_is_the_function_whose_schedule_is_missing_or_wrong_and_no_other(
-        self, app: App, serve: Serve, azurite: Azurite, settings: dict[str, str]
+        self, served: Served, function: str
     ) -> None:
-        app.write(
-            TICKING
-            + """
-@app.timer_trigger("timer", schedule="* * * * * *")
-async def well(timer: func.TimerRequest) -> None:
-    note(function="well")
-"""
-        )
+        served.notes_of("tick")
 
-        host = serve(AzureWebJobsStorage=azurite.connection_string, **settings)
-
-        assert app.await_notes(2)[0] == {"function": "well"}
-        assert "tick" in host.logs
-        assert (
-            requests.post(f"{host.url}/admin/functions/tick", json={}, headers=host.key_header, timeout=90).status_code
-            == 404
-        )
+        assert function in served.host.logs
+        url = f"{served.host.url}/admin/functions/{function}"
+        assert requests.post(url, json={}, headers=served.host.key_header, timeout=90).status_code == 404
 
 
 def exists(blob: BlobClient) -> bool:
