@@ -46,6 +46,7 @@ class GraphSettings:
     `byte_order_mark` opens every answer with one, as answers of some workloads do. `odd_echoes` spell resources
     otherwise and leave out queries and change types, `untold_expirations` are null in lists, and `stuck_renewals` are
     answered without prolonging anything (microsoft-graph-docs, issue 9421). `longest_grant` is granted at most.
+    `bad_entries` are in lists what is no subscription, and `patchy_lists` leave out every third, another each time.
     """
 
     page_size: int = 100
@@ -61,6 +62,8 @@ class GraphSettings:
     byte_order_mark: bool = False
     odd_echoes: bool = False
     untold_expirations: bool = False
+    bad_entries: bool = False
+    patchy_lists: bool = False
     stuck_renewals: bool = False
     longest_grant: timedelta | None = None
     quotas: dict[str, int] = field(default_factory=lambda: {"callRecords": 100, "teams": 10_000})
@@ -116,6 +119,7 @@ class GraphApi:
         self.settings = GraphSettings()
         self.throttle = Throttle(clock)
         self.store = Store(clock)
+        self._lists = 0
         one = r"/subscriptions/(?P<id>[^/]+)"
         self._routes = [
             Route("POST", re.compile(r"/subscriptions"), self._create, "write"),
@@ -255,12 +259,17 @@ class GraphApi:
         start = int(token or 0)
         end = start if first else start + self.settings.page_size
         shown = [] if self.settings.blind_lists else known[start:end]
+        if self.settings.patchy_lists:
+            self._lists += 1
+            shown = [entry for place, entry in enumerate(shown) if (place + self._lists) % 3]
         # The secret is not handed out in lists.
         body = _context(request, "subscriptions") | {
             "value": [self._told(entry) | {"clientState": None} for entry in shown]
         }
         if self.settings.untold_expirations:
             body["value"] = [entry | {"expirationDateTime": None} for entry in body["value"]]
+        if self.settings.bad_entries:
+            body["value"] += [None, 7, {}, {"id": None, "resource": None}, {"id": str(uuid.UUID(int=7))}]
         if first or end < len(known):
             body["@odata.nextLink"] = f"{request.base}/{request.version}/subscriptions?$skiptoken={end}"
         return GraphResponse(200, body)

@@ -4,17 +4,19 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Final, Literal
 
 from dev.simulator.clock import Clock
 from dev.simulator.subscriptions import Store, Subscription
 from shared.domain.subscriptions import resource_key
 
 type Cause = Literal["new", "lapsed", "removed", "deleted", "refused", "old certificate"]
-type Nuisance = Literal["graph", "timers", "vault", "storage"]
+type Nuisance = Literal["graph", "timers", "vault", "storage", "renewals", "creation", "reads", "deletion"]
 
 TWO_RUNS = timedelta(minutes=12)
 """Two runs of a timer of five minutes, and the time that they take."""
+
+THREE_RUNS = timedelta(minutes=15)
 
 SKEW = timedelta(minutes=5)
 
@@ -23,6 +25,11 @@ MOST = 2
 
 LAST_RESORT = 0.75
 """The part of its life after which what PATCH does not bring up to date is deleted before its successor is there."""
+
+
+_AGAINST_RENEWAL: Final[tuple[Nuisance, ...]] = ("graph", "timers", "renewals")
+_AGAINST_CREATION: Final[tuple[Nuisance, ...]] = ("graph", "timers", "storage", "creation", "reads")
+_AGAINST_REPLACEMENT: Final[tuple[Nuisance, ...]] = (*_AGAINST_CREATION, "deletion")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +46,30 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """A time in which something that ought to be so was not; `due` is when the app could first have averted it."""
+    """A time in which something that ought to be so was not.
 
+    `due` is when a renewal could first have averted it, `last` when only a successor could.
+    """
+
+    tenant_id: str
     kind: str
     resource: str
     cause: Cause
     span: Span
     due: datetime | None = None
+    last: datetime | None = None
     patience: timedelta | None = None  # how long it may last without anything standing in the way
 
 
 @dataclass(slots=True)
 class _Wanted:
+    tenant_id: str
     kind: str
     resource: str
     since: datetime
     until: datetime | None = None
     live: set[str] = field(default_factory=set)
-    absent_since: tuple[datetime, Cause, datetime | None] | None = None
+    absent_since: tuple[datetime, Cause, datetime | None, datetime | None] | None = None
     stale_since: datetime | None = None
     longest_life: timedelta = timedelta(0)
 
@@ -90,28 +103,33 @@ class Ledger:
         """Take a clock, and what says of an id whether nobody could know that there is such a subscription."""
         self._clock = clock
         self._is_beyond_knowing = is_beyond_knowing
-        self._wanted: dict[str, _Wanted] = {}
+        self._wanted: dict[tuple[str, str], _Wanted] = {}
         self._closed: list[_Wanted] = []
         self._known: dict[str, tuple[Subscription, datetime]] = {}
-        self._nuisances: defaultdict[Nuisance, list[Span]] = defaultdict(list)
+        self._nuisances: defaultdict[tuple[Nuisance, str | None], list[Span]] = defaultdict(list)
         self._certificate: str | None = None
         self._states: tuple[str, ...] = ()
         self.absences: list[Absence] = []
         self.surplus: list[str] = []
+        self.rash: list[str] = []
         self.journal: list[tuple[datetime, str, str]] = []
+        self.came_and_went = 0
 
     # What the world tells
 
-    def want(self, kind: str, resource: str) -> None:
+    def want(self, kind: str, resource: str, tenant_id: str = "") -> None:
         now = self._clock.now()
-        self._wanted[resource_key(resource)] = _Wanted(kind, resource, now, absent_since=(now, "new", None))
+        self._wanted[tenant_id, resource_key(resource)] = _Wanted(
+            tenant_id, kind, resource, now, absent_since=(now, "new", None, None)
+        )
 
-    def want_no_more(self, resource: str) -> None:
-        wanted = self._wanted.pop(resource_key(resource))
+    def want_no_more(self, resource: str, tenant_id: str = "") -> None:
+        wanted = self._wanted.pop((tenant_id, resource_key(resource)))
         self._close(wanted)
 
-    def disturb(self, nuisance: Nuisance, start: datetime, end: datetime) -> None:
-        self._nuisances[nuisance].append(Span(start, end))
+    def disturb(self, nuisance: Nuisance, start: datetime, end: datetime, tenant_id: str | None = None) -> None:
+        """Something stood in the way, in one tenant or, without one, in all."""
+        self._nuisances[nuisance, tenant_id].append(Span(start, end))
 
     def accept(self, states: tuple[str, ...]) -> None:
         """From now on notifications are taken with these client states only."""
@@ -136,8 +154,9 @@ class Ledger:
 
     def appeared(self, one: Subscription) -> None:
         self._note("+", one)
+        self.came_and_went += 1
         self._known[one.id] = one, self._clock.now()
-        wanted = self._wanted.get(resource_key(one.resource))
+        wanted = self._wanted.get((one.tenant_id, resource_key(one.resource)))
         if wanted is None or one.client_state not in self._states:
             return
         wanted.live.add(one.id)
@@ -150,13 +169,15 @@ class Ledger:
 
     def changed(self, one: Subscription) -> None:
         self._note("~", one)
-        self._known[one.id] = one, self._clock.now()
-        wanted = self._wanted.get(resource_key(one.resource))
+        before, granted = self._known[one.id]
+        self._known[one.id] = one, granted if one.expires == before.expires else self._clock.now()
+        wanted = self._wanted.get((one.tenant_id, resource_key(one.resource)))
         if wanted is not None:
             self._end_staleness(wanted)
 
     def vanished(self, one: Subscription, *, removed: bool) -> None:
         self._note("-", one)
+        self.came_and_went += 1
         if one.expires <= self._clock.now():
             self._lose(one, one.expires, "lapsed")
         else:
@@ -167,16 +188,20 @@ class Ledger:
 
     def violations(self) -> list[str]:
         """What cannot be excused: two undisturbed runs of the timer would have put it right, or kept it right."""
-        found = list(self.surplus)
+        found = [*self.surplus, *self.rash]
         for absence in self.absences:
-            longest = self._longest_calm(absence.kind, absence.span)
+            longest = self._longest_calm(absence, absence.span, _against(absence))
             if longest > (TWO_RUNS if absence.patience is None else absence.patience + TWO_RUNS):
                 found.append(f"{_told(absence)}: for {longest} of it nothing stood in the way")
-            if absence.due is not None and absence.due + 2 * SKEW < absence.span.start:
-                before = Span(absence.due + 2 * SKEW, absence.span.start)
-                calm = max((span.length for span in self._calm(before, ("graph", "timers"))), default=timedelta(0))
-                if calm > TWO_RUNS:
-                    found.append(f"{_told(absence)}: though for {calm} before it nothing stood in the way of renewal")
+            for since, what, nuisances in (
+                (absence.due, "renewal", _AGAINST_RENEWAL),
+                (absence.last, "replacement", _with_vault(absence.kind, _AGAINST_REPLACEMENT)),
+            ):
+                if since is not None and since + 2 * SKEW < absence.span.start:
+                    calm = self._longest_calm(absence, Span(since + 2 * SKEW, absence.span.start), nuisances)
+                    if calm > TWO_RUNS:
+                        found.append(f"{_told(absence)}: though for {calm} before nothing stood in the way of {what}")
+                        break
         return found
 
     def figures(self) -> dict[str, Figures]:
@@ -186,7 +211,7 @@ class Ledger:
             assert one.until is not None
             span = Span(one.since, one.until)
             wanted[one.kind] += span.length
-            reachable[one.kind] += self._calm_time(span)
+            reachable[one.kind] += self._calm_time(one, span)
         absent: defaultdict[str, timedelta] = defaultdict(timedelta)
         unexcused: defaultdict[str, timedelta] = defaultdict(timedelta)
         longest: defaultdict[str, timedelta] = defaultdict(timedelta)
@@ -196,24 +221,29 @@ class Ledger:
             if absence.cause == "old certificate":
                 continue  # it is there, and what it brings can be decrypted
             absent[absence.kind] += absence.span.length
-            unexcused[absence.kind] += self._calm_time(absence.span)
-            longest[absence.kind] = max(longest[absence.kind], self._longest_calm(absence.kind, absence.span))
+            unexcused[absence.kind] += self._calm_time(absence, absence.span)
+            calm = self._longest_calm(absence, absence.span, _against(absence))
+            longest[absence.kind] = max(longest[absence.kind], calm)
         return {
             kind: Figures(wanted[kind], absent[kind], reachable[kind], unexcused[kind], longest[kind], causes[kind])
             for kind in sorted(wanted)
         }
 
     def _lose(self, one: Subscription, when: datetime, cause: Cause) -> None:
-        _, renewed = self._known[one.id]
-        wanted = self._wanted.get(resource_key(one.resource))
+        _, granted = self._known[one.id]
+        wanted = self._wanted.get((one.tenant_id, resource_key(one.resource)))
         if wanted is None or one.id not in wanted.live:
             return
         wanted.live.remove(one.id)
         if not wanted.live:
-            to_be_renewed = cause == "lapsed" and not self._is_beyond_knowing(one.id)
-            waits = self._is_of_yesterday(one)
-            due = renewed + (one.expires - renewed) * (LAST_RESORT if waits else 0.5) if to_be_renewed else None
-            wanted.absent_since = when, cause, due
+            due = last = None
+            if cause == "lapsed" and not self._is_beyond_knowing(one.id):
+                due = None if self._is_of_yesterday(one) else granted + (one.expires - granted) / 2
+                last = granted + (one.expires - granted) * LAST_RESORT
+            wanted.absent_since = when, cause, due, last
+            left, at_last = one.expires - when, max((one.expires - granted) * (1 - LAST_RESORT), THREE_RUNS)
+            if cause == "deleted" and left > at_last + SKEW:
+                self.rash.append(f"{wanted.kind} {wanted.resource}: deleted alone at {when}, with {left} left")
             self._end_staleness(wanted, when)
 
     def _is_of_yesterday(self, one: Subscription) -> bool:
@@ -223,9 +253,9 @@ class Ledger:
 
     def _end_absence(self, wanted: _Wanted) -> None:
         if wanted.absent_since is not None:
-            since, cause, due = wanted.absent_since
+            since, cause, due, last = wanted.absent_since
             span = Span(since, self._clock.now())
-            self.absences.append(Absence(wanted.kind, wanted.resource, cause, span, due))
+            self.absences.append(Absence(wanted.tenant_id, wanted.kind, wanted.resource, cause, span, due, last))
             wanted.absent_since = None
 
     def _stale(self, wanted: _Wanted) -> bool:
@@ -238,7 +268,9 @@ class Ledger:
             # Where PATCH does not take it and Graph holds no two, the old one stays until it is nearly over; and as
             # long again if it was renewed meanwhile, because Graph asked for it or nothing could be made.
             patience = 2 * LAST_RESORT * wanted.longest_life
-            self.absences.append(Absence(wanted.kind, wanted.resource, "old certificate", span, None, patience))
+            self.absences.append(
+                Absence(wanted.tenant_id, wanted.kind, wanted.resource, "old certificate", span, patience=patience)
+            )
             wanted.stale_since = None
 
     def _close(self, wanted: _Wanted) -> None:
@@ -246,11 +278,18 @@ class Ledger:
         self._end_absence(wanted)
         self._closed.append(wanted)
 
-    def _calm(self, span: Span, nuisances: Iterable[Nuisance]) -> Iterator[Span]:
+    def _calm(self, tenant_id: str, span: Span, nuisances: Iterable[Nuisance]) -> Iterator[Span]:
         """The parts of a span without any of these nuisances."""
         start = span.start
         all_of_them = sorted(
-            (one for nuisance in nuisances for one in self._nuisances[nuisance]), key=lambda one: one.start
+            (
+                one
+                for nuisance in nuisances
+                for whose in (None, tenant_id)
+                for one in self._nuisances.get((nuisance, whose), ())
+                if one.end > span.start
+            ),
+            key=lambda one: one.start,
         )
         for nuisance in all_of_them:
             if nuisance.start >= span.end:
@@ -261,18 +300,26 @@ class Ledger:
         if start < span.end:
             yield Span(start, span.end)
 
-    def _longest_calm(self, kind: str, span: Span) -> timedelta:
-        # Without a certificate none but a basic subscription can be made.
-        # Nothing is made while storage is away; what is there is renewed.
-        nuisances: tuple[Nuisance, ...] = ("graph", "timers", "storage")
-        nuisances = nuisances if kind == "callRecords" else (*nuisances, "vault")
-        return max((part.length for part in self._calm(span, nuisances)), default=timedelta(0))
+    def _longest_calm(self, of: Absence, span: Span, nuisances: Iterable[Nuisance]) -> timedelta:
+        return max((part.length for part in self._calm(of.tenant_id, span, nuisances)), default=timedelta(0))
 
-    def _calm_time(self, span: Span) -> timedelta:
-        return sum((part.length for part in self._calm(span, ("graph",))), timedelta(0))
+    def _calm_time(self, of: Absence | _Wanted, span: Span) -> timedelta:
+        return sum((part.length for part in self._calm(of.tenant_id, span, ("graph",))), timedelta(0))
 
     def _note(self, what: str, one: Subscription) -> None:
-        self.journal.append((self._clock.now(), what, f"{one.rule.name} {one.id} {one.expires}"))
+        self.journal.append((self._clock.now(), what, f"{one.rule.name} {one.tenant_id} {one.id} {one.expires}"))
+
+
+def _with_vault(kind: str, nuisances: tuple[Nuisance, ...]) -> tuple[Nuisance, ...]:
+    """Without a certificate none but a basic subscription can be made."""
+    return nuisances if kind == "callRecords" else (*nuisances, "vault")
+
+
+def _against(absence: Absence) -> tuple[Nuisance, ...]:
+    """What excuses that it lasts."""
+    if absence.cause == "old certificate":
+        return (*_with_vault(absence.kind, _AGAINST_REPLACEMENT), "renewals")
+    return _with_vault(absence.kind, _AGAINST_CREATION)
 
 
 def _told(absence: Absence) -> str:

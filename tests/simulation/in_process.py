@@ -6,7 +6,7 @@ requests, TLS, HTTP and JSON, and azure-identity: `tests/integration/test_graph_
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -16,12 +16,13 @@ from azure.core.credentials import AccessToken
 from azure.core.exceptions import AzureError, ClientAuthenticationError
 
 from dev.simulator.entra import Caller, Entra, TokenError, User
+from dev.simulator.faults import Fault
 from dev.simulator.graph_api import GraphApi, GraphRequest
 from shared.adapters.graph import GraphClient, service_of
 from shared.clock import Clock
 from shared.domain import graph
 from shared.domain.errors import SwitchboardError
-from shared.domain.graph import CredentialError, OutcomeUnknownError
+from shared.domain.graph import CredentialError, OutcomeUnknownError, SignInRequiredError
 
 GRAPH = "https://graph.microsoft.com"
 SIGN_IN_APP = "2f1f9f6e-8b1c-4b58-9d7e-3f3f7a1f6f52"
@@ -114,18 +115,55 @@ class Identity:
 
 @dataclass
 class Identities:
-    """The credentials of one process: the app's own, and that of whoever has signed in."""
+    """The credentials of one process: the app's own in each tenant, and that of whoever has signed in to the first."""
 
-    application: Identity
+    applications: Mapping[str, Identity]
     user: Identity
 
     def __call__(self, tenant_id: str, *, delegated: bool) -> Identity:
-        del tenant_id  # there is one
-        return self.user if delegated else self.application
+        if not delegated:
+            return self.applications[tenant_id]
+        if tenant_id != self.user.tenant_id:
+            raise SignInRequiredError("nobody has signed in")
+        return self.user
+
+    @property
+    def refresh_at(self) -> datetime | None:
+        """When the first of them will ask for a token; None at once."""
+        moments = [identity.refresh_at for identity in (*self.applications.values(), self.user)]
+        known = [moment for moment in moments if moment is not None]
+        return min(known) if len(known) == len(moments) else None
+
+    def refresh(self) -> None:
+        """Do what the next requests would begin with."""
+        for identity in (*self.applications.values(), self.user):
+            identity.get_token()
 
     @classmethod
-    def of_a_new_process(cls, entra: RememberingEntra, tenant_id: str, app_id: str, sign_in: SignIn) -> "Identities":
-        return cls(Identity(entra, tenant_id, app_id), Identity(entra, tenant_id, SIGN_IN_APP, sign_in))
+    def of_a_new_process(
+        cls, entra: RememberingEntra, tenant_ids: Sequence[str], app_id: str, sign_in: SignIn
+    ) -> "Identities":
+        applications = {tenant_id: Identity(entra, tenant_id, app_id) for tenant_id in tenant_ids}
+        return cls(applications, Identity(entra, tenant_ids[0], SIGN_IN_APP, sign_in))
+
+
+@dataclass
+class Troubles:
+    """What befalls the requests of one tenant alone: a delay, no answer at all, or another than Graph's."""
+
+    in_force: list[tuple[str, Fault]] = field(default_factory=list)
+
+    async def befall(self, tenant_id: str, method: str, target: str) -> None:
+        for of_tenant, fault in tuple(self.in_force):
+            if of_tenant != tenant_id or not fault.matches(fault.service, method, target):
+                continue
+            if fault.service == "login":
+                raise CredentialError("Entra ID's token")
+            await asyncio.sleep(fault.delay)
+            if fault.hang_up is not None:
+                raise OutcomeUnknownError
+            if fault.status is not None:
+                raise graph.error_of(fault.status, {"error": {"code": "x", "message": fault.message}}, None)
 
 
 @dataclass
@@ -153,10 +191,13 @@ class Latency:
 class InProcessClient(GraphClient):
     """The real client up to the point where it would open a connection."""
 
-    def __init__(self, api: GraphApi, credentials: Identities, clock: Clock, latency: Latency) -> None:
+    def __init__(
+        self, api: GraphApi, credentials: Identities, clock: Clock, latency: Latency, troubles: Troubles
+    ) -> None:
         super().__init__(GRAPH, credentials, clock)
         self._api = api
         self._latency = latency
+        self._troubles = troubles
 
     async def _exchange(
         self, method: str, url: str, tenant_id: str, delegated: bool, body: Any = None
@@ -184,6 +225,8 @@ class InProcessClient(GraphClient):
             base=GRAPH,
         )
         await self._latency.there(url)
+        if self._troubles.in_force:
+            await self._troubles.befall(tenant_id, method, request.target)
         response = await self._api.dispatch(request)
         if method == "POST":  # what happens between a change and the news of it matters
             await self._latency.back(url)

@@ -27,6 +27,15 @@ type What = Literal[
     "blind lists",
     "whim of graph",
     "refused renewals",
+    "refused reads",
+    "refused creation",
+    "refused deletion",
+    "only creation works",
+    "trouble of a tenant",
+    "slow reads of a tenant",
+    "bad entries",
+    "patchy lists",
+    "lost memory",
     "stuck renewals",
     "short grants",
     "odd echoes",
@@ -34,6 +43,7 @@ type What = Literal[
     "outage of storage",
     "deploy",
     "overlap",
+    "version before",
     "new certificate",
     "new client state",
     "joins",
@@ -53,6 +63,15 @@ _A_YEAR: Final[tuple[tuple[What, int], ...]] = (
     ("blind lists", 4),
     ("whim of graph", 10),
     ("refused renewals", 8),
+    ("refused reads", 4),
+    ("refused creation", 4),
+    ("refused deletion", 4),
+    ("only creation works", 3),
+    ("trouble of a tenant", 12),
+    ("slow reads of a tenant", 6),
+    ("bad entries", 4),
+    ("patchy lists", 4),
+    ("lost memory", 2),
     ("stuck renewals", 4),
     ("short grants", 6),
     ("odd echoes", 6),
@@ -60,6 +79,7 @@ _A_YEAR: Final[tuple[tuple[What, int], ...]] = (
     ("outage of storage", 10),
     ("deploy", 40),
     ("overlap", 60),
+    ("version before", 10),
     ("new client state", 2),
     ("joins", 6),
     ("leaves", 4),
@@ -93,15 +113,41 @@ _FAULTS: Final = (
     Fault("graph", "GET", "/groups/", status=503),
     Fault("graph", ".*", "/subscriptions", delay=40.0),
 )
-_REFUSALS: Final = (
-    Fault("graph", "PATCH", "/subscriptions/", status=400),
-    Fault("graph", "PATCH", "/subscriptions/", status=403),
-    Fault("graph", "PATCH", "/subscriptions/", status=409),
-    Fault("graph", "PATCH", "/subscriptions/", status=412),
-    Fault("graph", "PATCH", "/subscriptions/", status=424),
-    Fault("graph", "PATCH", "/subscriptions/", status=400, message=_WRAPPED.format("Forbidden")),
-    Fault("graph", "PATCH", "/subscriptions/", status=400, message=_WRAPPED.format("PreconditionFailed")),
+_REFUSED: Final = (
+    *((status, "Answered on demand.") for status in (400, 401, 403, 409, 412, 422, 424)),
+    *((400, _WRAPPED.format(inner)) for inner in ("Forbidden", "PreconditionFailed", "Unauthorized", "BadGateway")),
+    *((500, _WRAPPED.format(inner)) for inner in ("InternalServerError", "GatewayTimeout")),
+    (400, "Subscription validation request timed out."),
 )
+"""Every sort of refusal, status and message; "not found" is none: it says something about the subscription."""
+
+_REFUSED_REQUESTS: Final[dict[What, tuple[str, str]]] = {
+    "refused renewals": ("PATCH", "/subscriptions/"),
+    "refused reads": ("GET", "/subscriptions/"),
+    "refused creation": ("POST", r"/subscriptions$"),
+    "refused deletion": ("DELETE", "/subscriptions/"),
+    "only creation works": ("PATCH|GET|DELETE", "/subscriptions/"),
+}
+"""Method and path; see `Fault`."""
+
+SLOW_READS: Final = (
+    Fault("graph", "GET", r"/subscriptions(\?|$)", delay=45.0),
+    Fault("graph", "GET", r"/subscriptions(\?|$)", delay=60.0, hang_up="before"),
+    Fault("graph", "GET", "/groups/", delay=45.0),
+    Fault("graph", "GET", "/groups/", delay=60.0, hang_up="before"),
+    Fault("graph", "GET", "/groups/", status=429),
+)
+TROUBLES: Final = (
+    Fault("graph", delay=30.0),
+    Fault("graph", delay=60.0, hang_up="before"),
+    Fault("graph", status=429),
+    Fault("graph", status=403),
+    Fault("graph", status=400, message=_WRAPPED.format("Unauthorized")),
+    Fault("graph", status=503),
+    Fault("login"),
+)
+"""What befalls one tenant alone."""
+
 _OUTAGES: Final = (
     Fault("graph", status=503),
     Fault("graph", status=503, retry_after=120),
@@ -167,9 +213,16 @@ def _event(random: Random, at: float, what: What) -> Event:
             seconds = random.uniform(0.5, 10) * _DAY
         case "blind lists":
             seconds = random.uniform(0.02, 3) * _DAY
-        case "refused renewals":
-            seconds, fault = random.uniform(0.02, 1.5) * _DAY, random.choice(_REFUSALS)
-        case "stuck renewals" | "short grants" | "odd echoes" | "untold expirations":
+        case "refused renewals" | "refused reads" | "refused creation" | "refused deletion" | "only creation works":
+            method, path = _REFUSED_REQUESTS[what]
+            status, message = random.choice(_REFUSED)
+            seconds = random.uniform(0.02, 1.5) * _DAY
+            fault = Fault("graph", method, path, status=status, message=message)
+        case "trouble of a tenant":
+            seconds, fault = random.uniform(0.005, 0.5) * _DAY, random.choice(TROUBLES)
+        case "slow reads of a tenant":
+            seconds, fault = random.uniform(0.005, 0.5) * _DAY, random.choice(SLOW_READS)
+        case "stuck renewals" | "short grants" | "odd echoes" | "untold expirations" | "bad entries" | "patchy lists":
             seconds = random.uniform(0.02, 2) * _DAY
         case "outage of storage":
             seconds = random.uniform(0.002, 0.4) * _DAY

@@ -13,44 +13,64 @@ import random as random_module
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Final
 from unittest.mock import patch
 
+import msgspec
+
 from dev.simulator.crypto import KeyCertificate
 from dev.simulator.delivery import Courier
 from dev.simulator.directory import Directory
-from dev.simulator.faults import Faults
+from dev.simulator.faults import Fault, Faults
 from dev.simulator.graph_api import GraphApi
 from dev.simulator.rules import RULES
 from dev.simulator.subscriptions import Subscription
-from shared.domain import resources
+from shared.domain import graph, resources
 from shared.domain.desired import DesiredState, Group
 from shared.domain.errors import SwitchboardError, UnavailableError
 from shared.domain.execution import Outcome
-from shared.domain.memory import Memory
+from shared.domain.graph import EndpointValidationError, GraphError
+from shared.domain.memory import Memory, Remembered, held_until
 from shared.domain.resources import ResourceKind
 from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint
 from shared.services.lifecycle import Lifecycle
-from shared.services.renew import Renewal, RenewalReport
-from tests.simulation.coverage import SKEW, Figures, Ledger, WatchedStore
-from tests.simulation.in_process import Identities, InProcessClient, Latency, RememberingEntra, SignIn
+from shared.services.renew import Failure, Renewal, RenewalReport
+from tests.simulation.coverage import SKEW, THREE_RUNS, Figures, Ledger, Nuisance, WatchedStore
+from tests.simulation.in_process import Identities, InProcessClient, Latency, RememberingEntra, SignIn, Troubles
 from tests.simulation.virtual_time import START, LoopClock, VirtualLoop
-from tests.simulation.weather import Event, forecast
+from tests.simulation.weather import Event, What, forecast
 from tests.unit.model_graph import Known
 
 TENANT: Final = "f69f5191-20ae-4093-8dae-3ec09edeb253"
+NEIGHBOURS: Final = ("0a1b8c9d-20ae-4093-8dae-3ec09edeb253", "fb1b8c9d-20ae-4093-8dae-3ec09edeb253")
 APP: Final = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
 OTHER_APP: Final = "11111111-6a1e-4d0e-9a53-0d4f7a3c9b11"
 NOTIFICATION_URL: Final = "https://calls.example.com/api/notifications?code=key"
 LIFECYCLE_URL: Final = "https://calls.example.com/api/lifecycleNotifications"
 GROUP: Final = str(uuid.UUID(int=900))
+GROUPS: Final = dict(zip(NEIGHBOURS, (str(uuid.UUID(int=901)), str(uuid.UUID(int=902))), strict=True))
 TIMER: Final = 300.0  # seconds
 PRESENCE: Final = 3600.0  # seconds that presence is granted, at most
 _RETRIES_OF_A_QUEUE: Final = 5
+_LONGEST_RUN: Final = 600.0  # seconds
+_HINDERED: Final[dict[What, tuple[Nuisance, ...]]] = {
+    "refused renewals": ("renewals",),
+    "refused reads": ("reads",),
+    "refused creation": ("creation",),
+    "refused deletion": ("deletion",),
+    "only creation works": ("renewals", "reads", "deletion"),
+    "trouble of a tenant": ("graph",),
+    "slow reads of a tenant": ("reads",),
+}
+"""What does not go well while so."""
+
+_A_RUN: Final = 10.0  # seconds: what becomes due while one goes on may be renewed by it
+_ROUNDED: Final = timedelta(seconds=2)  # Graph tells whole seconds
 _PAIR: Final = KeyCertificate.generate()  # keys are not what is tried here: versions are
 
 
@@ -60,6 +80,13 @@ def user(number: int) -> str:
 
 def _want(kind: ResourceKind, resource: str, *, rich: bool = True) -> Desired:
     return Desired(TENANT, kind, resource, rich)
+
+
+def _of_neighbour(tenant_id: str) -> tuple[Desired, ...]:
+    return (
+        Desired(tenant_id, resources.CALL_RECORDS, "communications/callRecords", rich=False),
+        Desired(tenant_id, resources.EMERGENCY_CALL_EVENTS, resources.emergency_path("Headquarters"), rich=True),
+    )
 
 
 _MEETING: Final = "https://teams.microsoft.com/l/meetup-join/19%3ameeting_{}%40thread.v2/0"
@@ -109,10 +136,17 @@ class _Vault:
 
 @dataclass(slots=True)
 class _Source:
-    """The desired state; its group is read from Graph."""
+    """The desired state; its groups are read from Graph."""
+
+    neighbours: tuple[str, ...]
 
     async def load(self) -> DesiredState:
-        return DesiredState(DESIRED, (Group(TENANT, GROUP),))
+        groups = [Group(TENANT, GROUP), *(Group(tenant_id, GROUPS[tenant_id]) for tenant_id in self.neighbours)]
+        return DesiredState(self.subscriptions, tuple(groups))
+
+    @property
+    def subscriptions(self) -> tuple[Desired, ...]:
+        return (*DESIRED, *(want for tenant_id in self.neighbours for want in _of_neighbour(tenant_id)))
 
 
 @dataclass(slots=True)
@@ -130,6 +164,9 @@ class _World:
     seed: int
     days: float
     skip_routine: bool
+    tenants: int | None = None
+    source: _Source = field(init=False)
+    troubles: Troubles = field(default_factory=Troubles)
     random: Random = field(init=False)
     clock: LoopClock = field(init=False)
     ledger: Ledger = field(init=False)
@@ -150,7 +187,7 @@ class _World:
     ends: list[float] = field(default_factory=list)  # a heap: of what is going on
     telling: int = 0
     suspended_until: float = 0.0
-    overlap: bool = False
+    others: list[What] = field(default_factory=list)  # that run beside the next tick of the timer
     graph_outages: int = 0
     blind_lists: int = 0
     oddities: Counter[str] = field(default_factory=Counter)
@@ -165,14 +202,19 @@ class _World:
         weather = asyncio.create_task(self._weather())
         length = self.days * 86400.0
         tick = 0.0
+        before: _Trace | None = None
         while tick < length:
             await self._sleep_until(tick)
-            quiet, changes = False, self.changes
+            trace, changes = None, self.changes
             if tick >= self.suspended_until:
-                quiet = await self._tick()
+                trace = await self._tick()
             tick = max(tick + TIMER, self._grid(asyncio.get_running_loop().time()))
-            if quiet and changes == self.changes and not self.telling and self.skip_routine:
-                tick = max(tick, await self._next_use())
+            if trace is not None and changes == self.changes and not self.telling and self.skip_routine:
+                if trace.well and not self.entra.outages:
+                    tick = max(tick, await self._next_use())
+                elif trace == before or trace.is_outage:
+                    tick = max(tick, self._next_turn_of_events(is_outage=trace.is_outage))
+            before = trace
         await weather
         await self._sleep_until(length)
         for _ in range(3):
@@ -191,12 +233,21 @@ class _World:
             self.ledger.journal,
         )
 
+    @property
+    def tenant_ids(self) -> tuple[str, ...]:
+        return (TENANT, *self.source.neighbours)
+
+    def _memory(self, tenant_id: str) -> Memory:
+        return self.known.memories.get(tenant_id, Memory())
+
     def _begin(self) -> None:
         self.random = Random(self.seed)
         self.clock = LoopClock()
         self.ledger = Ledger(self.clock, self._is_beyond_knowing)
         self.faults = Faults(self.clock)
-        self.entra = RememberingEntra(self.clock, (TENANT,), APP)
+        some = self.random.choice((0, 0, 1, 2)) if self.tenants is None else self.tenants - 1
+        self.source = _Source(NEIGHBOURS[:some])
+        self.entra = RememberingEntra(self.clock, self.tenant_ids, APP)
         self.entra.delegated_token_lifetime = timedelta(hours=20)
         self.api = GraphApi(self.clock, self.entra, Courier(self.clock), self.faults)
         self.store = self.api.store = WatchedStore(self.clock, self.ledger)
@@ -209,16 +260,19 @@ class _World:
         directory.mount(self.api)
         self.members = [user(10), user(11), user(12)]
         directory.groups[GROUP] = self.members
+        for place, tenant_id in enumerate(self.source.neighbours):
+            directory.groups[GROUPS[tenant_id]] = [user(20 + place)]
         self.latency = Latency(self.seed)
         self.sign_in = SignIn.by_device_code(self.entra, TENANT)
         self.process = self._start()
         self.events = forecast(self.seed, self.days)
         self.ledger.accept(self.client_states)
         self.ledger.rotate(self.vault.certificate_id)
-        for want in DESIRED:
-            self.ledger.want(want.kind.key, want.resource)
-        for member in self.members:
-            self.ledger.want("callEvents", resources.call_events_path(member))
+        for want in self.source.subscriptions:
+            self.ledger.want(want.kind.key, want.resource, want.tenant_id)
+        for tenant_id, group in {TENANT: GROUP, **GROUPS}.items():
+            for member in directory.groups.get(group, ()):
+                self.ledger.want("callEvents", resources.call_events_path(member), tenant_id)
         self._add_bystanders()
 
     def _add_bystanders(self) -> None:
@@ -244,52 +298,105 @@ class _World:
             self.store.add(one, quota=None, refuse_duplicates=False)
             self.bystanders.append(one)
 
-    def _start(self) -> _Process:
+    def _is_told_falsely(self) -> bool:
+        return self.blind_lists > 0 or self.oddities.total() > 0
+
+    def _start(self, known: Known | None = None) -> _Process:
         """A new process: it has learned nothing, holds no token, and its clock is wrong in a way of its own."""
         skew = SKEW * self.random.choice((-1, 0, 0, 1)) * self.random.random()
         clock = LoopClock(skew)
-        identities = Identities.of_a_new_process(self.entra, TENANT, APP, self.sign_in)
+        identities = Identities.of_a_new_process(self.entra, self.tenant_ids, APP, self.sign_in)
         renewal = Renewal(
-            graph=InProcessClient(self.api, identities, clock, self.latency),
+            graph=InProcessClient(self.api, identities, clock, self.latency, self.troubles),
             certificates=self.vault,
-            desired=_Source(),
-            known=self.known,
+            desired=self.source,
+            known=self.known if known is None else known,
             endpoint=Endpoint(NOTIFICATION_URL, LIFECYCLE_URL, self.client_states),
-            tenant_ids=(TENANT,),
+            tenant_ids=self.tenant_ids,
             clock=clock,
         )
         return _Process(skew, identities, renewal, Lifecycle(renewal))
 
     # The timer
 
-    async def _tick(self) -> bool:
-        """One tick of the timer; whether the next would do nothing if nothing happened and nothing became due."""
+    async def _tick(self) -> "_Trace | None":
+        """One tick of the timer, and what came of it; None where another process ran, too."""
         self.faults.forget_requests()
         processes = [self.process]
-        if self.overlap:
-            self.overlap = False
-            processes.append(self._start())
-        return all(await asyncio.gather(*(self._run(process) for process in processes)))
+        while self.others:
+            other = self._start()
+            if self.others.pop() == "version before" and not self._is_told_falsely():
+                # It goes by the list, and knows neither what is remembered nor whose turn it is.
+                other = self._start(Known())
+            processes.append(other)
+        reports = await asyncio.gather(*(self._run(process) for process in processes))
+        return self._trace(reports[0]) if len(reports) == 1 else None
 
-    async def _run(self, process: _Process) -> bool:
+    async def _run(self, process: _Process) -> RenewalReport | None:
+        """A run's report; None where nothing at all could be done."""
         self.runs += 1
         try:
             report = await process.renewal.run()
         except UnavailableError:
-            # With all of Graph away no run can change anything, until that is over: an event.
-            return self.graph_outages > 0
+            return None
         self.outcomes.update(report.outcomes)
-        return _is_quiet(report) and process is self.process
+        return report
+
+    def _trace(self, report: RenewalReport | None) -> "_Trace":
+        held = {one.id: one.expires for one in self.store.all()}
+        memories = [self._memory(tenant_id) for tenant_id in self.tenant_ids]
+        remembered = frozenset(
+            (identity, None if abs(held.get(identity, START) - known.expires) < _ROUNDED else known.expires)
+            for memory in memories
+            for identity, known in memory.known.items()
+        )
+        return _Trace(
+            outcomes=None if report is None else _settled(report.outcomes),
+            failures=() if report is None else tuple(_told(failure) for failure in report.failures),
+            came_and_went=self.ledger.came_and_went,
+            remembered=remembered,
+            unseen=msgspec.json.encode([(memory.unseen, memory.refusals) for memory in memories], order="sorted"),
+            # With all of Graph away no run can change anything, until that is over: an event.
+            is_outage=report is None and self.graph_outages > 0,
+        )
+
+    def _next_turn_of_events(self, *, is_outage: bool) -> float:
+        """The next tick that may find anything else than the one before did, where that was trouble.
+
+        What is learned just before a trouble's end (when to come again, a new token) lasts beyond it.
+        """
+        now = self._last_tick()
+        moments = [] if is_outage else [moment for moment in self._moments() if moment > now]
+        change = self._grid(min(self._next_change(), self.days * 86400.0)) - TIMER
+        return min([self._grid(moment - _A_RUN) for moment in moments] + [change])
+
+    def _moments(self) -> Iterator[float]:
+        """When what there is comes to something, and when tokens and patience end."""
+        for one in self.store.all():
+            if (known := self._memory(one.tenant_id).known.get(one.id)) is not None:
+                yield from self._moments_of(one, known)
+            else:
+                yield self._since_start(one.expires)
+        skew = self.process.skew
+        for creations in (found for tenant_id in self.tenant_ids for found in self._memory(tenant_id).unseen.values()):
+            yield from (self._since_start(one.until - skew) for one in creations)
+            if (until := held_until(creations)) is not None:
+                yield self._since_start(until - skew)
+        yield self._refresh()
 
     async def _next_use(self) -> float:
         """The next tick that may find anything but routine to do, after one that has left nothing to be done."""
         change = self._grid(min(self._next_change(), self.days * 86400.0))
-        if self.graph_outages:
-            # What was learned of an outage just before its end (when to come again, a new token) lasts beyond it.
-            return change - TIMER
         while True:
             dues = self._dues()
             tick = self._grid(min((due for due, _ in dues), default=change))
+            if tick <= self._last_tick():
+                return tick + TIMER
+            refresh = self._grid(self._refresh())
+            if refresh < min(tick, change):
+                await self._sleep_until(refresh)
+                self.process.identities.refresh()
+                continue
             presence = [one for due, one in dues if due <= tick and self._is_current_presence(one)]
             other = self._grid(min([due for due, one in dues if one not in presence] + [self._refresh()]))
             if other <= tick or change - PRESENCE <= tick:
@@ -312,25 +419,26 @@ class _World:
         )
 
     def _dues(self) -> list[tuple[float, Subscription]]:
-        """When the process would renew each of its subscriptions although nothing has happened: seconds."""
-        known = self.known.memories.get(TENANT, Memory()).known
-        return [
-            (
-                self._since_start(one.expires - timedelta(seconds=known[one.id].life / 2) - self.process.skew)
-                if one.id in known
-                else 0.0,
-                one,
-            )
-            for one in self.store.all()
-            if one not in self.bystanders
-        ]
+        """When the process would do something about each of its subscriptions although nothing happens: seconds."""
+        now, dues = self._last_tick(), []
+        for one in self.store.all():
+            if one in self.bystanders:
+                continue
+            known = self._memory(one.tenant_id).known.get(one.id)
+            moments = () if known is None else self._moments_of(one, known)
+            dues.append((min((moment for moment in moments if moment > now), default=now) - _A_RUN, one))
+        return dues
+
+    def _moments_of(self, one: Subscription, known: Remembered) -> Iterator[float]:
+        """When it becomes due, comes to its last resort, and to its end."""
+        ends = {self._since_start(one.expires), self._since_start(known.expires)}
+        for left in (known.life / 2, max(known.life / 4, THREE_RUNS.total_seconds()), 0.0, -SKEW.total_seconds()):
+            yield from (end - left - self.process.skew.total_seconds() for end in ends)
+        yield from ends
 
     def _refresh(self) -> float:
         """When the process would ask Entra ID for a token: seconds from the start."""
-        identities = self.process.identities
-        return self._since_start(
-            min(identity.refresh_at or START for identity in (identities.application, identities.user))
-        )
+        return self._since_start(self.process.identities.refresh_at or START)
 
     @staticmethod
     def _since_start(moment: datetime) -> float:
@@ -339,6 +447,10 @@ class _World:
     def _next_change(self) -> float:
         ahead = [event.at for event in self.events[self.happened : self.happened + 1]]
         return min(ahead + self.ends[:1], default=self.days * 86400.0)
+
+    @staticmethod
+    def _last_tick() -> float:
+        return asyncio.get_running_loop().time() // TIMER * TIMER
 
     @staticmethod
     def _grid(moment: float) -> float:
@@ -368,6 +480,8 @@ class _World:
                 self._errand(self._vault_outage(event.seconds))
             case "fault":
                 assert event.fault is not None
+                with suppress(ValueError):  # one at a time of each sort, however long it waits for its request
+                    self.faults.end(event.fault)
                 self.faults.add(event.fault)
             case "removal" | "told removal":
                 self._remove(event)
@@ -381,8 +495,17 @@ class _World:
             case "whim of graph":
                 self.api.settings.duplicates = "allow" if event.draw < 0.5 else "refuse"
                 self.api.settings.certificate_patch = "ignore" if event.draw % 0.5 < 0.25 else "honour"
-            case "refused renewals":
-                self._errand(self._refused_renewals(event))
+            case "refused renewals" | "refused reads" | "refused creation" | "refused deletion" | "only creation works":
+                self._errand(self._refused(event))
+            case "trouble of a tenant" | "slow reads of a tenant":
+                self._errand(self._trouble(event))
+            case "bad entries":
+                self._errand(self._oddity("bad_entries", event.seconds))
+            case "patchy lists":
+                self._errand(self._oddity("patchy_lists", event.seconds))
+            case "lost memory":
+                self.known.memories.clear()
+                self.process = self._start()
             case "stuck renewals":
                 self._errand(self._oddity("stuck_renewals", event.seconds))
             case "odd echoes":
@@ -398,8 +521,8 @@ class _World:
                 self.suspended_until = max(self.suspended_until, now + event.seconds)
                 self._disturb("timers", event.seconds)
                 self.process = self._start()
-            case "overlap":
-                self.overlap = True
+            case "overlap" | "version before":
+                self.others.append(event.what)
             case "new certificate":
                 self.vault.version += 1
                 self.ledger.rotate(self.vault.certificate_id)
@@ -410,10 +533,10 @@ class _World:
                 self.process = self._start()
             case "joins":
                 self.members.append(user(100 + len(self.ledger.journal)))
-                self.ledger.want("callEvents", resources.call_events_path(self.members[-1]))
+                self.ledger.want("callEvents", resources.call_events_path(self.members[-1]), TENANT)
             case "leaves":
                 if self.members:
-                    self.ledger.want_no_more(resources.call_events_path(self.members.pop(0)))
+                    self.ledger.want_no_more(resources.call_events_path(self.members.pop(0)), TENANT)
 
     def _errand(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -425,9 +548,9 @@ class _World:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.problems.append(f"{type(error).__name__}: {error}")
 
-    def _disturb(self, nuisance: str, seconds: float) -> None:
+    def _disturb(self, nuisance: Nuisance, seconds: float, tenant_id: str | None = None) -> None:
         now = self.clock.now()
-        self.ledger.disturb(nuisance, now, now + timedelta(seconds=seconds))  # type: ignore[arg-type]
+        self.ledger.disturb(nuisance, now, now + timedelta(seconds=seconds), tenant_id)
 
     async def _pass(self, seconds: float) -> None:
         """Wait for the end of something, which is a change too."""
@@ -466,15 +589,32 @@ class _World:
         await self._pass(event.seconds)
         self.api.settings.lifetime_margin = timedelta(0)
 
-    async def _refused_renewals(self, event: Event) -> None:
-        """Nothing is renewed, but all can be made: nobody is to notice."""
+    async def _refused(self, event: Event) -> None:
+        """Some sorts of request are refused, and others are not."""
         assert event.fault is not None
         fault = replace(event.fault)
         self.faults.add(fault, times=None)
+        for nuisance in _HINDERED[event.what]:
+            self._disturb(nuisance, event.seconds)
+        if "PATCH" in fault.method and not _may_be_deleted_for(fault):
+            self._disturb("deletion", event.seconds)
         await self._pass(event.seconds)
         self.faults.end(fault)
 
+    async def _trouble(self, event: Event) -> None:
+        """One tenant's requests are answered late, otherwise or not at all: no other tenant is to notice."""
+        assert event.fault is not None
+        trouble = self.tenant_ids[int(event.draw * len(self.tenant_ids))], replace(event.fault)
+        self.troubles.in_force.append(trouble)
+        # A run that waits for one of its answers is not over with the trouble.
+        for nuisance in _HINDERED[event.what]:
+            self._disturb(nuisance, event.seconds + _LONGEST_RUN, trouble[0])
+        await self._pass(event.seconds)
+        self.troubles.in_force.remove(trouble)
+
     async def _oddity(self, setting: str, seconds: float) -> None:
+        if setting == "stuck_renewals":
+            self._disturb("renewals", seconds)
         self.oddities[setting] += 1
         setattr(self.api.settings, setting, True)
         await self._pass(seconds)
@@ -504,8 +644,8 @@ class _World:
 
     def _is_beyond_knowing(self, subscription_id: str) -> bool:
         """Made by a request whose answer was lost, or forgotten by a new process, while no list shows it."""
-        forgotten = self.known.error is not None or subscription_id not in self.known.ids.get(TENANT, ())
-        return self.blind_lists > 0 and forgotten
+        forgotten = self.known.error is not None or not any(subscription_id in ids for ids in self.known.ids.values())
+        return forgotten and (self.blind_lists > 0 or self.oddities["patchy_lists"] > 0)
 
     def _any(self, draw: float) -> Subscription | None:
         ours = [one for one in self.store.all() if one not in self.bystanders]
@@ -521,7 +661,7 @@ class _World:
 
     async def _tell(self, one: Subscription, event: str) -> None:
         """A lifecycle notification, tried again like any message of a queue."""
-        item = {"tenantId": TENANT, "subscriptionId": one.id, "lifecycleEvent": event}
+        item = {"tenantId": one.tenant_id, "subscriptionId": one.id, "lifecycleEvent": event}
         self.telling += 1
         await asyncio.sleep(self.random.uniform(0.5, 90.0))
         for _ in range(_RETRIES_OF_A_QUEUE):
@@ -547,19 +687,51 @@ class _World:
         self.ledger.finish()
 
 
-def _is_quiet(report: RenewalReport) -> bool:
-    return set(report.outcomes) <= {Outcome.LEFT, Outcome.RENEWED} and not report.failures
+def _may_be_deleted_for(fault: Fault) -> bool:
+    """Whether a refused renewal may end in a DELETE before there is a successor: Graph is to blame for the others."""
+    error = graph.error_of(fault.status or 0, {"error": {"code": "x", "message": fault.message}})
+    return isinstance(error, GraphError) and not isinstance(error, EndpointValidationError)
 
 
-def simulate(seed: int, days: float = 365.0, *, skip_routine: bool = True) -> Year:
+@dataclass(frozen=True, slots=True)
+class _Trace:
+    """What a run left behind, renewals aside: two of the same in a row, and the next does nothing new either."""
+
+    outcomes: frozenset[tuple[Outcome, int]] | None
+    failures: tuple[tuple[str, ...], ...]
+    came_and_went: int
+    remembered: frozenset[tuple[str, datetime | None]]
+    unseen: bytes
+    is_outage: bool
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing was left to be done."""
+        outcomes = {outcome for outcome, _ in self.outcomes or {(Outcome.FAILED, 1)}}
+        return outcomes <= {Outcome.LEFT} and not self.failures
+
+
+def _settled(outcomes: Mapping[Outcome, int]) -> frozenset[tuple[Outcome, int]]:
+    counted = Counter(outcomes)
+    counted[Outcome.LEFT] += counted.pop(Outcome.RENEWED, 0)
+    return frozenset(counted.items())
+
+
+def _told(failure: Failure) -> tuple[str, ...]:
+    return failure.tenant_id, failure.stage, failure.kind or "", failure.reason, str(failure.count)
+
+
+def simulate(seed: int, days: float = 365.0, *, skip_routine: bool = True, tenants: int | None = None) -> Year:
     """Live through `days` days of this seed's weather.
 
     Args:
         seed: draws everything that is drawn.
         days: the year, or a shorter time.
         skip_routine: leave out ticks of the timer that can do nothing: nothing has happened since a run that left
-            nothing to do, and nothing is due. And renew presence, which is due every half hour, without all the rest of
+            nothing to do, or since two in trouble of which the second changed nothing and met with the same as the
+            first; and nothing becomes due. And renew presence, which is due every half hour, without all the rest of
             a run where nothing else is due, nothing is wrong, and nothing happens before a whole run renews it again.
+        tenants: how many, one to three; if not given, that is drawn, too.
     """
     ids = Random(seed)
     state, disabled = random_module.getstate(), logging.root.manager.disable
@@ -570,7 +742,7 @@ def simulate(seed: int, days: float = 365.0, *, skip_routine: bool = True) -> Ye
             patch("uuid.uuid4", lambda: uuid.UUID(int=ids.getrandbits(128), version=4)),
             asyncio.Runner(loop_factory=VirtualLoop) as runner,
         ):
-            return runner.run(_World(seed, days, skip_routine).live())
+            return runner.run(_World(seed, days, skip_routine, tenants).live())
     finally:
         random_module.setstate(state)
         logging.disable(disabled)
