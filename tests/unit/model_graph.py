@@ -1,7 +1,6 @@
 """A model of Microsoft Graph's subscriptions, without a wire: the rules, and the faults that a test asks for."""
 
 import asyncio
-import heapq
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -40,12 +39,10 @@ def call_records(tenant_id: str = TENANT) -> Desired:
 
 
 class VirtualClock:
-    """Time moves only when everybody who could move waits for it."""
+    """A date that moves as its event loop's time does, and in steps."""
 
     def __init__(self, now: datetime = START) -> None:
         self._now = now
-        self._sleepers: list[tuple[datetime, int]] = []
-        self._numbers = itertools.count()
 
     def now(self) -> datetime:
         return self._now
@@ -54,17 +51,9 @@ class VirtualClock:
         self._now += step
 
     async def sleep(self, seconds: float) -> None:
-        me = (self._now + timedelta(seconds=seconds), next(self._numbers))
-        heapq.heappush(self._sleepers, me)
-        try:
-            while self._now < me[0]:
-                for _ in range(20):
-                    await asyncio.sleep(0)
-                if self._sleepers[0] == me:
-                    self._now = max(self._now, me[0])
-        finally:
-            self._sleepers.remove(me)
-            heapq.heapify(self._sleepers)
+        until = self._now + timedelta(seconds=seconds)
+        await asyncio.sleep(max(seconds, 0.0))
+        self._now = max(self._now, until)
 
 
 type Fault = Callable[[Callable[[], Reply]], Reply]

@@ -135,6 +135,7 @@ async def test_a_tenant_that_pauses_does_not_use_up_the_limit_of_all(client: Cli
     await asyncio.gather(*troubled)
 
 
+@pytest.mark.threads
 async def test_what_hangs_in_one_tenant_or_service_keeps_no_other_waiting() -> None:
     """As the app runs it, with threads of its own and the machine's clock."""
     release = threading.Event()

@@ -17,6 +17,7 @@ from shared.domain.graph import Call, CredentialError
 from shared.domain.subscriptions import Desired, Endpoint, Standing
 from shared.services.reconcile import Stage
 from shared.services.renew import Renewal
+from tests.simulation.virtual_time import VirtualLoop
 from tests.unit import model_graph as model
 from tests.unit.model_graph import (
     CERTIFICATE,
@@ -791,4 +792,4 @@ def test_no_order_of_faults_loses_a_desired_subscription(
             if tells:
                 assert one.certificate_id == house.certificates.certificate.id  # type: ignore[union-attr]
 
-    asyncio.run(scenario())
+    asyncio.run(scenario(), loop_factory=VirtualLoop)

@@ -21,6 +21,7 @@ from shared.domain.subscriptions import Desired, Endpoint, Standing
 from shared.services.lifecycle import Lifecycle
 from shared.services.reconcile import Stage
 from shared.services.renew import RenewalReport
+from tests.simulation.virtual_time import VirtualLoop
 from tests.unit import model_graph as model
 from tests.unit.model_graph import (
     ENDPOINT,
@@ -681,4 +682,4 @@ def test_whoever_runs_at_once_in_whatever_order_ends_as_one_after_the_other_woul
             [one] = house.graph.holds(want)
             assert house.endpoint.standing(one.notification_url)[0] is not Standing.UNKNOWN
 
-    asyncio.run(scenario())
+    asyncio.run(scenario(), loop_factory=VirtualLoop)

@@ -204,6 +204,7 @@ class Provider(MeterProvider):
         return True
 
 
+@pytest.mark.threads
 class TestFlushes:
     @pytest.fixture(autouse=True)
     def _hurried(self, monkeypatch: pytest.MonkeyPatch) -> None:
