@@ -98,8 +98,8 @@ class TestSettingsOfConcern:
         else:
             house.known.memories.clear()
         house.source.state = DesiredState((call_records(), call_events(1), call_events(2)), ())
-        for _ in range(50):
-            house.clock.advance(timedelta(hours=2))
+        for _ in range(20):
+            house.clock.advance(timedelta(hours=5))
             report = await house.process(concerns={"NOTIFICATION_URL": "is not plain"}).run()
         made = {method: count - before.get(method, 0) for method, count in house.graph.methods().items()}
         assert (made["POST"], made.get("DELETE", 0)) == (0, 0)
@@ -132,8 +132,8 @@ class TestAListThatShowsNothing:
         await house.renewal.run()
         first = {one.id for one in house.graph.live()}
         house.graph.blind = True
-        for _ in range(2 * 24 * 12):
-            house.clock.advance(timedelta(minutes=5))
+        for _ in range(2 * 24 * 3):
+            house.clock.advance(timedelta(minutes=20))
             report = await house.process().run()
             assert report.failures == ()
             assert {one.id for one in house.graph.live()} == first
@@ -260,14 +260,14 @@ async def test_creation_carries_all_that_graph_needs() -> None:
     assert rich["clientState"] == "secret"
 
 
-async def test_ten_thousand_are_renewed_in_500_batches() -> None:
-    wanted = [call_events(number) for number in range(10_000)]
+async def test_two_thousand_are_renewed_in_a_hundred_batches() -> None:
+    wanted = [call_events(number) for number in range(2000)]
     house = House(*wanted, page=1000)
     for want in wanted:
         house.graph.add(want, expires=house.clock.now() + 11 * HOUR)
     report = await house.renewal.run()
-    assert report.outcomes == {Outcome.RENEWED: 10_000}
-    assert house.graph.batches == 500
+    assert report.outcomes == {Outcome.RENEWED: 2000}
+    assert house.graph.batches == 100
 
 
 async def test_what_is_due_is_renewed_though_the_list_breaks_off() -> None:
@@ -282,31 +282,31 @@ async def test_what_is_due_is_renewed_though_the_list_breaks_off() -> None:
     assert house.graph.methods() == {"PATCH": 200}  # nothing is created or deleted by half a list
 
 
-async def test_an_emergency_policy_does_not_wait_behind_thousands() -> None:
+async def test_an_emergency_policy_does_not_wait_behind_hundreds() -> None:
     path = resources.emergency_path("Headquarters")
     emergency = Desired(TENANT, resources.EMERGENCY_CALL_EVENTS, path, rich=True)
-    wanted = [call_events(number) for number in range(2000)]
+    wanted = [call_events(number) for number in range(600)]
     house = House(*wanted, emergency)
-    for want in wanted[:1000]:
+    for want in wanted[:300]:
         house.graph.add(want, expires=house.clock.now() + HOUR)
     await house.renewal.run()
     places = [place for place, call in enumerate(house.graph.calls) if (call.body or {}).get("resource") == path]
     assert places
-    assert places[0] < 1000  # among the first after the list was read
+    assert places[0] < 300  # among the first after the list was read
     creations = [place for place, call in enumerate(house.graph.calls) if call.method == "POST"]
-    assert creations[len(creations) // 2] < len(house.graph.calls) - 400  # they take turns with renewals
+    assert creations[len(creations) // 2] < len(house.graph.calls) - 120  # they take turns with renewals
 
 
 async def test_nothing_lapses_in_days_of_five_minute_ticks() -> None:
     house = House(call_records(), call_events(1), call_events(2))
     await house.renewal.run()
     first = set(house.graph.all)
-    for _ in range(3 * 24 * 12):
+    for _ in range(2 * 24 * 12):
         house.clock.advance(timedelta(minutes=5))
         await house.renewal.run()
         assert {one.id for one in house.graph.live()} == first
     patches = house.graph.methods()["PATCH"]
-    assert 13 <= patches <= 16  # two a day for each of callEvents, one in 35 hours for callRecords
+    assert 8 <= patches <= 10  # two a day for each of callEvents, one in 35 hours for callRecords
 
 
 async def test_an_outage_just_short_of_half_a_life_costs_nothing() -> None:
@@ -726,7 +726,7 @@ FAULTS = (
 )
 
 
-@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(
     faults=st.lists(st.sampled_from(FAULTS), max_size=40),
     states=st.lists(
