@@ -13,10 +13,11 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 
 from shared.domain.collection import ClientStates, parse_collection
 from shared.domain.encryption import decrypt
@@ -31,7 +32,11 @@ from shared.services.http_answer import handshake
 
 CORPUS: Final = Path(__file__).parents[1] / "tests" / "corpus"
 _NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
-_KEY: Final = generate_private_key(65537, 2048)
+
+
+@cache
+def _key() -> RSAPrivateKey:
+    return generate_private_key(65537, 2048)
 
 
 def body(data: bytes) -> None:
@@ -55,7 +60,7 @@ def token(data: bytes) -> None:
     """A validation token; none that a fuzzer finds is genuine."""
     validate(
         data.decode("utf-8", "surrogateescape"),
-        signing_keys={"k": [PublishedKey(_KEY.public_key())]},
+        signing_keys={"k": [PublishedKey(_key().public_key())]},
         audiences=["a"],
         tenants=["t"],
         now=_NOW,
@@ -70,7 +75,7 @@ def content(data: bytes) -> None:
         raise sealed
     if sealed.content is not None:
         _ = sealed.certificate_id
-        decrypt(sealed.content, _KEY)
+        decrypt(sealed.content, _key())
         raise AssertionError("what nobody encrypted was decrypted")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from hashlib import sha256
 from typing import Any, Final, Literal
 
@@ -194,11 +195,16 @@ def _tampered(key: SigningKey, claims: dict[str, Any]) -> str:
     return f"{header}.{_segment(claims | {'exp': claims['exp'] + 1})}.{signature}"
 
 
+@cache
+def _strangers_key() -> rsa.RSAPrivateKey:
+    return generate_key()
+
+
 _SIGNATURES: Final = {
     Forgery.ALG_NONE: _unsigned,
     Forgery.HS256_PUBLIC_KEY: _hs256,
-    Forgery.WRONG_KEY: lambda key, claims: SigningKey(key.kid, SigningKey.generate().private_key).sign(claims),
-    Forgery.UNKNOWN_KID: lambda _, claims: SigningKey.generate().sign(claims),
+    Forgery.WRONG_KEY: lambda key, claims: SigningKey(key.kid, _strangers_key()).sign(claims),
+    Forgery.UNKNOWN_KID: lambda _, claims: SigningKey.generate(_strangers_key()).sign(claims),
     Forgery.NO_KID: _without_kid,
     Forgery.TAMPERED: _tampered,
 }

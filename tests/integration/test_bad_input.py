@@ -12,11 +12,12 @@ import pytest
 from azure.core.exceptions import ResourceExistsError
 
 from dev.simulator import Fault, Kind, Options, build
-from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
+from dev.simulator.crypto import Recipient, encrypt
 from dev.simulator.tokens import Forgery, forge
 from shared import wiring
 from tests.integration.app import CLIENT_STATE, PREVIOUS_CLIENT_STATE, App, Message
 from tests.integration.conftest import OTHER_TENANT
+from tests.keys import OTHER_PAIR
 
 GOOD = Kind.CALL_STARTED
 PLAIN = '{"hello": "put on raw-notifications as it is, without base64"}'
@@ -284,9 +285,6 @@ async def test_an_item_that_claims_to_be_both_goes_both_ways(app: App) -> None:
     assert sorted(raw) == ["lifecycle-notifications", "raw-notifications"]
 
 
-OTHER = KeyCertificate.generate()
-
-
 def with_content(app: App, **changes: Any) -> dict[str, Any]:
     item = app.item(build(GOOD))
     content = item["encryptedContent"] | changes
@@ -295,7 +293,7 @@ def with_content(app: App, **changes: Any) -> dict[str, Any]:
 
 def for_another_key(app: App) -> dict[str, Any]:
     content = app.item(build(GOOD))["encryptedContent"]
-    wrong = encrypt(b"{}", Recipient.of(OTHER, content["encryptionCertificateId"]))
+    wrong = encrypt(b"{}", Recipient.of(OTHER_PAIR, content["encryptionCertificateId"]))
     return app.item(build(GOOD), encryptedContent=wrong)
 
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
+from dev.simulator.crypto import Recipient, encrypt
 from dev.simulator.tokens import validation_claims
 from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.domain.events import parse_message
@@ -41,11 +41,11 @@ from shared.services.raw_messages import RawMessages
 from shared.services.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
 from shared.services.receive import Receiver
 from shared.services.replay import Replay, Selection
+from tests.keys import PAIR, SIGNING_KEY
 from tests.simulation.virtual_time import InlineLoop
 from tests.storage_model import Crash, Message, StorageModel
-from tests.unit.test_receive import APP, KEY, START, STATE, TENANT, setup
+from tests.unit.test_receive import APP, START, STATE, TENANT, setup
 
-PAIR: Final = KeyCertificate.generate()
 CERTIFICATE_ID: Final = "switchboard/0123456789abcdef0123456789abcdef"
 UNKNOWN: Final = "switchboard/ffffffffffffffffffffffffffffffff"
 
@@ -178,7 +178,7 @@ class History:
         """Live it to its end, and judge it."""
         self.storage.fault = self._operate
         items = ",".join(item.body for item in self.scenario.items)
-        token = KEY.sign(validation_claims(app_id=APP, tenant_id=TENANT, now=START))
+        token = SIGNING_KEY.sign(validation_claims(app_id=APP, tenant_id=TENANT, now=START))
         body = f'{{"value":[{items}],"validationTokens":["{token}"]}}'
         self.posts = [(self.storage.now, 0, body)]
         if self.scenario.text is not None:

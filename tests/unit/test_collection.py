@@ -122,8 +122,11 @@ def test_any_bytes_are_a_collection_or_a_clear_error(body: bytes) -> None:
         parse(body)
 
 
+ITEMS = st.dictionaries(st.sampled_from(["clientState", "id", "a"]), JSON_VALUES | st.just("right"))
+
+
 @settings(max_examples=50)
-@given(st.lists(st.dictionaries(st.sampled_from(["clientState", "id", "a"]), JSON_VALUES | st.just("right")), max_size=6))
+@given(st.lists(ITEMS, max_size=6))
 def test_the_authentic_are_those_whose_state_is_right_and_no_other(elements: list[dict[str, Any]]) -> None:
     found = parse(json.dumps({"value": elements}).encode())
     right = tuple(place for place, one in enumerate(elements) if one.get("clientState") == "right")

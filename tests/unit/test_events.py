@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dev.simulator.payloads import Kind, Options, Spelling, build
@@ -453,11 +453,10 @@ def test_every_type_of_the_catalogue_has_a_shape() -> None:
     assert len({schema_id(name) for name in DATA_TYPES}) == len(DATA_TYPES)
 
 
-@settings(max_examples=300)
-@given(
-    st.sampled_from(list(TYPES)),
-    st.recursive(st.none() | st.text(st.characters(codec="utf-8")) | st.integers(-(2**63), 2**63 - 1), st.lists),
-)
+VALUES = st.none() | st.text(st.characters(codec="utf-8"), max_size=8) | st.integers(-(2**63), 2**63 - 1)
+
+
+@given(st.sampled_from(list(TYPES)), VALUES | st.lists(VALUES, max_size=2))
 def test_a_field_of_any_type_never_stops_an_event(kind: Kind, value: Any) -> None:
     payload = build(kind)
     for name in payload.content or {}:

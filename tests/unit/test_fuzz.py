@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dev.fuzz import CORPUS, TARGETS, attempt
@@ -26,29 +26,30 @@ def test_the_whole_corpus_against_every_target(target: str) -> None:
         assert time.process_time() - begun < SECONDS, path
 
 
-@st.composite
-def variations(draw: st.DrawFn, target: str) -> bytes:
-    """A file of a target's corpus with some cuts, copies and insertions."""
-    data = bytearray(draw(st.sampled_from([path for path in FILES if path.parent.name == target])).read_bytes())
-    for _ in range(draw(st.integers(0, 4))):
-        at = draw(st.integers(0, len(data)))
-        to = draw(st.integers(at, min(at + 40, len(data))))
-        match draw(st.integers(0, 2)):
-            case 0:
-                del data[at:to]
-            case 1:
-                data[at:at] = draw(st.sampled_from(PIECES) | st.binary(max_size=4))
-            case _:
-                data[at:at] = data[at:to] * draw(st.integers(1, 30))
-    return bytes(data)
+CHANGE = st.tuples(
+    st.integers(0, 10**6),
+    st.integers(0, 40),
+    st.just(b"") | st.sampled_from(PIECES) | st.binary(max_size=4) | st.integers(2, 30),
+)
+
+
+def changed(data: bytes, changes: list[tuple[int, int, bytes | int]]) -> bytes:
+    """With some pieces cut, replaced or repeated."""
+    for place, length, instead in changes:
+        at = place % (len(data) + 1)
+        piece = data[at : at + length]
+        data = data[:at] + (instead if isinstance(instead, bytes) else piece * instead) + data[at + length :]
+    return data
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_variations_of_the_corpus(target: str) -> None:
-    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
-    @given(variations(target))
-    def vary(data: bytes) -> None:
-        attempt(target, data)
+    kept = [path.read_bytes() for path in FILES if path.parent.name == target]
+
+    @settings(max_examples=60)
+    @given(st.sampled_from(kept), st.lists(CHANGE, max_size=4))
+    def vary(data: bytes, changes: list[tuple[int, int, bytes | int]]) -> None:
+        attempt(target, changed(data, changes))
 
     vary()
 

@@ -5,6 +5,7 @@ import json
 import pkgutil
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -509,17 +510,20 @@ def bindings() -> list[dict[str, Any]]:
     ]
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for found in pkgutil.walk_packages(shared.__path__, "shared."):
-        module = import_module(found.name)
+@cache
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for one in pkgutil.walk_packages(shared.__path__, "shared."):
+        module = import_module(one.name)
         assert module.__file__ is not None
-        yield found.name, ast.parse(Path(module.__file__).read_text())
+        found[one.name] = ast.parse(Path(module.__file__).read_text())
+    return found
 
 
 def containers_of_the_code() -> set[str]:
     return {
         value
-        for name, _ in modules()
+        for name in modules()
         for constant, value in vars(import_module(name)).items()
         if constant.endswith("_CONTAINER")
     }
@@ -537,6 +541,7 @@ class Recorder(dict[str, str]):
         return super().get(name, default)
 
 
+@cache
 def settings_of_the_code() -> set[str]:
     """What `settings.load` asks the environment for, and what is asked for elsewhere."""
     from shared.domain.errors import SettingsError
@@ -546,7 +551,7 @@ def settings_of_the_code() -> set[str]:
     for environment in (recorder, by_identity):
         with pytest.raises(SettingsError):
             load(environment)
-    trees = [tree for _, tree in modules()] + [ast.parse((ROOT / "function_app.py").read_text())]
+    trees = [*modules().values(), ast.parse((ROOT / "function_app.py").read_text())]
     return recorder.asked | by_identity.asked | {name for tree in trees for name in environment_names(tree)}
 
 
@@ -563,10 +568,11 @@ def environment_names(tree: ast.Module) -> Iterator[str]:
         yield str(name.value)
 
 
+@cache
 def calls_of_the_code() -> set[tuple[type, str]]:
     """The SDK's methods that adapters call, by the clients that they import."""
     found = set()
-    for name, tree in modules():
+    for name, tree in modules().items():
         imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
         called = {
             node.func.attr

@@ -21,10 +21,11 @@ from shared.domain.resources import LIFECYCLE_QUEUE, RAW_QUEUE
 from shared.services.call_records import CallRecordFetch
 from shared.services.lifecycle import Handled
 from shared.services.lifecycle_messages import LifecycleMessages
+from tests.keys import PAIR
 from tests.storage_model import START
 from tests.unit.model_graph import TENANT, VirtualClock
 from tests.unit.test_call_record_fetch import Records
-from tests.unit.test_retries import CERTIFICATE_ID, KEY, World, basic, put, rich
+from tests.unit.test_retries import CERTIFICATE_ID, World, basic, put, rich
 
 TOO_LARGE = b"1e999"  # a number by JSON's grammar, which no float holds
 
@@ -49,7 +50,7 @@ def test_a_number_that_no_float_holds_does_not_hide_an_emergency(kind: Kind, nam
 async def test_what_decrypted_content_holds_costs_its_own_item_alone() -> None:
     world = World()
     plain = b'{"@odata.type":"#microsoft.graph.callEvent","id":"odd","x":%b}' % TOO_LARGE
-    odd = rich("odd") | {"encryptedContent": encrypt(plain, Recipient.of(KEY, CERTIFICATE_ID))}
+    odd = rich("odd") | {"encryptedContent": encrypt(plain, Recipient.of(PAIR, CERTIFICATE_ID))}
     await put(world, rich("a"), odd, basic("b"))
     await world.run()
     found = Counter(

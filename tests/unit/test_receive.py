@@ -12,8 +12,8 @@ import pytest
 
 from dev.simulator import Kind, build
 from dev.simulator.collection import Addressee, change_notification, collection
-from dev.simulator.crypto import KeyCertificate, Recipient
-from dev.simulator.tokens import SigningKey, validation_claims
+from dev.simulator.crypto import Recipient
+from dev.simulator.tokens import validation_claims
 from shared.domain.collection import ClientStates
 from shared.domain.envelope import parse_envelope
 from shared.domain.notifications import parse_item
@@ -23,15 +23,15 @@ from shared.domain.validation_tokens import PUBLIC_CLOUD, Claims, PublishedKey, 
 from shared.services.paced_log import PacedLog
 from shared.services.raw_queues import RawQueues
 from shared.services.receive import Receiver
+from tests.keys import PAIR
+from tests.keys import SIGNING_KEY as KEY
 from tests.storage_model import StorageModel
 
 OTHER_TENANT = "909c6581-5130-43e9-88f3-fcb3582cde37"
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
 APP = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
 STATE = "a-client-state"
-KEY = SigningKey.generate()
 PUBLISHED = {KEY.kid: [PublishedKey(KEY.private_key.public_key(), KEY.issuer)]}
-PAIR = KeyCertificate.generate()
 START = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
 

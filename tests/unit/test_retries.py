@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
+from dev.simulator.crypto import Recipient, encrypt
 from shared.domain.envelope import Envelope, RawMessage
 from shared.domain.errors import UnavailableError, UnknownCertificateError
 from shared.domain.events import parse_message
@@ -23,10 +23,10 @@ from shared.services.decrypt import Decryptor
 from shared.services.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.services.raw_messages import RawMessages
 from shared.services.raw_queues import CLAIMS_CONTAINER, RawQueues
+from tests.keys import PAIR
 from tests.storage_model import START, Crash, Message, StorageModel
 
 TRIES_OF_THE_PLATFORM = 5
-KEY = KeyCertificate.generate()
 CERTIFICATE_ID = "switchboard/0123456789abcdef0123456789abcdef"
 
 
@@ -55,7 +55,7 @@ class World:
                 raise UnknownCertificateError
             if self.now < self.vault_until:
                 raise UnavailableError("Key Vault", reason="key-vault-503")
-            return KEY.private_key
+            return PAIR.private_key
 
         key: RSAPrivateKey = self.storage.operate("vault", "get", apply)
         return key
@@ -138,7 +138,7 @@ def basic(name: str, **changes: Any) -> dict[str, Any]:
 
 def rich(name: str, size: int = 0, certificate_id: str = CERTIFICATE_ID) -> dict[str, Any]:
     plain = json.dumps({"@odata.type": "#microsoft.graph.callEvent", "id": name, "x": "x" * size}).encode()
-    content = encrypt(plain, Recipient.of(KEY, certificate_id))
+    content = encrypt(plain, Recipient.of(PAIR, certificate_id))
     return {
         "subscriptionId": "s",
         "changeType": "created",

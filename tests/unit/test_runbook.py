@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ def reasons() -> Iterator[tuple[str, str]]:
 def values_of(node: ast.AST) -> Iterator[ast.expr]:
     """What says a reason: an argument of an error, its default, or the class's own."""
     match node:
-        case ast.Call(func=func) if ast.unparse(func).endswith(("Error", "__init__")):
+        case ast.Call(func=ast.Name(name) | ast.Attribute(attr=name)) if name.endswith(("Error", "__init__")):
             yield from (keyword.value for keyword in node.keywords if keyword.arg == "reason")
         case ast.FunctionDef(name="__init__", args=args):
             defaults = zip(args.kwonlyargs, args.kw_defaults, strict=True)
@@ -64,6 +65,7 @@ def explained() -> set[str]:
     return {reason for row in rows for reason in re.findall(r"`([^`]+)`", row)}
 
 
+@cache
 def parked() -> set[str]:
     return {reason for module, reason in reasons() if module not in ELSEWHERE and reason not in NEVER_PARKED}
 

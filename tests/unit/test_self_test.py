@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dev.simulator.crypto import KeyCertificate
 from shared.domain.collection import ClientStates, parse_collection
 from shared.domain.encryption import decrypt
 from shared.domain.envelope import parse_envelope
@@ -21,12 +20,12 @@ from shared.domain.subscriptions import EncryptionCertificate
 from shared.services.decrypt import open_items, seal_of
 from shared.services.raw_queues import RawQueues
 from shared.services.self_test import Leg, SelfTest
+from tests.keys import PAIR
 from tests.storage_model import StorageModel
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
 NOTIFICATION = SelfTestNotification("11111111-1111-1111-1111-111111111111", TENANT, "secret")
-PAIR = KeyCertificate.generate()
 CERTIFICATE = EncryptionCertificate("switchboard/1", PAIR.der_base64)
 
 
