@@ -20,7 +20,7 @@ ELSEWHERE = {
     "shared.adapters.http",
     "shared.adapters.entra",
 }
-NEVER_PARKED = {"data", "data-elsewhere", "not-a-cloudevent", "settings", "undecryptable"}
+NEVER_PARKED = {"data", "data-elsewhere", "not-a-cloudevent", "not-ours", "not-whole", "settings", "undecryptable"}
 
 
 def reasons() -> Iterator[tuple[str, str]]:
