@@ -27,6 +27,14 @@ _IN_A_ROW_SECONDS = 120
 _logger = logging.getLogger("host")
 
 
+class WorkerEndedError(LoadError):
+    """A worker process has ended while it loaded the app."""
+
+    def __init__(self, code: int | None) -> None:
+        super().__init__(f"the worker process ended while it loaded the app (exit code {code})")
+        self.code = code
+
+
 class WorkerProcess:
     """One process with the app in it; `start` makes it."""
 
@@ -242,17 +250,33 @@ class WorkerGroup:
             self._processes[index] = None
             if process.is_replaced:
                 _logger.error("worker %d is replaced, because a function took longer than functionTimeout", index)
-            elif (pause := self._pause_after_death()) is None:
-                self._options.fail(f"worker {index} died a third time (exit code {code})")
+            elif not await self._may_start_again(index, code):
                 return
-            else:
-                _logger.error("worker %d died (exit code %s); starting it again", index, code)
-                await asyncio.sleep(pause)
+            started = await self._start_again(index)
+            if started is None:
+                return
+            process = started
+
+    async def _start_again(self, index: int) -> WorkerProcess | None:
+        while True:
             try:
-                process = await self._start(index)
+                return await self._start(index)
+            except WorkerEndedError as error:  # a death like any other
+                if not await self._may_start_again(index, error.code):
+                    return None
             except LoadError as error:
                 self._options.fail(f"the app cannot be loaded any more: {error}")
-                return
+                return None
+
+    async def _may_start_again(self, index: int, code: int | None) -> bool:
+        """Count a death, and wait for as long as it costs; False if the host is to end instead."""
+        pause = self._pause_after_death()
+        if pause is None:
+            self._options.fail(f"worker {index} died a third time (exit code {code})")
+            return False
+        _logger.error("worker %d died (exit code %s); starting it again", index, code)
+        await asyncio.sleep(pause)
+        return True
 
     def _pause_after_death(self) -> float | None:
         """Count a death; the seconds until the next start, None if there is to be none."""
@@ -321,7 +345,7 @@ async def _unless_ended[T](process: asyncio.subprocess.Process, awaited: Awaitab
     """What is awaited, unless the process ends first.
 
     Raises:
-        LoadError: it did.
+        WorkerEndedError: it did.
     """
     wanted = asyncio.ensure_future(awaited)
     ended = asyncio.ensure_future(process.wait())
@@ -334,7 +358,7 @@ async def _unless_ended[T](process: asyncio.subprocess.Process, awaited: Awaitab
     finally:
         wanted.cancel()
         ended.cancel()
-    raise LoadError(f"the worker process ended while it loaded the app (exit code {process.returncode})")
+    raise WorkerEndedError(process.returncode)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -47,7 +47,21 @@ async def work(msg: func.QueueMessage) -> None:
     note(pid=os.getpid(), time=time.time())
 """
 OTHER = PID.replace('"pid"', '"other"').replace("def pid", "def other")
-DYING = QUEUE + "    os._exit(1)\n"
+# It dies with each message, and once while it is started again.
+DYING = (
+    """
+died, died_again = (os.environ["NOTES"] + ending for ending in (".died", ".died-again"))
+if os.path.exists(died) and not os.path.exists(died_again):
+    open(died_again, "w").close()
+    note(time=time.time())
+    os._exit(1)
+"""
+    + QUEUE
+    + """
+    open(died, "w").close()
+    os._exit(1)
+"""
+)
 HANGING = """
 @app.route("hang")
 async def hang(req: func.HttpRequest) -> func.HttpResponse:
