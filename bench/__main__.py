@@ -20,6 +20,7 @@ from bench.pipeline import pipeline, storage_operations
 from bench.renewal import renewal
 from bench.results import Results, duration
 from bench.stages import stages
+from dev.host.process import add_host_options, use_host
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["cpu", "end-to-end", "emergency", "renewal"], help="a part of it")
     parser.add_argument("--reliability", action="store_true", help="the long ledger run instead: docs/reliability.md")
     parser.add_argument("--notifications", type=int, default=50_000, help="of the ledger run")
-    parser.add_argument("--faults", type=int, default=36, help="of the ledger run")
+    parser.add_argument("--faults", type=int, default=38, help="of the ledger run")
     parser.add_argument("--hostile", action="store_true", help="what strangers may send instead: SECURITY.md")
     parser.add_argument("--year", action="store_true", help="the simulated years instead: docs/subscriptions.md")
     parser.add_argument("--seeds", type=int, default=100, help="how many years")
@@ -39,7 +40,9 @@ def main() -> None:
     parser.add_argument("--histories", type=int, metavar="COUNT", help="what calls that go wrong do to notifications")
     parser.add_argument("--seed", type=int, default=1, help="of the ledger run, the first year, or the histories")
     parser.add_argument("--time-scale", type=float, default=1.0, help="of the ledger run: shortens Graph's waits")
+    add_host_options(parser)
     arguments = parser.parse_args()
+    use_host(arguments)
     if arguments.reliability:
         sys.exit(reliability.main(arguments.notifications, arguments.faults, arguments.seed, arguments.time_scale))
     if arguments.histories:

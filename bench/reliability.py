@@ -60,6 +60,13 @@ def describe(plan: Plan, report: Report) -> str:
         ("POSTs by Graph, and those that had to be repeated", f"{report.posts:,}, {report.posts_failed:,}"),
         ("Graph's waits between its tries, of their real length", f"{plan.time_scale:.0%}"),
         ("worst recovery", f"{worst[0]:.1f} s ({worst[1]})"),
+        *(
+            (
+                f"emergencies late because of: {name}, with leases of {plan.emergency_lease_seconds} s",
+                f"{len(found)}, by {min(found):.1f} to {max(found):.1f} s",
+            )
+            for name, found in sorted(report.emergency_delays.items())
+        ),
         ("duration of the run", f"{report.seconds / 60:.1f} min"),
     )
     lines = [

@@ -19,13 +19,14 @@ class Link:
         delay: seconds that every piece of a request waits before it is passed on.
         port: where it listens.
         refused: how many connections came while it was cut.
+        target: the port to which new connections are passed on.
     """
 
     def __init__(self, target: int) -> None:
         self.delay = 0.0
         self.port = 0
         self.refused = 0
-        self._target = target
+        self.target = target
         self._cut = False
         self._loop = asyncio.new_event_loop()
         self._connections: set[asyncio.Task[None]] = set()
@@ -90,7 +91,7 @@ class Link:
             writer.transport.abort()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answer_reader, request_writer = await asyncio.open_connection(HOST, self._target)
+        answer_reader, request_writer = await asyncio.open_connection(HOST, self.target)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, request_writer, slow=True))

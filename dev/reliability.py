@@ -1,9 +1,9 @@
 """A load, a schedule of faults, and a ledger that must balance.
 
-The app in its host (two workers, as processes of their own), storage and the simulator stand as they do for the demo.
-Notifications come in waves, by Graph's own rules for retries. Each wave meets one fault; once that is over, the run
-waits until the wave is all there, and so learns how long recovery takes. Forged and undecryptable items travel among
-the good ones.
+The app in its host (two workers as processes of their own, or one for each function group), storage and the simulator
+stand as they do for the demo. Notifications come in waves, by Graph's own rules for retries. Each wave meets one fault;
+once that is over, the run waits until the wave is all there, and so learns how long recovery takes. Forged and
+undecryptable items travel among the good ones.
 """
 
 import asyncio
@@ -13,13 +13,14 @@ import random
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import ContainerClient
 
@@ -29,6 +30,7 @@ from dev.consumer import Arrival, Consumer
 from dev.host.process import has_groups
 from dev.link import Link
 from dev.ports import HOST, held_port
+from dev.queue_proxy import Fault as StorageFault
 from dev.queue_proxy import QueueProxy
 from dev.simulator import Fault, Kind
 from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
@@ -38,14 +40,23 @@ from dev.stack import Stack, StackPorts
 from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
+from shared.domain.resources import EMERGENCY_CALL_EVENTS, EMERGENCY_QUEUE, RAW_QUEUE
 from shared.services.claims import ClaimSweep
 from shared.services.decrypt import DATA_CONTAINER
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.raw_queues import CLAIMS_CONTAINER, RawQueues
 from shared.settings import StorageSettings
 
+_ON_EXPRESS_WAY: Final = "host killed on an emergency's express way"
+_ON_USUAL_WAY: Final = "host killed on an emergency's usual way"
 FAULTS: Final = (
     "host killed",
+    _ON_EXPRESS_WAY,
+    _ON_USUAL_WAY,
+    "host stopped while a get is under way",
+    "rolling deployment",
+    "worker killed",
+    "worker killed three times",
     "storage killed",
     "storage restarted",
     "storage slow",
@@ -64,6 +75,8 @@ _AUTOSAVE_SECONDS: Final = 6.0  # Azurite saves its tables every five
 _POLL_SECONDS: Final = 0.02
 _CHUNK: Final = 200  # notifications sent at a time
 _LAST_WORDS: Final = 4000  # characters of the host's log that tell why something did not come
+_ROLLING_SECONDS: Final = 60.0  # that both hosts of a rolling deployment run, at a time scale of 1
+_TOO_MANY: Final = 5  # emergencies in one POST for the express way
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,9 @@ class Plan:
 
     `faults` names them in their order, one for each wave; `time_scale` shortens Graph's waits between retries; `seed`
     decides everything random; `visibility_timeout` is host.json's: the platform's own wait before its next try;
-    `lease_seconds` is what the ten minutes are shortened to for which the host leases a message.
+    `lease_seconds` is what the ten minutes are shortened to for which the host leases a message, and
+    `emergency_lease_seconds` the same where a host is killed that handles an emergency: longer than what that costs on
+    the express way.
     """
 
     notifications: int
@@ -82,6 +97,7 @@ class Plan:
     outage_seconds: float = 5.0
     visibility_timeout: str = "00:00:30"
     lease_seconds: int = 2
+    emergency_lease_seconds: int = 60
     patience: float = 240.0  # seconds to wait for anything
     forged: int = 20
     undecryptable: int = 20
@@ -107,6 +123,7 @@ class Report:
     data_blobs_without_event: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     recovery: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    emergency_delays: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by fault, from POST
     repeated: Counter[str] = field(default_factory=Counter)  # of `deliveries_repeated`, by the fault of their wave
     posts: int = 0
     posts_failed: int = 0
@@ -175,10 +192,20 @@ class Run:
     """One run, from start to report."""
 
     def __init__(
-        self, stack: Stack, links: list[Link], plan: Plan, ledger: Ledger, note: Callable[[str], None]
+        self,
+        stack: Stack,
+        plan: Plan,
+        ledger: Ledger,
+        note: Callable[[str], None],
+        *,
+        links: list[Link],
+        front: Link,
+        proxy: QueueProxy,
     ) -> None:
         self._stack = stack
         self._links = links
+        self._front = front
+        self._proxy = proxy
         self._plan = plan
         self._ledger = ledger
         self._note = note
@@ -192,6 +219,12 @@ class Run:
                 FAULTS,
                 (
                     self._kill_host,
+                    lambda: self._kill_host_at(_ON_EXPRESS_WAY, emergencies=1),
+                    lambda: self._kill_host_at(_ON_USUAL_WAY, emergencies=_TOO_MANY),
+                    self._stop_host_in_mid_get,
+                    self._roll_out,
+                    self._kill_worker,
+                    self._kill_workers_until_the_host_ends,
                     self._kill_storage,
                     self._restart_storage,
                     self._slow_storage,
@@ -214,14 +247,18 @@ class Run:
     def start(cls, directory: Path, plan: Plan, note: Callable[[str], None]) -> "Iterator[Run]":
         """Bring everything up; `note` is told what goes on."""
         with (
+            held_port() as host_port,
             held_port() as blob_port,
             held_port() as queue_port,
+            Link.to(host_port) as front,
             Link.to(blob_port) as blob,
             Link.to(queue_port) as queue,
             QueueProxy.before(f"http://{HOST}:{queue.port}/{ACCOUNT}", lease_seconds=plan.lease_seconds) as proxy,
         ):
-            # The host, its triggers and the app reach storage over links that can be slow or cut.
+            # The host, its triggers and the app reach storage over links that can be slow or cut, and Graph reaches the
+            # app over one that may lead to another host.
             settings = {
+                "NOTIFICATION_URL": f"http://{HOST}:{front.port}/api/notifications",
                 "AzureWebJobsStorage": (
                     f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};"
                     f"BlobEndpoint=http://{HOST}:{blob.port}/{ACCOUNT};"
@@ -237,12 +274,12 @@ class Run:
                     directory,
                     subscriptions=traffic.SUBSCRIPTIONS,
                     settings=settings,
-                    ports=StackPorts(storage=Ports(blob_port, queue_port)),
+                    ports=StackPorts(host=host_port, storage=Ports(blob_port, queue_port)),
                 ) as stack,
                 Consumer(stack.azurite.connection_string, ACCOUNT_KEY, ledger.arrive, hidden_seconds=5),
             ):
                 stack.sim.graph.delivery.time_scale = plan.time_scale
-                run = cls(stack, [blob, queue], plan, ledger, note)
+                run = cls(stack, plan, ledger, note, links=[blob, queue], front=front, proxy=proxy)
                 run._renew()
                 yield run
 
@@ -360,6 +397,69 @@ class Run:
         self._stack.kill_host()
         self._stack.restart_host()
 
+    def _kill_host_at(self, name: str, *, emergencies: int) -> None:
+        """Kill the host while an emergency's event is on its way to storage, and see how late it comes."""
+        self._await(lambda: not self._ledger.missing, "what came before")
+        for _ in range(4):  # so that every worker has the key, and goes the express way
+            self._send_emergencies(1)
+            self._await(lambda: not self._ledger.missing, "an emergency")
+        self._proxy.lease_seconds = self._plan.emergency_lease_seconds
+        self._proxy.faults = [StorageFault(operation="put", queue=EMERGENCY_CALL_EVENTS.events_queue, action="hold")]
+        if emergencies < _TOO_MANY:  # nothing but the express way can bring it so far
+            self._proxy.faults.append(StorageFault(operation="get", queue=EMERGENCY_QUEUE))
+        held = self._proxy.held
+        began = time.monotonic()
+        self._send_emergencies(emergencies)
+        self._await(lambda: self._proxy.held > held, "an event on its way")
+        self._stack.sim.graph.drain(self._plan.patience)  # what comes later comes from the raw message
+        self._stack.kill_host()
+        self._proxy.faults = []
+        self._stack.restart_host()
+        self._await(lambda: not self._ledger.missing, "the emergency")
+        self._report.emergency_delays[name].append(time.monotonic() - began)
+        self._proxy.lease_seconds = self._plan.lease_seconds
+
+    def _stop_host_in_mid_get(self) -> None:
+        """Storage has leased messages to a host that is told to end before it has the answer."""
+        held = self._proxy.held
+        self._proxy.faults = [StorageFault(operation="get", queue=RAW_QUEUE, action="withhold")]
+        self._send_some()
+        self._await(lambda: self._proxy.held > held, "a get under way")
+        self._stack.host.terminate()
+        self._proxy.faults = []
+        self._stack.host.start()
+
+    def _roll_out(self) -> None:
+        """A second host starts, both work side by side, and the first one ends; and back again."""
+        first = self._front.target
+        with self._stack.second_host() as second:
+            targets = itertools.cycle((second.port, first))
+            over = time.monotonic() + _ROLLING_SECONDS * self._plan.time_scale
+            while time.monotonic() < over:
+                self._front.target = next(targets)
+                self._send(self._prepare(10), [])
+                self._await(lambda: self._ledger.missing < _CHUNK, "the load before")
+            self._front.target = second.port
+            self._stack.host.terminate()
+            self._send_some()
+            self._stack.host.start()
+            self._front.target = first
+
+    def _kill_worker(self) -> None:
+        _kill(_workers(self._stack.host.pid)[-1:])
+
+    def _kill_workers_until_the_host_ends(self) -> None:
+        """What takes a dead worker's place dies too, until the host gives up and is started again."""
+        host = self._stack.host
+        ends, pid = host.ends, host.pid
+        spared = {worker.pid for worker in _workers(pid)[:-1]} if has_groups() else set()
+
+        def has_ended() -> bool:
+            _kill(worker for worker in _workers(pid) if worker.pid not in spared)
+            return host.ends > ends
+
+        self._await(has_ended, "the host's end")
+
     def _kill_storage(self) -> None:
         # Real storage has written down what it confirmed. The emulator does so every few seconds, hence the wait.
         self._cut()
@@ -435,6 +535,12 @@ class Run:
 
     def _send_some(self) -> None:
         self._send(self._prepare(40), [])
+
+    def _send_emergencies(self, count: int) -> None:
+        """Send so many in one POST."""
+        graph, resource = self._stack.sim.graph, traffic.EMERGENCY
+        happenings = (traffic.unique(resource) for _ in range(count))
+        self._send([one for each in happenings for one in graph.prepare(resource, Kind.EMERGENCY_NESTED, each)], [])
 
     def _cut(self) -> None:
         for link in self._links:
@@ -522,6 +628,23 @@ class Run:
                 return {blob.name: client.download_blob(blob.name).readall() for blob in client.list_blobs()}
             except ResourceNotFoundError:
                 return {}
+
+
+def _workers(host: int) -> list[psutil.Process]:
+    """The processes in which a host's functions run, the busiest last; the host may be gone."""
+    found: list[tuple[float, psutil.Process]] = []
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(host).children(recursive=True):
+            if process.name().startswith("python"):
+                times = process.cpu_times()
+                found.append((times.user + times.system, process))
+    return [process for _, process in sorted(found, key=lambda each: each[0])]
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 _STRANGER: Final = KeyCertificate.generate()

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from dev.azurite import FREE_PORTS, Azurite, Ports, TlsFiles
 from dev.host import HostProcess, HostStartError
+from dev.host.fleet import host_of
 from dev.ports import HOST, held_port
 from dev.simulator import Simulator
 from dev.simulator.entra import User
@@ -98,9 +99,8 @@ class Stack:
                 "SUBSCRIPTIONS": str(desired),
                 **(settings or {}),
             }
-            environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | everything
             with (
-                HostProcess(APP, environment, port=port, lease_seconds=lease_seconds) as host,
+                host_of(APP, _environment(everything), port=port, lease_seconds=lease_seconds) as host,
                 _platform(host),
             ):
                 yield cls(azurite, sim, host, everything)
@@ -127,13 +127,17 @@ class Stack:
         return subprocess.run(
             [sys.executable, str(APP / "manage.py"), *arguments],
             cwd=APP,
-            env={name: os.environ[name] for name in _INHERITED if name in os.environ} | dict(self.settings),
+            env=_environment(self.settings),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
+
+    def second_host(self) -> HostProcess:
+        """Another host with the same app, settings and storage, at another address; it is not started yet."""
+        return host_of(APP, _environment(self.settings))
 
     def restart_host(self) -> None:
         """End the host as a deployment does, if it runs, and start it at the same address."""
@@ -151,6 +155,10 @@ class Stack:
     def restart_azurite(self) -> None:
         """End storage in an orderly way, if it runs, and start it on the same data at the same address."""
         self.azurite.restart()
+
+
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in _INHERITED if name in os.environ} | dict(settings)
 
 
 @contextmanager

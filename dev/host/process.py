@@ -124,6 +124,11 @@ class HostProcess:
         return self._url
 
     @property
+    def port(self) -> int:
+        """The port that it has, whether it runs or not."""
+        return self._port
+
+    @property
     def pid(self) -> int:
         """The process id of the host (with several workers: of their parent)."""
         assert self._process is not None, "the host does not run"

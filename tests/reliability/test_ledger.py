@@ -8,7 +8,7 @@ from dev.reliability import Plan, Run
 def test_the_ledger_balances(tmp_path: Path) -> None:
     plan = Plan(
         notifications=240,
-        faults=("host killed", "storage restarted", "Key Vault answers 503", "duplicated deliveries"),
+        faults=("host killed", "worker killed", "storage restarted", "Key Vault answers 503", "duplicated deliveries"),
         time_scale=0.05,
         outage_seconds=2.0,
         visibility_timeout="00:00:02",
