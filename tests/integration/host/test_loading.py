@@ -14,8 +14,7 @@ from tests.integration.host.apps import App
 
 type Serve = Callable[..., HostProcess]
 
-# The real host stays alive with 503 or without functions, and says so in its own words.
-pytestmark = pytest.mark.own_host
+pytestmark = pytest.mark.own_host("the real one stays alive without functions, or with 503: test_refusal.py")
 
 HTTP_FUNCTION = """
 @app.route("x")

@@ -27,6 +27,10 @@ type Serve = Callable[..., HostProcess]
 type Name = Callable[[str], str]
 
 SLOW = """
+import atexit
+
+atexit.register(note, event="never called")
+
 @app.route("slow")
 async def slow(req: func.HttpRequest) -> func.HttpResponse:
     note(event="begun")
@@ -65,8 +69,11 @@ if os.path.exists(died) and not os.path.exists(died_again):
 HANGING = """
 @app.route("hang")
 async def hang(req: func.HttpRequest) -> func.HttpResponse:
-    await asyncio.sleep(float(req.params.get("after", 0)))
-    await asyncio.sleep(30)
+    try:
+        await asyncio.sleep(float(req.params.get("after", 0)))
+        await asyncio.sleep(30)
+    finally:
+        note(event="never told")
 """
 
 
@@ -256,6 +263,7 @@ async def die(req: func.HttpRequest) -> func.HttpResponse:
             eventually(lambda: requests.get(f"{host.url}/api/pid", timeout=90).text not in {"", str(first)})
             assert time.monotonic() - began >= 3.9
             assert neighbour.result().status_code == HTTPStatus.INTERNAL_SERVER_ERROR
+        assert app.notes == []
 
     @pytest.mark.own_host("the real one has one group; several of them make several")
     def test_of_each_group_share_nothing(
