@@ -26,9 +26,9 @@ http.server.ThreadingHTTPServer(("{HOST}", int(sys.argv[3])), Handler).serve_for
 """
 
 
-@pytest.mark.skipif(os.name != "posix" or shutil.which("curl") is None, reason="the script needs sh and curl")
+@pytest.mark.skipif(os.name != "posix" or shutil.which("curl") is None, reason="the script needs bash and curl")
 def test_func_serves_the_app_where_it_is_told_until_standard_input_ends(tmp_path: Path) -> None:
-    found = re.search(r"```sh\n(#!/bin/sh\n.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    found = re.search(r"```sh\n(#!/usr/bin/env bash\n.*?)```", DOCUMENT.read_text(), re.DOTALL)
     assert found is not None
     script, func, app = tmp_path / "functions-host", tmp_path / "bin" / "func", tmp_path / "app"
     func.parent.mkdir()

@@ -1,8 +1,7 @@
-"""What the real host does with what cannot be loaded, where the local host ends and says why (test_loading.py)."""
+"""What the real host does with a host.json that cannot be served, where the local host ends and says why."""
 
 import os
 import signal
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 
@@ -22,15 +21,6 @@ FUNCTION = """
 async def x(req: func.HttpRequest) -> str:
     return "served"
 """
-
-
-def test_an_app_that_cannot_be_imported_leaves_no_function(app: App, serve: Callable[..., HostProcess]) -> None:
-    app.write("import not_installed_anywhere\n" + FUNCTION)
-
-    host = serve()
-
-    assert requests.get(f"{host.url}/api/x", timeout=90).status_code == HTTPStatus.NOT_FOUND
-    assert "not_installed_anywhere" in host.logs
 
 
 @pytest.mark.parametrize("path", ["/api/x", "/", "/admin/host/status"])
