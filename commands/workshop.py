@@ -24,11 +24,13 @@ from shared.adapters.storage import StorageAccount
 from shared.clock import SystemClock
 from shared.domain.subscriptions import Endpoint
 from shared.services.backfill import Backfill
+from shared.services.deliveries import Deliveries
 from shared.services.finished_run import FinishedRuns
 from shared.services.function_runs import FunctionRuns
 from shared.services.known_subscriptions import KnownSubscriptions
 from shared.services.poison import PoisonStates
 from shared.services.raw_queues import RawQueues
+from shared.services.record_audit import RecordAudit
 from shared.services.renew import Renewal
 from shared.services.renewal_state import RenewalStates
 from shared.services.self_test import SelfTest
@@ -137,7 +139,7 @@ class Workshop:
     def self_test(self, patience: timedelta) -> SelfTest:
         settings = self.settings
         return SelfTest(
-            raw_queues=RawQueues(self.queues, self.blobs),
+            raw_queues=self.raw_queues,
             queues=self.queues,
             certificates=self.certificates,
             post=post_json,
@@ -174,6 +176,18 @@ class Workshop:
         return FinishedRuns(self.renewal_states, NO_TELEMETRY, self.backfill)
 
     @cached_property
+    def raw_queues(self) -> RawQueues:
+        return RawQueues(self.queues, self.blobs)
+
+    @cached_property
+    def call_records(self) -> CallRecords:
+        return CallRecords(self.graph, self.settings.graph_endpoint, self.clock)
+
+    @cached_property
     def backfill(self) -> Backfill:
-        records = CallRecords(self.graph, self.settings.graph_endpoint, self.clock)
-        return Backfill(self.blobs, RawQueues(self.queues, self.blobs), records, self.clock)
+        return Backfill(self.blobs, self.raw_queues, self.call_records, self.clock)
+
+    @cached_property
+    def record_audit(self) -> RecordAudit:
+        deliveries = Deliveries(self.blobs, self.clock.now)
+        return RecordAudit(self.blobs, deliveries, self.raw_queues, self.call_records, self.clock, NO_TELEMETRY)

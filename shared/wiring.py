@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shared.services.activity import Activity
     from shared.services.backfill import Backfill
     from shared.services.decrypt import Decryptor
+    from shared.services.deliveries import Deliveries
     from shared.services.finished_run import FinishedRuns
     from shared.services.function_runs import FunctionRuns
     from shared.services.health import Checks, Health
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from shared.services.raw_messages import RawMessages
     from shared.services.raw_queues import RawQueues
     from shared.services.receive import Receiver
+    from shared.services.record_audit import RecordAudit
     from shared.services.renew import Renewal
     from shared.services.renewal_state import RenewalStates
     from shared.services.self_test import SelfTest
@@ -56,6 +58,7 @@ _ours.propagate = not _ours.handlers
 
 _DRAIN_TIME = timedelta(minutes=5)  # of the twelve that host.json gives a function
 _BACKFILL_TIME = timedelta(minutes=5)  # since the start of a run, of the twelve that host.json gives a function
+_AUDIT_TIME = timedelta(minutes=2)  # since the start of a run: the next one is not kept waiting
 
 
 # --- around every function ------------------------------------------------------------------------------------------
@@ -153,14 +156,15 @@ async def handle_lifecycle(msg: func.QueueMessage, queue: str) -> None:
 
 @_flushed
 async def renew() -> None:
-    """One renewal run, and in the time that is left, the search for call records that were missed."""
+    """One renewal run, and in the time that is left, the search for call records that were missed, and their audit."""
     from shared.services.backfill import LEAST_TIME
 
     started = _now()
     from shared.services.finished_run import Runner
 
     report = await _finished_runs().see(_renewal().run(), Runner.TIMER)
-    await _backfill().run(report.call_records, max(started + _BACKFILL_TIME, _now() + LEAST_TIME))
+    whole = await _backfill().run(report.call_records, max(started + _BACKFILL_TIME, _now() + LEAST_TIME))
+    await _record_audit().run(whole, started + _AUDIT_TIME)
 
 
 @_flushed
@@ -381,6 +385,7 @@ def _express_decryptor() -> "Decryptor":
         encoding=settings.event_encoding,
         batched=settings.event_format == "batch",
         activity=_activity(),
+        deliveries=_deliveries(),
         telemetry=_telemetry(),
     )
 
@@ -470,6 +475,21 @@ def _backfill() -> "Backfill":
     from shared.services.backfill import Backfill
 
     return Backfill(_blobs(), _raw_queues(), _call_records(), SystemClock())
+
+
+@cache
+def _deliveries() -> "Deliveries":
+    from shared.services.deliveries import Deliveries
+
+    return Deliveries(_blobs(), _now)
+
+
+@cache
+def _record_audit() -> "RecordAudit":
+    from shared.clock import SystemClock
+    from shared.services.record_audit import RecordAudit
+
+    return RecordAudit(_blobs(), _deliveries(), _raw_queues(), _call_records(), SystemClock(), _telemetry())
 
 
 @cache

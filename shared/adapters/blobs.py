@@ -112,6 +112,25 @@ class Blobs:
                 await blob.upload_blob(data, content_settings=settings)
         return True
 
+    async def append(self, container: str, name: str, data: bytes) -> None:
+        """Write at the end of a blob that several may write to; it is made if it is not there ("Append Block").
+
+        An answer that was lost can have it written twice.
+
+        Raises:
+            UnavailableError: storage did not take it.
+        """
+        client = self._container(container)
+        blob = client.get_blob_client(name)
+        with storage_errors(f"container {container}"):
+            try:
+                await blob.append_block(data)
+            except ResourceNotFoundError:
+                await self._create(client)
+                with suppress(ResourceExistsError, ResourceModifiedError):  # another worker was quicker
+                    await blob.create_append_blob(match_condition=MatchConditions.IfMissing)
+                await blob.append_block(data)
+
     async def list(self, container: str) -> AsyncIterator[Listed]:
         """The blobs of a container with their metadata, by name; none where there is no container.
 

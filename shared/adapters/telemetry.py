@@ -46,6 +46,8 @@ A gauge would be cumulative here: every worker that once ran the timer would sen
 time with a new time."""
 GRANTED: Final = "switchboard.subscription.granted"
 """Histogram in seconds: the life that Graph granted to that subscription; `kind`."""
+UNNOTIFIED: Final = "switchboard.call_records.unnotified"
+"""Call records that an audit found, and of which Graph has sent no notification."""
 SELF_TESTS: Final = "switchboard.self_tests"
 """Self-tests; `outcome` is `passed` or `failed`."""
 
@@ -68,6 +70,7 @@ ATTRIBUTES: Final = {
     RUNS: (OUTCOME,),
     EXPIRY: (KIND,),
     GRANTED: (KIND,),
+    UNNOTIFIED: (),
     SELF_TESTS: (OUTCOME,),
 }
 """The attributes of each metric: all that a query may refer to."""
@@ -115,6 +118,7 @@ class OpenTelemetry:
         self._runs = meter.create_counter(RUNS, "{run}", "renewal runs")
         self._expiry = meter.create_histogram(EXPIRY, "s", "end of the subscription nearest to it, since 1970")
         self._granted = meter.create_histogram(GRANTED, "s", "granted life of the subscription nearest to its end")
+        self._unnotified = meter.create_counter(UNNOTIFIED, "{record}", "call records without a notification")
         self._self_tests = meter.create_counter(SELF_TESTS, "{test}", "self-tests")
         self._flushes = _Flushes(getattr(meters, "force_flush", None))
 
@@ -157,6 +161,10 @@ class OpenTelemetry:
 
     def renewal_failed(self) -> None:
         self._runs.add(1, {OUTCOME: "failed"})
+        self._flushes.soon()
+
+    def unnotified(self, count: int) -> None:
+        self._unnotified.add(count)
         self._flushes.soon()
 
     def self_tested(self, *, passed: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from shared.domain.errors import MalformedInputError
-from shared.domain.graph import Subscription, format_time, parse_time
+from shared.domain.graph import format_time, parse_time
 
 LONGEST_SILENCE: Final = timedelta(hours=1)
 """Whoever has not looked for so long may have been away for all of it; Graph gives up after four hours of trying."""
@@ -144,9 +144,9 @@ def missed(known: Coverage, now: datetime) -> Coverage:
     return known.noted(now - RETRIES_OF_GRAPH, now)
 
 
-def participants_of(subscription: Subscription) -> tuple[str, ...]:
-    """The participants that a callRecords subscription is limited to; none: it is for all records."""
-    return tuple(_PARTICIPANT.findall(subscription.resource))
+def participants_of(resource: str) -> tuple[str, ...]:
+    """The participants that the resource of a callRecords subscription is limited to; none: it is all records."""
+    return tuple(_PARTICIPANT.findall(resource))
 
 
 def parse_record(value: object) -> ListedRecord:

@@ -25,7 +25,9 @@ UNRECOGNIZED: Final = "Microsoft.Graph.Unrecognized"
 JSON_CONTENT_TYPE: Final = "application/json"
 
 _GRAPH: Final = "https://graph.microsoft.com"
-_CALL_RECORDS: Final = f"{_GRAPH}/{resources.CALL_RECORDS.api_version}/communications/callRecords"
+CALL_RECORDS_SOURCE: Final = f"{_GRAPH}/{resources.CALL_RECORDS.api_version}/communications/callRecords"
+"""The source of events that carry a call record: the same in whichever way the record has become known."""
+
 _MAX_ID_CHARS: Final = 256
 _NAMES: Final = frozenset({"id", "@odata.type", "@odata.id", "@odata.etag"})
 _HIDDEN: Final = frozenset({"clientState", "encryptedContent"})
@@ -247,10 +249,18 @@ def with_record(event: Event, record: bytes) -> Event:
     except (ValueError, RecursionError):
         raise MalformedInputError("not a call record", reason="call-record-malformed") from None
     modified = clues.lastModifiedDateTime
-    attributes = {**event.attributes, "id": f"{clues.id}/{clues.version}", "source": _CALL_RECORDS}
+    attributes = {**event.attributes, "id": f"{clues.id}/{clues.version}", "source": CALL_RECORDS_SOURCE}
     if isinstance(modified, str) and _is_time(modified):
         attributes["time"] = modified
     return replace(event, attributes=attributes, data=record)
+
+
+def record_id_of(event: Event) -> str:
+    """The id of the call record that an event's data names; "" where it names none."""
+    try:
+        return read_leniently(_read_record_clues, event.data).id
+    except (ValueError, RecursionError):
+        return ""
 
 
 def schema_id(event_type: str) -> str:

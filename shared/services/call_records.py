@@ -6,24 +6,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-import msgspec
-
 from shared.domain import resources
 from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
-from shared.domain.events import Event, with_record
+from shared.domain.events import Event, record_id_of, with_record
 from shared.services.decrypt import Opened
 
 _AT_ONCE: Final = 3
 _SECONDS: Final = 240.0  # for a raw message, of the ten minutes that host.json gives a function
 _TYPES: Final = frozenset(resources.CALL_RECORDS.event_types.values())
 _RECORD_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,128}")
-
-
-class _Named(msgspec.Struct):
-    id: str = ""
-
-
-_read_id = msgspec.json.Decoder(_Named).decode
 
 
 class Records(Protocol):
@@ -76,10 +67,7 @@ class CallRecordFetch:
         tenant_id = result.attributes.get("tenantid", "")
         if tenant_id not in self.tenant_ids:
             return MalformedInputError("the tenant is not one of ours", reason="unknown-tenant")
-        try:
-            identity = _read_id(result.data).id
-        except (ValueError, RecursionError):
-            identity = ""
+        identity = record_id_of(result)
         if _RECORD_ID.fullmatch(identity) is None:
             return MalformedInputError("the notification names no call record", reason="call-record-malformed")
         return tenant_id, identity

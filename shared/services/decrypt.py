@@ -53,6 +53,12 @@ class Opened:
     result: Event | SwitchboardError
 
 
+class DeliveryNotes(Protocol):
+    """Who notes what was delivered; see `shared.services.deliveries.Deliveries`."""
+
+    def add(self, event: Event, received: datetime) -> None: ...
+
+
 class Completion(Protocol):
     """What adds to events what Graph's notifications only name; see `shared.services.call_records`."""
 
@@ -71,6 +77,7 @@ class Decryptor:
     batched: bool
     completion: Completion | None = None
     activity: ActivityLog | None = None
+    deliveries: DeliveryNotes | None = None
     telemetry: Telemetry = NO_TELEMETRY
 
     async def handle(self, text: str, *, queue: str, attempts: int) -> None:
@@ -162,6 +169,8 @@ class Decryptor:
             )
             if self.activity is not None:
                 self.activity.add(event.type)
+            if self.deliveries is not None:
+                self.deliveries.add(event, received)
         if decrypted:
             self.telemetry.decrypted(queue, decrypted)
 

@@ -64,6 +64,9 @@ class Telemetry(Protocol):
     def renewal_failed(self) -> None:
         """A renewal run could not come to its end."""
 
+    def unnotified(self, count: int) -> None:
+        """An audit has found that many call records of which Graph has sent no notification."""
+
     def self_tested(self, *, passed: bool) -> None:
         """A self-test is over, or could not be made."""
 
@@ -95,6 +98,8 @@ class _NoTelemetry:
     def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life] | None) -> None: ...
 
     def renewal_failed(self) -> None: ...
+
+    def unnotified(self, count: int) -> None: ...
 
     def self_tested(self, *, passed: bool) -> None: ...
 

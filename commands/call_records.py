@@ -1,0 +1,94 @@
+"""`manage.py call-records`: what Graph lists of call records, beside what was delivered."""
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from commands.terminal import Json, console, fail, group, perform, print_json
+from commands.workshop import Workshop
+from shared.domain.call_records import Gap
+from shared.domain.errors import SwitchboardError
+from shared.domain.resources import CALL_RECORDS
+
+app = group("What Graph lists of call records, beside what was delivered.")
+
+
+def _moment(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a time such as 2026-11-29T08:00Z") from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+Since = Annotated[datetime, typer.Option("--since", parser=_moment, metavar="TIME", help="UTC, unless it says else.")]
+Until = Annotated[
+    datetime | None, typer.Option("--until", parser=_moment, metavar="TIME", help="Now, if it is not given.")
+]
+Tenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant; all that are served if not given.")]
+
+
+@app.callback()
+def call_records() -> None:
+    """What Graph lists of call records, beside what was delivered."""
+
+
+@app.command()
+def backfill(since: Since, until: Until = None, tenant: Tenant = None, as_json: Json = False) -> None:
+    """Write events of the call records made in a time that are not noted as delivered.
+
+    It may be repeated: an event of the same version of a record has the same id.
+    """
+    gap = Gap(since, until or datetime.now(UTC))
+    if gap.until <= gap.since:
+        raise typer.BadParameter("--until must be after --since")
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[listed]} listed, {task.fields[absent]} absent"),
+        console=console(stderr=True),
+        disable=as_json,
+        transient=True,
+    )
+
+    async def work(workshop: Workshop) -> tuple[Counter[str], dict[str, str]] | str:
+        if tenant is not None and tenant.lower() not in workshop.settings.tenant_ids:
+            return f"the tenant {tenant} is not one of GRAPH_TENANT_IDS"
+        wanted = [
+            want
+            for want in (await workshop.desired.load()).subscriptions
+            if want.kind is CALL_RECORDS and (tenant is None or want.tenant_id == tenant.lower())
+        ]
+        if not wanted:
+            return "nothing asks for call records: subscriptions.toml has no [[callRecords]] for it"
+        counts, problems = Counter({"listed": 0, "absent": 0}), {}
+        for want in wanted:
+            task = progress.add_task(want.tenant_id, total=None, listed=0, absent=0)
+            listed = absent = 0
+            try:
+                async for found in workshop.record_audit.backfill(want.tenant_id, want.resource, gap):
+                    listed, absent = found.listed, found.absent
+                    progress.update(task, completed=found.done, total=found.steps, listed=listed, absent=absent)
+            except SwitchboardError as error:
+                problems[want.tenant_id] = error.reason
+            counts.update(listed=listed, absent=absent)
+        return counts, problems
+
+    with progress:
+        result = perform(work, as_json=as_json)
+    if isinstance(result, str):
+        fail(result, reason="not-desired", as_json=as_json)
+    counts, problems = result
+    if as_json:
+        print_json({**counts, "problems": problems})
+    else:
+        console().print(f"{counts['listed']} listed; {counts['absent']} were absent, and their events are on their way")
+        for name, problem in problems.items():
+            console(stderr=True).print(f"{name}: {problem}: what was found until then is on its way", style="red")
+    if problems:
+        raise typer.Exit(1)

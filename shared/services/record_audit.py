@@ -1,0 +1,166 @@
+"""Finding the call records of which Graph has sent no notification, though everything seemed well.
+
+Every few hours a timer's run begins an audit of each callRecords subscription, and the runs after it go on with it, a
+few pages each, wherever no gap is known that has to be filled first. What Graph lists and nobody was given is sent on
+as the notification that was missed, and noted as delivered, so that no later audit sends it again.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+import msgspec
+
+from shared.clock import Clock
+from shared.domain.call_records import Gap, ListedRecord, RecordPage, participants_of
+from shared.domain.errors import UnavailableError
+from shared.domain.graph import GraphError, Subscription
+from shared.domain.record_audit import Audit, Delivered, Told, first_audit
+from shared.services.backfill import state_name
+from shared.services.deliveries import Deliveries
+from shared.services.raw_queues import RawQueues
+from shared.services.record_search import Records, Search, send_records
+from shared.services.state import STATE_CONTAINER
+from shared.services.telemetry import Telemetry
+
+PAGES: Final = 30
+"""That a run reads for a subscription; Graph gives 40 lists in 20 seconds to a tenant, and gaps come first."""
+
+_NAMED: Final = 5
+_LONG: Final = timedelta(days=1)
+
+_log = logging.getLogger(__name__)
+
+
+class Blob(Protocol):
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def etag(self) -> str: ...
+
+
+class Blobs(Protocol):
+    async def get_version(self, container: str, name: str) -> Blob | None: ...
+    async def put_version(self, container: str, name: str, data: bytes, etag: str | None) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """How far a backfill is: `done` of so many `steps`, records `listed`, and `absent` ones that were sent on."""
+
+    done: int
+    steps: int
+    listed: int
+    absent: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordAudit:
+    """Compares Graph's list with what was delivered. Doing it twice does no harm: an event keeps its id."""
+
+    blobs: Blobs
+    deliveries: Deliveries
+    queues: RawQueues
+    records: Records
+    clock: Clock
+    telemetry: Telemetry
+
+    async def run(self, subscriptions: Sequence[Subscription], deadline: datetime) -> None:
+        """Begin the audits that are due, and go on with those under way; no tenant waits for another's trouble."""
+        tenants = itertools.groupby(sorted(subscriptions, key=_tenant), key=_tenant)
+        await asyncio.gather(*(self._run([*of_tenant], deadline) for _, of_tenant in tenants))
+
+    async def backfill(self, tenant_id: str, resource: str, gap: Gap) -> AsyncIterator[Compared]:
+        """Send on what was made in a time, whenever that was, and is not noted as delivered; page by page.
+
+        Args:
+            tenant_id: where to look.
+            resource: that of the callRecords subscription, which may limit it to some participants.
+            gap: the time.
+
+        Raises:
+            UnavailableError: Graph, Entra ID or storage did not answer.
+            GraphError: Graph refuses.
+        """
+        now, listed, absent = self.clock.now(), 0, 0
+        search = Search(tenant_id, participants_of(resource), gap)
+        steps = gap.steps(search.participants, now)
+        told = await self.deliveries.told(tenant_id, steps[0].start)
+        async for page in search.pages(self.records, self.clock, now + _LONG):
+            listed += len(page.records)
+            absent += await self._send_absent(page, told, tenant_id, gap.may_miss)
+            yield Compared(search.gap.done, len(steps), listed, absent)
+        yield Compared(search.gap.done, len(steps), listed, absent)
+
+    async def _run(self, subscriptions: Sequence[Subscription], deadline: datetime) -> None:
+        for one in subscriptions:
+            try:
+                if self.clock.now() < deadline:
+                    await self._audit(one, deadline)
+            except (UnavailableError, GraphError) as error:
+                _log.error("audit of call records: tenant=%s reason=%s: %s", one.tenant_id, error.reason, error)
+
+    async def _audit(self, subscription: Subscription, deadline: datetime) -> None:
+        tenant_id, name, now = subscription.tenant_id, state_name("call-record-audits", subscription), self.clock.now()
+        found = await self.blobs.get_version(STATE_CONTAINER, name)
+        etag = None if found is None else found.etag
+        audit = first_audit(now) if found is None else _read(found.data, name, now).begun(now)
+        if audit.under_way is None:
+            if found is None:
+                await self.blobs.put_version(STATE_CONTAINER, name, msgspec.json.encode(audit), etag)
+            return
+        search = Search(tenant_id, participants_of(subscription.resource), audit.under_way)
+        told = await self.deliveries.told(tenant_id, audit.under_way.steps((), now)[0].start)
+        absent = 0
+        try:
+            async for page in search.pages(self.records, self.clock, deadline, at_most=PAGES):
+                absent += await self._send_absent(page, told, tenant_id, audit.judges)
+        finally:
+            after = audit.progressed(search.gap, absent, finished=search.finished)
+            # Where another run has been at it meanwhile, its progress counts, and this one's notes.
+            await self.blobs.put_version(STATE_CONTAINER, name, msgspec.json.encode(after), etag)
+        if search.finished:
+            _log.info(
+                "audit of call records: tenant=%s since=%s until=%s absent=%d",
+                tenant_id,
+                search.gap.since.isoformat(),
+                search.gap.until.isoformat(),
+                audit.absent + absent,
+            )
+
+    async def _send_absent(
+        self, page: RecordPage, told: Told, tenant_id: str, judges: Callable[[ListedRecord], bool]
+    ) -> int:
+        absent = [record for record in page.records if judges(record) and not told.knows(record)]
+        if not absent:
+            return 0
+        now = self.clock.now()
+        await send_records(self.queues, absent, tenant_id, now)
+        _log.warning(
+            "call records of which there was no notification: tenant=%s count=%d ids=%s",
+            tenant_id,
+            len(absent),
+            ",".join(record.id for record in absent[:_NAMED]),
+        )
+        self.telemetry.unnotified(len(absent))
+        noted = [Delivered(record.id, record.version, now) for record in absent]
+        for one in noted:  # participants of a filter may share it
+            told.add(one)
+        await self.deliveries.write(tenant_id, noted)
+        return len(absent)
+
+
+def _tenant(subscription: Subscription) -> str:
+    return subscription.tenant_id
+
+
+def _read(data: bytes, name: str, now: datetime) -> Audit:
+    try:
+        return msgspec.json.decode(data, type=Audit)
+    except msgspec.DecodeError:
+        _log.error("the blob %s/%s cannot be read; audits of call records begin anew", STATE_CONTAINER, name)
+        return first_audit(now)

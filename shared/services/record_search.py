@@ -1,0 +1,87 @@
+"""Searching Graph's list of call records page by page, and sending on what was found in place of notifications."""
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from shared.clock import Clock
+from shared.domain.call_records import KEPT, Gap, ListedRecord, RecordPage, Step, notification_of
+from shared.domain.errors import UnavailableError
+from shared.domain.graph import GraphError
+from shared.domain.resources import CALL_RECORDS_QUEUE
+from shared.services.raw_queues import RawQueues
+
+
+class Records(Protocol):
+    """Where records are listed; see `shared.adapters.call_records.CallRecords`."""
+
+    async def page(self, tenant_id: str, step: Step, link: str | None) -> RecordPage: ...
+
+
+@dataclass(slots=True)
+class Search:
+    """A search under way: `gap` says how far it is, and `finished` that this was all."""
+
+    tenant_id: str
+    participants: tuple[str, ...]
+    gap: Gap
+    finished: bool = False
+
+    async def pages(
+        self, records: Records, clock: Clock, deadline: datetime, *, at_most: int | None = None
+    ) -> AsyncIterator[RecordPage]:
+        """What is left of it, until the deadline or for so many pages; a page counts once the next one is asked for.
+
+        Raises:
+            UnavailableError: Graph or Entra ID did not answer.
+            GraphError: Graph refuses.
+        """
+        now = clock.now()
+        steps = self.gap.steps(self.participants, now)
+        read = 0
+        while self.gap.done < len(steps):
+            step = steps[self.gap.done]
+            if step.end <= now - KEPT:
+                self._advance(None)
+                continue
+            if read == at_most or clock.now() >= deadline:
+                return
+            page = await self._page(records, step)
+            if page.link is not None and page.link == self.gap.link:
+                raise UnavailableError("Graph's list", reason="paging")
+            yield page
+            self._advance(page.link)
+            read += 1
+        self.finished = True
+
+    async def _page(self, records: Records, step: Step) -> RecordPage:
+        try:
+            return await records.page(self.tenant_id, step, self.gap.link)
+        except GraphError:
+            if self.gap.link is None:
+                raise
+        # A link may have lapsed since it was written down; the step's first page needs none.
+        return await records.page(self.tenant_id, step, None)
+
+    def _advance(self, link: str | None) -> None:
+        """To the next page of the step, or to the next step."""
+        self.gap = msgspec.structs.replace(self.gap, done=self.gap.done + (link is None), link=link)
+
+
+async def send_records(queues: RawQueues, found: Sequence[ListedRecord], tenant_id: str, now: datetime) -> None:
+    """Put records on the raw queue that is theirs.
+
+    Raises:
+        UnavailableError: storage did not take all of them.
+    """
+    await queues.send(
+        CALL_RECORDS_QUEUE,
+        [notification_of(record, tenant_id) for record in found],
+        received=now,
+        traceparent=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00",
+        backfilled=True,
+    )
