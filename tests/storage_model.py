@@ -167,6 +167,13 @@ class BlobsModel:
 
         return self.storage.operate(container, "put blob", apply)
 
+    async def append(self, container: str, name: str, data: bytes) -> None:
+        def apply() -> None:
+            found = self.storage.containers[container].get(name)
+            self._write(container, name, (b"" if found is None else found.data) + data, {})
+
+        self.storage.operate(container, "append blob", apply)
+
     async def get(self, container: str, name: str) -> bytes | None:
         found = await self.get_version(container, name)
         return None if found is None else found.data

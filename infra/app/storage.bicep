@@ -31,6 +31,7 @@ var containerNames = [
   'raw-claims'
   'handled-claims'
   'event-data'
+  'deliveries'
   'quarantine'
   'state'
   'config'
@@ -38,6 +39,8 @@ var containerNames = [
 var packageContainerName = 'app-package'
 // Long after the last try of a raw message: what is left of its claim check was left by a crash.
 var rawClaimsDays = 14
+// Longer than an audit of call records looks back (NOTES_KEPT in shared/domain/record_audit.py).
+var deliveriesDays = 8
 // The account keeps every blob that was overwritten or deleted as an old version. What is written often or holds what
 // Graph sent goes soon; of the desired state and the package the versions of a month may be wanted back.
 var oldVersionDays = {
@@ -164,6 +167,28 @@ resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2025-08
           }
         }
         {
+          name: 'forget-deliveries'
+          enabled: true
+          type: 'Lifecycle'
+          definition: {
+            filters: {
+              blobTypes: [
+                'appendBlob'
+              ]
+              prefixMatch: [
+                'deliveries/'
+              ]
+            }
+            actions: {
+              baseBlob: {
+                delete: {
+                  daysAfterModificationGreaterThan: deliveriesDays
+                }
+              }
+            }
+          }
+        }
+        {
           name: 'forget-old-versions-soon'
           enabled: true
           type: 'Lifecycle'
@@ -171,8 +196,10 @@ resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2025-08
             filters: {
               blobTypes: [
                 'blockBlob'
+                'appendBlob'
               ]
               prefixMatch: [
+                'deliveries/'
                 'raw-claims/'
                 'handled-claims/'
                 'event-data/'

@@ -83,6 +83,12 @@ var rows = [
     visualization: 'timechart'
   }
   {
+    name: 'call-records'
+    title: 'Call records without a notification, found by an audit'
+    query: loadTextContent('../queries/call-records.kql')
+    visualization: 'timechart'
+  }
+  {
     name: 'queues-heading'
     heading: '## Queues and quarantine'
   }

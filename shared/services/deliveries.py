@@ -7,7 +7,6 @@ blobs are forgotten by age (`infra/app/storage.bicep`).
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -47,7 +46,7 @@ class Deliveries:
         self._blobs = blobs
         self._now = now
         self._unwritten: list[tuple[str, Delivered]] = []
-        self._last = -_PAUSE
+        self._last = -_PAUSE  # by the clock of the loop
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
 
@@ -62,8 +61,8 @@ class Deliveries:
 
     async def flush(self) -> None:
         """Write what is not written yet; where storage does not take it, it is tried again."""
-        self._last, unwritten = time.monotonic(), self._unwritten
-        self._unwritten = []
+        self._last = asyncio.get_running_loop().time()
+        unwritten, self._unwritten = self._unwritten, []
         for tenant_id in dict.fromkeys(tenant_id for tenant_id, _ in unwritten):
             of_tenant = [one for other, one in unwritten if other == tenant_id]
             try:
@@ -111,8 +110,9 @@ class Deliveries:
 
     def _wake(self) -> None:
         if self._timer is None:
-            delay = max(_SOON, self._last + _PAUSE - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._begin)
+            loop = asyncio.get_running_loop()
+            delay = max(_SOON, self._last + _PAUSE - loop.time())
+            self._timer = loop.call_later(delay, self._begin)
 
     def _begin(self) -> None:
         self._timer = None

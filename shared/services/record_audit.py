@@ -107,11 +107,12 @@ class RecordAudit:
     async def _audit(self, subscription: Subscription, deadline: datetime) -> None:
         tenant_id, name, now = subscription.tenant_id, state_name("call-record-audits", subscription), self.clock.now()
         found = await self.blobs.get_version(STATE_CONTAINER, name)
-        etag = None if found is None else found.etag
-        audit = first_audit(now) if found is None else _read(found.data, name, now).begun(now)
+        known, etag = (None, None) if found is None else (_read(found.data, name), found.etag)
+        if known is None:
+            await self.blobs.put_version(STATE_CONTAINER, name, msgspec.json.encode(first_audit(now)), etag)
+            return
+        audit = known.begun(now)
         if audit.under_way is None:
-            if found is None:
-                await self.blobs.put_version(STATE_CONTAINER, name, msgspec.json.encode(audit), etag)
             return
         search = Search(tenant_id, participants_of(subscription.resource), audit.under_way)
         told = await self.deliveries.told(tenant_id, audit.under_way.steps((), now)[0].start)
@@ -158,9 +159,9 @@ def _tenant(subscription: Subscription) -> str:
     return subscription.tenant_id
 
 
-def _read(data: bytes, name: str, now: datetime) -> Audit:
+def _read(data: bytes, name: str) -> Audit | None:
     try:
         return msgspec.json.decode(data, type=Audit)
     except msgspec.DecodeError:
-        _log.error("the blob %s/%s cannot be read; audits of call records begin anew", STATE_CONTAINER, name)
-        return first_audit(now)
+        _log.error("the blob %s/%s cannot be read: audits of call records begin anew", STATE_CONTAINER, name)
+        return None

@@ -22,7 +22,7 @@ from shared.domain.call_records import (
 from shared.domain.errors import MalformedInputError
 from shared.domain.events import event_of
 from shared.domain.notifications import parse_item
-from tests.unit.model_graph import TENANT, ModelGraph, VirtualClock, call_records, user
+from tests.unit.model_graph import TENANT, call_records, user
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -122,7 +122,6 @@ def test_what_may_have_been_missed(modified: datetime | None, version: int, may:
 
 
 def test_participants_are_those_of_the_filter() -> None:
-    graph = ModelGraph(VirtualClock())
     assert participants_of(call_records().resource) == ()
     condition = f"communications/callRecords?$filter=participants/any(p:p/id in ('{user(1)}','{user(2)}'))"
     assert participants_of(condition) == (user(1), user(2))

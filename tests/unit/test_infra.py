@@ -21,6 +21,7 @@ from azure.storage.queue.aio import QueueClient
 
 import shared
 from dev import templates
+from shared.domain.record_audit import NOTES_KEPT
 from shared.domain.resources import EVENT_QUEUES, RAW_QUEUES
 from shared.settings import DEFAULT_RENEWAL_SCHEDULE, load
 from tests.unit.deployed import SETS, deployed, last, without_references
@@ -129,7 +130,19 @@ class TestStorage:
             "raw-claims/",
             "handled-claims/",
             "event-data/",
+            "deliveries/",
         }
+
+    def test_deliveries_are_kept_for_as_long_as_an_audit_looks_back(self) -> None:
+        (rule,) = (rule for rule in rules() if "baseBlob" in actions(rule) and "deliveries/" in prefixes(rule))
+
+        assert actions(rule)["baseBlob"]["delete"]["daysAfterModificationGreaterThan"] == NOTES_KEPT.days
+
+    def test_what_is_appended_to_is_forgotten_like_the_rest(self) -> None:
+        """A rule is for the types of blobs that it names."""
+        types = [rule["definition"]["filters"]["blobTypes"] for rule in rules() if "deliveries/" in prefixes(rule)]
+
+        assert [("appendBlob" in found) for found in types] == [True, True]
 
     def test_what_was_deleted_or_overwritten_can_be_had_back_for_a_while(self) -> None:
         properties = deployed().properties(f"{STORAGE}/blobServices")
@@ -152,9 +165,10 @@ class TestStorage:
             for prefix in prefixes(rule)
         }
 
-        assert {days[f"{name}/"] for name in ("raw-claims", "handled-claims", "event-data", "quarantine", "state")} == {
-            3
-        }
+        assert {
+            days[f"{name}/"]
+            for name in ("raw-claims", "handled-claims", "event-data", "deliveries", "quarantine", "state")
+        } == {3}
         assert days["config/"] >= 30
 
     def test_account_keys_and_public_blobs_are_off(self) -> None:

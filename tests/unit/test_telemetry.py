@@ -67,6 +67,7 @@ def tell_everything(seen: Seen) -> None:
     life = Life(datetime(2026, 11, 29, 10, tzinfo=UTC), timedelta(hours=1))
     seen.telemetry.renewed({"renewed": 3, "failed": 1}, {"presence": life})
     seen.telemetry.renewal_failed()
+    seen.telemetry.unnotified(2)
     seen.telemetry.self_tested(passed=True)
     seen.telemetry.self_tested(passed=False)
 
@@ -87,6 +88,7 @@ class TestMetrics:
         assert points[telemetry.RUNS] == [({"outcome": "ended"}, 1), ({"outcome": "failed"}, 1)]
         assert points[telemetry.EXPIRY] == [({"kind": "presence"}, (1795946400.0, 1))]
         assert points[telemetry.GRANTED] == [({"kind": "presence"}, (3600.0, 1))]
+        assert points[telemetry.UNNOTIFIED] == [({}, 2)]
         assert points[telemetry.SELF_TESTS] == [({"outcome": "passed"}, 1), ({"outcome": "failed"}, 1)]
 
     async def test_a_run_that_finds_nothing_to_do_is_a_run(self, seen: Seen) -> None:

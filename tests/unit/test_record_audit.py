@@ -1,0 +1,566 @@
+"""The audit of call records, against a list and storage in memory."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.domain.call_records import Gap, ListedRecord, RecordPage, Step, parse_record
+from shared.domain.envelope import parse_envelope
+from shared.domain.errors import SwitchboardError, UnavailableError
+from shared.domain.events import Event, event_of, with_record
+from shared.domain.graph import PermissionDeniedError, Subscription
+from shared.domain.notifications import parse_item
+from shared.domain.record_audit import EVERY, SETTLED, Audit, Delivered, Told, delivered_by, first_audit
+from shared.services.deliveries import DELIVERIES_CONTAINER, Deliveries
+from shared.services.raw_queues import RawQueues
+from shared.services.record_audit import PAGES, RecordAudit
+from shared.services.state import STATE_CONTAINER
+from tests.simulation.virtual_time import VirtualLoop
+from tests.storage_model import Crash, StorageModel
+from tests.unit.model_graph import OTHER_TENANT, START, TENANT, ModelGraph, VirtualClock, call_records, user
+
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def notification(record_id: str, change_type: str = "created", **changes: Any) -> Event:
+    """The event of a notification as Graph sends it: it names the record, and no version."""
+    item = {
+        "changeType": change_type,
+        "tenantId": TENANT,
+        "subscriptionId": "s",
+        "resource": f"communications/callRecords/{record_id}",
+        "resourceData": {"@odata.type": "#microsoft.graph.callRecord", "id": record_id},
+    }
+    raw = json.dumps(item | changes).encode()
+    return event_of(
+        parse_item(raw), None, fallback_id=f"{record_id}-{change_type}", received=NOW, traceparent="00-1-1-00"
+    )
+
+
+def fetched(record_id: str, version: int) -> Event:
+    return with_record(notification(record_id), json.dumps({"id": record_id, "version": version}).encode())
+
+
+def listed(record_id: str, version: int, modified: datetime | None = NOW) -> ListedRecord:
+    value = {"id": record_id, "version": version, "lastModifiedDateTime": modified and modified.isoformat()}
+    return parse_record(value)
+
+
+def told(*delivered: Delivered | None) -> Told:
+    found = Told()
+    for one in delivered:
+        assert one is not None
+        found.add(one)
+    return found
+
+
+class TestDelivered:
+    def test_an_event_that_carries_the_record_delivers_its_version(self) -> None:
+        assert delivered_by(fetched("r", 3), NOW) == Delivered("r", 3, NOW)
+
+    def test_of_a_mere_notification_the_version_is_not_known(self) -> None:
+        event = notification("r")
+        assert delivered_by(event, NOW) == Delivered("r", None, NOW, event.id)
+
+    def test_other_events_deliver_no_record(self) -> None:
+        presence = "communications/presences/11111111-1111-1111-1111-111111111111"
+        assert delivered_by(notification("r", resource=presence, resourceData={"id": "x"}), NOW) is None
+        assert delivered_by(notification("r", resource="communications/callRecords", resourceData=None), NOW) is None
+
+
+class TestTold:
+    def test_nothing_is_known_of_what_was_never_delivered(self) -> None:
+        assert not told(delivered_by(fetched("other", 9), NOW)).knows(listed("r", 1))
+
+    @pytest.mark.parametrize(("version", "known"), [(1, True), (2, True), (3, False)])
+    def test_a_later_version_stands_for_those_before_it(self, version: int, known: bool) -> None:
+        found = told(delivered_by(fetched("r", 2), NOW), delivered_by(fetched("r", 1), NOW))
+        assert found.knows(listed("r", version)) is known
+
+    def test_a_notification_that_came_after_the_version_was_of_it(self) -> None:
+        found = told(delivered_by(notification("r"), NOW + HOUR))
+        assert found.knows(listed("r", 1, NOW))
+        assert found.knows(listed("r", 1, None))
+        assert found.knows(listed("r", 1, NOW + HOUR + 5 * MINUTE))  # by which clocks may differ
+        assert not found.knows(listed("r", 1, NOW + 2 * HOUR))
+
+    def test_a_later_version_needs_a_notification_of_its_own(self) -> None:
+        """Whether its time is its own, or the first version's, is not documented: both are coped with."""
+        first = delivered_by(notification("r"), NOW + HOUR)
+        assert not told(first, first).knows(listed("r", 2, NOW))  # the same one, handled twice
+        assert told(first, delivered_by(notification("r", "updated"), NOW + 2 * HOUR)).knows(listed("r", 2, NOW))
+
+
+class TestAudit:
+    AUDIT = Audit(NOW - 9 * DAY, NOW - SETTLED - EVERY)
+
+    def test_nothing_of_before_the_first_sight_is_judged(self) -> None:
+        """Else an upgrade would send again what the version before delivered, and noted nowhere."""
+        first = first_audit(NOW)
+        audit = first.begun(first.since + SETTLED + EVERY)
+        assert audit.under_way == Gap(first.since, first.since + EVERY)
+        assert not audit.judges(listed("r", 1, audit.since))
+        assert audit.judges(listed("r", 1, audit.since + MINUTE))
+
+    def test_it_begins_when_four_hours_of_records_have_settled(self) -> None:
+        assert self.AUDIT.begun(NOW - MINUTE) is self.AUDIT
+        assert self.AUDIT.begun(NOW).under_way == Gap(self.AUDIT.audited_until, NOW - SETTLED)
+
+    def test_what_graph_may_still_notify_of_is_not_judged(self) -> None:
+        audit = self.AUDIT.begun(NOW)
+        assert audit.judges(listed("r", 1, NOW - SETTLED))
+        assert not audit.judges(listed("r", 1, NOW - SETTLED + MINUTE))
+        assert audit.judges(listed("r", 1, None))
+
+    def test_what_was_audited_before_is_judged_again(self) -> None:
+        """A later version may have been made, with the time of the first."""
+        audit = self.AUDIT.begun(NOW)
+        assert audit.judges(listed("r", 2, self.AUDIT.audited_until - DAY))
+
+    def test_one_under_way_goes_on_and_the_next_begins_where_it_ended(self) -> None:
+        audit = self.AUDIT.begun(NOW)
+        assert audit.begun(NOW + DAY) is audit
+        assert audit.under_way is not None
+        onward = msgspec.structs.replace(audit.under_way, done=3)
+        assert audit.progressed(onward, 2, finished=False) == msgspec.structs.replace(audit, under_way=onward, absent=2)
+        ended = audit.progressed(onward, 2, finished=True)
+        assert ended == Audit(self.AUDIT.since, NOW - SETTLED)
+        assert ended.begun(NOW + EVERY - MINUTE).under_way is None
+
+    def test_nothing_is_listed_of_whose_deliveries_the_notes_are_gone(self) -> None:
+        audit = msgspec.structs.replace(self.AUDIT, audited_until=NOW - 20 * DAY).begun(NOW)
+        assert audit.under_way == Gap(NOW - 4 * DAY, NOW - SETTLED)
+
+    def test_one_that_takes_days_begins_anew(self) -> None:
+        audit = self.AUDIT.begun(NOW).progressed(Gap(NOW - 2 * DAY, NOW - SETTLED, 7), 1, finished=False)
+        later = NOW + 2 * DAY + MINUTE
+        assert audit.begun(later - MINUTE) is audit
+        again = audit.begun(later)
+        assert again.under_way == Gap(self.AUDIT.audited_until, later - SETTLED)
+        assert again.absent == 0
+
+
+class Telemetry:
+    """Counts what it is told of; any other word is as good as none."""
+
+    def __init__(self) -> None:
+        self.unnotified_records = 0
+
+    def unnotified(self, count: int) -> None:
+        self.unnotified_records += count
+
+    def __getattr__(self, name: str) -> Any:
+        from shared.services.telemetry import NO_TELEMETRY
+
+        return getattr(NO_TELEMETRY, name)
+
+
+@dataclass
+class Records:
+    """Graph's list: by the start of the call, each with some hours' delay; `size` to a page."""
+
+    clock: VirtualClock
+    held: list[tuple[str, datetime, ListedRecord]] = field(default_factory=list)
+    size: int = 60
+    errors: list[SwitchboardError] = field(default_factory=list)  # one for each page, as long as there are any
+    pages: Counter[str] = field(default_factory=Counter)
+
+    def make(self, record_id: str, version: int = 1, *, ago: timedelta, tenant_id: str = TENANT, **more: Any) -> None:
+        """A record that was made so long ago, of a call that had begun an hour before; one of its id is replaced."""
+        made = self.clock.now() - ago
+        value = {"id": record_id, "version": version, "lastModifiedDateTime": made.isoformat()} | more
+        self.held = [one for one in self.held if one[2].id != record_id]
+        self.held.append((tenant_id, made - HOUR, parse_record(value)))
+
+    async def page(self, tenant_id: str, step: Step, link: str | None) -> RecordPage:
+        self.pages[tenant_id] += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        found = [
+            record for tenant, start, record in self.held if tenant == tenant_id and step.start <= start < step.end
+        ]
+        first = int(link or 0)
+        after = first + self.size
+        return RecordPage(tuple(found[first:after]), str(after) if after < len(found) else None)
+
+
+@dataclass
+class House:
+    clock: VirtualClock = field(default_factory=VirtualClock)
+    storage: StorageModel = field(default_factory=StorageModel)
+    telemetry: Telemetry = field(default_factory=Telemetry)
+
+    def __post_init__(self) -> None:
+        self.records = Records(self.clock)
+        self.graph = ModelGraph(self.clock)
+        self.one = self.graph.add(call_records())
+
+    def audit(self) -> RecordAudit:
+        """A process of its own: nothing is known but what storage holds."""
+        queues = RawQueues(self.storage.queues, self.storage.blobs)
+        deliveries = Deliveries(self.storage.blobs, self.clock.now)
+        return RecordAudit(self.storage.blobs, deliveries, queues, self.records, self.clock, self.telemetry)
+
+    async def deliver(self, event: Event, received: datetime | None = None) -> None:
+        """What the worker does that has written an event, in a process of its own."""
+        worker = Deliveries(self.storage.blobs, self.clock.now)
+        worker.add(event, received or self.clock.now())
+        await worker.flush()
+
+    async def run(self, *subscriptions: Subscription) -> None:
+        await self.audit().run(subscriptions or (self.one,), self.clock.now() + 2 * MINUTE)
+
+    async def begin(self, *subscriptions: Subscription) -> None:
+        """See the subscription for the first time, long ago, and audit the quiet time since."""
+        await self.run(*subscriptions)
+        self.clock.advance(2 * DAY)
+        await self.run(*subscriptions)
+
+    async def later(self, wait: timedelta = timedelta(hours=11)) -> None:
+        self.clock.advance(wait)
+        await self.run()
+
+    def sent(self) -> list[str]:
+        """The versions that were put on the raw queue, as their events will be named."""
+        envelopes = [parse_envelope(message.body) for message in self.storage.messages["raw-call-records"]]
+        events = [
+            event_of(
+                parse_item(bytes(raw)), None, fallback_id="-", received=START, traceparent="00-1-1-00", backfilled=True
+            )
+            for envelope in envelopes
+            if envelope.backfilled
+            for raw in envelope.notifications
+        ]
+        assert len(events) == sum(len(envelope.notifications) for envelope in envelopes)
+        return [event.id for event in events]
+
+    def state(self, tenant_id: str = TENANT) -> Audit:
+        blobs = self.storage.containers[STATE_CONTAINER]
+        (found,) = (blob for name, blob in blobs.items() if name.startswith(f"call-record-audits/{tenant_id}/"))
+        return msgspec.json.decode(found.data, type=Audit)
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+async def test_silence_while_the_subscription_lives_is_made_up_for(house: House) -> None:
+    await house.begin()
+    for number in range(3):
+        house.records.make(f"r{number}", ago=timedelta(0))
+    await house.deliver(fetched("r1", 1))
+    await house.later()
+    assert house.sent() == ["r0/1", "r2/1"]
+    assert house.telemetry.unnotified_records == 2
+
+
+async def test_what_was_made_up_for_is_not_sent_again(house: House) -> None:
+    """Even where its event has not been written yet, or never will be."""
+    await house.begin()
+    house.records.make("r", ago=timedelta(0))
+    for _ in range(10):
+        await house.later(EVERY)
+    assert house.sent() == ["r/1"]
+
+
+async def test_nothing_is_sent_of_what_the_version_before_delivered(house: House) -> None:
+    house.records.make("before", ago=HOUR)
+    await house.run()
+    house.records.make("while rolling", ago=timedelta(0))
+    for _ in range(20):
+        await house.later(EVERY)
+    assert house.sent() == []
+
+
+async def test_a_version_after_the_delivered_one_is_absent(house: House) -> None:
+    await house.begin()
+    house.records.make("r", ago=timedelta(0))
+    await house.deliver(fetched("r", 1))
+    await house.later()
+    assert house.sent() == []
+    house.records.make("r", 2, ago=timedelta(0))
+    await house.later()
+    assert house.sent() == ["r/2"]
+
+
+@pytest.mark.parametrize("more", [{"endDateTime": None}, {"lastModifiedDateTime": None}])
+async def test_a_record_without_an_end_or_a_time_is_absent_too(house: House, more: dict[str, Any]) -> None:
+    await house.begin()
+    house.records.make("r", ago=timedelta(0), **more)
+    await house.later()
+    assert house.sent() == ["r/1"]
+
+
+async def test_under_notify_the_notification_alone_tells(house: House) -> None:
+    await house.begin()
+    house.records.make("told", ago=timedelta(0))
+    house.records.make("untold", ago=timedelta(0))
+    await house.deliver(notification("told"))
+    await house.later()
+    assert house.sent() == ["untold/1"]
+
+
+async def test_a_notification_may_come_hours_later(house: House) -> None:
+    await house.begin()
+    house.records.make("r", ago=timedelta(0))
+    house.clock.advance(6 * HOUR)
+    await house.run()
+    assert house.sent() == []
+    await house.deliver(notification("r"))
+    await house.later()
+    assert house.sent() == []
+
+
+async def test_what_was_delivered_days_before_the_audit_is_known(house: House) -> None:
+    await house.begin()
+    house.records.make("r", ago=timedelta(0))
+    await house.deliver(fetched("r", 1))
+    await house.later(4 * DAY - HOUR)
+    assert house.records.pages[TENANT]
+    assert house.sent() == []
+
+
+async def test_a_long_list_is_read_a_few_pages_at_a_time(house: House) -> None:
+    await house.begin()
+    house.records.size = 1
+    for number in range(2 * PAGES):
+        house.records.make(f"r{number}", ago=timedelta(0))
+    house.records.pages.clear()
+    await house.later()
+    assert house.records.pages[TENANT] == PAGES
+    runs = 1
+    while house.state().under_way is not None:
+        await house.later(5 * MINUTE)
+        runs += 1
+    assert runs == 3
+    assert house.sent() == [f"r{number}/1" for number in range(2 * PAGES)]
+    assert house.state().audited_until == house.clock.now() - SETTLED - 2 * 5 * MINUTE
+
+
+async def test_the_count_is_that_of_the_whole_audit(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    await house.begin()
+    house.records.size = 1
+    for number in range(PAGES):
+        house.records.make(f"r{number}", ago=timedelta(0))
+    with caplog.at_level("INFO", logger="shared"):
+        await house.later()
+        await house.later(5 * MINUTE)
+    assert f"absent={PAGES}" in caplog.messages[-1]
+
+
+@dataclass
+class Trouble:
+    """Graph's list, until two records were sent on."""
+
+    house: House
+    error: SwitchboardError | Crash
+
+    async def page(self, tenant_id: str, step: Step, link: str | None) -> RecordPage:
+        if len(self.house.sent()) == 2:
+            raise self.error
+        return await self.house.records.page(tenant_id, step, link)
+
+
+async def meet(house: House, error: SwitchboardError | Crash) -> None:
+    """Four records are absent, and two of them found when trouble comes."""
+    await house.begin()
+    for number in range(4):
+        house.records.make(f"r{number}", ago=-number * 6 * HOUR)
+    house.clock.advance(30 * HOUR)
+    troubled = replace(house.audit(), records=Trouble(house, error))
+    await troubled.run((house.one,), house.clock.now() + 2 * MINUTE)
+
+
+@pytest.mark.parametrize(
+    "error", [UnavailableError("Graph", reason="throttled", retry_after=300.0), PermissionDeniedError("403")]
+)
+async def test_one_that_ends_midway_goes_on_where_it_was(house: House, error: SwitchboardError) -> None:
+    await meet(house, error)
+    assert house.sent() == ["r0/1", "r1/1"]
+    under_way = house.state().under_way
+    assert under_way is not None
+    house.records.pages.clear()
+    await house.later(5 * MINUTE)
+    assert house.sent() == [f"r{number}/1" for number in range(4)]
+    assert house.records.pages[TENANT] == len(under_way.steps((), house.clock.now())) - under_way.done
+
+
+async def test_one_whose_worker_dies_sends_nothing_again(house: House) -> None:
+    """Its progress is lost, and its notes are not."""
+
+    def storage(what: str, operation: str, apply: Callable[[], Any]) -> Any:
+        if (what, operation) == (STATE_CONTAINER, "put blob") and house.sent():
+            raise Crash
+        return apply()
+
+    house.storage.fault = storage
+    with pytest.raises(Crash):
+        await meet(house, Crash())
+    assert house.sent() == ["r0/1", "r1/1"]
+    house.storage.fault = lambda _what, _operation, apply: apply()
+    await house.later(5 * MINUTE)
+    assert house.sent() == [f"r{number}/1" for number in range(4)]
+
+
+async def test_a_tenant_in_trouble_costs_the_others_nothing(house: House) -> None:
+    other = house.graph.add(call_records(OTHER_TENANT))
+    await house.begin(house.one, other)
+    house.records.make("ours", ago=timedelta(0))
+    house.records.make("theirs", ago=timedelta(0), tenant_id=OTHER_TENANT)
+    house.clock.advance(11 * HOUR)
+    house.records.errors = [UnavailableError("Graph", reason="throttled")]
+    await house.run(house.one, other)
+    assert house.sent() == ["theirs/1"]
+    assert house.state(OTHER_TENANT).under_way is None
+    await house.run(house.one, other)
+    assert house.sent() == ["theirs/1", "ours/1"]
+
+
+async def test_deliveries_are_told_apart_by_tenant(house: House) -> None:
+    other = house.graph.add(call_records(OTHER_TENANT))
+    await house.begin(house.one, other)
+    house.records.make("r", ago=timedelta(0), tenant_id=OTHER_TENANT)
+    await house.deliver(fetched("r", 1))
+    house.clock.advance(11 * HOUR)
+    await house.run(house.one, other)
+    assert house.sent() == ["r/1"]
+
+
+async def test_past_the_deadline_nothing_is_begun(house: House) -> None:
+    await house.begin()
+    house.clock.advance(11 * HOUR)
+    house.records.pages.clear()
+    await house.audit().run((house.one,), house.clock.now())
+    assert not house.records.pages
+
+
+async def test_two_at_once_send_the_same_and_neither_undoes_the_others_progress(house: House) -> None:
+    await house.begin()
+    house.records.make("r", ago=timedelta(0))
+    house.clock.advance(11 * HOUR)
+    original, once = house.records.page, [True]
+
+    async def overtaken(tenant_id: str, step: Step, link: str | None) -> RecordPage:
+        if once and once.pop():
+            await house.run()
+        return await original(tenant_id, step, link)
+
+    house.records.page = overtaken  # type: ignore[method-assign]
+    await house.run()
+    assert set(house.sent()) == {"r/1"}
+    assert house.state().under_way is None
+
+
+async def test_a_damaged_state_begins_anew_and_says_so(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    await house.begin()
+    blobs = house.storage.containers[STATE_CONTAINER]
+    for name in blobs:
+        blobs[name] = blobs[name]._replace(data=b"[]")
+    await house.later()
+    assert house.state() == first_audit(house.clock.now())
+    assert any("cannot be read" in message for message in caplog.messages)
+
+
+async def test_ids_are_all_that_is_logged(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    await house.begin()
+    house.records.make("r", ago=timedelta(0), organizer="Kim Example", joinWebUrl="https://teams.example/secret")
+    with caplog.at_level("INFO", logger="shared"):
+        await house.later()
+    (line,) = (message for message in caplog.messages if "no notification" in message)
+    assert line.endswith(f"tenant={TENANT} count=1 ids=r")
+    assert not any("Kim" in message or "secret" in message for message in caplog.messages)
+
+
+class TestByHand:
+    async def test_only_what_is_absent_of_that_time_is_sent_with_its_progress(self, house: House) -> None:
+        for number in range(3):
+            house.records.make(f"r{number}", ago=timedelta(0))
+        house.records.make("long before", ago=9 * DAY)
+        await house.deliver(notification("r1"))
+        gap = Gap(START - HOUR, START + HOUR)
+        seen = [found async for found in house.audit().backfill(TENANT, house.one.resource, gap)]
+        assert house.sent() == ["r0/1", "r2/1"]
+        assert (seen[-1].listed, seen[-1].absent) == (3, 2)
+        assert [found.done for found in seen] == [*range(seen[-1].steps), seen[-1].steps]
+
+    async def test_again_it_finds_nothing(self, house: House) -> None:
+        house.records.make("r", ago=timedelta(0))
+        gap = Gap(START - HOUR, START + HOUR)
+        for absent in (1, 0):
+            *_, last = [found async for found in house.audit().backfill(TENANT, house.one.resource, gap)]
+            assert last.absent == absent
+
+    async def test_of_a_filter_its_participants_are_asked_for(self, house: House) -> None:
+        resource = f"communications/callRecords?$filter=participants/any(p:p/id in ('{user(1)}','{user(2)}'))"
+        house.records.make("shared", ago=timedelta(0))
+        *_, last = [found async for found in house.audit().backfill(TENANT, resource, Gap(START - HOUR, START + HOUR))]
+        assert (last.steps, last.listed, last.absent) == (2, 2, 1)
+
+
+class TestDeliveries:
+    async def test_what_comes_together_is_one_write(self, house: House) -> None:
+        worker = Deliveries(house.storage.blobs, house.clock.now)
+        for number in range(50):
+            worker.add(fetched(f"r{number}", 1), START)
+        await worker.flush()
+        assert house.storage.log == [("append blob", DELIVERIES_CONTAINER)]
+
+    async def test_while_storage_is_away_they_wait(self, house: House) -> None:
+        worker = Deliveries(house.storage.blobs, house.clock.now)
+        house.storage.refused.add(DELIVERIES_CONTAINER)
+        worker.add(fetched("r", 1), START)
+        await worker.flush()
+        house.storage.refused.clear()
+        await worker.flush()
+        found = await worker.told(TENANT, START)
+        assert found.knows(listed("r", 1))
+
+    def test_they_are_written_by_themselves_soon_and_then_not_too_often(self) -> None:
+        storage, seconds = StorageModel(), list[float]()
+
+        def fault(what: str, operation: str, apply: Callable[[], Any]) -> Any:
+            if operation == "append blob":
+                seconds.append(asyncio.get_running_loop().time())
+                if seconds[-1] < 50:
+                    raise UnavailableError(what, reason="storage-503")
+            return apply()
+
+        async def work() -> None:
+            storage.fault = fault
+            worker = Deliveries(storage.blobs, lambda: START)
+            for number in range(99):
+                worker.add(fetched(f"r{number}", 1), START)
+                await asyncio.sleep(1)
+            await asyncio.sleep(20)
+            told = await worker.told(TENANT, START)
+            assert all(told.knows(listed(f"r{number}", 1)) for number in range(99))
+
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(work())
+        assert seconds == [1, 16, 31, 46, 61, 76, 91, 106]
+
+    async def test_a_line_that_cannot_be_read_costs_no_other(self, house: House) -> None:
+        worker = Deliveries(house.storage.blobs, house.clock.now)
+        await worker.write(TENANT, [Delivered("a", 1, START)])
+        (name,) = house.storage.names(DELIVERIES_CONTAINER)
+        await house.storage.blobs.append(DELIVERIES_CONTAINER, name, b'["b"]\n\xff\n')
+        await worker.write(TENANT, [Delivered("c", 1, START)])
+        found = await worker.told(TENANT, START)
+        assert found.knows(listed("a", 1))
+        assert found.knows(listed("c", 1))
+
+    @pytest.mark.parametrize("tenant", ["", "../state", None])
+    async def test_what_names_no_tenant_is_passed_over(self, house: House, tenant: str | None) -> None:
+        worker = Deliveries(house.storage.blobs, house.clock.now)
+        worker.add(notification("r", tenantId=tenant), START)
+        await worker.flush()
+        assert house.storage.log == []
