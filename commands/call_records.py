@@ -56,17 +56,18 @@ def backfill(since: Since, until: Until = None, tenant: Tenant = None, as_json: 
         transient=True,
     )
 
-    async def work(workshop: Workshop) -> tuple[Counter[str], dict[str, str]] | str:
-        if tenant is not None and tenant.lower() not in workshop.settings.tenant_ids:
-            return f"the tenant {tenant} is not one of GRAPH_TENANT_IDS"
+    async def work(workshop: Workshop) -> tuple[Counter[str], dict[str, SwitchboardError]] | None:
+        served = workshop.settings.tenant_ids
+        if tenant is not None and tenant.lower() not in served:
+            raise typer.BadParameter(f"--tenant is not one of {', '.join(sorted(served))}")
         wanted = [
             want
             for want in (await workshop.desired.load()).subscriptions
             if want.kind is CALL_RECORDS and (tenant is None or want.tenant_id == tenant.lower())
         ]
         if not wanted:
-            return "nothing asks for call records: subscriptions.toml has no [[callRecords]] for it"
-        counts, problems = Counter({"listed": 0, "absent": 0}), {}
+            return None
+        counts, problems = Counter({"listed": 0, "absent": 0}), dict[str, SwitchboardError]()
         for want in wanted:
             task = progress.add_task(want.tenant_id, total=None, listed=0, absent=0)
             listed = absent = 0
@@ -75,20 +76,20 @@ def backfill(since: Since, until: Until = None, tenant: Tenant = None, as_json: 
                     listed, absent = found.listed, found.absent
                     progress.update(task, completed=found.done, total=found.steps, listed=listed, absent=absent)
             except SwitchboardError as error:
-                problems[want.tenant_id] = error.reason
+                problems[want.tenant_id] = error
             counts.update(listed=listed, absent=absent)
         return counts, problems
 
     with progress:
         result = perform(work, as_json=as_json)
-    if isinstance(result, str):
-        fail(result, reason="not-desired", as_json=as_json)
+    if result is None:
+        fail("the desired state asks for no call records there", reason="not-desired", as_json=as_json)
     counts, problems = result
     if as_json:
-        print_json({**counts, "problems": problems})
+        print_json({**counts, "problems": {name: error.reason for name, error in problems.items()}})
     else:
         console().print(f"{counts['listed']} listed; {counts['absent']} were absent, and their events are on their way")
         for name, problem in problems.items():
-            console(stderr=True).print(f"{name}: {problem}: what was found until then is on its way", style="red")
+            console(stderr=True).print(f"{name}: {problem.reason}: {problem}", style="red", markup=False)
     if problems:
         raise typer.Exit(1)

@@ -15,7 +15,8 @@ from dev.simulator.payloads import build
 from shared import wiring
 from shared.domain.call_records import Coverage
 from shared.domain.events import CloudEvent
-from shared.domain.resources import CALL_RECORDS_QUEUE
+from shared.domain.record_audit import EVERY, SETTLED, Audit
+from shared.domain.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
 from shared.domain.retries import GIVE_UP_AFTER
 from shared.services.state import STATE_CONTAINER
 from tests.integration.app import App, Message
@@ -285,6 +286,57 @@ async def test_what_was_missed_is_fetched_too(fetching: App) -> None:
     (event,) = await events(fetching)
     assert (event.id, event.backfilled) == ("one/1", "true")
     assert len(json.loads(bytes(event.data))["participants_v2"]) == 2
+
+
+async def rewind_the_audit(app: App) -> None:
+    """The audit is due, and all that was delivered in the last days is noted."""
+    (name,) = [name for name in await app.blobs_in(STATE_CONTAINER) if name.startswith("call-record-audits/")]
+    now = app.sim.clock.now()
+    audit = Audit(now - timedelta(days=3), now - SETTLED - 2 * EVERY)
+    await wiring._blobs().put(STATE_CONTAINER, name, msgspec.json.encode(audit))
+
+
+async def test_silence_while_the_subscription_lives(desired: App, caplog: pytest.LogCaptureFixture) -> None:
+    await wiring.renew()
+    for name in ("told", "untold"):
+        record(desired, name, SETTLED + HOUR)
+    record(desired, "fresh", HOUR)  # its notification may still come
+    await desired.post(desired.collection(desired.item(build(Kind.CALL_RECORD_CREATED, Options(id="told"))), tokens=[]))
+    await handle(desired, RAW_QUEUE)
+    (live,) = await events(desired)
+    await wiring._deliveries().flush()
+    for _ in range(2):  # of which the second finds nothing
+        await rewind_the_audit(desired)
+        await wiring.renew()
+        await handle(desired)
+    found = [event for event in await events(desired) if event.id != live.id]
+    assert [(event.key, event.backfilled) for event in found] == [((SOURCE, "untold/1"), "true")]
+    assert sum("no notification" in message for message in caplog.messages) == 1
+
+
+async def test_a_notification_that_comes_after_all_gives_the_same_event(fetching: App) -> None:
+    await wiring.renew()
+    record(fetching, "late", SETTLED + HOUR)
+    await rewind_the_audit(fetching)
+    await wiring.renew()
+    await handle(fetching)
+    await fetching.post(
+        fetching.collection(fetching.item(build(Kind.CALL_RECORD_CREATED, Options(id="late"))), tokens=[])
+    )
+    await handle(fetching)
+    first, second = await events(fetching)
+    assert first.key == second.key == (SOURCE, "late/1")
+
+
+async def test_gaps_come_before_an_audit(desired: App) -> None:
+    await lose_the_subscription(desired, timedelta(hours=6))
+    record(desired, "one", SETTLED + HOUR)
+    await rewind_the_audit(desired)
+    desired.sim.faults.add(Fault("graph", "GET", "communications/callRecords", status=403), times=1)
+    desired.sim.faults.forget_requests()
+    await wiring.renew()
+    assert len((await coverage_of(desired)).gaps) == 1
+    assert len([one for one in desired.sim.faults.requests if "callRecords" in one.path]) == 1
 
 
 @pytest.mark.parametrize(

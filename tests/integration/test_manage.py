@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import aiohttp.connector
 import pytest
@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 from dev import traffic
 from dev.simulator import Fault, Kind
 from dev.simulator.crypto import KeyCertificate
+from dev.simulator.directory import CallRecord
 from dev.simulator.entra import APP_ROLES
 from dev.stack import Stack
 from manage import app as manage
@@ -488,6 +489,39 @@ def problem(name: str) -> dict[str, Any]:
 
 def port_of(url: str) -> str:
     return str(urlsplit(url).port)
+
+
+class TestCallRecords:
+    def test_backfill_writes_what_is_not_noted_as_delivered_and_counts_it(self, stack: Stack) -> None:
+        now = stack.sim.clock.now()
+        stack.sim.directory.call_records.clear()
+        for name in (str(uuid4()), str(uuid4())):
+            stack.sim.directory.call_records[name] = CallRecord(name, now - timedelta(hours=1), modified=now)
+        since = f"{now - timedelta(minutes=30):%Y-%m-%dT%H:%M}"
+        found = run_json("call-records", "backfill", "--since", since)
+        assert found == {"listed": 2, "absent": 2, "problems": {}}
+        wait_for(lambda: count(stack, "call-record-events") > 0)  # in as many messages as there were pages
+
+        again = run("call-records", "backfill", "--since", since, "--tenant", stack.sim.tenants[0].upper())
+        assert again.exit_code == 0
+        assert "2 listed; 0 were absent" in again.output
+
+    def test_backfill_says_why_it_stops(self, stack: Stack) -> None:
+        stack.sim.faults.add(Fault("graph", "GET", "communications/callRecords", status=403))
+        found = run_json("call-records", "backfill", "--since", "2026-11-01", exit_code=1)
+        assert found["problems"] == {stack.sim.tenants[0]: "permission"}
+
+    def test_backfill_without_call_records(self, stack: Stack, desire: Callable[[str], None]) -> None:
+        desire(UNWANTED)
+        found = run_json("call-records", "backfill", "--since", "2026-11-01", exit_code=1)
+        assert found["error"]["reason"] == "not-desired"
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [("--since", "yesterday"), ("--since", "2026-11-02", "--until", "2026-11-01"), ("--tenant", str(UUID(int=1)))],
+    )
+    def test_backfill_of_what_cannot_be_is_refused(self, stack: Stack, arguments: tuple[str, ...]) -> None:
+        assert run("call-records", "backfill", "--since", "2026-11-01", *arguments).exit_code == 2
 
 
 def count(stack: Stack, queue: str) -> int:
