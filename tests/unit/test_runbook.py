@@ -15,6 +15,7 @@ RUNBOOK = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 ELSEWHERE = {
     "shared.services.receive",
     "shared.domain.collection",
+    "shared.services.deliveries",
     "shared.services.replay",
     "shared.services.self_test",
     "shared.adapters.http",
