@@ -34,6 +34,7 @@ _KEY_SIZES: Final = range(2048, 4097)  # "Set up change notifications that inclu
 _MEGABYTES_A_DAY: Final = 200  # an idle process sends about 6 (docs/telemetry.md)
 _EXPIRES_SOON: Final = timedelta(days=30)
 _COUNTED: Final = 1000
+_LISTED: Final = 5  # one by one
 _VALIDATION: Final = "Validation: doctor +%20&ä"  # what an endpoint that echoes carelessly would get wrong
 _LOGIN: Final = "run: python manage.py login"
 _APPLY: Final = "the next renewal run mends it; python manage.py subscriptions apply does so now"
@@ -86,6 +87,8 @@ async def examine(workshop: Workshop) -> list[Check]:
         _handshakes,
         _subscriptions,
         _timer,
+        _kept,
+        _client_state,
         _functions,
         _raw_messages,
         _poison,
@@ -344,18 +347,57 @@ def _failure(failure: Failure) -> Check:
 async def _timer(workshop: Workshop) -> list[Check]:
     name = "renewal timer"
     try:
-        state = await workshop.renewal_states.latest()
+        renewals = await workshop.renewal_states.latest()
     except UnavailableError:
         return []  # the check of storage has said so
     remedy = "see that renew_subscriptions is enabled, RENEWAL_SCHEDULE is valid, and what its log says"
+    now, state = workshop.clock.now(), renewals.last
+    if (trouble := renewals.trouble(now)) is not None:
+        return [_problem(name, trouble.text, f"{_remedy([trouble.text])}; the log of renew_subscriptions says more")]
     if state is None:
         return [_problem(name, "no run has finished yet", remedy)]
-    ago = workshop.clock.now() - state.finished
+    ago = now - state.finished
     if ago > RENEWAL_OVERDUE:
         return [_problem(name, f"the last run was {span(ago)} ago", remedy)]
     if state.failures:
         return [_problem(name, f"the last run, {span(ago)} ago: {'; '.join(state.failures)}", _remedy(state.failures))]
     return [_ok(name, f"the last run was {span(ago)} ago")]
+
+
+async def _kept(workshop: Workshop) -> list[Check]:
+    """What Graph does not renew, and what becomes of it."""
+    try:
+        state = (await workshop.renewal_states.latest()).last
+    except UnavailableError:
+        return []  # the check of storage has said so
+    return [
+        _warning(
+            f"kept subscription {kept.id}",
+            f"{kept.kind}, not renewed by Graph ({kept.reason}); every run tries again, "
+            + (f"it is replaced from {kept.replaced_from:%Y-%m-%d %H:%M} UTC on, " if kept.replaced_from else "")
+            + f"and it ends at {kept.expires:%Y-%m-%d %H:%M} UTC",
+            "nothing, if the reason is gone by then; docs/subscriptions.md, DELETE comes last, says what happens",
+        )
+        for kept in (() if state is None else state.kept[:_LISTED])
+    ]
+
+
+async def _client_state(workshop: Workshop) -> list[Check]:
+    """Whether the previous client state can be taken away."""
+    name = "previous client state"
+    try:
+        state = (await workshop.renewal_states.latest()).last
+    except UnavailableError:
+        return []  # the check of storage has said so
+    if state is None or len(workshop.settings.client_states) == 1:
+        return []
+    ago = f"the run of {span(workshop.clock.now() - state.finished)} ago"
+    keep = "keep CLIENT_STATE_PREVIOUS until none does, and four hours longer"
+    if state.previous_client_state:
+        return [_warning(name, f"{state.previous_client_state} still carry it, says {ago}", keep)]
+    if not state.lists_whole:
+        return [_warning(name, f"{ago} saw none that carries it, but Graph did not give the whole list", keep)]
+    return [_ok(name, f"none carries it, says {ago}: four hours after the last, CLIENT_STATE_PREVIOUS can go")]
 
 
 async def _functions(workshop: Workshop) -> list[Check]:

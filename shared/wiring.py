@@ -367,7 +367,7 @@ def _decryptor() -> "Decryptor":
 async def _emergencies_expected() -> bool:
     from shared.domain.resources import EMERGENCY_CALL_EVENTS
 
-    state = await _renewal_states().latest()
+    state = (await _renewal_states().latest()).last
     return state is not None and state.by_kind.get(EMERGENCY_CALL_EVENTS.key, 0) > 0
 
 

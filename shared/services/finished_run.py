@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from shared.domain.errors import UnavailableError
+from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.domain.graph import Subscription
 from shared.services.renew import RenewalReport
 from shared.services.renewal_state import RenewalStates, lives_by_kind
@@ -53,13 +53,15 @@ class FinishedRuns:
 
         Raises:
             UnavailableError: nothing at all could be done; the counts of the last good run are kept.
+            MalformedInputError: the run is of no tenant of ours.
         """
-        beginning = asyncio.create_task(self._keep(self.states.begin(by)))  # renewal does not wait for storage
+        beginning = asyncio.create_task(self._begin(by))  # renewal does not wait for storage
         try:
             report = await run
-        except UnavailableError as error:
-            self.telemetry.renewal_failed()
-            await self._keep(self.states.fail(by, error.reason))
+        except MalformedInputError:
+            raise
+        except Exception as error:
+            await self._fail(by, error.reason if isinstance(error, SwitchboardError) else "unexpected")
             raise
         finally:
             await beginning
@@ -80,6 +82,15 @@ class FinishedRuns:
         await self._keep(self.states.save(report, by))
         await self._keep(self.coverage.observe(report.call_records))
         return report
+
+    async def _begin(self, by: Runner) -> None:
+        if by is not Runner.LIFECYCLE:  # it is of one tenant, and its message comes again if it does not end
+            await self._keep(self.states.begin(by))
+
+    async def _fail(self, by: Runner, reason: str) -> None:
+        self.telemetry.renewal_failed()
+        if by is not Runner.LIFECYCLE:
+            await self._keep(self.states.fail(by, reason))
 
     @staticmethod
     async def _keep(saving: Awaitable[None]) -> None:

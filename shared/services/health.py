@@ -14,7 +14,7 @@ from shared.domain.graph import SIGN_IN_REQUIRED
 from shared.domain.resources import CALL_RECORDS_QUEUE, EMERGENCY_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUE
 from shared.services.function_runs import Runs
 from shared.services.poison import STUCK_AFTER
-from shared.services.renewal_state import RenewalState
+from shared.services.renewal_state import Renewals
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Certificates(Protocol):
 
 
 class RenewalStates(Protocol):
-    async def latest(self) -> RenewalState | None: ...
+    async def latest(self) -> Renewals: ...
 
 
 class Poison(Protocol):
@@ -173,10 +173,12 @@ class HealthChecks:
 
     async def subscriptions(self) -> Check:
         """Whether renewal runs, and the last run found all subscriptions alive."""
-        state = await self.renewals.latest()
+        renewals, now = await self.renewals.latest(), self.now()
+        if (trouble := renewals.trouble(now)) is not None:
+            return Check(ok=False, problem=trouble.text, reason=trouble.reason)
+        state = renewals.last
         if state is None:
             return Check(ok=False, problem="no renewal run has finished yet", reason="no-run")
-        now = self.now()
         if now - state.finished > RENEWAL_OVERDUE:
             return Check(ok=False, problem="the renewal timer does not run", reason="overdue")
         if state.nearest_expiry is not None and state.nearest_expiry <= now:

@@ -30,7 +30,7 @@ from shared.domain.errors import (
 )
 from shared.domain.execution import Outcome, Result, Terms
 from shared.domain.graph import Call, Reply, Subscription
-from shared.domain.memory import Changes, Memory, recalled
+from shared.domain.memory import Changes, Memory, Names, recalled
 from shared.domain.notifications import is_plain_id
 from shared.domain.subscriptions import (
     Action,
@@ -100,12 +100,25 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """A subscription that Graph does not renew, or not with what is current.
+
+    It is replaced from `replaced_from` on; None if nobody wants it.
+    """
+
+    subscription: Subscription
+    reason: str
+    replaced_from: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class RenewalReport:
     """What a run did.
 
     `nearest` is the shortest remaining life among the live subscriptions of ours at its end; `call_records` are those
     of call records that are as desired, for these have a past that can be looked up. `previous_client_state` counts the
-    live ones that still carry it. A run is `whole` if it was for all tenants.
+    live ones that still carry it. `lists_whole` says whether Graph's lists were read to their ends. A run is `whole` if
+    it was for all tenants.
     """
 
     started: datetime
@@ -118,6 +131,8 @@ class RenewalReport:
     subscriptions: tuple[Subscription, ...] = ()  # all that are live, the nearest to its end first
     call_records: tuple[Subscription, ...] = ()
     previous_client_state: int = 0
+    kept: tuple[Kept, ...] = ()  # the nearest to its end first
+    lists_whole: bool = True
     whole: bool = True
 
     @property
@@ -483,6 +498,7 @@ class _Ending:
 
     def report(self) -> RenewalReport:
         live = sorted(self._live(), key=lambda one: one.expires)
+        kept = tuple(sorted(self._kept(), key=lambda kept: kept.subscription.expires))
         standings = Counter(self.endpoint.standing(one.notification_url)[0] for one in live)
         return RenewalReport(
             started=self.started,
@@ -490,42 +506,51 @@ class _Ending:
             desired=sum(len(tenant.wanted) for tenant in self.tenants),
             live=len(live),
             outcomes=Counter(result.outcome for result in self.results),
-            failures=_summary((*self._all_troubles(), *self._undone())),
+            failures=_summary((*self._all_troubles(), *self._undone(kept))),
             nearest=min((one.expires - self.now for one in live), default=None),
             subscriptions=tuple(live),
             call_records=tuple(self._of_call_records()),
             previous_client_state=standings[Standing.PREVIOUS],
+            kept=kept,
+            lists_whole=all(trouble.stage is not Stage.LIST for trouble in self._all_troubles()),
             whole=self.whole,
         )
 
     def _all_troubles(self) -> Iterator[Trouble]:
         return itertools.chain(self.troubles, *(tenant.troubles for tenant in self.tenants))
 
-    def _undone(self) -> Iterator[Trouble]:
+    def _undone(self, kept: Iterable[Kept]) -> Iterator[Trouble]:
+        what_next = {one.subscription.id: self._what_next(one) for one in kept}
         for result in self.results:
             if result.error is None:
                 continue
             stage = _STAGES.get(type(result.error), Stage.SUBSCRIPTION)
             kind, one = result.action.kind, result.subscription
-            what_next = self._what_next(result) if result.outcome is Outcome.KEPT else None
             yield Trouble(
                 result.action.tenant_id,
                 stage,
                 result.error,
                 None if kind is None else kind.key,
                 None if one is None else one.id,
-                what_next,
+                what_next.get(one.id) if one is not None and result.outcome is Outcome.KEPT else None,
             )
 
-    def _what_next(self, result: Result) -> str | None:
-        one = result.subscription
-        if one is None:
-            return None
-        last = one.expires - last_resort(one, self.lifetimes)
-        return (
-            f"it is kept, and tried again by every run; from {last:%Y-%m-%d %H:%M} UTC on it is replaced, "
-            f"and it ends at {one.expires:%Y-%m-%d %H:%M} UTC"
-        )
+    def _kept(self) -> Iterator[Kept]:
+        for tenant in self.tenants:
+            results = [result for result in tenant.results if result.outcome is Outcome.KEPT]
+            names = Names(want.resource for want in tenant.wanted if results)
+            for result in results:
+                one, reason = result.subscription, str(result.action.reason)
+                if one is not None:
+                    is_wanted = names.recognised(one.resource) is not None
+                    last = one.expires - last_resort(one, self.lifetimes) if is_wanted else None
+                    yield Kept(one, reason if result.error is None else result.error.reason, last)
+
+    @staticmethod
+    def _what_next(kept: Kept) -> str:
+        replaced = f"from {kept.replaced_from:%Y-%m-%d %H:%M} UTC on it is replaced, and " if kept.replaced_from else ""
+        ends = kept.subscription.expires
+        return f"it is kept, and tried again by every run; {replaced}it ends at {ends:%Y-%m-%d %H:%M} UTC"
 
     def _live(self) -> Iterator[Subscription]:
         for tenant in self.tenants:

@@ -1,9 +1,11 @@
 """What the last renewal run found, kept where every worker can read it."""
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 import msgspec
@@ -22,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 _LISTED: Final = 50  # one by one; ten thousand would be a megabyte to be read by everybody who asks how things are
 _UNKNOWN_KIND: Final = "unknown"
+_LONGEST_RUN: Final = timedelta(minutes=12)  # host.json's functionTimeout: then the host ends its worker
 
 
 class SubscriptionState(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,11 +36,24 @@ class SubscriptionState(msgspec.Struct, frozen=True, kw_only=True):
     life: float | None = None
 
 
+class KeptSubscription(msgspec.Struct, frozen=True, kw_only=True):
+    """One that Graph does not renew, or not with what is current: every run tries again.
+
+    It is replaced from `replaced_from` on, unless nobody desires it (None), and ends at `expires`.
+    """
+
+    id: str
+    kind: str
+    reason: str
+    replaced_from: datetime | None
+    expires: datetime
+
+
 class RenewalState(msgspec.Struct, frozen=True, kw_only=True):
-    """The last run that came to its end, and what has happened since.
+    """The last run that came to its end.
 
     `nearest_expiry` is when the subscription nearest to its end ends; None where there is none. `by` is who asked for
-    the run. `begun` is when the last run began, `failed` when and why one came to nothing after the one told here.
+    the run. `lists_whole`: Graph's lists were read to their ends, and so the counts are of all that there is.
     """
 
     finished: datetime
@@ -50,8 +66,8 @@ class RenewalState(msgspec.Struct, frozen=True, kw_only=True):
     subscriptions: tuple[SubscriptionState, ...] = ()  # those nearest to their end
     by: str = "timer"
     previous_client_state: int = 0  # live ones that still carry it
-    begun: datetime | None = None
-    failed: "FailedRun | None" = None
+    lists_whole: bool = True
+    kept: tuple[KeptSubscription, ...] = ()  # those nearest to their end
 
 
 class FailedRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,14 +78,49 @@ class FailedRun(msgspec.Struct, frozen=True, kw_only=True):
     by: str = "timer"
 
 
+class BegunRun(msgspec.Struct, frozen=True, kw_only=True):
+    """The last run that began; `first` is when the first began of those after which none has ended."""
+
+    at: datetime
+    by: str = "timer"
+    first: datetime | None = None
+
+    @property
+    def since(self) -> datetime:
+        return self.first or self.at
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is wrong with renewal as a whole; `reason` is a short, stable word."""
+
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renewals:
+    """How renewal stands: the last run that came to its end, and what has happened since then."""
+
+    last: RenewalState | None
+    failed: FailedRun | None = None
+    begun: BegunRun | None = None
+
+    def trouble(self, now: datetime) -> Trouble | None:
+        """Why nothing is known to be well: a run that can have ended no more, or that could do nothing at all."""
+        begun, failed = self.begun, self.failed
+        if begun is not None and now - begun.since > _LONGEST_RUN:
+            text = f"a run (by {begun.by}) began at {begun.since:%H:%M} UTC, and none has come to its end since"
+            return Trouble("run-without-end", text)
+        if failed is not None:
+            text = f"the run of {failed.at:%H:%M} UTC (by {failed.by}) could do nothing at all: {failed.reason}"
+            return Trouble("run-failed", text)
+        return None
+
+
 class StateBlobs(Protocol):
     async def put(self, container: str, name: str, data: bytes) -> str: ...
     async def get(self, container: str, name: str) -> bytes | None: ...
-
-
-class _Beginning(msgspec.Struct, frozen=True, kw_only=True):
-    at: datetime
-    by: str = "timer"
 
 
 class RenewalStates:
@@ -85,7 +136,9 @@ class RenewalStates:
         Raises:
             UnavailableError: storage did not take it.
         """
-        await self._blobs.put(STATE_CONTAINER, _BEGUN, msgspec.json.encode(_Beginning(at=self._now(), by=by)))
+        now, before = self._now(), (await self.latest()).begun
+        begun = BegunRun(at=now, by=by, first=now if before is None else before.since)
+        await self._blobs.put(STATE_CONTAINER, _BEGUN, msgspec.json.encode(begun))
 
     async def fail(self, by: str, reason: str) -> None:
         """Note that a run could do nothing; the counts of the one before stay.
@@ -123,24 +176,35 @@ class RenewalStates:
             failures=tuple(f"{found.what}: {found.reason} x {found.count}" for found in report.failures),
             by=by,
             previous_client_state=report.previous_client_state,
+            lists_whole=report.lists_whole,
+            kept=tuple(
+                KeptSubscription(
+                    id=kept.subscription.id,
+                    kind=_kind(kept.subscription),
+                    reason=kept.reason,
+                    replaced_from=kept.replaced_from,
+                    expires=kept.subscription.expires,
+                )
+                for kept in report.kept[:_LISTED]
+            ),
         )
         await self._blobs.put(STATE_CONTAINER, _NAME, msgspec.json.encode(state))
 
-    async def latest(self) -> RenewalState | None:
-        """The last run's state; None where no run has finished yet.
+    async def latest(self) -> Renewals:
+        """The last run's state, and what has happened since.
 
         Raises:
             UnavailableError: storage did not answer.
         """
-        state = await self._read(_NAME, RenewalState)
-        if state is None:
-            return None
-        begun, failed = await self._read(_BEGUN, _Beginning), await self._read(_FAILED, FailedRun)
-        return msgspec.structs.replace(
-            state,
-            begun=None if begun is None else begun.at,
-            failed=failed if failed is not None and failed.at > state.finished else None,
+        last, failed, begun = await asyncio.gather(
+            self._read(_NAME, RenewalState), self._read(_FAILED, FailedRun), self._read(_BEGUN, BegunRun)
         )
+        if failed is not None and last is not None and failed.at <= last.finished:
+            failed = None
+        ends = [*([] if last is None else [last.finished]), *([] if failed is None else [failed.at])]
+        if begun is not None and any(end >= begun.since for end in ends):
+            begun = None
+        return Renewals(last, failed, begun)
 
     async def _read[T](self, name: str, kind: type[T]) -> T | None:
         """A blob's content; None where there is none, or none that can be read."""

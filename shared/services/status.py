@@ -17,13 +17,13 @@ from shared.services.activity import ActivityBlobs, Happening, recent_activity
 from shared.services.health import Check, Report
 from shared.services.poison import POISON_QUEUES, STUCK_AFTER
 from shared.services.quarantine import QUARANTINE_CONTAINER
-from shared.services.renewal_state import RenewalState
+from shared.services.renewal_state import KeptSubscription, Renewals
 
 MAX_QUARANTINED: Final = 5000
 """Where counting stops: one page of a list."""
 
 _SECONDS: Final = 5.0  # for each section
-_NEAR_ITS_END: Final = 0.25  # of its longest life; renewal comes at half
+_NEAR_ITS_END: Final = 0.25  # of the life that Graph granted; renewal comes at half
 _LATE_AFTER: Final = {
     **dict.fromkeys(RAW_QUEUES, timedelta(minutes=1)),
     EMERGENCY_QUEUE: timedelta(seconds=10),
@@ -52,7 +52,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SubscriptionRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A subscription. `life_left` is from 0 to 1, of the longest life that Graph gives its kind."""
+    """A subscription. `life_left` is from 0 to 1, of the life that Graph granted; else, of the longest of its kind."""
 
     id: str
     kind: str
@@ -63,23 +63,41 @@ class SubscriptionRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
 
 
 class Subscriptions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """All of the last renewal run's by kind, and those nearest to their end one by one."""
+    """All of the last renewal run's by kind, and those nearest to their end one by one.
+
+    `previous_client_state` counts the live ones that still carry it; it is of all of them if the `lists_whole`.
+    """
 
     level: Level
     desired: int
     live: int
+    previous_client_state: int
+    lists_whole: bool
     by_kind: dict[str, int]
     nearest: list[SubscriptionRow]
 
 
+class KeptRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A subscription that Graph does not renew: every run tries again, and it is replaced from a time on."""
+
+    id: str
+    kind: str
+    reason: str
+    replaced_from: datetime | None
+    expires: datetime
+
+
 class Renewal(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The last renewal run."""
+    """The last renewal run that came to its end; `trouble` is what has happened since."""
 
     level: Level
+    trouble: str | None
     finished: datetime
     seconds_ago: float
+    by: str
     outcomes: dict[str, int]
     failures: list[str]
+    kept: list[KeptRow]
 
 
 class QueueRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -151,7 +169,7 @@ class HealthSource(Protocol):
 
 
 class RenewalSource(Protocol):
-    async def latest(self) -> RenewalState | None: ...
+    async def latest(self) -> Renewals: ...
 
 
 class PoisonSource(Protocol):
@@ -196,7 +214,7 @@ class StatusReader:
         return Checks(level=Level.WELL if report.well else Level.BAD, checks=report.checks)
 
     async def _subscriptions(self) -> Subscriptions | Problem:
-        state = await self.renewals.latest()
+        state = (await self.renewals.latest()).last
         if state is None:
             return _NO_RUN
         now = self.now()
@@ -204,7 +222,8 @@ class StatusReader:
         for one in state.subscriptions:
             left = (one.expires - now).total_seconds()
             kind = CATALOGUE.get(one.kind)
-            share = 0.0 if kind is None else min(max(left / kind.max_lifetime.total_seconds(), 0.0), 1.0)
+            life = one.life if one.life or kind is None else kind.max_lifetime.total_seconds()
+            share = min(max(left / life, 0.0), 1.0) if life else 0.0
             level = Level.BAD if left <= 0 else Level.ATTENTION if share < _NEAR_ITS_END else Level.WELL
             rows.append(
                 SubscriptionRow(
@@ -223,22 +242,30 @@ class StatusReader:
             level=_worst(levels),
             desired=state.desired,
             live=state.live,
+            previous_client_state=state.previous_client_state,
+            lists_whole=state.lists_whole,
             by_kind=dict(state.by_kind),
             nearest=rows,
         )
 
     async def _renewal(self) -> Renewal | Problem:
-        state = await self.renewals.latest()
+        renewals, now = await self.renewals.latest(), self.now()
+        trouble, state = renewals.trouble(now), renewals.last
         if state is None:
-            return _NO_RUN
-        ago = self.now() - state.finished
-        level = Level.BAD if ago > _RENEWAL_OVERDUE else Level.ATTENTION if state.failures else Level.WELL
+            return _NO_RUN if trouble is None else Problem(problem=trouble.text, level=Level.BAD)
+        ago = now - state.finished
+        found = None if trouble is None else trouble.text
+        if found is None and ago > _RENEWAL_OVERDUE:
+            found = "the timer does not run"
         return Renewal(
-            level=level,
+            level=Level.BAD if found is not None else Level.ATTENTION if state.failures else Level.WELL,
+            trouble=found,
             finished=state.finished,
             seconds_ago=ago.total_seconds(),
+            by=state.by,
             outcomes=dict(state.outcomes),
             failures=list(state.failures),
+            kept=[_kept_row(one) for one in state.kept],
         )
 
     async def _queues(self) -> Queues:
@@ -287,6 +314,10 @@ class StatusReader:
             refused=refused,
             emergencies=totals[Happening.EXPRESS],
         )
+
+
+def _kept_row(one: KeptSubscription) -> KeptRow:
+    return KeptRow(id=one.id, kind=one.kind, reason=one.reason, replaced_from=one.replaced_from, expires=one.expires)
 
 
 _NO_RUN: Final = Problem(problem="no renewal run has finished yet", level=Level.ATTENTION)

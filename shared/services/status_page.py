@@ -102,6 +102,11 @@ def _subscriptions(found: Subscriptions) -> str:
     )
     shown = len(found.nearest)
     note = f'<p class="soft">the {shown} nearest to their end</p>' if shown < found.live else ""
+    if found.previous_client_state:
+        count = found.previous_client_state
+        note = f'<p class="soft">{count:,} of them still carry the previous client state</p>{note}'
+    if not found.lists_whole:
+        note = f'<p class="soft">Graph did not give the whole list: there may be more</p>{note}'
     return f"<p>{escape(counts)}</p>{note}" + _table(("kind and id", "life left", "#"), rows)
 
 
@@ -109,8 +114,24 @@ def _renewal(found: Renewal) -> str:
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in found.outcomes.items()) or "nothing to do"
     failures = "".join(f'<p class="problem attention">{escape(failure)}</p>' for failure in found.failures)
     text = f"{_span(found.seconds_ago)} ago ({found.finished:%Y-%m-%d %H:%M:%S} UTC): {outcomes}"
-    overdue = '<p class="problem bad">the timer does not run</p>' if found.level is Level.BAD else ""
-    return f"<p>{escape(text)}</p>{overdue}{failures}"
+    trouble = "" if found.trouble is None else f'<p class="problem bad">{escape(found.trouble)}</p>'
+    return f"{trouble}<p>{escape(text)}</p>{failures}{_kept(found)}"
+
+
+def _kept(found: Renewal) -> str:
+    if not found.kept:
+        return ""
+    rows = (
+        (
+            f"<td>{escape(row.kind)} <code>{escape(row.id)}</code></td>",
+            _cell(row.reason),
+            _cell("" if row.replaced_from is None else f"{row.replaced_from:%m-%d %H:%M}", "number"),
+            _cell(f"{row.expires:%m-%d %H:%M}", "number"),
+        )
+        for row in found.kept
+    )
+    note = '<p class="soft">not renewed by Graph, or not with what is current, and kept: every run tries again</p>'
+    return note + _table(("kind and id", "why", "#replaced from (UTC)", "#ends (UTC)"), rows)
 
 
 def _queues(found: Queues) -> str:

@@ -124,7 +124,7 @@ async def test_a_tenant_without_consent_does_not_hold_up_the_other(
     app.sim.faults.add(Fault("login", path=f"{OTHER_TENANT}/oauth2", status=401), times=None)
     await wiring.renew()
     assert [found.tenant_id for found in app.sim.graph.subscriptions] == [TENANT]
-    state = await wiring._renewal_states().latest()
+    state = (await wiring._renewal_states().latest()).last
     assert state is not None
     assert "list: credential x 1" in state.failures
 

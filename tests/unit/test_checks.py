@@ -8,13 +8,24 @@ from typing import Any
 import msgspec
 import pytest
 
-from commands.checks import Check, State, _functions, _ingestion, _poison, _raw_messages, _reception, _timer
+from commands.checks import (
+    Check,
+    State,
+    _client_state,
+    _functions,
+    _ingestion,
+    _kept,
+    _poison,
+    _raw_messages,
+    _reception,
+    _timer,
+)
 from commands.terminal import span
 from shared.domain.errors import UnavailableError
 from shared.services.activity import Activity, Happening
 from shared.services.function_runs import FunctionRuns, Runs
 from shared.services.poison import PoisonStates
-from shared.services.renewal_state import RenewalState
+from shared.services.renewal_state import BegunRun, FailedRun, KeptSubscription, Renewals, RenewalState
 from tests.storage_model import StorageModel
 from tests.unit.state_blobs import Version
 
@@ -28,6 +39,9 @@ class Workshop:
     ages: dict[str, timedelta] = field(default_factory=dict)
     left: dict[str, datetime] = field(default_factory=dict)
     state: RenewalState | None = None
+    failed: FailedRun | None = None
+    begun: BegunRun | None = None
+    client_states: tuple[str, ...] = ("current", "previous")
     runs: Runs | None = None
     storage: bool = True
 
@@ -37,6 +51,10 @@ class Workshop:
 
     @property
     def renewal_states(self) -> "Workshop":
+        return self
+
+    @property
+    def settings(self) -> "Workshop":
         return self
 
     @property
@@ -66,9 +84,9 @@ class Workshop:
         self._reach()
         return None if self.runs is None else Version(msgspec.json.encode(self.runs), "1")
 
-    async def latest(self) -> RenewalState | None:
+    async def latest(self) -> Renewals:
         self._reach()
-        return self.state
+        return Renewals(self.state, self.failed, self.begun)
 
     def _reach(self) -> None:
         if not self.storage:
@@ -130,6 +148,55 @@ async def test_a_timer_that_does_not_do_its_work(state: RenewalState | None, rem
     assert remedy in str(found.remedy)
 
 
+@pytest.mark.parametrize("state", [None, finished(timedelta(minutes=4))])
+@pytest.mark.parametrize(
+    ("failed", "begun", "found", "remedy"),
+    [
+        (FailedRun(at=NOW, reason="unreachable"), None, "could do nothing at all: unreachable", "the other checks"),
+        (FailedRun(at=NOW, reason="sign-in-required"), None, "sign-in-required", "manage.py login"),
+        (None, BegunRun(at=NOW - timedelta(minutes=13)), "none has come to its end", "log of renew_subscriptions"),
+    ],
+)
+async def test_a_run_that_failed_as_a_whole_or_never_ended(
+    state: RenewalState | None, failed: FailedRun | None, begun: BegunRun | None, found: str, remedy: str
+) -> None:
+    told = await one(_timer, Workshop(state=state, failed=failed, begun=begun))
+    assert (told.state, found in told.found, remedy in str(told.remedy)) == (State.PROBLEM, True, True)
+
+
+async def test_what_graph_does_not_renew_is_told_with_what_happens_next() -> None:
+    assert await _kept(Workshop()) == []  # type: ignore[arg-type]
+    kept = KeptSubscription(
+        id="a", kind="callEvents", reason="rejected", replaced_from=NOW, expires=NOW + timedelta(hours=6)
+    )
+    unwanted = msgspec.structs.replace(kept, id="b", replaced_from=None)
+    state = msgspec.structs.replace(finished(timedelta(0)), kept=(kept, unwanted))
+    first, second = await _kept(Workshop(state=state))  # type: ignore[arg-type]
+    assert first.state is State.WARNING
+    assert first.found == (
+        "callEvents, not renewed by Graph (rejected); every run tries again, it is replaced from 2026-01-01 00:00 UTC "
+        "on, and it ends at 2026-01-01 06:00 UTC"
+    )
+    assert second.found.endswith("every run tries again, and it ends at 2026-01-01 06:00 UTC")
+
+
+@pytest.mark.parametrize(
+    ("count", "whole", "state", "found"),
+    [
+        (7, True, State.WARNING, "7 still carry it"),
+        (0, False, State.WARNING, "did not give the whole list"),
+        (0, True, State.OK, "none carries it, says the run of 4 min ago"),
+    ],
+)
+async def test_whether_the_previous_client_state_can_go(count: int, whole: bool, state: State, found: str) -> None:
+    last = finished(timedelta(minutes=4))
+    workshop = Workshop(state=msgspec.structs.replace(last, previous_client_state=count, lists_whole=whole))
+    told = await one(_client_state, workshop)
+    assert (told.state, found in told.found) == (state, True)
+    workshop.client_states = ("current",)
+    assert await _client_state(workshop) == []  # type: ignore[arg-type]
+
+
 async def test_a_timer_that_does() -> None:
     assert (await one(_timer, Workshop(state=finished(timedelta(minutes=4))))).state is State.OK
 
@@ -156,7 +223,7 @@ async def test_functions_whose_time_has_not_come(runs: Runs | None) -> None:
     assert (await one(_functions, Workshop(runs=runs))).state is State.OK
 
 
-@pytest.mark.parametrize("check", [_raw_messages, _poison, _timer, _functions])
+@pytest.mark.parametrize("check", [_raw_messages, _poison, _timer, _kept, _client_state, _functions])
 async def test_what_storage_does_not_tell_is_said_by_the_check_of_storage(check: Any) -> None:
     assert await check(Workshop(storage=False)) == []
 

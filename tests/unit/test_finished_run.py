@@ -3,21 +3,24 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import msgspec
 import pytest
 
+from shared.domain import graph
+from shared.domain.desired import DesiredState
 from shared.domain.errors import UnavailableError
 from shared.domain.execution import Outcome
 from shared.domain.graph import Subscription
 from shared.services.finished_run import FinishedRuns, Runner
 from shared.services.lifecycle import Lifecycle
 from shared.services.renew import RenewalReport
-from shared.services.renewal_state import RenewalStates
+from shared.services.renewal_state import RenewalState, RenewalStates
 from shared.services.telemetry import Life
-from tests.unit.model_graph import OTHER_TENANT, TENANT, call_events, call_records
+from tests.unit import model_graph as model
+from tests.unit.model_graph import ENDPOINT, OTHER_TENANT, TENANT, call_events, call_records
 from tests.unit.state_blobs import StateBlobs
 from tests.unit.test_renew import HOUR, House
 
@@ -53,14 +56,30 @@ class Ending:
     async def run(self, by: Runner = Runner.TIMER) -> RenewalReport:
         return await self.runs.see(self.house.process().run(), by)
 
+    async def last(self) -> RenewalState:
+        state = (await self.states.latest()).last
+        assert state is not None
+        return state
+
+    async def trouble(self) -> str:
+        """What is said of how renewal stands now; nothing where all is well."""
+        trouble = (await self.states.latest()).trouble(self.house.clock.now())
+        return "" if trouble is None else f"{trouble.reason}: {trouble.text}"
+
+    def cut_off(self) -> None:
+        """Graph and Entra ID are away."""
+        self.house.graph.list_errors = {
+            tenant_id: UnavailableError("Graph", reason="unreachable") for tenant_id in (TENANT, OTHER_TENANT)
+        }
+
 
 async def test_every_run_leaves_the_same_behind_and_says_who_asked_for_it() -> None:
     for by in Runner:
         ending = Ending()
         await ending.run(by)
-        state = await ending.states.latest()
-        assert state is not None
-        assert (state.by, state.live, state.failed, state.begun) == (by, 3, None, state.finished)
+        renewals = await ending.states.latest()
+        assert (renewals.last, renewals.failed, renewals.begun) == (await ending.last(), None, None)
+        assert ((await ending.last()).by, (await ending.last()).live) == (by, 3)
         assert ending.ends.outcomes == [{Outcome.CREATED: 3}]
         assert {one.resource for one in ending.ends.observed} == {"communications/callRecords"}
 
@@ -71,44 +90,149 @@ async def test_lives_are_told_as_graph_granted_them() -> None:
     ending.house.clock.advance(13 * HOUR)
     ending.house.graph.grant = timedelta(minutes=50)
     await ending.run()
-    state = await ending.states.latest()
-    assert state is not None
+    state = await ending.last()
     lives = ending.ends.lives[-1]
     assert lives is not None
     assert lives["callEvents"].granted == timedelta(minutes=50)
     assert state.subscriptions[0].life == 3000
 
 
-async def test_a_run_that_can_do_nothing_keeps_the_counts_of_the_last_good_one() -> None:
+async def test_a_run_that_can_do_nothing_is_told_at_once_and_keeps_the_counts_of_the_last_good_one() -> None:
     ending = Ending()
     await ending.run()
     ending.house.clock.advance(HOUR)
-    ending.house.graph.list_errors = {
-        tenant_id: UnavailableError("Graph", reason="unreachable") for tenant_id in (TENANT, OTHER_TENANT)
-    }
+    ending.cut_off()
     with pytest.raises(UnavailableError):
         await ending.run(Runner.OPERATOR)
-    state = await ending.states.latest()
-    assert state is not None
-    assert state.failed is not None
-    assert (state.live, state.failed.reason, state.failed.by) == (3, "unreachable", "operator")
-    assert state.failed.at > state.finished
+    assert (
+        await ending.trouble() == "run-failed: the run of 01:00 UTC (by operator) could do nothing at all: unreachable"
+    )
+    assert (await ending.last()).live == 3
     assert ending.ends.failures == 1
     ending.house.graph.list_errors.clear()
     await ending.run()
-    state = await ending.states.latest()
-    assert state is not None
-    assert state.failed is None
+    assert await ending.trouble() == ""
 
 
-async def test_one_that_never_ends_is_seen_to_have_begun() -> None:
+async def test_a_first_run_that_can_do_nothing_is_told_too() -> None:
+    ending = Ending()
+    ending.cut_off()
+    with pytest.raises(UnavailableError):
+        await ending.run()
+    assert (await ending.states.latest()).last is None
+    assert (await ending.trouble()).endswith("(by timer) could do nothing at all: unreachable")
+
+
+async def test_a_run_that_a_fault_of_ours_ends_is_told_and_raises() -> None:
+    async def faulty() -> RenewalReport:
+        raise ZeroDivisionError
+
+    ending = Ending()
+    with pytest.raises(ZeroDivisionError):
+        await ending.runs.see(faulty(), Runner.TIMER)
+    assert (await ending.trouble()).endswith("could do nothing at all: unexpected")
+    assert ending.ends.failures == 1
+
+
+async def die(ending: Ending, by: Runner = Runner.TIMER) -> None:
+    """A run whose worker ends in the midst of it."""
+    begun = asyncio.Event()
+
+    async def endless() -> RenewalReport:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    run = asyncio.create_task(ending.runs.see(endless(), by))
+    await begun.wait()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_one_that_never_ended_is_told_once_it_can_end_no_more(before: bool) -> None:
+    ending = Ending()
+    if before:
+        await ending.run()
+    ending.house.clock.advance(HOUR)
+    await die(ending)
+    ending.house.clock.advance(timedelta(minutes=12))
+    assert await ending.trouble() == ""
+    ending.house.clock.advance(timedelta(seconds=1))
+    text = "run-without-end: a run (by timer) began at 01:00 UTC, and none has come to its end since"
+    assert await ending.trouble() == text
+    await ending.run()
+    assert await ending.trouble() == ""
+
+
+async def test_one_dying_after_another_is_told_by_the_first() -> None:
+    """The timer begins a new one every five minutes, and none of them is twelve minutes old."""
+    ending = Ending()
+    await ending.run()
+    for _ in range(3):
+        ending.house.clock.advance(timedelta(minutes=5))
+        await die(ending)
+    assert await ending.trouble() == ""
+    ending.house.clock.advance(timedelta(minutes=5))
+    await die(ending)
+    assert (await ending.trouble()).startswith("run-without-end: a run (by timer) began at 00:05 UTC")
+
+
+async def test_a_lifecycle_notifications_run_tells_nothing_of_all_renewal() -> None:
     ending = Ending()
     await ending.run()
     ending.house.clock.advance(HOUR)
-    await ending.states.begin(Runner.TIMER)
-    state = await ending.states.latest()
-    assert state is not None
-    assert state.begun == state.finished + HOUR
+    await die(ending)
+    ending.cut_off()
+    with pytest.raises(UnavailableError):
+        await ending.run(Runner.LIFECYCLE)
+    await die(ending, Runner.LIFECYCLE)
+    ending.house.clock.advance(HOUR)
+    assert (await ending.trouble()).startswith("run-without-end: a run (by timer) began at 01:00 UTC")
+    assert (await ending.states.latest()).failed is None
+
+
+async def test_what_the_version_before_noted_is_understood() -> None:
+    ending = Ending()
+    await ending.blobs.put("state", "renewal-begun.json", b'{"at":"2026-01-01T00:00:00Z","by":"timer"}')
+    assert await ending.trouble() == ""
+    ending.house.clock.advance(HOUR)
+    assert (await ending.trouble()).startswith("run-without-end: a run (by timer) began at 00:00 UTC")
+    await ending.run()
+    assert await ending.trouble() == ""
+
+
+async def test_what_graph_does_not_renew_is_kept_in_the_state_and_what_happens_to_it() -> None:
+    ending = Ending()
+    await ending.run()
+    ending.house.source.state = DesiredState((call_records(), call_events(1)), ())
+    ending.house.clock.advance(13 * HOUR)
+    refusal = model.refuse(graph.PermissionDeniedError("403"))
+    ending.house.graph.faults = lambda call: refusal if call.method == "PATCH" else None
+    await ending.run()
+    ends = ending.house.graph.holds(call_events(1))[0].expires
+    kept = (await ending.last()).kept
+    assert {(one.kind, one.reason, one.expires) for one in kept} == {("callEvents", "permission", ends)}
+    from_then_on = ends - timedelta(hours=24) * 0.99 / 4
+    assert [one.replaced_from for one in kept if one.replaced_from is not None] == [from_then_on]
+    assert [one.id for one in kept if one.replaced_from is None] == [
+        ending.house.graph.holds(call_events(2, OTHER_TENANT))[0].id  # nobody desires it any more
+    ]
+
+
+async def test_previous_client_states_are_counted_and_whether_that_is_of_all() -> None:
+    ending = Ending()
+    await ending.run()
+    ending.house.endpoint = replace(ENDPOINT, client_states=("newer", *ENDPOINT.client_states))
+    await ending.run()
+    state = await ending.last()
+    assert (state.previous_client_state, state.lists_whole) == (3, True)
+    ending.house.graph.list_errors = {TENANT: UnavailableError("Graph")}
+    await ending.run()
+    state = await ending.last()
+    assert (state.previous_client_state, state.lists_whole) == (3, False)
 
 
 async def test_a_run_for_one_tenant_does_not_count_the_others_away() -> None:
@@ -116,8 +240,7 @@ async def test_a_run_for_one_tenant_does_not_count_the_others_away() -> None:
     await ending.run()
     lifecycle = Lifecycle(ending.house.process(), ending.runs)
     await lifecycle.handle({"tenantId": TENANT, "subscriptionId": "x", "lifecycleEvent": "missed"})
-    state = await ending.states.latest()
-    assert state is not None
+    state = await ending.last()
     assert (state.live, state.by) == (3, "timer")
     assert ending.ends.lives[-1] is None
 
@@ -166,8 +289,7 @@ async def test_the_version_before_reads_what_is_kept_and_what_it_kept_is_read() 
     assert (before.live, before.failures) == (3, ())
     ending = Ending()
     await ending.blobs.put("state", "renewal.json", msgspec.json.encode(before))
-    state = await ending.states.latest()
-    assert state is not None
+    state = await ending.last()
     assert (state.live, state.by, state.previous_client_state) == (3, "timer", 0)
     await ending.blobs.put("state", "renewal.json", b"{")
-    assert await ending.states.latest() is None
+    assert (await ending.states.latest()).last is None

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from shared.domain.errors import SettingsError, UnavailableError
-from shared.services.health import Check, Health
+from shared.services.health import Check, Health, HealthChecks
+from shared.services.renewal_state import BegunRun, FailedRun, Renewals, RenewalState
 
 
 @dataclass
@@ -101,3 +102,46 @@ async def test_a_clock_that_is_set_back_does_not_keep_a_report_for_longer() -> N
     world.now -= timedelta(hours=1)
     await health.report()
     assert world.made == 2
+
+
+@dataclass
+class Renewing:
+    """How renewal stands."""
+
+    renewals: Renewals
+
+    async def latest(self) -> Renewals:
+        return self.renewals
+
+
+NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+GOOD = RenewalState(
+    finished=NOW - timedelta(minutes=3), desired=1, live=1, nearest_expiry=None, outcomes={"left": 1}, failures=()
+)
+
+
+@pytest.mark.parametrize(
+    ("renewals", "reason", "problem"),
+    [
+        (Renewals(GOOD), None, ""),
+        (Renewals(GOOD, begun=BegunRun(at=NOW - timedelta(minutes=2))), None, ""),
+        (Renewals(GOOD, FailedRun(at=NOW, reason="unreachable")), "run-failed", "could do nothing at all: unreachable"),
+        (Renewals(None, FailedRun(at=NOW, reason="unreachable")), "run-failed", "could do nothing at all: unreachable"),
+        (Renewals(GOOD, begun=BegunRun(at=NOW - timedelta(minutes=13))), "run-without-end", "none has come to its end"),
+        (Renewals(None, begun=BegunRun(at=NOW, first=NOW - timedelta(hours=1))), "run-without-end", "began at 11:00"),
+        (Renewals(None), "no-run", "no renewal run has finished yet"),
+    ],
+)
+async def test_a_run_that_failed_as_a_whole_or_never_ended_fails_at_once(
+    renewals: Renewals, reason: str | None, problem: str
+) -> None:
+    checks = HealthChecks(
+        queues=None,  # type: ignore[arg-type]
+        certificates=None,  # type: ignore[arg-type]
+        renewals=Renewing(renewals),
+        runs=None,  # type: ignore[arg-type]
+        poison=None,  # type: ignore[arg-type]
+        now=lambda: NOW,
+    )
+    check = await checks.subscriptions()
+    assert (check.ok, check.reason, problem in str(check.problem)) == (reason is None, reason, True)

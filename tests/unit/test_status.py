@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from html import escape
 from html.parser import HTMLParser
 from types import MappingProxyType
 from typing import NamedTuple
@@ -19,7 +20,14 @@ from shared.services.activity import Activity, Happening, recent_activity
 from shared.services.health import Check, Health
 from shared.services.poison import PoisonStates
 from shared.services.quarantine import QUARANTINE_CONTAINER
-from shared.services.renewal_state import RenewalState, SubscriptionState
+from shared.services.renewal_state import (
+    BegunRun,
+    FailedRun,
+    KeptSubscription,
+    Renewals,
+    RenewalState,
+    SubscriptionState,
+)
 from shared.services.status import Level, Problem, Status, StatusReader
 from shared.services.status_page import HEADERS, page
 
@@ -46,6 +54,8 @@ class FakeStorage:
         self.depths: dict[str, tuple[int, timedelta | None]] = {}
         self.blobs: dict[tuple[str, str], tuple[bytes, Mapping[str, str]]] = {}
         self.state: RenewalState | None = state()
+        self.failed: FailedRun | None = None
+        self.begun: BegunRun | None = None
         self.down: set[str] = set()
         self.checks: dict[str, Callable[[], Awaitable[Check]]] = {"storage": found(Check(ok=True))}
 
@@ -62,9 +72,9 @@ class FakeStorage:
         age = self.depths.get(queue, (0, None))[1]
         return None if age is None else NOW - age
 
-    async def latest(self) -> RenewalState | None:
+    async def latest(self) -> Renewals:
         self._check("state")
-        return self.state
+        return Renewals(self.state, self.failed, self.begun)
 
     async def put(
         self, container: str, name: str, data: bytes, metadata: Mapping[str, str] = MappingProxyType({})
@@ -183,6 +193,90 @@ class TestLevels:
     async def test_a_timer_that_does_not_run(self, storage: FakeStorage) -> None:
         storage.state = state(finished=NOW - timedelta(minutes=16))
         assert (await read(storage)).renewal.level is Level.BAD
+
+    @pytest.mark.parametrize(
+        ("failed", "begun", "told"),
+        [
+            (FailedRun(at=NOW, reason=HOSTILE), None, f"could do nothing at all: {HOSTILE}"),
+            (None, BegunRun(at=NOW - timedelta(minutes=13)), "none has come to its end since"),
+        ],
+    )
+    async def test_a_run_that_failed_as_a_whole_or_never_ended_is_bad_and_keeps_the_counts(
+        self, storage: FakeStorage, failed: FailedRun | None, begun: BegunRun | None, told: str
+    ) -> None:
+        storage.state = state(("callEvents", timedelta(hours=20)))
+        storage.failed, storage.begun = failed, begun
+        shown = await read(storage)
+        written = json.loads(msgspec.json.encode(shown))
+        assert (shown.level, written["renewal"]["level"]) == ("bad", "bad")
+        assert told in written["renewal"]["trouble"]
+        assert (written["renewal"]["outcomes"], written["subscriptions"]["live"]) == ({"left": 1}, 1)
+        assert escape(told) in page(shown)
+        assert "<script" not in page(shown)
+        storage.state = None
+        shown = await read(storage)
+        assert (shown.renewal.level, told in shown.renewal.problem) == ("bad", True)
+
+    @pytest.mark.parametrize(
+        ("granted", "left", "share", "level"),
+        [
+            (timedelta(minutes=50), timedelta(minutes=30), 0.6, Level.WELL),
+            (timedelta(minutes=50), timedelta(minutes=12), 0.24, Level.ATTENTION),
+            (timedelta(minutes=50), timedelta(minutes=55), 1.0, Level.WELL),  # a clock that is behind
+            (None, timedelta(hours=6), 0.25, Level.WELL),
+        ],
+    )
+    async def test_shares_of_life_are_of_what_graph_granted(
+        self, storage: FakeStorage, granted: timedelta | None, left: timedelta, share: float, level: Level
+    ) -> None:
+        life = None if granted is None else granted.total_seconds()
+        one = SubscriptionState(id="a", kind="callEvents", expires=NOW + left, life=life)
+        storage.state = msgspec.structs.replace(state(), desired=1, live=1, subscriptions=(one,))
+        shown = (await read(storage)).subscriptions
+        [row] = shown.nearest
+        assert (row.life_left, row.level) == (share, level)
+
+    async def test_what_graph_does_not_renew_is_shown_with_what_happens_next(self, storage: FakeStorage) -> None:
+        ends = NOW + timedelta(hours=10)
+        kept = KeptSubscription(
+            id="a", kind="callEvents", reason=HOSTILE, replaced_from=ends - timedelta(hours=6), expires=ends
+        )
+        unwanted = KeptSubscription(id="b", kind="presence", reason="unchanged", replaced_from=None, expires=ends)
+        storage.state = msgspec.structs.replace(state(), kept=(kept, unwanted))
+        shown = await read(storage)
+        assert json.loads(msgspec.json.encode(shown))["renewal"]["kept"] == [
+            {
+                "id": "a",
+                "kind": "callEvents",
+                "reason": HOSTILE,
+                "replacedFrom": "2026-05-04T16:00:30Z",
+                "expires": "2026-05-04T22:00:30Z",
+            },
+            {
+                "id": "b",
+                "kind": "presence",
+                "reason": "unchanged",
+                "replacedFrom": None,
+                "expires": "2026-05-04T22:00:30Z",
+            },
+        ]
+        text = page(shown)
+        assert "every run tries again" in text
+        assert "05-04 16:00" in text
+        assert "<script" not in text
+        assert Reader(text).open == []
+        assert "every run tries again" not in page(await read(FakeStorage()))
+
+    async def test_the_previous_client_state_is_counted(self, storage: FakeStorage) -> None:
+        storage.state = msgspec.structs.replace(state(), previous_client_state=1234, lists_whole=False)
+        shown = await read(storage)
+        written = json.loads(msgspec.json.encode(shown))["subscriptions"]
+        assert (written["previousClientState"], written["listsWhole"]) == (1234, False)
+        assert "1,234 of them still carry the previous client state" in page(shown)
+        assert "there may be more" in page(shown)
+        plain = page(await read(FakeStorage()))
+        assert "previous client state" not in plain
+        assert "there may be more" not in plain
 
     async def test_what_is_down_is_said_beside_what_is_not(self, storage: FakeStorage) -> None:
         storage.down = {"queues", "state"}
