@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from azure.storage.blob import BlobClient, ContainerClient
 
 from dev.azurite import Azurite
 from dev.host import HostProcess
+from dev.host.process import FUNCTIONS_HOST
 from tests.integration.host.apps import App, eventually
 
 TIMERS = """
@@ -70,6 +72,10 @@ async def wrong(timer: func.TimerRequest) -> None: ...
 @app.timer_trigger("timer", schedule="%EMPTY%")
 async def empty(timer: func.TimerRequest) -> None: ...
 """
+ALONE = """
+@app.timer_trigger("timer", schedule="0 0 0 29 2 *")
+async def alone(timer: func.TimerRequest) -> None: ...
+"""
 LONG_AGO = datetime.now(UTC) - timedelta(hours=2)
 
 
@@ -81,9 +87,10 @@ class Served:
     host: HostProcess
     settings: dict[str, str]
     container: ContainerClient
+    host_id: str
 
     def status(self, function: str) -> BlobClient:
-        return self.container.get_blob_client(f"timers/{self.app.name[:30]}/Host.Functions.{function}/status")
+        return self.container.get_blob_client(f"timers/{self.host_id}/Host.Functions.{function}/status")
 
     def notes_of(self, function: str, number: int = 1) -> list[dict[str, Any]]:
         """What a function has noted, once it is so many notes."""
@@ -98,7 +105,6 @@ class Served:
 @pytest.fixture(scope="module")
 def served(azurite: Azurite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     app = App(tmp_path_factory.mktemp("timers"))
-    app.write(TIMERS)
     settings = {
         "AzureWebJobsStorage": azurite.connection_string,
         "AzureFunctionsWebHost__hostId": app.name[:30],
@@ -109,12 +115,28 @@ def served(azurite: Azurite, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with ContainerClient.from_connection_string(azurite.connection_string, "azure-webjobs-hosts") as container:
         with contextlib.suppress(ResourceExistsError):
             container.create_container()
-        served = Served(app, host, settings, container)
+        host_id = id_of(host, app, container) if os.environ.get(FUNCTIONS_HOST) else app.name[:30]
+        app.write(TIMERS)
+        served = Served(app, host, settings, container, host_id)
         status = {"Last": LONG_AGO, "Next": LONG_AGO + timedelta(hours=1), "LastUpdated": LONG_AGO}
         served.status("missed").upload_blob(json.dumps({name: time.isoformat() for name, time in status.items()}))
         served.status("damaged").upload_blob(b"{")
         with host:
             yield served
+
+
+def id_of(host: HostProcess, app: App, container: ContainerClient) -> str:
+    """The id that a host gives itself for an app's folder, as it shows where the host writes."""
+    app.write(ALONE)
+    found: list[str] = []
+
+    def is_shown() -> bool:
+        found[:] = [blob.name.split("/")[1] for blob in container.list_blobs() if "Functions.alone/" in blob.name]
+        return bool(found)
+
+    with host:
+        eventually(is_shown)
+    return found[0]
 
 
 class TestSchedule:
@@ -154,7 +176,6 @@ class TestAdmin:
         assert served.notes_of("both", 2)[0]["running"] == 2
 
 
-@pytest.mark.own_host("another host may have an id of its own, and with it other blobs")
 class TestStatus:
     def test_fires_what_was_missed_as_past_due_and_once(self, served: Served) -> None:
         (note,) = served.notes_of("missed")
@@ -181,9 +202,8 @@ class TestStatus:
     def test_is_kept_by_one_host_alone(self, served: Served, app: App) -> None:
         served.notes_of("first")
         served.notes_of("tick")
-        app.write(TIMERS)
 
-        with HostProcess(app.folder, app.environment | served.settings) as standby:
+        with HostProcess(served.app.folder, app.environment | served.settings) as standby:
             standby.start_function("first")
             # By hand it can be called there; at its start it was not, because the first host has the lock.
             app.await_notes(1)
