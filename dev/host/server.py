@@ -135,9 +135,17 @@ class _Triggers:
                 case _:
                     description = await self._add_timer(function, resources)
         except LoadError as error:
-            _logger.error("function %s does not run: %s", indexed.name, error)  # noqa: TRY400
+            self._leave_out(indexed.name, error)
             return
         self.descriptions.append(f"{function.name}: {description}")
+
+    def _leave_out(self, name: str, error: LoadError) -> None:
+        def tell(_: str = "") -> None:
+            _logger.error("function %s does not run: %s", name, error)
+
+        tell()
+        # Who starts it by hand is answered as with any other, and what comes of it stands in the log.
+        self.fire[name] = tell
 
     def _add_http(self, function: Function) -> str:
         route = Route.of(function, self._options.host_json.extensions.http.route_prefix)

@@ -221,7 +221,8 @@ class TestDisabled:
 
         assert function in served.host.logs
         url = f"{served.host.url}/admin/functions/{function}"
-        assert requests.post(url, json={}, headers=served.host.key_header, timeout=90).status_code == 404
+        # Started by hand it is taken for one that runs; what comes of it stands in the log.
+        assert requests.post(url, json={}, headers=served.host.key_header, timeout=90).status_code == 202
 
 
 def exists(blob: BlobClient) -> bool:
