@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -428,12 +428,37 @@ class TestClientStateRotated:
 
 
 BUSY = UnavailableError("Graph", reason="throttled", retry_after=30.0)
+BUSY_WITHOUT_A_WORD = UnavailableError("Graph", reason="throttled")
+
+
+def hanging(house: House) -> Callable[[str, str], Awaitable[tuple[str, ...]]]:
+    async def hang(*_: str) -> tuple[str, ...]:
+        await house.clock.sleep(100.0)
+        raise UnavailableError("Graph")
+
+    return hang
+
+
 TROUBLES: dict[str, Callable[[House], object]] = {
     "its list hangs": lambda house: house.graph.slow.update({OTHER_TENANT: 100.0}),
     "its list fails": lambda house: house.graph.list_errors.update({OTHER_TENANT: UnavailableError("Graph")}),
     "its lists are refused": lambda house: house.graph.list_errors.update({OTHER_TENANT: WRAPPED_401}),
     "it is throttled": lambda house: setattr(
         house.graph, "faults", lambda call: model.refuse(BUSY) if call.tenant_id == OTHER_TENANT else None
+    ),
+    "it is throttled without a word": lambda house: setattr(
+        house.graph,
+        "faults",
+        lambda call: model.refuse(BUSY_WITHOUT_A_WORD) if call.tenant_id == OTHER_TENANT else None,
+    ),
+    "its group hangs": lambda house: setattr(house.graph, "group_members", hanging(house)),
+    "its list shows nothing, and nothing of it can be read": lambda house: (
+        house.graph.unlisted.update(one.id for one in house.graph.live() if one.tenant_id == OTHER_TENANT),
+        setattr(
+            house.graph,
+            "reading",
+            lambda identity: graph.OutcomeUnknownError() if identity in house.graph.unlisted else None,
+        ),
     ),
     "nothing of it is answered": lambda house: setattr(
         house.graph, "faults", lambda call: model.NOT_DONE if call.tenant_id == OTHER_TENANT else None
@@ -465,7 +490,7 @@ async def test_a_tenant_in_trouble_costs_the_others_nothing(trouble: str, *, rem
         house.clock.advance(13 * HOUR)
         befall(house)
         start = house.clock.now()
-        await house.process().run()
+        await house.process(budget=MINUTE).run()
         return [
             (call.subscription_id or "", (at - start).total_seconds())
             for at, call in house.graph.sent
