@@ -96,7 +96,10 @@ class Recollection:
 
 @dataclass(slots=True)
 class Changes:
-    """What a run has learned, to be brought into what is remembered when it is saved: another may have saved too."""
+    """What a run has learned, to be brought into what is remembered when it is saved: another may have saved too.
+
+    Bringing it in twice changes nothing more, so what could not be saved is kept for the next time.
+    """
 
     known: dict[str, Remembered] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
@@ -124,6 +127,16 @@ class Changes:
     def refused(self, kind: ResourceKind, resource: str, reason: str) -> None:
         self.refusals[kind.key] = Refusal(resource=resource, reason=reason)
 
+    def add(self, later: "Changes") -> None:
+        """Take over what was learned later, but for what was desired then."""
+        self.known = {identity: one for identity, one in self.known.items() if identity not in later.gone} | later.known
+        self.gone = self.gone.difference(later.known) | later.gone
+        self.refusals |= later.refusals
+        for resource, creations in later.unseen.items():
+            self.unseen[resource] += creations
+        self.seen = (self.seen - later.unseen.keys()) | later.seen
+        self.readings |= later.readings
+
     def applied(self, memory: Memory, now: datetime) -> Memory:
         """The memory with these changes, and without what is over."""
         known = {
@@ -147,7 +160,9 @@ class Changes:
             if resource not in self.seen
             and (
                 found := [
-                    one for one in (*memory.unseen.get(resource, ()), *self.unseen.get(resource, ())) if one.until > now
+                    one
+                    for one in dict.fromkeys((*memory.unseen.get(resource, ()), *self.unseen.get(resource, ())))
+                    if one.until > now
                 ]
             )
         }

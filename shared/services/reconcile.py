@@ -16,6 +16,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Protocol
 
+import msgspec
+
 from shared.clock import Clock
 from shared.domain import graph, resources
 from shared.domain.desired import DesiredState, Group, call_events_of
@@ -128,7 +130,10 @@ class Wanted:
 
 @dataclass(slots=True)
 class TenantRun:
-    """The part of one tenant in one run; `remembered` is what this process remembers of it, and then what it does."""
+    """The part of one tenant in one run; `remembered` is what this process remembers of it, and then what it does.
+
+    `changes` may begin with what this process could not save before; if they are not `saved`, they are to be kept.
+    """
 
     tenant_id: str
     graph: Graph
@@ -154,6 +159,7 @@ class TenantRun:
     _renewed: dict[str, Result] = field(default_factory=dict)
     _posted: int = 0
     _shows_all: bool = False
+    saved: bool = False
 
     def __post_init__(self) -> None:
         self._turn = self.known.turn(self.tenant_id)
@@ -777,9 +783,10 @@ class TenantRun:
             return self.remembered or Memory()
         for problem in found.problems:
             self._trouble(Stage.KNOWN, problem)
-        self.remembered = found.memory
+        known = self.changes.applied(found.memory, self.clock.now()).known
+        self.remembered = msgspec.structs.replace(found.memory, known=known)
         self._hold_back(found)
-        return found.memory
+        return self.remembered
 
     def _hold_back(self, found: Recollection) -> None:
         """Make and delete nothing with settings that Graph would not give back, or that are too weak to begin with."""
@@ -831,6 +838,7 @@ class TenantRun:
         try:
             async with asyncio.timeout(_SAVE_SECONDS):
                 self.remembered = await self.known.save(self.tenant_id, self.changes, now)
+                self.saved = True
         except TimeoutError:
             self._trouble(Stage.KNOWN, UnavailableError("what is remembered", reason="storage-no-answer"))
         except UnavailableError as error:

@@ -187,6 +187,7 @@ class Renewal:
         self._lock = asyncio.Lock()
         self._next: _Pending | None = None
         self._remembered: dict[str, Memory] = {}
+        self._unsaved: dict[str, Changes] = {}
 
     async def run(self) -> RenewalReport:
         """Do all that is to be done; what is ours and not desired is renewed, and never deleted.
@@ -325,6 +326,8 @@ class Renewal:
 
     async def _remember(self, tenant_id: str, results: Iterable[Result]) -> None:
         changes = Changes()
+        if (unsaved := self._unsaved.pop(tenant_id, None)) is not None:
+            changes.add(unsaved)
         for result in results:
             if result.outcome is Outcome.RENEWED and result.subscription is not None:
                 changes.saw(result.subscription)
@@ -334,6 +337,15 @@ class Renewal:
             self._remembered[tenant_id] = await self._known.save(tenant_id, changes, self._clock.now())
         except UnavailableError as error:
             logger.warning("what is known of tenant %s cannot be saved: reason=%s", tenant_id, error.reason)
+            self._remembered[tenant_id] = changes.applied(self._remembered.get(tenant_id, Memory()), self._clock.now())
+            self._keep(tenant_id, changes)
+
+    def _keep(self, tenant_id: str, changes: Changes) -> None:
+        """Have the next run save what could not be saved: lists may not show it, and another process may be asked."""
+        if (unsaved := self._unsaved.get(tenant_id)) is not None:
+            unsaved.add(changes)
+        else:
+            self._unsaved[tenant_id] = changes
 
     async def _run_next(self, pending: "_Pending") -> RenewalReport:
         async with self._lock:
@@ -373,10 +385,14 @@ class Renewal:
         async with self._batches(terms, self._budget, guard) as batches:
             for tenant_id in self._tenant_ids if tenant_ids is None else tenant_ids:
                 tenants[tenant_id] = self._tenant(run, batches, tenant_id, order)
+                if (unsaved := self._unsaved.pop(tenant_id, None)) is not None:
+                    tenants[tenant_id].changes.add(unsaved)
             yield tuple(tenants.values())
         for tenant_id, tenant in tenants.items():
             if tenant.remembered is not None:
                 self._remembered[tenant_id] = tenant.remembered
+            if not tenant.saved:
+                self._keep(tenant_id, tenant.changes)
 
     def _new_run(self) -> "_Run":
         concerns = (SettingsError([f"{name} {concern}"]) for name, concern in self._concerns.items())

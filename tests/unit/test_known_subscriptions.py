@@ -178,6 +178,22 @@ class TestChanges:
         changes = Changes(readings={"g": later}, sources=frozenset({"g"}))
         assert changes.applied(memory, START).readings == {"g": later}
 
+    def test_what_could_not_be_saved_is_saved_with_what_is_learned_later(self) -> None:
+        before, after = Changes(), Changes()
+        for changes, identity, gone in ((before, "a", "b"), (after, "b", "a")):
+            changes.known[identity] = remembered()
+            changes.gone.add(gone)
+        lost = Creation(at=START, until=START + HOUR)
+        before.unseen["r"].append(lost)
+        before.refusals["callRecords"] = Refusal(resource="r", reason="quota")
+        before.readings["g"] = read_again("ab", None, START)
+        after.refusals["callRecords"] = None
+        before.add(after)
+        memory = before.applied(Memory(), START)
+        assert (set(memory.known), memory.refusals) == ({"b"}, {})
+        assert (memory.unseen, set(memory.readings)) == ({"r": [lost]}, {"g"})
+        assert before.applied(memory, START) == memory
+
     def test_what_has_been_seen_is_unseen_no_more(self) -> None:
         memory = Memory(unseen={"r": [Creation(at=START, until=START + HOUR)]})
         assert Changes(seen={"r"}).applied(memory, START) == Memory()

@@ -1,6 +1,7 @@
 """Renewal against a Graph that spells, refuses, hides and forgets, as public reports say that it does."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -564,6 +565,44 @@ class TestTenants:
         house.graph.faults = lambda _: renewed.set()  # type: ignore[func-returns-value]
         report = await house.renewal.run()
         assert report.outcomes == {Outcome.RENEWED: 1}
+
+
+class TestStorageAway:
+    """What a process learned meanwhile counts also once storage is back, with what it held before."""
+
+    @pytest.mark.parametrize("asked_for", [False, True])
+    async def test_what_was_renewed_meanwhile_is_renewed_in_time(self, *, asked_for: bool) -> None:
+        house = House(call_events(1))
+        await house.renewal.run()
+        [one] = house.graph.live()
+        house.clock.advance(13 * HOUR)
+        house.known.error = UnavailableError("storage", reason="storage-503")
+        if asked_for:
+            await house.renewal.reauthorize(TENANT, one.id)
+        else:
+            await house.renewal.run()
+        house.clock.advance(11.5 * HOUR)
+        house.known.error = None
+        house.graph.list_errors[TENANT] = UnavailableError("Graph")
+        for _ in range(30):
+            with contextlib.suppress(UnavailableError):
+                await house.renewal.run()
+            house.clock.advance(HOUR)
+        assert [found.id for found in house.graph.live()] == [one.id]
+        assert house.known.memories[TENANT].known[one.id].expires == house.graph.all[one.id].expires
+
+    async def test_what_was_found_gone_meanwhile_is_not_asked_for_again(self) -> None:
+        house = House(call_events(1), call_events(2))
+        await house.renewal.run()
+        [gone] = house.graph.holds(call_events(1))
+        del house.graph.all[gone.id]
+        house.known.error = UnavailableError("storage", reason="storage-503")
+        await house.renewal.run()
+        house.known.error = None
+        reads = house.graph.reads
+        await house.renewal.run()
+        assert house.graph.reads == reads
+        assert [len(house.graph.holds(want)) for want in house.desired] == [1, 1]
 
 
 class TestTwoAtOnce:
