@@ -35,11 +35,29 @@ def bodies(size: int) -> Mapping[str, Callable[[], bytes]]:
     return {
         "numbers": lambda: items(repeated(b"1")),
         "numbers in an item": lambda: in_an_item(b"[" + repeated(b"1") + b"]"),
-        "sparse numbers": lambda: in_an_item(b"[" + repeated(b"1" + b" " * 46) + b"]"),
+        "sparse numbers": lambda: in_an_item(b"[" + repeated(b'1,"' + b"x" * 78 + b'"') + b"]"),
+        "sparse numbers in white space": lambda: in_an_item(
+            b"[" + repeated(b"1" + b" " * 20 + b',"' + b"x" * 95 + b'"') + b"]"
+        ),
         "empty items": lambda: items(repeated(b"{}")),
         "small items": lambda: items(repeated(b'{"clientState":"x"}')),
         "items of 256 bytes": lambda: items(
             repeated(b'{"clientState":"' + b"x" * 43 + b'","a":"' + b"y" * 188 + b'"}')
+        ),
+        "items of 341 bytes": lambda: items(
+            repeated(b'{"clientState":"' + b"x" * len(STATE) + b'","a":"' + b"y" * (316 - len(STATE)) + b'"}')
+        ),
+        "items of escaped keys": lambda: items(repeated(b'{"' + b"\\u0041" * 55 + b'":"x"}')),
+        "client states of escapes": lambda: items(
+            repeated(b'{"clientState":"' + b"\\n" * 30 + b'","a":"' + b"y" * 256 + b'"}')
+        ),
+        "client states, one in 15 of escapes": lambda: items(
+            repeated(
+                b",".join(
+                    b'{"clientState":"' + state * 30 + b'","a":"' + b"y" * 256 + b'"}'
+                    for state in (b"\\n", *[b"xx"] * 14)
+                )
+            )
         ),
         "presence items": lambda: items(b",".join(presence_items(size, "x" * len(STATE)))),
         "an element that is no object, last": lambda: items(repeated(b'{"a":"' + b"y" * 500 + b'"}') + b",1"),
@@ -47,7 +65,7 @@ def bodies(size: int) -> Mapping[str, Callable[[], bytes]]:
         "small tokens": lambda: b'{"value":[],"validationTokens":[' + repeated(b'"x"') + b"]}",
         "nesting": lambda: in_an_item(b"[" + repeated(b"[" * 400 + b"]" * 400) + b"]"),
         "endless nesting": lambda: items(b"[" * room),
-        "sparse nesting": lambda: in_an_item(b"[" + repeated(b"[" * 17 + b" " * 800 + b"]" * 17) + b"]"),
+        "sparse nesting": lambda: in_an_item(b"[" + repeated(b"[" * 17 + b'"' + b"x" * 725 + b'"' + b"]" * 17) + b"]"),
         "a long string": lambda: in_an_item(b'"' + text + b'"'),
         "a long string of four alphabets": lambda: in_an_item(b'"' + "aéה😀".encode() * (room // 9) + b'"'),
         "bytes that are no text": lambda: in_an_item(b'"' + b"\xff" * room + b'"'),
@@ -61,7 +79,12 @@ def bodies(size: int) -> Mapping[str, Callable[[], bytes]]:
         "white space alone": lambda: b" " * size,
         "client states, one item": lambda: items(b"{" + repeated(b'"clientState":"x"') + b"}"),
         "collections in one body": lambda: b"{" + repeated(b'"value":[{}]') + b"}",
-        "sparse collections in one body": lambda: b"{" + repeated(b'"value":[{}]' + b" " * 128) + b"}",
+        "sparse collections in one body": lambda: (
+            b"{" + repeated(b'"value":[{"clientState":1,"a":"' + b"x" * 140 + b'"}]') + b"}"
+        ),
+        "large collections in one body": lambda: (
+            b"{" + repeated(b'"value":[' + b"{}," * 2000 + b'{"a":"' + b"x" * 165_000 + b'"}]') + b"}"
+        ),
         "a huge number": lambda: in_an_item(b"9" * room),
         "a huge number as client state": lambda: items(b'{"clientState":' + b"9" * room + b"}"),
         "long numbers": lambda: in_an_item(b"[" + repeated(b"9007199254740993.00000000001000000000000000000") + b"]"),

@@ -223,6 +223,26 @@ def test_items_that_each_echo_a_filter_of_650_ids_are_taken() -> None:
     listed = ",".join(f"'{number:08x}-20ae-4093-8dae-3ec09edeb253'" for number in range(650))
     item = json.dumps({"clientState": "right", "resource": f"communications/presences?$filter=id in ({listed})"})
     assert len(parse(of(*[item.encode()] * 150)).authentic) == 150
+    escaped = item.encode().replace(b"'", b"\\u0027")  # as some writers of JSON spell it
+    count = 4 * 1024 * 1024 // (len(escaped) + 1)
+    assert len(parse(of(*[escaped] * count)).authentic) == count
+
+
+def test_a_lifecycle_notification_of_each_subscription_that_an_organization_may_have_is_taken() -> None:
+    item = {
+        "subscriptionId": "11111111-20ae-4093-8dae-3ec09edeb253",
+        "subscriptionExpirationDateTime": "2026-01-01T00:00:00.0000000Z",
+        "tenantId": "22222222-20ae-4093-8dae-3ec09edeb253",
+        "clientState": "right",
+        "lifecycleEvent": "missed",
+    }
+    raw = json.dumps(item, separators=(",", ":")).encode()
+    assert len(parse(of(*[raw] * 10_000)).authentic) == 10_000
+
+
+def test_white_space_as_a_person_sends_it_is_taken() -> None:
+    items = [json.loads(raw) for raw in presence_items(1024 * 1024, "right")]
+    assert len(parse(json.dumps({"value": items}, indent=4).encode()).authentic) == len(items)
 
 
 @pytest.mark.parametrize("size", [180_000, 4 * 1024 * 1024])
@@ -236,17 +256,52 @@ def test_a_body_of_marks_is_refused_wherever_they_stand(size: int, mark: bytes) 
 
 
 @settings(max_examples=25)
-@given(st.integers(1, 64))
+@given(st.integers(4, 64))
 def test_no_period_hides_marks_from_the_sample(period: int) -> None:
-    element = b"1," + b" " * (period - 1)
+    element = b'"' + b"x" * (period - 3) + b'",'
     body = b'{"value":[{"a":[' + element * (1024 * 1024 // len(element)) + b"1]}]}"
-    dense = body.count(b",") + 4 > 32_768 + len(body) // 48
+    marks, allowed = body.count(b",") + 4, 32_768 + len(body) // 60
     try:
         parse(body)
     except OversizedBodyError:
-        assert dense
+        assert marks > allowed
     else:
-        assert not dense or body.count(b",") < 1.5 * (32_768 + len(body) // 48)
+        assert marks < 1.5 * allowed
+
+
+@pytest.mark.parametrize("filler", [b" ", b"\n", b"\r\n", b"\t"])
+def test_marks_among_much_white_space_are_refused_sooner_than_among_text(filler: bytes) -> None:
+    def elements(start: bytes, stop: bytes) -> bytes:
+        return b'{"value":[{"a":[' + b",".join([start + filler * (60 // len(filler)) + stop] * 65_000) + b"]}]}"
+
+    assert parse(elements(b'"', b'"').replace(filler, b"x" * len(filler))).count == 1
+    with pytest.raises(OversizedBodyError) as caught:
+        parse(elements(b"1", b""))
+    assert caught.value.reason == "body-too-dense"
+
+
+def state_of_escapes(number: int) -> bytes:
+    return b'{"clientState":"\\n%d"}' % number
+
+
+def test_a_thousand_wrong_client_states_with_escapes_and_one_more() -> None:
+    mine = b'{"clientState":"\\u0072ight"}'
+    wrong = [state_of_escapes(10_000 + number) for number in range(1_001)]
+    plain = [b'{"clientState":"%s"}' % (b"x" * length) for length in range(60)]
+    found = parse(of(*plain, *wrong[:500], mine, *wrong[500:1_000], mine, *[MINE] * 2_000, *plain))
+    assert [place for place in found.authentic if place < 1_100] == [560, 1_061, *range(1_062, 1_100)]
+    assert len(found.authentic) == 2_002
+    with pytest.raises(OversizedBodyError) as caught:
+        parse(of(*wrong, mine))
+    assert caught.value.reason == "escaped-client-states"
+
+
+def test_any_number_of_items_may_spell_our_client_state_with_escapes() -> None:
+    items = presence_items(4 * 1024 * 1024, "'right'")
+    body = of(*items).replace(b"'right'", b"\\u0027right\\u0027")[: -len("]}")]
+    whole = body[: body.rfind(b'{"subscriptionId"', 0, 4 * 1024 * 1024) - 1] + b"]}"
+    found = parse_collection(whole, ClientStates(["'right'"]))
+    assert len(found.authentic) == found.count > 8_000
 
 
 def counted(work: Callable[[], object]) -> int:
@@ -271,4 +326,4 @@ def counted(work: Callable[[], object]) -> int:
 def test_what_a_stranger_sends_is_little_work(name: str, size: int) -> None:
     """As many calls as five for each of the items that 4 MiB may hold, however the body is made."""
     body = bodies(size)[name]()
-    assert counted(lambda: parse(body)) <= 5 * min(len(body) // 3, 8_192 + len(body) // 512) + 2500
+    assert counted(lambda: parse(body)) <= 5 * min(len(body) // 3, 8_192 + len(body) // 1024) + 2500
