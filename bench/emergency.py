@@ -1,7 +1,8 @@
 """How long an emergency takes from its POST to its event: opened where it is received, and the usual way.
 
-Receiving and decrypting run in processes of their own, as on Flex Consumption, over the Queue service in memory. What
-is written is seen as it is put, so no consumer's polling is in the figures. On another host (`FUNCTIONS_HOST`), which
+Receiving and decrypting run in processes of their own, as on Flex Consumption, over the Queue service in memory. There
+they are on instances of their own, too; here decrypting gets the cores that receiving leaves. What is written is seen
+as it is put, so no consumer's polling is in the figures. On another host (`FUNCTIONS_HOST`), which
 asks more of storage, it is the emulator, and an emergency is measured alone, both ways.
 """
 
@@ -46,6 +47,7 @@ _POLL_SECONDS: Final = 0.002
 _WARM_UP: Final = 3
 _QUIET_SECONDS: Final = (3.0, 4.0)  # after which a queue is polled each second
 _RECEIVING: Final = {"receive_notifications", "health", "status"}
+_LOWEST_PRIORITY: Final = 19
 _DECRYPTING: Final = {"decrypt_notifications", "decrypt_emergency"}
 
 
@@ -126,6 +128,8 @@ class _Setup:
             }
             groups = [_RECEIVING | _DECRYPTING] if one_process or _OTHER_HOST else [_RECEIVING, _DECRYPTING]
             hosts = [stack.enter_context(HostProcess(APP, everything | _without(group))) for group in groups]
+            for decrypting in hosts[1:]:
+                os.setpriority(os.PRIO_PGRP, decrypting.pid, _LOWEST_PRIORITY)
             yield cls(sim, storage, hosts[0])
 
     def emergencies(self, count: int, *, after_quiet: bool = False) -> _Measured:

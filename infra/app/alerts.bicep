@@ -136,14 +136,14 @@ var alerts = [
   }
   {
     name: 'receiving-slow'
-    title: 'Answers to Graph take over 2 seconds'
+    title: 'Answers to Graph take over 2.25 seconds'
     query: loadTextContent('../queries/alert-receive-slow.kql')
     severity: 1
     frequency: 'PT5M'
     window: 'PT15M'
     lookBack: ''
     operator: 'GreaterThan'
-    threshold: '2000'
+    threshold: '2250'
     enabled: true
     resolves: true
     queues: []

@@ -217,6 +217,10 @@ class TestThresholds:
     def test_a_slow_answer_is_seen_before_graph_minds(self) -> None:
         assert self.ALERT["receiving-slow"]["threshold"] < 3000
 
+    def test_an_emergency_that_graph_waits_for_is_no_slow_answer(self) -> None:
+        """It is answered after 2 seconds at the latest, and the host needs some time of its own."""
+        assert self.ALERT["receiving-slow"]["threshold"] >= 2200
+
     def test_receiving_is_watched_at_both_functions(self) -> None:
         source = (ROOT / "function_app.py").read_text()
         receiving = re.findall(r'function_name\("(\w+)"\)\s+@app\.route\("\w*[nN]otifications"', source)
