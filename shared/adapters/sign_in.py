@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,7 +30,12 @@ PERMISSION: Final = "Presence.Read.All"
 
 _SECRET: Final = "presence-sign-in-{tenant_id}"  # noqa: S105 - the name of one
 _CONTENT_TYPE: Final = "application/json"
-_KEPT: Final = ("RefreshToken", "Account", "AppMetadata")
+# Sections of MSAL's cache, and what it takes for granted in each of their entries.
+_KEPT: Final = {
+    "RefreshToken": ("secret", "home_account_id", "environment", "client_id", "credential_type"),
+    "Account": ("home_account_id", "environment", "authority_type"),
+    "AppMetadata": ("client_id", "environment"),
+}
 _WRITE_BACK_AFTER: Final = timedelta(days=1)
 _TIMEOUT: Final = 10.0  # seconds, for each request to Entra ID
 
@@ -177,9 +182,10 @@ class SignedInUser:
                 secret = self._secrets.get_secret(self._secret)
             except ResourceNotFoundError:
                 raise SignInRequiredError from None
-        if not _is_cache(secret.value):
+        kept = _kept(secret.value)
+        if kept is None:
             raise SignInRequiredError("what Key Vault keeps of it is damaged")
-        cache.deserialize(secret.value)
+        cache.deserialize(json.dumps(kept))
         self._written = _moment(secret)
         return self._application(cache)
 
@@ -225,15 +231,24 @@ def _ask(question: Callable[[], Any]) -> Any:
         raise CredentialError("Entra ID's token") from error
 
 
-def _is_cache(text: str | None) -> bool:
-    """Whether it has the shape of what MSAL keeps: objects, by name, in sections."""
+def _kept(text: str | None) -> dict[str, Any] | None:
+    """The sections that are kept of MSAL's cache; None where they are not as MSAL, which raises anything, expects."""
     try:
         sections = json.loads(text or "")
     except (ValueError, RecursionError):
-        return False
-    return isinstance(sections, dict) and all(
-        isinstance(section, dict) and all(isinstance(entry, dict) for entry in section.values())
-        for section in sections.values()
+        return None
+    if not isinstance(sections, dict):
+        return None
+    kept = {name: sections[name] for name in _KEPT if name in sections}
+    return kept if all(_is_section(section, _KEPT[name]) for name, section in kept.items()) else None
+
+
+def _is_section(section: object, required: Sequence[str]) -> bool:
+    return isinstance(section, dict) and all(
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(name), str) for name in required)
+        and all(value is None or isinstance(value, str | int) for value in entry.values())
+        for entry in section.values()
     )
 
 
