@@ -97,10 +97,12 @@ class RecordAudit:
         yield Compared(search.gap.done, len(steps), listed, absent)
 
     async def _run(self, subscriptions: Sequence[Subscription], deadline: datetime) -> None:
-        for one in subscriptions:
+        for place, one in enumerate(subscriptions):
+            now = self.clock.now()
+            if now >= deadline:
+                return
             try:
-                if self.clock.now() < deadline:
-                    await self._audit(one, deadline)
+                await self._audit(one, now + (deadline - now) / (len(subscriptions) - place))
             except (UnavailableError, GraphError) as error:
                 _log.error("audit of call records: tenant=%s reason=%s: %s", one.tenant_id, error.reason, error)
 

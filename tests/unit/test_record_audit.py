@@ -169,8 +169,10 @@ class Records:
     clock: VirtualClock
     held: list[tuple[str, datetime, ListedRecord]] = field(default_factory=list)
     size: int = 60
+    seconds: float = 0.0
     errors: list[SwitchboardError] = field(default_factory=list)  # one for each page, as long as there are any
     pages: Counter[str] = field(default_factory=Counter)
+    asked: list[str | None] = field(default_factory=list)
 
     def make(self, record_id: str, version: int = 1, *, ago: timedelta, tenant_id: str = TENANT, **more: Any) -> None:
         """A record that was made so long ago, of a call that had begun an hour before; one of its id is replaced."""
@@ -181,6 +183,8 @@ class Records:
 
     async def page(self, tenant_id: str, step: Step, link: str | None) -> RecordPage:
         self.pages[tenant_id] += 1
+        self.asked.append(step.participant)
+        self.clock.advance(timedelta(seconds=self.seconds))
         if self.errors:
             raise self.errors.pop(0)
         found = [
@@ -422,6 +426,17 @@ async def test_a_tenant_in_trouble_costs_the_others_nothing(house: House) -> Non
     assert house.state(OTHER_TENANT).under_way is None
     await house.run(house.one, other)
     assert house.sent() == ["theirs/1", "ours/1"]
+
+
+async def test_a_subscription_with_much_to_do_leaves_time_to_the_next(house: House) -> None:
+    resource = f"communications/callRecords?$filter=participants/any(p:p/id eq '{user(1)}')"
+    other = house.graph.add(call_records(), resource=resource)
+    await house.begin(house.one, other)
+    house.clock.advance(11 * HOUR)
+    house.records.asked.clear()
+    house.records.seconds = 20.0
+    await house.run(house.one, other)
+    assert house.records.asked == [None, None, None, user(1)]
 
 
 async def test_deliveries_are_told_apart_by_tenant(house: House) -> None:
