@@ -92,7 +92,7 @@ class RecordAudit:
         told = await self.deliveries.told(tenant_id, steps[0].start)
         async for page in search.pages(self.records, self.clock, now + _LONG):
             listed += len(page.records)
-            absent += await self._send_absent(page, told, tenant_id, gap.may_miss)
+            absent += len(await self._send_absent(page, told, tenant_id, gap.may_miss))
             yield Compared(search.gap.done, len(steps), listed, absent)
         yield Compared(search.gap.done, len(steps), listed, absent)
 
@@ -121,7 +121,9 @@ class RecordAudit:
         absent = 0
         try:
             async for page in search.pages(self.records, self.clock, deadline, at_most=PAGES):
-                absent += await self._send_absent(page, told, tenant_id, audit.judges)
+                missed = await self._send_absent(page, told, tenant_id, audit.judges)
+                absent += len(missed)
+                self._report(missed, tenant_id)
         finally:
             after = audit.progressed(search.gap, absent, finished=search.finished)
             # Where another run has been at it meanwhile, its progress counts, and this one's notes.
@@ -137,24 +139,25 @@ class RecordAudit:
 
     async def _send_absent(
         self, page: RecordPage, told: Told, tenant_id: str, judges: Callable[[ListedRecord], bool]
-    ) -> int:
+    ) -> Sequence[ListedRecord]:
         absent = [record for record in page.records if judges(record) and not told.knows(record)]
-        if not absent:
-            return 0
         now = self.clock.now()
         await send_records(self.queues, absent, tenant_id, now)
-        _log.warning(
-            "call records of which there was no notification: tenant=%s count=%d ids=%s",
-            tenant_id,
-            len(absent),
-            ",".join(record.id for record in absent[:_NAMED]),
-        )
-        self.telemetry.unnotified(len(absent))
         noted = [Delivered(record.id, record.version, now) for record in absent]
         for one in noted:  # participants of a filter may share it
             told.add(one)
         await self.deliveries.write(tenant_id, noted)
-        return len(absent)
+        return absent
+
+    def _report(self, absent: Sequence[ListedRecord], tenant_id: str) -> None:
+        if absent:
+            _log.warning(
+                "call records of which there was no notification: tenant=%s count=%d ids=%s",
+                tenant_id,
+                len(absent),
+                ",".join(record.id for record in absent[:_NAMED]),
+            )
+            self.telemetry.unnotified(len(absent))
 
 
 def _tenant(subscription: Subscription) -> str:
