@@ -114,16 +114,20 @@ class TestPublished:
 
     def test_the_pages_links_lead_somewhere(self) -> None:
         page = schemas.ROOT / schemas.PAGE
-        text = page.read_text("utf-8")
-        headings = {
-            re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-")
-            for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-        }
-        for link in re.findall(r"\]\(([^)]+)\)", text):
-            if link.startswith("#"):
-                assert link[1:] in headings
-            elif not link.startswith("https://"):
-                assert (page.parent / link).is_file(), link
+        for link in re.findall(r"\]\(([^)]+)\)", page.read_text("utf-8")):
+            if not link.startswith("https://"):
+                file, _, heading = link.partition("#")
+                target = page.parent / file if file else page
+                assert target.is_file(), link
+                assert not heading or heading in headings(target.read_text("utf-8")), link
+
+
+def headings(text: str) -> set[str]:
+    """What one can link to in a page."""
+    return {
+        re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-")
+        for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
 
 
 class TestEvents:
