@@ -47,7 +47,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def is_whole(self, now: datetime) -> bool:
         """Whether it is settled, or has neither become empty nor lost more than a tenth of what was believed."""
-        has_shrunk = self.believed is None or self.size == 0 or self.size * 10 < self.believed * 9
+        has_shrunk = self.believed is None or self.size * 10 < self.believed * 9
         return self.is_settled(now) or not has_shrunk
 
 

@@ -712,11 +712,10 @@ class TenantRun:
         whole = state.refusal is None and all(found is not None for found in members)
         if whole:
             self.changes.wanted = frozenset(want.resource for want in self.wanted)
-        is_empty = not (state.subscriptions or state.groups)
-        if is_empty and self.order.prune:
+        if self.order.prune and not (state.subscriptions or state.groups):
             error = NotWholeError("the desired state asks for nothing, of any tenant: nothing is pruned by that")
             self._trouble(Stage.DESIRED_STATE, error)
-        return Wanted(self.wanted, whole, sure=whole and sure and not is_empty)
+        return Wanted(self.wanted, whole, sure=whole and sure)
 
     def _note_readings(self, memory: Memory, read: Mapping[str, Sequence[str]]) -> bool:
         """Note how the file and the groups read now; whether all of that is to be deleted by."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.domain import graph
+from shared.domain import graph, resources
 from shared.domain.desired import DesiredState, DesiredStateError, Group, parse_desired
 from shared.domain.errors import MalformedInputError, UnavailableError
 from shared.domain.execution import Outcome
@@ -21,6 +21,7 @@ from tests.unit.test_renew import HOUR, House
 
 MINUTE = timedelta(minutes=1)
 GROUP = Group(TENANT, user(900))
+PRESENCE = Desired(TENANT, resources.PRESENCE, resources.presence_path((user(1),)), rich=False)
 
 
 async def settled(*desired: Desired, groups: tuple[Group, ...] = (), members: int = 0, **rules: Any) -> House:
@@ -249,6 +250,18 @@ def replace_known(house: House) -> Any:
     return type(memory)(readings=memory.readings)
 
 
+def leave_out_signed_in(house: House) -> None:
+    """Graph does not list what was subscribed to for who is signed in."""
+    pages = house.graph.subscription_pages
+
+    async def without(tenant_id: str) -> AsyncIterator[Sequence[Subscription]]:
+        async for page in pages(tenant_id):
+            yield page
+        raise graph.SignedInListError(UnavailableError("Graph", reason="throttled"))
+
+    house.graph.subscription_pages = without  # type: ignore[method-assign]
+
+
 class TestLists:
     async def prepared(self) -> tuple[House, Subscription]:
         house = await settled(call_records(), call_events(1), call_events(2, OTHER_TENANT))
@@ -267,18 +280,32 @@ class TestLists:
 
     async def test_one_without_what_the_signed_in_user_subscribed_to(self) -> None:
         house, _ = await self.prepared()
-        pages = house.graph.subscription_pages
-
-        async def without(tenant_id: str) -> AsyncIterator[Sequence[Subscription]]:
-            async for page in pages(tenant_id):
-                yield page
-            raise graph.SignedInListError(UnavailableError("Graph", reason="throttled"))
-
-        house.graph.subscription_pages = without  # type: ignore[method-assign]
+        leave_out_signed_in(house)
         removal = await assert_nothing_goes(house, Stage.LIST)
         assert {(failure.kind, failure.reason) for failure in removal.failures} == {("presence", "throttled")}
         report = await house.process().run()  # and the others are none the worse for it
         assert (report.failures, report.outcomes) == ((), {Outcome.LEFT: 3})
+
+    async def test_a_refusal_beside_such_a_list_is_not_nothing_at_all(self) -> None:
+        house = House(PRESENCE)
+        leave_out_signed_in(house)
+        house.graph.faults = lambda _: model.FORBIDDEN
+        report = await house.process().run()
+        assert {(failure.kind, failure.reason) for failure in report.failures} == {
+            ("presence", "throttled"),
+            ("presence", "permission"),
+        }
+
+    async def test_such_a_list_does_not_tell_that_nothing_was_made(self) -> None:
+        house = House(call_records(), PRESENCE)
+        leave_out_signed_in(house)
+        await house.process().run()
+        [made] = house.graph.holds(PRESENCE)
+        house.graph.unlisted.add(made.id)
+        house.known = Known()
+        house.graph.faults = lambda call: model.NOT_DONE if call.method == "POST" else None
+        await house.process().run()
+        assert list(house.known.memories[TENANT].unseen) == [PRESENCE.resource]
 
     async def test_a_list_that_shows_what_is_not_there_any_more(self) -> None:
         house, doomed = await self.prepared()
