@@ -630,10 +630,13 @@ class TenantRun:
         return self.changes.applied(memory, self.clock.now())
 
     def _own_creations(self, open_: dict[tuple[str, str], Result], before: Collection[str]) -> None:
-        """What is new, and for what was asked for without an answer, is what was sent."""
+        """What is new, and for what was asked for without an answer, is what was sent.
+
+        What Graph did not find and now lists is not new: it is as Graph tells it.
+        """
         names = Names(resource for (_, resource), result in open_.items() if _is_unanswered(result))
         certificate = self.terms.certificate
-        for identity in self.there.keys() - before:
+        for identity in self.there.keys() - before - self.changes.gone:
             one = self.there[identity]
             path = names.recognised(one.resource)
             if path is None or not self.terms.endpoint.owns(one.notification_url):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shared.domain import graph, resources
@@ -736,6 +736,14 @@ FAULTS = (
     honours=st.booleans(),
     tells=st.booleans(),
     rotated=st.booleans(),
+)
+@example(
+    faults=[model.NOT_FOUND, model.NOT_FOUND, model.lose_answer],  # of the old one, which is there, and of the new one
+    states=["fresh"],
+    unique=False,
+    honours=False,
+    tells=True,
+    rotated=True,
 )
 def test_no_order_of_faults_loses_a_desired_subscription(
     *, faults: list[model.Fault | None], states: list[str], unique: bool, honours: bool, tells: bool, rotated: bool
