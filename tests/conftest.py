@@ -1,5 +1,6 @@
 """What the tests of every level share."""
 
+import gc
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -33,6 +34,15 @@ class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
     return ModuleScheduling(config, log) if config.getvalue("dist") == "loadscope" else None
+
+
+gc.disable()  # while modules are imported and tests collected: all that is kept
+
+
+def pytest_collection_finish() -> None:
+    """What there is now stays until the end: no later collection needs to look through it."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

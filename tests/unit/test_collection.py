@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -321,9 +322,9 @@ def counted(work: Callable[[], object]) -> int:
     return calls
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", bodies(1000))
-def test_what_a_stranger_sends_is_little_work(name: str, size: int) -> None:
+def test_what_a_stranger_sends_is_little_work(name: str) -> None:
     """As many calls as five for each of the items that 4 MiB may hold, however the body is made."""
-    body = bodies(size)[name]()
-    assert counted(lambda: parse(body)) <= 5 * min(len(body) // 3, 8_192 + len(body) // 1024) + 2500
+    for size in SIZES:
+        body = bodies(size)[name]()
+        assert counted(partial(parse, body)) <= 5 * min(len(body) // 3, 8_192 + len(body) // 1024) + 2500, size

@@ -43,10 +43,10 @@ def test_returns_what_was_encrypted(plaintext: bytes) -> None:
     assert decrypt(encrypt(plaintext, RECIPIENT), PAIR.private_key) == plaintext
 
 
-@pytest.mark.parametrize("length", range(34))
-def test_every_length_of_padding(length: int) -> None:
-    plaintext = b"\xff" * length
-    assert decrypt(encrypt(plaintext, RECIPIENT), PAIR.private_key) == plaintext
+def test_every_length_of_padding() -> None:
+    for length in range(34):
+        plaintext = b"\xff" * length
+        assert decrypt(encrypt(plaintext, RECIPIENT), PAIR.private_key) == plaintext
 
 
 def test_a_larger_key() -> None:
@@ -124,20 +124,18 @@ def test_data_that_is_no_whole_number_of_blocks(ciphertext: bytes) -> None:
         decrypt(sealed(ciphertext, key), PAIR.private_key)
 
 
-@pytest.mark.parametrize("name", ["data", "dataKey", "dataSignature"])
 @pytest.mark.parametrize(
     "value",
     [None, 7, True, [], {}, b"aGk=", "not base64!", "aGk", "aGk=\n", " aGk=", "aGkö", "\ud800", ...],
     ids=repr,
 )
-def test_fields_that_are_missing_or_not_base64(name: str, value: object) -> None:
-    content: dict[str, Any] = encrypt(b"{}", RECIPIENT)
-    if value is ...:
-        del content[name]
-    else:
-        content[name] = value
-    with pytest.raises(MalformedContentError):
-        decrypt(content, PAIR.private_key)
+def test_fields_that_are_missing_or_not_base64(value: object) -> None:
+    for name in ("data", "dataKey", "dataSignature"):
+        content: dict[str, Any] = encrypt(b"{}", RECIPIENT) | {name: value}
+        if value is ...:
+            del content[name]
+        with pytest.raises(MalformedContentError):
+            decrypt(content, PAIR.private_key)
 
 
 def test_an_empty_data_key() -> None:

@@ -52,20 +52,20 @@ def item(event: object, identity: str, **changes: Any) -> dict[str, Any]:
     return {"subscriptionId": identity, "tenantId": TENANT, "lifecycleEvent": event, **changes}
 
 
-@pytest.mark.parametrize("event", ["reauthorizationRequired", "subscriptionRemoved", "missed", "somethingNew"])
 @pytest.mark.parametrize(
     "identity", ["../../beta/users?$top=999&x=", "a\nforged: line", "a b", "a" * 65, "a/b", "%2e%2e", "é", "a\n"]
 )
 async def test_an_id_from_outside_is_checked_before_it_is_part_of_a_url_or_a_log_line(
-    graph: ModelGraph, lifecycle: Lifecycle, event: str, identity: str, caplog: pytest.LogCaptureFixture
+    graph: ModelGraph, lifecycle: Lifecycle, identity: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
     asked = len(graph.calls)
-    with pytest.raises(MalformedInputError) as caught:
-        await lifecycle.handle(item(event, identity))
-    assert caught.value.reason == "lifecycle-malformed"
-    assert identity not in str(caught.value)
-    assert (len(graph.calls), caplog.text) == (asked, "")
+    for event in ("reauthorizationRequired", "subscriptionRemoved", "missed", "somethingNew"):
+        with pytest.raises(MalformedInputError) as caught:
+            await lifecycle.handle(item(event, identity))
+        assert caught.value.reason == "lifecycle-malformed"
+        assert identity not in str(caught.value)
+        assert (len(graph.calls), caplog.text) == (asked, "")
 
 
 @pytest.mark.parametrize("event", ["reauthorizationRequired", "ReauthorizationRequired"])

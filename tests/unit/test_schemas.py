@@ -74,20 +74,19 @@ def of(kind: Kind, options: Options | None = None) -> dict[str, Any]:
 
 
 class TestPublished:
-    @pytest.mark.parametrize("path", GENERATED, ids=str)
-    def test_is_what_the_types_say(self, path: Path) -> None:
-        found = (schemas.ROOT / path).read_text("utf-8")
-        assert found == GENERATED[path], f"{path} is not up to date; run: python -m dev.schemas"
+    def test_is_what_the_types_say(self) -> None:
+        stale = [path for path in GENERATED if (schemas.ROOT / path).read_text("utf-8") != GENERATED[path]]
+        assert stale == [], "not up to date; run: python -m dev.schemas"
 
     def test_nothing_else_is_published(self) -> None:
         folder = schemas.ROOT / schemas.SCHEMAS
         assert {path.relative_to(schemas.ROOT) for path in folder.iterdir()} == set(GENERATED) - {schemas.PAGE}
 
-    @pytest.mark.parametrize("event_type", DATA_TYPES)
-    def test_each_is_a_schema_and_bears_the_dataschema_as_its_id(self, event_type: str) -> None:
-        schema = published(event_type)
-        Draft202012Validator.check_schema(schema)
-        assert schema["$id"] == schema_id(event_type)
+    def test_each_is_a_schema_and_bears_the_dataschema_as_its_id(self) -> None:
+        for event_type in DATA_TYPES:
+            schema = published(event_type)
+            Draft202012Validator.check_schema(schema)
+            assert schema["$id"] == schema_id(event_type)
 
     def test_every_type_of_the_catalogue_has_one(self) -> None:
         types = {event_type for kind in resources.CATALOGUE.values() for event_type in kind.event_types.values()}
@@ -134,22 +133,19 @@ class TestEvents:
     """What `event_of` writes."""
 
     @pytest.mark.parametrize("spelling", [None, *Spelling])
-    @pytest.mark.parametrize("kind", Kind)
-    def test_every_kind_in_every_spelling_fits(self, kind: Kind, spelling: Spelling | None) -> None:
-        check(of(kind, Options(spelling=spelling, participants=3)))
+    def test_every_kind_in_every_spelling_fits(self, spelling: Spelling | None) -> None:
+        for kind in Kind:
+            check(of(kind, Options(spelling=spelling, participants=3)))
 
     @pytest.mark.parametrize("roster", ["joined-exited", "delta-remove"])
     def test_every_older_roster_fits(self, roster: Any) -> None:
         check(of(Kind.LEGACY_ROSTER, Options(roster=roster, participants=2)))
 
-    @pytest.mark.parametrize("kind", Kind)
-    def test_a_basic_one_fits(self, kind: Kind) -> None:
-        check(json.loads(written(build(kind), None).to_json()))
-
-    @pytest.mark.parametrize("kind", Kind)
-    def test_a_claim_check_fits(self, kind: Kind) -> None:
-        event = written(build(kind), b'{"eventType":"callStarted"}')
-        check(json.loads(event.to_json_with_ref("https://account.blob.core.windows.net/event-data/call-events/1.json")))
+    def test_every_kind_without_data_of_its_own_fits(self) -> None:
+        blob = "https://account.blob.core.windows.net/event-data/call-events/1.json"
+        for kind in Kind:
+            check(json.loads(written(build(kind), None).to_json()))
+            check(json.loads(written(build(kind), b'{"eventType":"callStarted"}').to_json_with_ref(blob)))
 
     @pytest.mark.parametrize("path", sorted(SAMPLES.glob("decrypted/*.json")), ids=lambda path: path.stem)
     def test_graphs_own_examples_fit(self, path: Path) -> None:
@@ -219,10 +215,10 @@ class TestEvents:
             check(event)
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_the_python_types_read_what_the_schemas_describe(kind: Kind) -> None:
-    event = of(kind, Options(spelling=Spelling.ENTITY))
-    (found,) = parse_message(json.dumps(event))
-    data = found.typed()
-    assert isinstance(data, DATA_TYPES[event["type"]])
-    assert data.id == event["data"]["id"]
+def test_the_python_types_read_what_the_schemas_describe() -> None:
+    for kind in Kind:
+        event = of(kind, Options(spelling=Spelling.ENTITY))
+        (found,) = parse_message(json.dumps(event))
+        data = found.typed()
+        assert isinstance(data, DATA_TYPES[event["type"]]), kind
+        assert data.id == event["data"]["id"]

@@ -78,11 +78,11 @@ FORGERIES = {
 }
 
 
-@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("forgery", Forgery)
-def test_a_forgery(forgery: Forgery, version: int) -> None:
-    text = forge(forgery, KEY, app_id=APP, tenant_id=TENANT, now=NOW, version=version)  # type: ignore[arg-type]
-    assert reason(text) == FORGERIES[forgery]
+def test_a_forgery(forgery: Forgery) -> None:
+    for version in (1, 2):
+        text = forge(forgery, KEY, app_id=APP, tenant_id=TENANT, now=NOW, version=version)  # type: ignore[arg-type]
+        assert reason(text) == FORGERIES[forgery]
 
 
 def test_the_leeway_of_expiry() -> None:
@@ -97,10 +97,10 @@ def test_the_leeway_of_not_before() -> None:
     assert reason(token(nbf=edge + 1)) == "not-yet-valid"
 
 
-@pytest.mark.parametrize("name", ["exp", "nbf"])
 @pytest.mark.parametrize("value", [..., None, "9999999999", True, [], float("inf")], ids=repr)
-def test_times_that_are_none(name: str, value: object) -> None:
-    assert reason(token(**{name: value})) in {"times", "malformed"}
+def test_times_that_are_none(value: object) -> None:
+    for name in ("exp", "nbf"):
+        assert reason(token(**{name: value})) in {"times", "malformed"}, name
 
 
 def test_a_time_beyond_the_calendar() -> None:
@@ -110,9 +110,9 @@ def test_a_time_beyond_the_calendar() -> None:
 @pytest.mark.parametrize(
     ("name", "why"), [("aud", "audience"), ("tid", "tenant"), ("iss", "issuer"), ("azp", "caller"), ("ver", "version")]
 )
-@pytest.mark.parametrize("value", [..., None, 7, [], [APP], {}, ""], ids=repr)
-def test_claims_that_are_missing_or_of_another_type(name: str, why: str, value: object) -> None:
-    assert reason(token(**{name: value})) == why
+def test_claims_that_are_missing_or_of_another_type(name: str, why: str) -> None:
+    for value in (..., None, 7, [], [APP], {}, ""):
+        assert reason(token(**{name: value})) == why, value
 
 
 def test_guids_in_capitals_are_the_same() -> None:
