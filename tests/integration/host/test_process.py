@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
@@ -66,6 +66,11 @@ if os.path.exists(died) and not os.path.exists(died_again):
     os._exit(1)
 """
 )
+SEES = """
+@app.route("sees")
+async def sees(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse(json.dumps([os.environ.get("OF_THE_PARENT"), os.environ.get("GIVEN")]))
+"""
 HANGING = """
 @app.route("hang")
 async def hang(req: func.HttpRequest) -> func.HttpResponse:
@@ -75,6 +80,24 @@ async def hang(req: func.HttpRequest) -> func.HttpResponse:
     finally:
         note(event="never told")
 """
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    app = App(tmp_path_factory.mktemp("plain"))
+    app.write(PID + SEES)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OF_THE_PARENT", "secret")
+        with HostProcess(app.folder, app.environment | {"GIVEN": "yes"}) as host:
+            yield host
+
+
+@pytest.fixture
+def plain(shared: HostProcess) -> HostProcess:
+    """A host with one worker, running."""
+    if not shared.is_running:
+        shared.start()
+    return shared
 
 
 def pid(host: HostProcess) -> int:
@@ -110,10 +133,9 @@ def is_gone(process_id: int) -> bool:
 
 
 class TestEnd:
-    @pytest.mark.parametrize("workers", ["1", "2"])
-    def test_lets_running_invocations_finish(self, app: App, serve: Serve, workers: str) -> None:
+    def test_lets_running_invocations_finish(self, app: App, serve: Serve) -> None:
         app.write(SLOW)
-        host = serve(FUNCTIONS_WORKER_PROCESS_COUNT=workers)
+        host = serve(FUNCTIONS_WORKER_PROCESS_COUNT="2")
         address = urlsplit(host.url)
         with socket.create_connection((address.hostname, address.port), timeout=90) as caller:
             caller.sendall(b"GET /api/slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -126,15 +148,12 @@ class TestEnd:
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{host.url}/api/slow", timeout=90)
 
-    def test_by_ctrl_c_is_quiet(self, app: App, serve: Serve) -> None:
-        app.write(SLOW)
-        host = serve()
+    def test_by_ctrl_c_is_quiet(self, plain: HostProcess) -> None:
+        os.kill(plain.pid, signal.SIGINT)
+        eventually(lambda: not plain.is_running)
 
-        os.kill(host.pid, signal.SIGINT)
-        eventually(lambda: not host.is_running)
-
-        assert host.terminate() == 0
-        assert "Traceback" not in host.logs
+        assert plain.terminate() == 0
+        assert "Traceback" not in plain.logs
 
     def test_of_the_parent_ends_the_host_and_its_workers(self, app: App) -> None:
         app.write(PID)
@@ -165,10 +184,13 @@ sys.stdin.read()
 
 
 class TestWorkers:
-    def test_share_the_port_and_are_started_again_when_they_die(self, app: App, serve: Serve) -> None:
+    def test_take_calls_in_strict_turn_and_are_started_again_when_they_die(self, app: App, serve: Serve) -> None:
         app.write(PID)
         host = serve(FUNCTIONS_WORKER_PROCESS_COUNT="2")
-        first = both(host)
+        calls = [pid(host) for _ in range(6)]
+        first = set(calls[:2])
+        assert len(first) == 2
+        assert calls == calls[:2] * 3
         assert host.pid not in first
         assert host.output.count("Listening on ") == 1
 
@@ -182,44 +204,16 @@ class TestWorkers:
         assert host.terminate() == 0
         assert all(is_gone(worker) for worker in second)
 
-    def test_end_when_their_host_is_killed(self, app: App, serve: Serve, azurite: Azurite) -> None:
-        app.write(
-            PID
-            + """
-@app.timer_trigger("timer", schedule="* * * * * *")
-async def tick(timer: func.TimerRequest) -> None:
-    note(pid=os.getpid())
-"""
-        )
-        host = serve(FUNCTIONS_WORKER_PROCESS_COUNT="2", AzureWebJobsStorage=azurite.connection_string)
+    def test_end_when_their_host_is_killed(self, app: App, serve: Serve) -> None:
+        app.write(PID)
+        host = serve(FUNCTIONS_WORKER_PROCESS_COUNT="2")
         workers = both(host)
-        app.await_notes(2)
 
         os.kill(host.pid, signal.SIGKILL)
 
         eventually(lambda: all(is_gone(worker) for worker in workers))
 
-    def test_take_calls_in_strict_turn(self, app: App, serve: Serve) -> None:
-        app.write(PID)
-        host = serve(FUNCTIONS_WORKER_PROCESS_COUNT="2")
-
-        seen = [pid(host) for _ in range(6)]
-
-        assert seen[0] != seen[1]
-        assert seen == seen[:2] * 3
-
-    def test_without_any_left_calls_wait_for_the_next(self, app: App, serve: Serve) -> None:
-        app.write(PID)
-        host = serve()
-        first = pid(host)
-
-        os.kill(first, signal.SIGKILL)
-        if not os.environ.get(FUNCTIONS_HOST):  # another host may not tell when it has seen that
-            host.wait_for_log("died (exit code -9); starting it again")
-            assert pid(host) != first
-        eventually(lambda: pid_if_answered(host) not in {None, first})
-
-    def test_that_die_fail_what_they_were_at(self, app: App, serve: Serve) -> None:
+    def test_that_die_fail_what_they_were_at_and_further_calls_wait_for_the_next(self, app: App, serve: Serve) -> None:
         app.write(
             PID
             + """
@@ -229,11 +223,16 @@ async def die(req: func.HttpRequest) -> func.HttpResponse:
 """
         )
         host = serve()
+        first = pid(host)
 
         response = requests.get(f"{host.url}/api/die", timeout=90)
 
         assert response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
         host.wait_for_log("code 7")
+        if not os.environ.get(FUNCTIONS_HOST):  # another host may not tell when it has seen that
+            host.wait_for_log("died (exit code 7); starting it again")
+            assert pid(host) != first
+        eventually(lambda: pid_if_answered(host) not in {None, first})
 
     def test_that_die_a_third_time_end_the_host(
         self, app: App, serve: Serve, queue_service: QueueServiceClient, azurite: Azurite, unique_name: Name
@@ -292,26 +291,20 @@ async def die(req: func.HttpRequest) -> func.HttpResponse:
 
 
 class TestHostProcess:
-    def test_starts_again_on_the_same_port_which_nobody_else_could_take(self, app: App, serve: Serve) -> None:
-        app.write(PID)
-        host = serve()
-        first_url, first_pid = host.url, pid(host)
+    def test_starts_again_on_the_same_port_which_nobody_else_could_take(self, plain: HostProcess) -> None:
+        first_url, first_pid = plain.url, pid(plain)
 
-        host.kill()
+        plain.kill()
         if sys.platform == "linux":  # see `held_port`
             with socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
                 other.bind((HOST, urlsplit(first_url).port))
-        host.start()
+        plain.start()
 
-        assert host.url == first_url
-        assert pid(host) != first_pid
+        assert plain.url == first_url
+        assert pid(plain) != first_pid
 
-    def test_passes_on_nothing_of_this_process(self, app: App, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("OF_THE_PARENT", "secret")
-        app.write('note(sees=[os.environ.get("OF_THE_PARENT"), os.environ.get("GIVEN")])\n' + PID)
-        serve(GIVEN="yes")
-
-        assert app.notes == [{"sees": [None, "yes"]}]
+    def test_passes_on_nothing_of_this_process(self, plain: HostProcess) -> None:
+        assert requests.get(f"{plain.url}/api/sees", timeout=90).json() == [None, "yes"]
 
     def test_says_why_it_did_not_start(self, app: App) -> None:
         app.write(PID)
