@@ -1,4 +1,7 @@
-"""The app as it is served: over HTTP, by the production worker's library, with the parts that production has."""
+"""The app as it is served: over HTTP, by the production worker's library, with the parts that production has.
+
+And what a stack gives it to go by, and what becomes of Graph's deliveries while storage is away.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,7 @@ from dev.simulator.delivery import Notification
 from dev.stack import APP, Stack
 
 PATIENCE = 90.0
+LARGEST_BODY = 400_000
 PLAIN = '{"hello": "put on raw-notifications as it is, without base64"}'
 
 
@@ -49,24 +54,62 @@ def send(stack: Stack, count: int) -> list[Notification]:
     return prepared
 
 
-@pytest.fixture(params=["connection-string", "identity"])
-def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
-    with Stack.start(
-        tmp_path, subscriptions=traffic.SUBSCRIPTIONS, storage_by_identity=request.param == "identity"
-    ) as running:
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack with a setting of its own, started by a developer whose environment would lead the app astray."""
+    starting = Stack.start(
+        tmp_path_factory.mktemp("stack"),
+        subscriptions=traffic.SUBSCRIPTIONS,
+        settings={"MAX_BODY_BYTES": str(LARGEST_BODY)},
+    )
+    with ExitStack() as until_the_end:
+        with pytest.MonkeyPatch.context() as environment:
+            for name in ("AZURE_CLIENT_ID", "HTTPS_PROXY", "GRAPH_APP_IDS", "LIFECYCLE_NOTIFICATION_URL"):
+                environment.setenv(name, "nonsense")
+            running = until_the_end.enter_context(starting)
+        running.sim.graph.delivery.first_retry = 0.2
         yield running
 
 
-def test_every_notification_is_an_event_with_storage_by_either_way(stack: Stack) -> None:
+def test_every_notification_is_an_event(stack: Stack) -> None:
+    everything_arrives(stack)
+
+
+def test_every_notification_is_an_event_with_storage_by_identity(tmp_path: Path) -> None:
+    with Stack.start(tmp_path, subscriptions=traffic.SUBSCRIPTIONS, storage_by_identity=True) as running:
+        everything_arrives(running)
+
+
+def everything_arrives(stack: Stack) -> None:
     renew(stack)
+    queues = _queues(stack)
+    before = _count(queues)
     sent = send(stack, 32)
     stack.sim.graph.drain()
     assert {delivery.state for delivery in stack.sim.graph.deliveries} == {"delivered"}
+    # It reaches storage, Key Vault and Graph, with the tenant and the application that the simulator knows.
     health = requests.get(f"{stack.url}/api/health", timeout=90)
     assert health.status_code == 200, health.text
-    queues = _queues(stack)
-    until(lambda: _count(queues) == len(sent), f"{len(sent)} events")
+    until(lambda: _count(queues) == before + len(sent), f"{len(sent)} events")
     text_that_no_function_is_given_is_parked(stack, queues)
+
+
+def test_a_setting_overrides_the_default(stack: Stack) -> None:
+    body = {"value": [{"id": "x" * LARGEST_BODY}]}
+    assert requests.post(stack.settings["NOTIFICATION_URL"], json=body, timeout=90).status_code == 413
+
+
+def test_graph_is_refused_while_storage_is_away_and_delivers_when_it_is_back(stack: Stack) -> None:
+    renew(stack)
+    stack.azurite.stop()
+    before = len(stack.sim.graph.deliveries)
+    stack.sim.graph.notify(traffic.RECORDS, Kind.CALL_RECORD_CREATED, traffic.unique(traffic.RECORDS))
+    until(lambda: any(entry.attempts for entry in stack.sim.graph.deliveries[before:]), "the refusal")
+    stack.restart_azurite()
+    stack.sim.graph.drain(PATIENCE)
+    (delivery,) = stack.sim.graph.deliveries[before:]
+    assert delivery.attempts[0].status == 503
+    assert delivery.attempts[-1].status == 202
 
 
 def text_that_no_function_is_given_is_parked(stack: Stack, queues: QueueServiceClient) -> None:
@@ -92,14 +135,13 @@ def _parked(quarantine: ContainerClient) -> list[str]:
     return [json.loads(quarantine.download_blob(blob.name).readall())["text"] for blob in quarantine.list_blobs()]
 
 
-def test_a_host_that_ends_by_itself_is_started_again_as_azure_does(tmp_path: Path) -> None:
-    with Stack.start(tmp_path, subscriptions="") as running:
-        first = running.host.pid
+def test_a_host_that_ends_by_itself_is_started_again_as_azure_does(stack: Stack) -> None:
+    first, ends = stack.host.pid, stack.host.ends
 
-        os.kill(first, signal.SIGKILL)
+    os.kill(first, signal.SIGKILL)
 
-        until(lambda: answers(running) and running.host.pid != first, "another host")
-        assert running.host.ends == 1
+    until(lambda: answers(stack) and stack.host.pid != first, "another host")
+    assert stack.host.ends == ends + 1
 
 
 def answers(stack: Stack) -> bool:
