@@ -22,6 +22,8 @@ from dev.ports import HOST, held_port
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
+_OTHER_ACCOUNT = "account{}"
+
 START_SECONDS = 60
 STOP_SECONDS = 10
 
@@ -71,25 +73,28 @@ class Azurite:
     directory: Path
     ports: Ports
     tls: TlsFiles | None
+    accounts: int = 0
     _process: subprocess.Popen[bytes] | None = None
 
     @classmethod
     @contextmanager
-    def start(cls, directory: Path, *, ports: Ports = FREE_PORTS, tls: TlsFiles | None = None) -> "Iterator[Azurite]":
+    def start(
+        cls, directory: Path, *, ports: Ports = FREE_PORTS, tls: TlsFiles | None = None, accounts: int = 0
+    ) -> "Iterator[Azurite]":
         """Run Azurite on 127.0.0.1 for the length of a `with` block.
 
         Args:
             directory: where its data and its log (`azurite.log`) go; made if missing.
             ports: free ones unless given.
             tls: serve HTTPS, and take bearer tokens, which Azurite refuses over HTTP.
+            accounts: how many accounts there are beside the usual one; `connection_string_of` them takes a number.
 
         Raises:
             AzuriteError: it is not installed, or did not come up; the message ends with its own last words.
         """
         with ExitStack() as held:
-            azurite = cls(
-                directory=directory, ports=Ports(*(port or held.enter_context(held_port()) for port in ports)), tls=tls
-            )
+            ports = Ports(*(port or held.enter_context(held_port()) for port in ports))
+            azurite = cls(directory=directory, ports=ports, tls=tls, accounts=accounts)
             held.callback(azurite.stop)
             azurite.restart()
             yield azurite
@@ -112,10 +117,11 @@ class Azurite:
     @property
     def connection_string(self) -> str:
         """What `AzureWebJobsStorage` takes."""
-        return (
-            f"DefaultEndpointsProtocol={self._scheme};AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};"
-            f"BlobEndpoint={self.blob_url};QueueEndpoint={self.queue_url};TableEndpoint={self.table_url};"
-        )
+        return self._connection_string(ACCOUNT)
+
+    def connection_string_of(self, number: int) -> str:
+        """The same for one of the other accounts, from 0 on; each is empty until it is used."""
+        return self._connection_string(_OTHER_ACCOUNT.format(number))
 
     def restart(self) -> None:
         """End it in an orderly way if it runs, and start it on the same ports and data; returns when it listens."""
@@ -125,6 +131,7 @@ class Azurite:
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 self._command(),
+                env=os.environ | self._environment(),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -167,8 +174,19 @@ class Azurite:
     def _scheme(self) -> str:
         return "https" if self.tls else "http"
 
-    def _url(self, port: int) -> str:
-        return f"{self._scheme}://{HOST}:{port}/{ACCOUNT}"
+    def _connection_string(self, account: str) -> str:
+        blob, queue, table = (self._url(port, account) for port in self.ports)
+        return (
+            f"DefaultEndpointsProtocol={self._scheme};AccountName={account};AccountKey={ACCOUNT_KEY};"
+            f"BlobEndpoint={blob};QueueEndpoint={queue};TableEndpoint={table};"
+        )
+
+    def _url(self, port: int, account: str = ACCOUNT) -> str:
+        return f"{self._scheme}://{HOST}:{port}/{account}"
+
+    def _environment(self) -> dict[str, str]:
+        names = [ACCOUNT, *map(_OTHER_ACCOUNT.format, range(self.accounts))]
+        return {"AZURITE_ACCOUNTS": ";".join(f"{name}:{ACCOUNT_KEY}" for name in names)}
 
     def _command(self) -> list[str]:
         if not _SCRIPT.exists():

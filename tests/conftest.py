@@ -16,6 +16,7 @@ from dev.azurite import Azurite
 from dev.host.process import FUNCTIONS_HOST
 
 TESTS: Final = Path(__file__).parent
+ACCOUNTS: Final = 1000  # Linux takes an environment variable of 128 KiB, which holds 1200 of them
 LONGEST_FIRST: Final = {"simulation": 0, "reliability": 1, "unit": 3}
 """By how long their tests take: whoever begins with the longest does not wait for it at the end."""
 
@@ -56,8 +57,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     """One storage emulator for the whole run. Tests keep apart by names (`unique_name`), and none may stop it."""
-    with Azurite.start(tmp_path_factory.mktemp("azurite")) as running:
+    with Azurite.start(tmp_path_factory.mktemp("azurite"), accounts=ACCOUNTS) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def _accounts(azurite: Azurite) -> Iterator[str]:
+    return map(azurite.connection_string_of, range(ACCOUNTS))
+
+
+@pytest.fixture
+def empty_storage(_accounts: Iterator[str]) -> str:
+    """The connection string of an account of the emulator that no other test uses."""
+    return next(_accounts)
 
 
 @pytest.fixture

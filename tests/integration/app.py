@@ -1,11 +1,14 @@
 """The app without a host: its own wiring, over the real SDKs, on the storage emulator and the simulator."""
 
+import contextlib
 import json
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import azure.functions as func
+from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 
@@ -81,11 +84,10 @@ class App:
         """Run the decrypting functions on all that waits, as the host would; a failure leaves the message there."""
         for queue in RAW_QUEUES[:2]:
             client = self.queues.get_queue_client(queue)
-            if not await _exists(client):
-                continue
-            async for message in client.receive_messages(visibility_timeout=1):
-                await wiring.decrypt(Message(_decoded(message.content), attempts), queue)
-                await client.delete_message(message)
+            with contextlib.suppress(ResourceNotFoundError):
+                async for message in client.receive_messages(visibility_timeout=1):
+                    await wiring.decrypt(Message(_decoded(message.content), attempts), queue)
+                    await client.delete_message(message)
 
     async def events(self) -> list[CloudEvent]:
         """All events, from all queues; each must lie on the queue that it belongs on."""
@@ -109,31 +111,17 @@ class App:
 
     async def blobs_in(self, container: str) -> dict[str, bytes]:
         client = self.blobs.get_container_client(container)
-        if not await client.exists():
-            return {}
-        return {
-            blob.name: await (await client.download_blob(blob.name)).readall() async for blob in client.list_blobs()
-        }
+        with contextlib.suppress(ResourceNotFoundError):
+            return {name: await (await client.download_blob(name)).readall() async for name in client.list_blob_names()}
+        return {}
 
     async def _peek(self, queue: str) -> list[str]:
-        client = self.queues.get_queue_client(queue)
-        if not await _exists(client):
-            return []
-        messages = await client.peek_messages(32)
-        return [_decoded(message.content) for message in messages]
-
-
-async def _exists(client: Any) -> bool:
-    from azure.core.exceptions import ResourceNotFoundError
-
-    try:
-        await client.get_queue_properties()
-    except ResourceNotFoundError:
-        return False
-    return True
+        with contextlib.suppress(ResourceNotFoundError):
+            return [
+                _decoded(message.content) for message in await self.queues.get_queue_client(queue).peek_messages(32)
+            ]
+        return []
 
 
 def _decoded(text: str) -> str:
-    from base64 import b64decode
-
     return text if text.startswith(("{", "[")) else b64decode(text).decode()

@@ -8,19 +8,27 @@ import aiohttp.connector
 import pytest
 from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue.aio import QueueServiceClient
+from cryptography.hazmat.primitives.serialization import pkcs12
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from dev.azurite import Azurite
 from dev.simulator import Simulator
 from shared import wiring
 from shared.adapters.telemetry import OpenTelemetry
 from tests.integration.app import CLIENT_STATE, PREVIOUS_CLIENT_STATE, App
 
 OTHER_TENANT = "909c6581-5130-43e9-88f3-fcb3582cde37"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _keys_are_checked_once() -> Iterator[None]:
+    """A PFX bundle is read once: it takes 40 ms each time, for the check of its key, and few are read by many tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pkcs12, "load_pkcs12", functools.cache(pkcs12.load_pkcs12))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +40,10 @@ def shared_simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture
-async def app(azurite: Azurite, shared_simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[App]:
+async def app(empty_storage: str, shared_simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[App]:
     """The app, on empty storage."""
     settings = shared_simulator.environment() | {
-        "AzureWebJobsStorage": azurite.connection_string,
+        "AzureWebJobsStorage": empty_storage,
         "CLIENT_STATE": CLIENT_STATE,
         "CLIENT_STATE_PREVIOUS": PREVIOUS_CLIENT_STATE,
         "NOTIFICATION_URL": "https://switchboard.example/api/notifications",
@@ -44,13 +52,9 @@ async def app(azurite: Azurite, shared_simulator: Simulator, monkeypatch: pytest
         monkeypatch.setenv(name, value)
     _forget()
     async with (
-        QueueServiceClient.from_connection_string(azurite.connection_string) as queues,
-        BlobServiceClient.from_connection_string(azurite.connection_string) as blobs,
+        QueueServiceClient.from_connection_string(empty_storage) as queues,
+        BlobServiceClient.from_connection_string(empty_storage) as blobs,
     ):
-        async for queue in queues.list_queues():
-            await queues.delete_queue(queue)
-        async for container in blobs.list_containers():
-            await blobs.delete_container(container)
         shared_simulator.faults.clear()
         shared_simulator.faults.forget_requests()
         yield App(shared_simulator, queues, blobs)

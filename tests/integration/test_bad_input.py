@@ -147,11 +147,14 @@ async def test_settings_that_are_missing(
 # --- who sent it ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", [..., None, "", "wrong", 7, [CLIENT_STATE]], ids=repr)
 @pytest.mark.parametrize("kind", [Kind.CALL_RECORD_CREATED, GOOD])
-async def test_client_state(app: App, state: object, kind: Kind) -> None:
-    bad = app.item(build(kind), clientState=state)
-    assert await outcome(app, app.collection(bad, app.item(build(GOOD)))) == (202, 1)
+async def test_client_state(app: App, kind: Kind) -> None:
+    states: tuple[object, ...] = (..., None, "", "wrong", 7, [CLIENT_STATE])
+    bad = [app.item(build(kind), clientState=state) for state in states]
+    good = app.item(build(GOOD))
+    assert await outcome(app, app.collection(*bad, good)) == (202, 1)
+    (message,) = (await app.raw())["raw-notifications"]
+    assert message["notifications"] == [good]
 
 
 async def test_the_previous_client_state_is_accepted_while_it_is_rotated(app: App) -> None:
@@ -201,12 +204,12 @@ async def test_one_bad_token_among_good_ones(app: App) -> None:
     assert await outcome(app, app.collection(*items, tokens=[bad, app.token()])) == (202, 1)
 
 
-@pytest.mark.parametrize("forgery", [found for found in Forgery if found is not Forgery.UNKNOWN_KID])
-async def test_a_forged_token(app: App, forgery: Forgery) -> None:
-    token = forge(
-        forgery, app.sim.entra.signing_key, app_id=app.sim.app_id, tenant_id=app.sim.tenants[0], now=app.sim.clock.now()
-    )
-    assert await outcome(app, app.collection(app.item(build(GOOD)), tokens=[token])) == (202, 0)
+async def test_a_forged_token(app: App) -> None:
+    key, tenant = app.sim.entra.signing_key, app.sim.tenants[0]
+    for forgery in set(Forgery) - {Forgery.UNKNOWN_KID}:
+        token = forge(forgery, key, app_id=app.sim.app_id, tenant_id=tenant, now=app.sim.clock.now())
+        found = await outcome(app, app.collection(app.item(build(GOOD)), tokens=[token]))
+        assert found == (202, 0), forgery
 
 
 async def test_a_token_of_an_unknown_key_is_refused_once_the_keys_are_fresh_and_never_sooner(app: App) -> None:
@@ -354,20 +357,19 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-async def test_a_permanent_failure_is_quarantined_at_once_and_its_neighbours_are_delivered(app: App, name: str) -> None:
-    make, reason = BAD[name]
-    bad = make(app)
-    await app.post(app.collection(app.item(build(GOOD)), bad, app.item(build(Kind.CALL_ENDED))))
+async def test_a_permanent_failure_is_quarantined_at_once_and_its_neighbours_are_delivered(app: App) -> None:
+    bad = [make(app) for make, _ in BAD.values()]
+    await app.post(app.collection(app.item(build(GOOD)), *bad, app.item(build(Kind.CALL_ENDED))))
     await app.handle()
     assert sorted(event.type for event in await app.on("call-events")) == [
         "Microsoft.Graph.CallEnded",
         "Microsoft.Graph.CallStarted",
     ]
-    (parked,) = await app.quarantined()
-    assert (parked["reason"], parked["queue"], parked["attempts"]) == (reason, "raw-notifications", 1)
-    assert parked["envelope"]["notifications"] == [bad]
-    assert parked["envelope"]["first"] == 1
+    parked = sorted(await app.quarantined(), key=lambda entry: int(entry["envelope"]["first"]))
+    assert [entry["reason"] for entry in parked] == [reason for _, reason in BAD.values()]
+    assert {(entry["queue"], entry["attempts"]) for entry in parked} == {("raw-notifications", 1)}
+    assert [entry["envelope"]["notifications"] for entry in parked] == [[item] for item in bad]
+    assert [entry["envelope"]["first"] for entry in parked] == list(range(1, len(bad) + 1))
     assert await app.raw() == {}
 
 
@@ -381,7 +383,7 @@ async def test_only_the_configured_certificate_is_ever_fetched(app: App) -> None
     assert all(path.startswith("/secrets/switchboard/") for path in asked)
 
 
-@pytest.mark.parametrize("status", [403, 429, 503])
+@pytest.mark.parametrize("status", [403, 503])
 async def test_key_vault_away_is_worth_another_try_of_those_that_need_it_alone(app: App, status: int) -> None:
     app.sim.vault.rotate_certificate()
     items = [app.item(build(kind)) for kind in (GOOD, Kind.CALL_RECORD_CREATED, GOOD, Kind.CALL_ENDED)]
@@ -406,7 +408,7 @@ async def test_key_vault_away_is_worth_another_try_of_those_that_need_it_alone(a
 async def _eventually_raw(app: App, count: int) -> dict[str, list[dict[str, Any]]]:
     async with asyncio.timeout(10):
         while sum(map(len, (found := await app.raw()).values())) < count:  # noqa: ASYNC110 - another process makes it visible
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
     return found
 
 

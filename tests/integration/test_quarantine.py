@@ -196,8 +196,8 @@ async def test_an_unreadable_text_goes_back_verbatim_or_repaired(app: App, repai
         assert again.content == text
 
 
-async def test_two_replays_at_once_say_what_happened(parked: App, azurite: Any) -> None:
-    account = StorageAccount(StorageSettings(azurite.connection_string, None, None, None))
+async def test_two_replays_at_once_say_what_happened(parked: App, empty_storage: str) -> None:
+    account = StorageAccount(StorageSettings(empty_storage, None, None, None))
     async with account.queues, account.blobs:
         blobs = Blobs(account)
         (entry,) = await listed("--reason", "unknown-certificate")
@@ -271,9 +271,9 @@ class _During:
 
 
 async def test_an_item_that_fails_again_before_its_replay_is_over_stays_in_quarantine(
-    parked: App, azurite: Any
+    parked: App, empty_storage: str
 ) -> None:
-    account = StorageAccount(StorageSettings(azurite.connection_string, None, None, None))
+    account = StorageAccount(StorageSettings(empty_storage, None, None, None))
     async with account.queues, account.blobs:
         blobs = Blobs(account)
         (before,) = await listed("--reason", "unknown-certificate")
