@@ -11,7 +11,7 @@ from azure.core.exceptions import ClientAuthenticationError
 from shared.domain.errors import UnavailableError
 
 ENDPOINT: Final = "https://api.loganalytics.io"
-_BILLED: Final = """
+BILLED: Final = """
 Usage
 | where TimeGenerated > ago(1d) and IsBillable == true
 | summarize Megabytes = sum(Quantity) by DataType
@@ -56,7 +56,7 @@ class LogAnalytics:
         try:
             token = self.credential.get_token(f"{ENDPOINT}/.default").token
             answer = requests.post(
-                url, json={"query": _BILLED}, headers={"Authorization": f"Bearer {token}"}, timeout=_SECONDS
+                url, json={"query": BILLED}, headers={"Authorization": f"Bearer {token}"}, timeout=_SECONDS
             )
             found: dict[str, Any] = answer.json() if answer.ok else {}
         except (requests.RequestException, ClientAuthenticationError) as error:

@@ -62,8 +62,9 @@ class TlsFiles(NamedTuple):
 class Azurite:
     """A running Azurite.
 
-    It keeps its data on disk, so `restart` finds everything again that `stop` left. After `kill` the last five seconds
-    of writes may be missing: that is how often Azurite saves its tables, and a property of the emulator alone.
+    It keeps its data on disk unless told otherwise, so `restart` finds everything again that `stop` left. After `kill`
+    the last five seconds of writes may be missing: that is how often Azurite saves its tables, and a property of the
+    emulator alone.
 
     With `tls`, it also takes bearer tokens. It reads their claims without checking the signature: `iat`, `nbf` and
     `exp` must be there, `iss` must begin with `https://sts.windows.net/` (or another cloud's), and `aud` must be
@@ -74,12 +75,19 @@ class Azurite:
     ports: Ports
     tls: TlsFiles | None
     accounts: int = 0
+    in_memory: bool = False
     _process: subprocess.Popen[bytes] | None = None
 
     @classmethod
     @contextmanager
     def start(
-        cls, directory: Path, *, ports: Ports = FREE_PORTS, tls: TlsFiles | None = None, accounts: int = 0
+        cls,
+        directory: Path,
+        *,
+        ports: Ports = FREE_PORTS,
+        tls: TlsFiles | None = None,
+        accounts: int = 0,
+        in_memory: bool = False,
     ) -> "Iterator[Azurite]":
         """Run Azurite on 127.0.0.1 for the length of a `with` block.
 
@@ -88,13 +96,14 @@ class Azurite:
             ports: free ones unless given.
             tls: serve HTTPS, and take bearer tokens, which Azurite refuses over HTTP.
             accounts: how many accounts there are beside the usual one; `connection_string_of` them takes a number.
+            in_memory: keep nothing on disk: it works less, and forgets everything when it ends.
 
         Raises:
             AzuriteError: it is not installed, or did not come up; the message ends with its own last words.
         """
         with ExitStack() as held:
             ports = Ports(*(port or held.enter_context(held_port()) for port in ports))
-            azurite = cls(directory=directory, ports=ports, tls=tls, accounts=accounts)
+            azurite = cls(directory=directory, ports=ports, tls=tls, accounts=accounts, in_memory=in_memory)
             held.callback(azurite.stop)
             azurite.restart()
             yield azurite
@@ -192,7 +201,8 @@ class Azurite:
         if not _SCRIPT.exists():
             raise AzuriteError(_NOT_INSTALLED)
         command = [node(), *(part for script in _PRELOADED for part in ("--require", str(script))), str(_SCRIPT)]
-        command += ["--location", str(self.directory), "--silent", "--disableTelemetry", "--disableProductStyleUrl"]
+        command += ["--inMemoryPersistence"] if self.in_memory else ["--location", str(self.directory)]
+        command += ["--silent", "--disableTelemetry", "--disableProductStyleUrl"]
         command += ["--skipApiVersionCheck"]  # the storage SDKs are ahead of it
         for service, port in self.ports._asdict().items():
             command += [f"--{service}Host", HOST, f"--{service}Port", str(port)]

@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     """One storage emulator for the whole run. Tests keep apart by names (`unique_name`), and none may stop it."""
-    with Azurite.start(tmp_path_factory.mktemp("azurite"), accounts=ACCOUNTS) as running:
+    with Azurite.start(tmp_path_factory.mktemp("azurite"), accounts=ACCOUNTS, in_memory=True) as running:
         yield running
 
 

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -42,7 +43,7 @@ class CallRecord:
     sessions: int = 1
     modified: datetime | None = None  # two minutes after the call's end, and later with each version, unless given
 
-    @property
+    @cached_property
     def user_ids(self) -> tuple[str, ...]:
         """The participants' object ids."""
         return tuple(_principal_id(f"{self.id}/user/{number}") for number in range(self.participants))

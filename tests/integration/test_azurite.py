@@ -73,10 +73,15 @@ class TestShared:
 
 
 class TestLife:
-    def test_a_restart_keeps_the_data_and_the_address(self, tmp_path: Path) -> None:
+    def test_data_and_address_outlive_an_outage_and_a_restart_until_the_end_of_the_block(self, tmp_path: Path) -> None:
         with Azurite.start(tmp_path) as azurite:
+            assert all(is_listening(port) for port in azurite.ports)
             before = azurite.connection_string
-            with QueueClient.from_connection_string(before, "kept") as queue:
+            with QueueClient.from_connection_string(before, "kept", retry_total=0) as queue:
+                azurite.kill()
+                with pytest.raises(ServiceRequestError):
+                    queue.create_queue()
+                azurite.restart()
                 queue.create_queue()
                 queue.send_message("hello")
                 azurite.restart()
@@ -84,21 +89,6 @@ class TestLife:
             assert message is not None
             assert message.content == "hello"
             assert azurite.connection_string == before
-
-    def test_a_kill_is_an_outage_until_the_restart(self, tmp_path: Path) -> None:
-        with (
-            Azurite.start(tmp_path) as azurite,
-            QueueServiceClient.from_connection_string(azurite.connection_string, retry_total=0) as service,
-        ):
-            azurite.kill()
-            with pytest.raises(ServiceRequestError):
-                service.get_service_properties()
-            azurite.restart()
-            service.get_service_properties()
-
-    def test_it_ends_with_the_block_and_may_be_stopped_twice(self, tmp_path: Path) -> None:
-        with Azurite.start(tmp_path) as azurite:
-            assert all(is_listening(port) for port in azurite.ports)
         assert not any(is_listening(port) for port in azurite.ports)
         azurite.stop()
         azurite.kill()

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import azure.keyvault.secrets.aio  # noqa: F401 - slow to import, in time that the express way has for other things
 import pytest
 
 from dev.simulator import Fault, Kind, build

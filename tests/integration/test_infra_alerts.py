@@ -68,7 +68,9 @@ class Workspace:
 
     def __init__(self) -> None:
         self._translations: dict[str, str] = {}
+        self._filled: set[str] = set()
         self._database = duckdb_kql.connect()
+        self._database.sql("SET threads TO 1")  # rows are few: more of them cost more than they bring
         for table, columns in TABLES.items():
             described = ", ".join(f'"{name}" {TYPES[kind]}' for name, kind in columns.items())
             self._database.sql(f"CREATE TABLE {table} ({described})")
@@ -77,13 +79,16 @@ class Workspace:
         """What an alert's query answers at a moment; None where it has no row."""
         rule = RULES[alert]
         span = SPANS[rule.get("overrideQueryTimeRange") or rule["windowSize"]]
-        for table, columns in TABLES.items():
+        for table in self._filled:
             self._database.sql(f"DELETE FROM {table}")
+        self._filled.clear()
+        for table, columns in TABLES.items():
             seen = [row for row in rows if row.table == table and at - span <= row.at <= at - LATE]
             if seen:
                 places = ", ".join("(" + ", ".join("?" for _ in columns) + ")" for _ in seen)
                 values = [value for row in seen for value in row.values_of(columns)]
                 self._database.execute(f"INSERT INTO {table} VALUES {places}", values)
+                self._filled.add(table)
         (criterion,) = rule["criteria"]["allOf"]
         found = self._database.execute(*self._translated(criterion["query"], at)).fetchall()
         if queue is not None:

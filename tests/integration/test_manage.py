@@ -23,7 +23,7 @@ from dev import traffic
 from dev.simulator import Fault, Kind
 from dev.simulator.crypto import KeyCertificate
 from dev.simulator.directory import CallRecord
-from dev.simulator.entra import APP_ROLES
+from dev.simulator.entra import APP_ROLES, User
 from dev.stack import Stack
 from manage import app as manage
 from shared.domain.resources import SELF_TEST
@@ -214,33 +214,29 @@ class TestEvents:
         wait_for(lambda: count(stack, "call-record-events") + count(stack, "emergency-call-events") == 2)
         return stack
 
-    def test_peek_takes_nothing(self, sent: Stack) -> None:
+    def test_peek_takes_nothing_and_shows_no_data(self, sent: Stack) -> None:
         for _ in range(2):
             lines = [json.loads(line) for line in run("events", "tail", "--peek", "--json").stdout.splitlines()]
             assert {line["event"]["type"] for line in lines} == {
                 "Microsoft.Graph.CallRecordCreated",
                 "Microsoft.Graph.EmergencyCallStarted",
             }
+        assert run("events", "tail", "--count", "1").exit_code == 2  # taking has to be confirmed
         assert count(sent, "call-record-events") == 1
+
+        sent_data = [one.plaintext for delivery in sent.sim.graph.deliveries for one in delivery.notifications]
+        assert "phoneNumber" in json.dumps(sent_data)
+        for form in ((), ("--json",)):
+            shown = run("events", "tail", "--peek", "--queue", "emergency-call-events", *form).output
+            assert "EmergencyCallStarted" in shown
+            assert "phoneNumber" not in shown
+            assert "callerInfo" not in shown
 
     def test_tail_takes_events_off(self, sent: Stack) -> None:
         result = run("events", "tail", "--queue", "call-record-events", "--count", "1", "--yes")
         assert "Microsoft.Graph.CallRecordCreated" in result.stdout
         assert count(sent, "call-record-events") == 0
         assert count(sent, "emergency-call-events") == 1
-
-    @pytest.mark.parametrize("form", [(), ("--json",)])
-    def test_data_is_not_shown(self, sent: Stack, form: tuple[str, ...]) -> None:
-        shown = run("events", "tail", "--peek", "--queue", "emergency-call-events", *form).output
-        assert "EmergencyCallStarted" in shown
-        sent_data = [one.plaintext for delivery in sent.sim.graph.deliveries for one in delivery.notifications]
-        assert "phoneNumber" in json.dumps(sent_data)
-        assert "phoneNumber" not in shown
-        assert "callerInfo" not in shown
-
-    def test_taking_has_to_be_confirmed(self, sent: Stack) -> None:
-        assert run("events", "tail", "--count", "1").exit_code == 2
-        assert count(sent, "call-record-events") == 1
 
     def test_another_queue_is_no_events_queue(self, stack: Stack) -> None:
         assert run("events", "tail", "--peek", "--queue", "raw-notifications").exit_code == 2
@@ -286,9 +282,12 @@ class TestSelfTest:
 
 
 class TestDoctor:
-    def test_finds_nothing_wrong_with_a_set_up_that_works(self, stack: Stack, desire: Callable[[str], None]) -> None:
+    def test_finds_nothing_wrong_with_a_set_up_that_works(
+        self, stack: Stack, desire: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         desire(traffic.WITH_PRESENCE)
-        stack.sign_in()
+        monkeypatch.setattr(stack.sim.entra, "auto_approve", User())
+        assert run("login").exit_code == 0
         run("subscriptions", "apply")
         result = run("doctor")
         assert result.exit_code == 0, result.output
@@ -303,25 +302,41 @@ class TestDoctor:
         assert [text.partition(":")[0] for text in found] == ["CLIENT_STATE", "KEY_VAULT_URL"]
 
     @pytest.mark.parametrize(
-        ("setting", "check", "remedy"),
+        ("settings", "remedies"),
         [
-            (("CLIENT_STATE", ""), "settings", "set it"),
-            (("AzureWebJobsStorage", "storage-elsewhere"), "queue storage", "firewall"),
-            (("AzureWebJobsStorage", "storage-elsewhere"), "blob storage", "firewall"),
-            (("AzureWebJobsStorage", "another-key"), "queue storage", "Storage Queue Data Contributor"),
-            (("AzureWebJobsStorage", "another-key"), "blob storage", "Storage Blob Data Contributor"),
-            (("CERTIFICATE_NAME", "another"), "certificate", "az keyvault certificate create"),
-            (("KEY_VAULT_URL", "https://127.0.0.1:1"), "certificate", "check KEY_VAULT_URL"),
-            (("IDENTITY_HEADER", "another"), "Graph token", "managed identity"),
-            (("GRAPH_APP_IDS", str(uuid4())), "Graph token", "GRAPH_APP_IDS"),
-            (("GRAPH_TENANT_IDS", str(uuid4())), "Graph token", "GRAPH_TENANT_IDS"),
-            (("NOTIFICATION_URL", "http://127.0.0.1:1/"), "handshake", "Graph may reach it"),
-            (("LIFECYCLE_NOTIFICATION_URL", "http://127.0.0.1:1/"), "handshake, 127.0.0.1:1", "Graph may reach it"),
-            (("SUBSCRIPTIONS", "nowhere.toml"), "desired state", "correct nowhere.toml"),
+            ({"CLIENT_STATE": ""}, {"settings": "set it"}),
+            (
+                {"AzureWebJobsStorage": "storage-elsewhere", "SUBSCRIPTIONS": "nowhere.toml"},
+                {"queue storage": "firewall", "blob storage": "firewall", "desired state": "correct nowhere.toml"},
+            ),
+            (
+                {"AzureWebJobsStorage": "another-key"},
+                {
+                    "queue storage": "Storage Queue Data Contributor",
+                    "blob storage": "Storage Blob Data Contributor",
+                },
+            ),
+            ({"CERTIFICATE_NAME": "another"}, {"certificate": "az keyvault certificate create"}),
+            (
+                {
+                    "KEY_VAULT_URL": "https://127.0.0.1:1",
+                    "NOTIFICATION_URL": "http://127.0.0.1:1/",
+                    "LIFECYCLE_NOTIFICATION_URL": "http://127.0.0.1:2/",
+                },
+                {
+                    "certificate": "check KEY_VAULT_URL",
+                    "handshake, 127.0.0.1:1": "Graph may reach it",
+                    "handshake, 127.0.0.1:2": "Graph may reach it",
+                },
+            ),
+            ({"IDENTITY_HEADER": "another"}, {"Graph token": "managed identity"}),
+            ({"GRAPH_APP_IDS": str(uuid4())}, {"Graph token": "GRAPH_APP_IDS"}),
+            ({"GRAPH_TENANT_IDS": str(uuid4())}, {"Graph token": "GRAPH_TENANT_IDS"}),
         ],
+        ids=" and ".join,
     )
     def test_names_the_remedy_for_a_setting(
-        self, stack: Stack, monkeypatch: pytest.MonkeyPatch, setting: tuple[str, str], check: str, remedy: str
+        self, stack: Stack, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], remedies: dict[str, str]
     ) -> None:
         connection = stack.azurite.connection_string
         values = {
@@ -330,26 +345,38 @@ class TestDoctor:
             ),
             "another-key": connection.replace("AccountKey=", "AccountKey=AAAA"),
         }
-        name, value = setting
-        monkeypatch.setenv(name, values.get(value, value))
-        assert remedy in problem(check)["remedy"]
+        for name, value in settings.items():
+            monkeypatch.setenv(name, values.get(value, value))
+        found = examination()
+        for check, remedy in remedies.items():
+            assert remedy in problem(check, found)["remedy"]
 
     @pytest.mark.parametrize(
-        ("roles", "check", "remedy"),
+        ("permission", "remedies"),
         [
-            ("CallEvents.Read.All", "permission CallEvents.Read.All", "CallEvents.Read.All of Microsoft Graph"),
-            ("GroupMember.Read.All", "permission GroupMember.Read.All", "GroupMember.Read.All of Microsoft Graph"),
-            ("GroupMember.Read.All", "subscriptions", "GroupMember.Read.All"),
+            (
+                "CallEvents.Read.All",
+                {"permission CallEvents.Read.All": "CallEvents.Read.All of Microsoft Graph"},
+            ),
+            (
+                "GroupMember.Read.All",
+                {
+                    "permission GroupMember.Read.All": "GroupMember.Read.All of Microsoft Graph",
+                    "subscriptions": "GroupMember.Read.All",
+                },
+            ),
         ],
     )
     def test_names_a_permission_that_is_missing(
-        self, stack: Stack, desire: Callable[[str], None], roles: str, check: str, remedy: str
+        self, stack: Stack, desire: Callable[[str], None], permission: str, remedies: dict[str, str]
     ) -> None:
         group = str(uuid4())
         stack.sim.directory.groups[group] = []
         desire(f'[[callEvents]]\ngroups = ["{group}"]\n')
-        stack.sim.entra.roles = tuple(role for role in APP_ROLES if role != roles)
-        assert remedy in problem(check)["remedy"]
+        stack.sim.entra.roles = tuple(role for role in APP_ROLES if role != permission)
+        found = examination()
+        for check, remedy in remedies.items():
+            assert remedy in problem(check, found)["remedy"]
 
     def test_says_where_an_assignment_is_required(self, stack: Stack) -> None:
         stack.sim.directory.assignment_required.add(stack.sim.app_id)
@@ -468,10 +495,16 @@ def let_readings_settle(stack: Stack) -> None:
             container.upload_blob(name, json.dumps(known), overwrite=True)
 
 
-def checks(name: str) -> list[dict[str, Any]]:
+def examination() -> list[dict[str, Any]]:
+    """All that the doctor finds."""
     result = run("doctor", "--json")
     assert result.exit_code in {0, 1}, result.output
-    return [check for check in json.loads(result.stdout)["checks"] if check["name"].startswith(name)]
+    found: list[dict[str, Any]] = json.loads(result.stdout)["checks"]
+    return found
+
+
+def checks(name: str) -> list[dict[str, Any]]:
+    return [check for check in examination() if check["name"].startswith(name)]
 
 
 def only(name: str) -> dict[str, Any]:
@@ -480,9 +513,13 @@ def only(name: str) -> dict[str, Any]:
     return found[0]
 
 
-def problem(name: str) -> dict[str, Any]:
+def problem(name: str, examined: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """The first problem that a check of that name has found."""
-    found = [check for check in checks(name) if check["state"] == "problem"]
+    found = [
+        check
+        for check in (examination() if examined is None else examined)
+        if check["name"].startswith(name) and check["state"] == "problem"
+    ]
     assert found, f"{name}: all is well"
     return found[0]
 
