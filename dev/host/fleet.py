@@ -55,6 +55,7 @@ class HostFleet(HostProcess):
     def start_again_if_ended(self) -> bool:
         """See `HostProcess`; each host by itself."""
         found = [host.start_again_if_ended() for host in self._others.values()]
+        self.ends += sum(found)
         return super().start_again_if_ended() or any(found)
 
     def start_function(self, name: str, text: str = "") -> None:

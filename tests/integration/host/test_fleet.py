@@ -56,6 +56,7 @@ def test_each_group_has_a_host_which_is_started_again_by_itself(
         os.kill(first, signal.SIGKILL)
 
         eventually(fleet.start_again_if_ended)
+        assert fleet.ends == 1
         messages.send_message(encoded("again"))
         assert app.await_notes(3)[2]["host"] not in {first, http}
         assert int(requests.get(f"{fleet.url}/api/pid", timeout=90).text) == http
