@@ -227,6 +227,7 @@ class _Execution:
             life=expires - now,
             spelling=reply.resource,
             remembered=True,
+            sent=True,
         )
 
     def _patch(

@@ -42,8 +42,9 @@ class Subscription:
 
     `certificate_id` is None where Graph does not say: for a basic subscription, or where an answer leaves it out.
     `life` is what Graph granted at the last renewal, None where that is not known. `kept_certificate` is the id of a
-    certificate that Graph did not take in a renewal. `spelling` is the resource as Graph spells it. `expires_told` is
-    False where Graph left the expiration out, and `expires` is an assumption.
+    certificate that Graph did not take in a renewal. `sent` says that the resource is, to the letter, what we asked for
+    when we made it. `spelling` is the resource as Graph spells it. `expires_told` is False where Graph left the
+    expiration out, and `expires` is an assumption.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Subscription:
     kept_certificate: str | None = field(default=None, compare=False)
     spelling: str | None = field(default=None, compare=False)
     remembered: bool = field(default=False, compare=False)
+    sent: bool = field(default=False, compare=False)
     expires_told: bool = field(default=True, compare=False)
 
     @property

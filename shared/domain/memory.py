@@ -40,16 +40,20 @@ _HELD_FROM: Final = 3  # creations of one thing that are not to be seen
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A subscription by what we sent; `life` is what Graph granted, in seconds."""
+    """A subscription by what we sent; `life` is what Graph granted, in seconds.
+
+    One that we have not made, or of which that is forgotten, is kept by what Graph told of it: then `sent` is False.
+    """
 
     kind: str  # of the catalogue
-    resource: str  # the path of the desired thing
+    resource: str  # the path of the desired thing; where it is not `sent`, it may be Graph's spelling of it
     url: str  # the notification URL; it may carry a function key
     change_type: str
     expires: datetime
     life: float
     certificate_id: str | None = None
     kept_certificate: str | None = None
+    sent: bool = False  # by a POST, to the letter
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +191,7 @@ def remembered(one: Subscription) -> Remembered | None:
         life=one.life.total_seconds(),
         certificate_id=one.certificate_id,
         kept_certificate=one.kept_certificate,
+        sent=one.sent,
     )
 
 
@@ -207,6 +212,7 @@ def recalled(identity: str, tenant_id: str, known: Remembered) -> Subscription |
         life=timedelta(seconds=known.life),
         kept_certificate=known.kept_certificate,
         remembered=True,
+        sent=known.sent,
     )
 
 
@@ -228,10 +234,10 @@ def held_until(creations: Collection[Creation]) -> datetime | None:
 
 
 class Names:
-    """Which desired thing a resource stands for, however Graph spells it.
+    """Which desired thing a subscription is for, however Graph spells it.
 
-    A path that is exactly a desired one is that one. Another is recognised by its normal form, if that of one desired
-    path alone is the same.
+    A path that is exactly a desired one is that one. Another, unless it is what we sent, is recognised by its normal
+    form, if that of one desired path alone is the same.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
@@ -240,11 +246,11 @@ class Names:
         for path in self._exact:
             self._normal[normal_form(path)].append(path)
 
-    def recognised(self, resource: str) -> str | None:
+    def recognised(self, one: Subscription) -> str | None:
         """The desired path, or None where there is none or more than one."""
-        if resource in self._exact:
-            return resource
-        found = self._normal.get(normal_form(resource), ())
+        if one.resource in self._exact:
+            return one.resource
+        found = () if one.sent else self._normal.get(normal_form(one.resource), ())
         return found[0] if len(found) == 1 else None
 
 

@@ -360,8 +360,8 @@ class _Planner:
         for one in former.values():
             yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, one)
         for one in unwanted:
-            # By a spelling that nobody recognises, it may be the very one that covers something desired.
-            yield self._unwanted(one, is_sure=one.remembered or all_covered)
+            # By a spelling of Graph's that nobody recognises, it may be the very one that covers something desired.
+            yield self._unwanted(one, is_sure=one.sent or all_covered)
 
     def _was_ours(self, one: Subscription) -> bool:
         return one.remembered or self.endpoint.was_ours(one.notification_url)
@@ -550,7 +550,7 @@ def same_id(told: str | None, wanted: str) -> bool:
 
 def _recognised(found: Subscription, names: Mapping[str, Names]) -> Subscription:
     of_tenant = names.get(found.tenant_id)
-    path = None if of_tenant is None else of_tenant.recognised(found.resource)
+    path = None if of_tenant is None else of_tenant.recognised(found)
     if path is None or path == found.resource:
         return found
     return replace(found, resource=path, spelling=found.spelling or found.resource)

@@ -315,7 +315,7 @@ class TenantRun:
         if not ids:
             return _Waiting(frozenset(), frozenset())
         names = Names(want.resource for want in wanted.subscriptions)
-        paths = {names.recognised(one.resource) for identity, one in self.there.items() if identity in ids}
+        paths = {names.recognised(one) for identity, one in self.there.items() if identity in ids}
         return _Waiting(frozenset(ids), frozenset(path for path in paths if path is not None))
 
     async def _renew_without_list(self, wanted: Wanted) -> None:
@@ -369,7 +369,7 @@ class TenantRun:
 
     def _there_for(self, want: Desired) -> list[Subscription]:
         names = Names([want.resource])
-        return [one for one in self.there.values() if names.recognised(one.resource) is not None]
+        return [one for one in self.there.values() if names.recognised(one) is not None]
 
     async def _act(self, actions: Sequence[Action], wanted: Wanted, renewed: Collection[str] | None = None) -> None:
         """Carry out a plan: of all replacements of a sort one goes first, and the others only after it succeeded.
@@ -515,7 +515,7 @@ class TenantRun:
         ]
         names = Names(want.resource for want in wanted.subscriptions)
         await self._look_and_delete(
-            (one for one in doomed if one.id in ids), memory, lambda one: names.recognised(one.resource) is None
+            (one for one in doomed if one.id in ids), memory, lambda one: names.recognised(one) is None
         )
 
     def _is_all_known(self, wanted: Wanted) -> bool:
@@ -638,7 +638,7 @@ class TenantRun:
         certificate = self.terms.certificate
         for identity in self.there.keys() - before - self.changes.gone:
             one = self.there[identity]
-            path = names.recognised(one.resource)
+            path = names.recognised(one)
             if path is None or not self.terms.endpoint.owns(one.notification_url):
                 continue
             want = open_[self.tenant_id, path].action.desired
@@ -653,6 +653,7 @@ class TenantRun:
                 life=one.expires - self.clock.now(),
                 spelling=one.resource,
                 remembered=True,
+                sent=True,
             )
             self.changes.accepted(want.kind)
 
@@ -884,7 +885,7 @@ def _needs_turn(action: Action) -> bool:
 
 def _is_wanted(result: Result, names: Names) -> bool:
     one = result.action.subscription
-    return one is not None and names.recognised(one.resource) is not None
+    return one is not None and names.recognised(one) is not None
 
 
 def _is_unanswered(result: Result) -> bool:

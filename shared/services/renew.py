@@ -558,7 +558,7 @@ class _Ending:
             for result in results:
                 one, reason = result.subscription, str(result.action.reason)
                 if one is not None:
-                    is_wanted = names.recognised(one.resource) is not None
+                    is_wanted = names.recognised(one) is not None
                     last = one.expires - last_resort(one, self.lifetimes) if is_wanted else None
                     yield Kept(one, reason if result.error is None else result.error.reason, last)
 

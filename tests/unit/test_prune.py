@@ -243,6 +243,21 @@ class TestSpelling:
         del house.graph.all[missing.id]
         assert await survey(house) == ({unwanted.id}, set())
 
+    async def test_what_is_remembered_by_graphs_spelling_alone_stays_while_something_is_missing(self) -> None:
+        house = await self.house(lambda one: replace(one, resource=one.resource.replace("/comm", "/of/x/comm")))
+        house.known.memories[TENANT] = replace_known(house)
+        [covering] = house.graph.holds(call_events(1))
+        desired, house.source.state = house.source.state, UnavailableError("storage")
+        house.graph.faults = lambda call: model.UNAVAILABLE if call.method == "POST" else None
+        house.clock.advance(13 * HOUR)
+        await house.process().run()  # by which it is remembered
+        assert covering.id in house.known.memories[TENANT].known
+        house.source.state = desired
+        await timer(house, 2 * HOUR)
+        doomed, _ = await survey(house)
+        await house.process().prune(doomed | {covering.id})
+        assert covering.id in everything(house)
+
 
 def replace_known(house: House) -> Any:
     """What is remembered, without any subscription."""

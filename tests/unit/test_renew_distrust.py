@@ -67,6 +67,10 @@ REFUSALS = (
 )
 
 
+def policy(name: str) -> Desired:
+    return Desired(TENANT, resources.EMERGENCY_CALL_EVENTS, resources.emergency_path(name), rich=True)
+
+
 def on(method: str, error: SwitchboardError) -> Callable[[Call], model.Fault | None]:
     return lambda call: model.refuse(error) if call.method == method else None
 
@@ -143,10 +147,7 @@ class TestSpelling:
     async def test_policies_are_told_apart_by_their_exact_names(
         self, one: str, other: str, *, remembered: bool
     ) -> None:
-        wanted = [
-            Desired(TENANT, resources.EMERGENCY_CALL_EVENTS, resources.emergency_path(name), rich=True)
-            for name in (one, other)
-        ]
+        wanted = [policy(one), policy(other)]
         house = House(*wanted, unique=False)
         await house.renewal.run()
         if not remembered:
@@ -154,6 +155,36 @@ class TestSpelling:
         await runs(house, 3)
         assert sorted(found.resource for found in house.graph.live()) == sorted(want.resource for want in wanted)
         assert house.graph.methods() == {"POST": 2}
+
+    @pytest.mark.parametrize(("one", "other"), [("Site+1", "Site 1"), ("100%25", "100%"), ("a//b", "a/b")])
+    @pytest.mark.parametrize("blind", [True, False])
+    async def test_what_was_made_is_for_no_other_policy_of_the_same_normal_form(
+        self, one: str, other: str, *, blind: bool
+    ) -> None:
+        made, wanted = policy(one), policy(other)
+        house = House(made, unique=False)
+        await house.renewal.run()
+        house.source.state = DesiredState((wanted,), ())
+        house.graph.blind = blind
+        await runs(house, 3)
+        await runs(house, 3, 13 * HOUR)
+        assert sorted(found.resource for found in house.graph.live()) == sorted([made.resource, wanted.resource])
+        assert (house.graph.methods()["POST"], house.graph.methods()["DELETE"]) == (2, 0)
+        house.source.state = DesiredState((made,), ())
+        await runs(house, 2)
+        assert (house.graph.methods()["POST"], house.graph.methods()["DELETE"]) == (2, 0)
+
+    async def test_what_was_renewed_by_graphs_spelling_alone_is_recognised_later(self) -> None:
+        house = House(call_events(1), policy("Site 1"), unique=False)
+        await house.renewal.run()
+        house.known = Known()
+        house.graph.echo = lambda one: replace(one, resource=f"/{one.resource.replace(' ', '%20')}")
+        desired, house.source.state = house.source.state, UnavailableError("storage")
+        house.clock.advance(13 * HOUR)
+        await house.process().run()
+        house.source.state = desired
+        await runs(house, 2)
+        assert house.graph.methods()["POST"] == 2
 
 
 class TestRenewalRefused:
