@@ -36,6 +36,7 @@ _SLASHES: Final = re.compile(r"/{2,}")
 _BLANKS: Final = re.compile(r"\s+")
 _BLANKS_AROUND: Final = re.compile(r"\s*([(),=])\s*")
 _FIRST_HOLD: Final = timedelta(minutes=10)
+_DOUBLINGS: Final = 4
 _HELD_FROM: Final = 3  # creations of one thing that are not to be seen
 
 
@@ -226,10 +227,14 @@ def believed(found: Subscription, known: Remembered | None) -> Subscription:
 
 
 def held_until(creations: Collection[Creation]) -> datetime | None:
-    """Until when nothing more is to be made of a thing whose creations are not to be seen; twice as long each time."""
+    """Until when nothing more is to be made of a thing whose creations are not to be seen.
+
+    That is twice as long each time, but no longer than what may be lived without: whatever hid them may be over. As
+    callRecords live, there are then some thirty of them, of a hundred.
+    """
     if len(creations) < _HELD_FROM:
         return None
-    times: int = 2 ** min(len(creations) - _HELD_FROM, 16)
+    times: int = 2 ** min(len(creations) - _HELD_FROM, _DOUBLINGS)
     return max(one.at for one in creations) + _FIRST_HOLD * times
 
 

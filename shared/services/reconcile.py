@@ -603,7 +603,10 @@ class TenantRun:
             actions = [
                 action
                 for action in self._plan(wanted, course)
-                if action.desired is not None and action.desired.key in open_
+                if action.desired is not None
+                and (result := open_.get(action.desired.key)) is not None
+                # Where the list may hide what was made, another would be made with each try.
+                and (self._shows_all or not (_is_unanswered(result) and _needs_turn(action)))
             ]
             settled = {
                 result.action.desired.key: result

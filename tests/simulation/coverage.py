@@ -99,9 +99,21 @@ class Figures:
 class Ledger:
     """Hears of every subscription that comes and goes, and of every nuisance."""
 
-    def __init__(self, clock: Clock, is_beyond_knowing: Callable[[str], bool] = lambda _: False) -> None:
-        """Take a clock, and what says of an id whether nobody could know that there is such a subscription."""
+    def __init__(
+        self,
+        clock: Clock,
+        is_beyond_knowing: Callable[[str], bool] = lambda _: False,
+        is_unrecognisable: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """Take a clock, and what says of an id whether nobody could know that there is such a subscription, or whose.
+
+        Args:
+            clock: what time it is.
+            is_beyond_knowing: no list shows it, and it is not remembered.
+            is_unrecognisable: it is not remembered, and of what Graph tells nobody knows whether it delivers.
+        """
         self._clock = clock
+        self._is_unrecognisable = is_unrecognisable
         self._is_beyond_knowing = is_beyond_knowing
         self._wanted: dict[tuple[str, str], _Wanted] = {}
         self._closed: list[_Wanted] = []
@@ -242,7 +254,7 @@ class Ledger:
                 last = granted + (one.expires - granted) * LAST_RESORT
             wanted.absent_since = when, cause, due, last
             left, at_last = one.expires - when, max((one.expires - granted) * (1 - LAST_RESORT), THREE_RUNS)
-            if cause == "deleted" and left > at_last + SKEW:
+            if cause == "deleted" and left > at_last + SKEW and not self._is_unrecognisable(one.id):
                 self.rash.append(f"{wanted.kind} {wanted.resource}: deleted alone at {when}, with {left} left")
             self._end_staleness(wanted, when)
 

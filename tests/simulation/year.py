@@ -58,6 +58,7 @@ TIMER: Final = 300.0  # seconds
 PRESENCE: Final = 3600.0  # seconds that presence is granted, at most
 _RETRIES_OF_A_QUEUE: Final = 5
 _LONGEST_RUN: Final = 600.0  # seconds
+_LONGEST_HOLD: Final = 160 * 60.0  # seconds
 _HINDERED: Final[dict[What, tuple[Nuisance, ...]]] = {
     "refused renewals": ("renewals",),
     "refused reads": ("reads",),
@@ -243,7 +244,7 @@ class _World:
     def _begin(self) -> None:
         self.random = Random(self.seed)
         self.clock = LoopClock()
-        self.ledger = Ledger(self.clock, self._is_beyond_knowing)
+        self.ledger = Ledger(self.clock, self._is_beyond_knowing, self._is_unrecognisable)
         self.faults = Faults(self.clock)
         some = self.random.choice((0, 0, 1, 2)) if self.tenants is None else self.tenants - 1
         self.source = _Source(NEIGHBOURS[:some])
@@ -600,6 +601,9 @@ class _World:
             self._disturb("deletion", event.seconds)
         await self._pass(event.seconds)
         self.faults.end(fault)
+        if any(self._memory(tenant_id).unseen for tenant_id in self.tenant_ids):
+            # Whether anything was made nobody knows, and so nothing more is made for a while.
+            self._disturb("creation", _LONGEST_HOLD)
 
     async def _trouble(self, event: Event) -> None:
         """One tenant's requests are answered late, otherwise or not at all: no other tenant is to notice."""
@@ -644,8 +648,15 @@ class _World:
 
     def _is_beyond_knowing(self, subscription_id: str) -> bool:
         """Made by a request whose answer was lost, or forgotten by a new process, while no list shows it."""
-        forgotten = self.known.error is not None or not any(subscription_id in ids for ids in self.known.ids.values())
+        forgotten = self.known.error is not None or self._is_forgotten(subscription_id)
         return forgotten and (self.blind_lists > 0 or self.oddities["patchy_lists"] > 0)
+
+    def _is_unrecognisable(self, subscription_id: str) -> bool:
+        """Forgotten, while lists leave out the query of its notification URL."""
+        return self.oddities["odd_echoes"] > 0 and self._is_forgotten(subscription_id)
+
+    def _is_forgotten(self, subscription_id: str) -> bool:
+        return not any(subscription_id in ids for ids in self.known.ids.values())
 
     def _any(self, draw: float) -> Subscription | None:
         ours = [one for one in self.store.all() if one not in self.bystanders]

@@ -372,6 +372,16 @@ class TestNeverMoreThanTwo:
         assert house.graph.methods()["POST"] < 40
         assert said > 230
 
+    async def test_what_was_not_to_be_seen_for_long_is_made_soon_after(self) -> None:
+        house = House(call_records(), call_events(1), unique=False)
+        house.graph.blind = True
+        house.graph.faults = on("POST", graph.OutcomeUnknownError())
+        await runs(house, 23 * 4, 15 * MINUTE)
+        house.graph.blind = False
+        house.graph.faults = lambda _: None
+        await runs(house, 11, 15 * MINUTE)
+        assert len(house.graph.live()) == 2
+
     @pytest.mark.parametrize("named", [True, False])
     async def test_a_holder_is_adopted_only_if_it_is_for_the_same_thing(self, *, named: bool) -> None:
         """Graph's message may name the user, and not the holder."""
