@@ -464,7 +464,7 @@ def _decoded(content: bytes) -> Any:
     try:
         # Some workloads of Graph's send a byte order mark, and names can be cut inside an emoji.
         return read_leniently(msgspec.json.decode, content.removeprefix(codecs.BOM_UTF8))
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return None
 
 

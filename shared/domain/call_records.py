@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from shared.clock import Moment
 from shared.domain.errors import MalformedInputError
 from shared.domain.graph import format_time, parse_time
 
@@ -70,8 +71,8 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
     `done` counts steps; `link` is the next page of the one under way.
     """
 
-    since: datetime
-    until: datetime
+    since: Moment
+    until: Moment
     done: int = 0
     link: str | None = None
 
@@ -107,7 +108,7 @@ class Coverage(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     subscription_id: str
-    covered_until: datetime
+    covered_until: Moment
     gaps: tuple[Gap, ...] = ()
 
     def noted(self, since: datetime, until: datetime) -> "Coverage":

@@ -12,11 +12,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import unquote
 
 import msgspec
 
+from shared.clock import Moment
 from shared.domain import resources
 from shared.domain.errors import SwitchboardError
 from shared.domain.graph import Subscription
@@ -37,6 +38,7 @@ _BLANKS: Final = re.compile(r"\s+")
 _BLANKS_AROUND: Final = re.compile(r"\s*([(),=])\s*")
 _FIRST_HOLD: Final = timedelta(minutes=10)
 _DOUBLINGS: Final = 4
+type _Life = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]  # what a timedelta holds
 _HELD_FROM: Final = 3  # creations of one thing that are not to be seen
 
 
@@ -50,8 +52,8 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     resource: str  # the path of the desired thing; where it is not `sent`, it may be Graph's spelling of it
     url: str  # the notification URL; it may carry a function key
     change_type: str
-    expires: datetime
-    life: float
+    expires: Moment
+    life: _Life
     certificate_id: str | None = None
     kept_certificate: str | None = None
     sent: bool = False  # by a POST, to the letter
@@ -67,8 +69,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 class Creation(msgspec.Struct, frozen=True, kw_only=True):
     """A POST that may have made what nobody sees; if it did, that lives until `until`."""
 
-    at: datetime
-    until: datetime
+    at: Moment
+    until: Moment
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -79,7 +81,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     known: Mapping[str, Remembered] = {}
-    faceless: Mapping[str, datetime] = {}
+    faceless: Mapping[str, Moment] = {}
     refusals: Mapping[str, Refusal] = {}
     unseen: Mapping[str, Sequence[Creation]] = {}
     readings: Mapping[str, Reading] = {}

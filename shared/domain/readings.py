@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from shared.clock import Moment
 from shared.domain.errors import SwitchboardError
 
 SETTLED_AFTER: Final = timedelta(hours=1)
@@ -32,7 +33,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A list as it was last read: since when it reads the same, and how many it held when it was last believed."""
 
     digest: str
-    since: datetime
+    since: Moment
     size: int
     believed: int | None = None
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from shared.clock import Moment
 from shared.domain import resources
 from shared.domain.call_records import NOTIFICATION_LATENCY, RETRIES_OF_GRAPH, Gap, ListedRecord
 from shared.domain.events import CALL_RECORDS_SOURCE, Event, record_id_of
@@ -37,7 +38,7 @@ class Delivered(msgspec.Struct, frozen=True, array_like=True):
 
     record_id: str
     version: int | None
-    received: datetime
+    received: Moment
     notice: str | None = None
 
 
@@ -108,8 +109,8 @@ class Audit(msgspec.Struct, frozen=True, omit_defaults=True):
     `audited_until` has been audited. `under_way` is an audit that has begun, and `absent` what it has found so far.
     """
 
-    since: datetime
-    audited_until: datetime
+    since: Moment
+    audited_until: Moment
     under_way: Gap | None = None
     absent: int = 0
 

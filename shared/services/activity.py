@@ -137,7 +137,7 @@ async def recent_activity(blobs: ActivityBlobs, now: datetime) -> dict[Happening
             continue
         try:
             counts = msgspec.json.decode(data, type=Counts)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):
             continue  # damaged: its worker writes it anew
         _add_up(totals[Happening.WRITTEN], counts.minutes, now)
         for name, minutes in counts.others.items():

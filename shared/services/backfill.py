@@ -131,11 +131,11 @@ class Backfill:
     async def _read(self, subscription: Subscription) -> tuple[Coverage | None, str | None]:
         found = await self.blobs.get_version(STATE_CONTAINER, _name(subscription))
         if found is not None:
-            return msgspec.json.decode(found.data, type=Coverage), found.etag
+            return _decode(found.data, _name(subscription)), found.etag
         former = None if subscription.spelling is None else _name(replace(subscription, resource=subscription.spelling))
         if former is not None:  # what was named after Graph's spelling is carried over
             found = await self.blobs.get_version(STATE_CONTAINER, former)
-        return (None if found is None else msgspec.json.decode(found.data, type=Coverage)), None
+        return (None if found is None or former is None else _decode(found.data, former)), None
 
     async def _change(
         self, subscription: Subscription, change: Callable[[Coverage | None], Coverage | None]
@@ -159,3 +159,11 @@ def state_name(folder: str, subscription: Subscription) -> str:
 
 def _name(subscription: Subscription) -> str:
     return state_name("call-records", subscription)
+
+
+def _decode(data: bytes, name: str) -> Coverage | None:
+    try:
+        return msgspec.json.decode(data, type=Coverage)
+    except (ValueError, RecursionError):
+        _log.error("the blob %s/%s cannot be read: the search of gaps begins anew", STATE_CONTAINER, name)
+        return None

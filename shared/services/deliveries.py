@@ -100,7 +100,7 @@ class Deliveries:
             for line in (data or b"").splitlines():
                 try:
                     told.add(_decode(line))
-                except msgspec.DecodeError:
+                except (ValueError, RecursionError):
                     _log.warning("a delivery of tenant %s is noted in a form that is not known", tenant_id)
             if len(told) > _MOST_TOLD:
                 raise UnavailableError("what was delivered of call records", reason="too-many-records")

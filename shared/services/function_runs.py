@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from shared.clock import Moment
 from shared.domain.errors import UnavailableError
 from shared.services.poison import STUCK_AFTER
 from shared.services.state import STATE_CONTAINER
@@ -53,8 +54,8 @@ class VersionedBlobs(Protocol):
 class Runs(msgspec.Struct, frozen=True, kw_only=True):
     """What is known: since when, and when each function last ran (five minutes may be missing)."""
 
-    since: datetime
-    last: Mapping[str, datetime] = {}
+    since: Moment
+    last: Mapping[str, Moment] = {}
 
     def overdue(self, now: datetime) -> Mapping[str, datetime | None]:
         """The timers that have not run for too long, with their last run; None: not once since this is known."""

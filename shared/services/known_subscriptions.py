@@ -75,7 +75,7 @@ class KnownSubscriptions:
                 if not await self._blobs.put_version(STATE_CONTAINER, _NAME.format(tenant_id), data, etag):
                     continue
             there = frozenset({*changed.known, *changed.faceless})
-            if there != ids:
+            if there != ids or found.problems:
                 await self._blobs.put(STATE_CONTAINER, _IDS.format(tenant_id), msgspec.json.encode(sorted(there)))
             return changed
         raise UnavailableError("what is known of subscriptions", reason="state-contended")
@@ -92,12 +92,12 @@ class KnownSubscriptions:
         if whole is not None:
             try:
                 memory = msgspec.json.decode(whole.data, type=Memory)
-            except msgspec.DecodeError:
+            except (ValueError, RecursionError):
                 problems.append(_unreadable(_NAME.format(tenant_id)))
         if listed is not None:
             try:
                 ids = msgspec.json.decode(listed.data, type=frozenset[str])
-            except msgspec.DecodeError:
+            except (ValueError, RecursionError):
                 problems.append(_unreadable(_IDS.format(tenant_id)))
         if listed is not None and listed.modified is not None:
             until = listed.modified + LONGEST_LIFE

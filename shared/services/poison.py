@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from shared.clock import Moment
 from shared.domain.errors import MalformedInputError, UnavailableError
 from shared.domain.queue_messages import LeasedMessage, Receipt
 from shared.domain.queue_text import decode
@@ -58,7 +59,7 @@ class StateBlobs(Protocol):
 class _Left(msgspec.Struct, frozen=True):
     """For each poison queue that could not be emptied: since when the oldest message that was seen lies there."""
 
-    oldest: Mapping[str, datetime] = {}
+    oldest: Mapping[str, Moment] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class PoisonStates:
         data = await self.blobs.get(STATE_CONTAINER, _STATE)
         try:
             return {} if data is None else msgspec.json.decode(data, type=_Left).oldest
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}  # damaged: the next drain that leaves something writes it anew
 
     async def save(self, oldest: Mapping[str, datetime]) -> None:

@@ -167,6 +167,6 @@ def _tenant(subscription: Subscription) -> str:
 def _read(data: bytes, name: str) -> Audit | None:
     try:
         return msgspec.json.decode(data, type=Audit)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         _log.error("the blob %s/%s cannot be read: audits of call records begin anew", STATE_CONTAINER, name)
         return None

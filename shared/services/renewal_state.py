@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from shared.clock import Moment
 from shared.domain.graph import Subscription
 from shared.domain.resources import CATALOGUE
 from shared.services.renew import RenewalReport
@@ -32,7 +33,7 @@ class SubscriptionState(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     kind: str
-    expires: datetime
+    expires: Moment
     life: float | None = None
 
 
@@ -45,8 +46,8 @@ class KeptSubscription(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     kind: str
     reason: str
-    replaced_from: datetime | None
-    expires: datetime
+    replaced_from: Moment | None
+    expires: Moment
 
 
 class RenewalState(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,10 +57,10 @@ class RenewalState(msgspec.Struct, frozen=True, kw_only=True):
     the run. `lists_whole`: Graph's lists were read to their ends, and so the counts are of all that there is.
     """
 
-    finished: datetime
+    finished: Moment
     desired: int
     live: int
-    nearest_expiry: datetime | None
+    nearest_expiry: Moment | None
     outcomes: Mapping[str, int]
     failures: tuple[str, ...]  # "{kind}: {reason} x {count}"; ids and names stay out of it
     by_kind: Mapping[str, int] = {}  # live ones
@@ -73,7 +74,7 @@ class RenewalState(msgspec.Struct, frozen=True, kw_only=True):
 class FailedRun(msgspec.Struct, frozen=True, kw_only=True):
     """A run that could do nothing at all."""
 
-    at: datetime
+    at: Moment
     reason: str
     by: str = "timer"
 
@@ -81,9 +82,9 @@ class FailedRun(msgspec.Struct, frozen=True, kw_only=True):
 class BegunRun(msgspec.Struct, frozen=True, kw_only=True):
     """The last run that began; `first` is when the first began of those after which none has ended."""
 
-    at: datetime
+    at: Moment
     by: str = "timer"
-    first: datetime | None = None
+    first: Moment | None = None
 
     @property
     def since(self) -> datetime:
@@ -213,7 +214,7 @@ class RenewalStates:
             return None
         try:
             return msgspec.json.decode(data, type=kind)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):
             _log.error("the blob %s/%s cannot be read, and counts as missing", STATE_CONTAINER, name)
             return None
 

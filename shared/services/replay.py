@@ -178,7 +178,7 @@ def _claim(envelope: Envelope, queue: str) -> str | None:
 def _parked(data: bytes) -> Parked:
     try:
         parked = msgspec.json.decode(data, type=Parked)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise MalformedInputError("not an entry of quarantine", reason="quarantine-malformed") from None
     if parked.queue not in RAW_QUEUES:
         raise MalformedInputError("an entry of quarantine names no raw queue", reason="quarantine-malformed")

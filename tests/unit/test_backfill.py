@@ -251,3 +251,20 @@ async def test_what_was_kept_under_graphs_spelling_is_carried_over(house: House)
     await house.backfill.observe([found])
     former, carried = (msgspec.json.decode(blob.data, type=Coverage) for blob in house.blobs.all.values())
     assert (former.gaps, carried.gaps) == ((), (Gap(START, START + HOUR),))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b'["\xff"]', b'{"more": ' + b"[" * 20_000, b'{"subscription_id": "s", "covered_until": "2026-01-01T00:00"}'],
+)
+async def test_what_is_damaged_begins_anew_and_holds_up_no_other(data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    house = House()
+    found = [house.graph.add(call_records(tenant_id)) for tenant_id in (TENANT, OTHER_TENANT)]
+    await house.backfill.observe(found)
+    for name in house.blobs.all:
+        if TENANT in name:
+            house.blobs.all[name] = Version(data, "damaged")
+    assert await house.backfill.run(found, house.clock.now() + LONG) == found
+    await house.backfill.observe(found)
+    assert house.blobs.coverage() == Coverage(found[0].id, house.clock.now())
+    assert any("cannot be read" in message and TENANT in message for message in caplog.messages)

@@ -293,3 +293,16 @@ async def test_the_version_before_reads_what_is_kept_and_what_it_kept_is_read() 
     assert (state.live, state.by, state.previous_client_state) == (3, "timer", 0)
     await ending.blobs.put("state", "renewal.json", b"{")
     assert (await ending.states.latest()).last is None
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b'{"by": "\xff"}', b'{"more": ' + b"[" * 20_000, b'{"at": "2026-01-01T00:00:00"}']
+)
+async def test_a_damaged_state_stops_no_run(data: bytes) -> None:
+    ending = Ending()
+    await ending.run()
+    for name in list(ending.blobs.held):
+        await ending.blobs.put("state", name, data)
+    assert (await ending.states.latest()).last is None
+    await ending.run()
+    assert ((await ending.last()).live, await ending.trouble()) == (3, "")

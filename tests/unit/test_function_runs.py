@@ -76,8 +76,9 @@ async def test_storage_that_does_not_answer_changes_nothing(
     assert "function=drain_poison reason=storage-no-answer" in caplog.text
 
 
-async def test_what_is_damaged_is_written_anew(blobs: StateBlobs, runs: FunctionRuns) -> None:
-    await blobs.put("state", "function-runs.json", b"{")
+@pytest.mark.parametrize("data", [b"{", b'{"since": "2026-01-01T00:00:00"}'])
+async def test_what_is_damaged_is_written_anew(blobs: StateBlobs, runs: FunctionRuns, data: bytes) -> None:
+    await blobs.put("state", "function-runs.json", data)
     assert await runs.latest() is None
 
     await run(runs, "drain_poison")

@@ -111,13 +111,30 @@ class TestTheVersionBefore:
 
 
 @pytest.mark.parametrize("name", [WHOLE, IDS])
-@pytest.mark.parametrize("data", [b"", b"null", b"{", b'{"known": []}', b"\xff", b'{"known": {"a": {}}}'])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"null",
+        b"{",
+        b'{"known": []}',
+        b"\xff",
+        b'{"known": {"a": {}}}',
+        b'{"known": {"\xff": {}}}',
+        b'["\xff"]',
+        b'{"more": ' + b"[" * 20_000,
+        b'{"faceless": {"a": "2026-01-01T00:00:00"}}',
+        msgspec.json.encode(Memory(known={"a": remembered()})).replace(b"86000.0", b"1e300"),
+    ],
+)
 async def test_what_cannot_be_read_counts_as_nothing_and_is_reported(name: str, data: bytes) -> None:
     blobs = StateBlobs()
     await blobs.put("state", name, data)
     known = KnownSubscriptions(blobs)
     found = await known.load(TENANT)
     assert (found.memory, [problem.reason for problem in found.problems]) == (Memory(), ["state-unreadable"])
+    await known.save(TENANT, Changes(), START)
+    assert (await known.load(TENANT)).problems == ()
     await known.save(TENANT, knowing(a=remembered()), START)
     assert (await known.load(TENANT)).memory.known == {"a": remembered()}
 

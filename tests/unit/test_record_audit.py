@@ -474,11 +474,22 @@ async def test_two_at_once_send_the_same_and_neither_undoes_the_others_progress(
     assert house.state().under_way is None
 
 
-async def test_a_damaged_state_begins_anew_and_says_so(house: House, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[]",
+        b'{"\xff": 1}',
+        b'{"more": ' + b"[" * 20_000,
+        b'{"since": "2026-01-01T00:00:00", "audited_until": "2026-01-01T00:00:00"}',
+    ],
+)
+async def test_a_damaged_state_begins_anew_and_says_so(
+    house: House, data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     await house.begin()
     blobs = house.storage.containers[STATE_CONTAINER]
     for name in blobs:
-        blobs[name] = blobs[name]._replace(data=b"[]")
+        blobs[name] = blobs[name]._replace(data=data)
     await house.later()
     assert house.state() == first_audit(house.clock.now())
     assert any("cannot be read" in message for message in caplog.messages)
@@ -563,7 +574,11 @@ class TestDeliveries:
         worker = Deliveries(house.storage.blobs, house.clock.now)
         await worker.write(TENANT, [Delivered("a", 1, START)])
         (name,) = house.storage.names(DELIVERIES_CONTAINER)
-        await house.storage.blobs.append(DELIVERIES_CONTAINER, name, b'["b"]\n\xff\n')
+        await house.storage.blobs.append(
+            DELIVERIES_CONTAINER,
+            name,
+            b'["b"]\n\xff\n["\xff",1,"2026-01-01T00:00:00Z"]\n["c",null,"2026-01-01T00:00:00","n"]\n',
+        )
         await worker.write(TENANT, [Delivered("c", 1, START)])
         found = await worker.told(TENANT, START)
         assert found.knows(listed("a", 1))

@@ -393,7 +393,7 @@ class TestWhatComesIn:
 
 class TestActivity:
     async def test_what_is_damaged_counts_nothing(self, storage: FakeStorage) -> None:
-        for name, data in (("a", b"{"), ("b", b'{"minutes": 1}')):
+        for name, data in (("a", b"{"), ("b", b'{"minutes": 1}'), ("c", b'{"\xff": 1}')):
             await storage.put("state", f"activity/{name}.json", data, {"written": NOW.isoformat()})
         assert (await recent_activity(storage, NOW))[Happening.WRITTEN] == {}
 
