@@ -17,7 +17,6 @@ from azure.core.exceptions import (
     ServiceResponseError,
     ServiceResponseTimeoutError,
 )
-from azure.identity.aio import DefaultAzureCredential
 from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 
@@ -122,6 +121,9 @@ async def _service[T: (QueueServiceClient, BlobServiceClient)](
             return
         url = _service_url(name, prefix, settings)
         if url:
+            # Not at the top: a host whose storage has a key need not wait for it.
+            from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
+
             client_id = settings.get(f"{prefix}__clientId")
             async with (
                 DefaultAzureCredential(managed_identity_client_id=client_id) as credential,

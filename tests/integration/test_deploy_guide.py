@@ -84,7 +84,9 @@ def operator(tmp_path: Path) -> Operator:
 
 
 class TestDeploy:
-    def test_leads_from_a_clone_to_a_deployed_app(self, operator: Operator) -> None:
+    def test_leads_from_a_clone_to_a_deployed_app_with_its_permissions_before_its_code(
+        self, operator: Operator
+    ) -> None:
         done = operator.follow("Deploy")
 
         assert done.returncode == 0, done.stderr
@@ -94,10 +96,6 @@ class TestDeploy:
         assert set(azure["secrets"]) == {"client-state", "client-state-previous"}
         assert azure["blobs"]["subscriptions.toml"] == (ROOT / "subscriptions.sample.toml").read_text()
         assert (operator.checkout / FOLDER / "function_app.py").exists()
-
-    def test_grants_before_the_code_can_fetch_its_first_token(self, operator: Operator) -> None:
-        operator.follow("Deploy")
-
         steps = [step for step in operator.steps() if step in {"azd provision", "azd deploy"} or "grant" in step]
         assert steps == ["azd provision", f"run.py grant --identity principal-1 --tenant {TENANT}", "azd deploy"]
 
