@@ -695,6 +695,29 @@ async def test_a_second_presence_subscription_never_costs_the_first(answer: mode
     assert old.id in house.graph.all
 
 
+async def test_what_vanishes_while_a_creation_is_looked_for_is_forgotten() -> None:
+    house = House(call_events(1), unique=False)
+    await house.renewal.run()
+    [old] = house.graph.live()
+    house.source.state = DesiredState((call_events(1), call_events(2)), ())
+
+    def vanish(call: Call) -> model.Fault | None:
+        house.graph.all.pop(old.id, None)
+        return model.lose_answer if call.method == "POST" else None
+
+    house.graph.faults = vanish
+    report = await house.process().run()
+    assert (report.outcomes, report.live) == ({Outcome.LEFT: 1, Outcome.ADOPTED: 1}, 1)
+    assert old.id not in house.known.ids[TENANT]
+
+
+async def test_a_run_without_time_asks_for_no_list() -> None:
+    house = House(call_events(1))
+    with pytest.raises(UnavailableError) as caught:
+        await house.process(budget=timedelta(0)).run()
+    assert (caught.value.reason, house.graph.lists) == ("out-of-time", 0)
+
+
 async def test_a_longer_list_of_presence_users_replaces_the_shorter_one() -> None:
     def presence(*numbers: int) -> Desired:
         path = resources.presence_path(tuple(user(number) for number in numbers))
