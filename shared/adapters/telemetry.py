@@ -6,7 +6,6 @@ below are a contract with the queries of the workbook and the alerts. No attribu
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
@@ -233,14 +232,15 @@ class _Flushes:
     def soon(self) -> None:
         """Within a second; after a flush, at the end of the pause."""
         if self._force_flush is not None and self._waiting is None:
-            delay = max(_FLUSH_DELAY, self._last + FLUSH_PAUSE - time.monotonic())
-            self._waiting = asyncio.get_running_loop().call_later(delay, self._start, self._force_flush)
+            loop = asyncio.get_running_loop()
+            at = max(loop.time() + _FLUSH_DELAY, self._last + FLUSH_PAUSE)
+            self._waiting = loop.call_at(at, self._start, self._force_flush)
 
     async def now(self) -> None:
         """At once, and wait for it, for a while; but after a flush, at the end of the pause, and do not wait."""
         if self._force_flush is None:
             return
-        if time.monotonic() < self._last + FLUSH_PAUSE:
+        if asyncio.get_running_loop().time() < self._last + FLUSH_PAUSE:
             self.soon()
             return
         if self._waiting is not None:
@@ -248,9 +248,10 @@ class _Flushes:
         await asyncio.wait({self._start(self._force_flush)}, timeout=_FLUSH_PATIENCE)
 
     def _start(self, force_flush: Callable[[float], object]) -> asyncio.Future[object]:
+        loop = asyncio.get_running_loop()
         # What is measured from here on may come too late for this one.
-        self._last, self._waiting = time.monotonic(), None
-        flushing = asyncio.get_running_loop().run_in_executor(None, force_flush, _FLUSH_PATIENCE * 1000)
+        self._last, self._waiting = loop.time(), None
+        flushing = loop.run_in_executor(None, force_flush, _FLUSH_PATIENCE * 1000)
         flushing.add_done_callback(_report)
         return flushing
 
