@@ -12,7 +12,7 @@ from tests.unit.test_collection import counted
 
 FILES = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
 PIECES = [b"{", b"[", b"]", b"}", b'"', b"null", b"1e999", b"-0", b"\\u0000", b"\xff", b"\x00", b",", b":", b'"value"']
-CALLS = 2000  # for each of them, none of which is longer than some hundred bytes
+CALLS = 2000  # for each of them, none of which is longer than 4 KiB
 
 
 def test_every_target_has_a_corpus() -> None:
