@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -355,7 +356,7 @@ class Run:
             content = dict(one.item["encryptedContent"])
             match next(ways):
                 case "key":
-                    content = encrypt(b"{}", Recipient.of(_STRANGER, content["encryptionCertificateId"]))
+                    content = encrypt(b"{}", Recipient.of(_stranger(), content["encryptionCertificateId"]))
                 case "signature":
                     content["dataSignature"] = "AAAA" + content["dataSignature"][4:]
                 case _:
@@ -647,7 +648,9 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
             process.kill()
 
 
-_STRANGER: Final = KeyCertificate.generate()
+@cache
+def _stranger() -> KeyCertificate:
+    return KeyCertificate.generate()
 
 
 def _share(total: int, number: int, parts: int) -> int:

@@ -23,7 +23,6 @@ from unittest.mock import patch
 
 import msgspec
 
-from dev.simulator.crypto import KeyCertificate
 from dev.simulator.delivery import Courier
 from dev.simulator.directory import Directory
 from dev.simulator.faults import Fault, Faults
@@ -40,6 +39,7 @@ from shared.domain.resources import ResourceKind
 from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint
 from shared.services.lifecycle import Lifecycle
 from shared.services.renew import Failure, Renewal, RenewalReport
+from tests.keys import PAIR
 from tests.simulation.coverage import SKEW, THREE_RUNS, Figures, Ledger, Nuisance, WatchedStore
 from tests.simulation.in_process import Identities, InProcessClient, Latency, RememberingEntra, SignIn, Troubles
 from tests.simulation.virtual_time import START, LoopClock, VirtualLoop
@@ -72,7 +72,6 @@ _HINDERED: Final[dict[What, tuple[Nuisance, ...]]] = {
 
 _A_RUN: Final = 10.0  # seconds: what becomes due while one goes on may be renewed by it
 _ROUNDED: Final = timedelta(seconds=2)  # Graph tells whole seconds
-_PAIR: Final = KeyCertificate.generate()  # keys are not what is tried here: versions are
 
 
 def user(number: int) -> str:
@@ -132,7 +131,7 @@ class _Vault:
         await asyncio.sleep(0.02)
         if self.outages:
             raise UnavailableError("Key Vault", reason="key-vault-503")
-        return EncryptionCertificate(self.certificate_id, _PAIR.der_base64)
+        return EncryptionCertificate(self.certificate_id, PAIR.der_base64)
 
 
 @dataclass(slots=True)
