@@ -595,9 +595,10 @@ class TenantRun:
             self._shows_all = picture.shows_all
             for identity, one in picture.lost.items():
                 self._vanished(identity, one)
-            self.there.update(picture.there)
+            # What one answer took for gone may be shown by another.
+            self.there.update((one.id, _as_we_made_it(one, memory)) for one in picture.there.values())
             self.confirmed |= picture.confirmed
-            await self._add_holders(open_.values())
+            await self._add_holders(open_.values(), memory)
             self._own_creations(open_, before)
             course = replace(self._course(), begun=before, refused_kinds=self._refused_kinds(memory))
             actions = [
@@ -660,7 +661,7 @@ class TenantRun:
             )
             self.changes.accepted(want.kind)
 
-    async def _add_holders(self, results: Iterable[Result]) -> None:
+    async def _add_holders(self, results: Iterable[Result], memory: Memory) -> None:
         """What holds a place although no list shows it: whether a list shows everything is not documented."""
         for result in results:
             error, want = result.error, result.action.desired
@@ -675,7 +676,7 @@ class TenantRun:
                     one = await self.graph.subscription(self.tenant_id, holder)
                 except (UnavailableError, GraphError):
                     continue  # the conflict is what is reported
-                self.there[one.id] = one
+                self.there[one.id] = _as_we_made_it(one, memory)
                 self.confirmed.add(one.id)
 
     def _note_lost_creation(self, result: Result) -> None:
@@ -872,6 +873,10 @@ class _Waiting:
         one, want = action.subscription, action.desired
         about = {None if one is None else one.resource, None if want is None else want.resource}
         return (one is not None and one.id in self.ids) or not self.paths.isdisjoint(about)
+
+
+def _as_we_made_it(one: Subscription, memory: Memory) -> Subscription:
+    return one if one.remembered else believed(one, memory.known.get(one.id))
 
 
 def _waiting_for_storage(error: UnavailableError) -> NoTurnError:

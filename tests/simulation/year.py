@@ -58,7 +58,7 @@ TIMER: Final = 300.0  # seconds
 PRESENCE: Final = 3600.0  # seconds that presence is granted, at most
 _RETRIES_OF_A_QUEUE: Final = 5
 _LONGEST_RUN: Final = 600.0  # seconds
-_LONGEST_HOLD: Final = 160 * 60.0  # seconds
+_LONGEST_HOLD: Final = 2 * 160 * 60.0  # seconds; a single fault may befall the try at the end of the first
 _HINDERED: Final[dict[What, tuple[Nuisance, ...]]] = {
     "refused renewals": ("renewals",),
     "refused reads": ("reads",),

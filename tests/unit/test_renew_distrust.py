@@ -131,6 +131,20 @@ class TestSpelling:
         assert house.graph.methods()["DELETE"] == 0
         assert len(house.graph.live()) == 4
 
+    async def test_what_one_answer_took_for_gone_is_known_again(self) -> None:
+        house = House(call_events(1))
+        await house.renewal.run()
+        [one] = house.graph.live()
+        house.graph.blind = True
+        blips = iter([graph.SubscriptionNotFoundError("404")])
+        house.graph.reading = lambda _: next(blips, None)
+        house.graph.echo = lambda one: replace(one, notification_url=one.notification_url.partition("?")[0])
+        for _ in range(3):
+            report = await house.process().run()
+        assert (report.outcomes, report.failures) == ({Outcome.LEFT: 1}, ())
+        assert [found.id for found in house.graph.live()] == [one.id]
+        assert house.graph.methods()["DELETE"] == 0
+
     async def test_what_is_not_remembered_is_recognised(self) -> None:
         house = House(call_records(), call_events(1))
         await house.renewal.run()
