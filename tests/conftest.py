@@ -17,8 +17,17 @@ from dev.host.process import FUNCTIONS_HOST
 
 TESTS: Final = Path(__file__).parent
 ACCOUNTS: Final = 1000  # Linux takes an environment variable of 128 KiB, which holds 1200 of them
-LONGEST_FIRST: Final = {"simulation": 0, "reliability": 1, "unit": 3}
-"""By how long their tests take: whoever begins with the longest does not wait for it at the end."""
+LONGEST_FIRST: Final = (
+    "reliability",
+    "integration/host/test_process.py",
+    "simulation",
+    "integration/test_manage.py",
+    "integration/test_stack.py",
+    "integration",
+    "",
+    "unit",
+)
+"""By how long they take and wait: whoever begins with the longest does not wait for it at the end."""
 
 
 # How long an example takes says more of the machine's other work than of the code.
@@ -46,8 +55,14 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def _place(item: pytest.Item) -> int:
+    """Which of `LONGEST_FIRST` names it most exactly."""
+    path = item.path.relative_to(TESTS).as_posix()
+    return max((len(name), place) for place, name in enumerate(LONGEST_FIRST) if path.startswith(name))[1]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONGEST_FIRST.get(item.path.relative_to(TESTS).parts[0], 2))  # else in random order
+    items.sort(key=_place)  # else in random order
     if os.environ.get(FUNCTIONS_HOST):
         for item in items:
             if mark := item.get_closest_marker("own_host"):

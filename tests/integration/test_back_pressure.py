@@ -188,7 +188,7 @@ async def test_ten_thousand_items_at_once_are_answered_in_time_and_leave_nothing
 async def test_what_is_under_way_is_bounded_and_one_large_body_always_gets_in() -> None:
     queues = Slow()
     receiver = receiver_over(queues)
-    large = body(items=1) + b" " * (4 * 1024 * 1024 - 8192)
+    large = b'{"x":"' + b"x" * (4 * 1024 * 1024 - 8192) + b'",' + body(items=1).removeprefix(b"{")
     waiting = [asyncio.create_task(receiver.receive(large, None)) for _ in range(12)]
     done, pending = await asyncio.wait(waiting, timeout=1.5)
     assert [task.result().status for task in done] == [503] * 4
