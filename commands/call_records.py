@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from commands.terminal import Json, console, fail, group, perform, print_json
 from commands.workshop import Workshop
-from shared.domain.call_records import Gap
+from shared.domain.call_records import KEPT, Gap
 from shared.domain.errors import SwitchboardError
 from shared.domain.resources import CALL_RECORDS
 
@@ -42,9 +42,11 @@ def backfill(since: Since, until: Until = None, tenant: Tenant = None, as_json: 
 
     It may be repeated: an event of the same version of a record has the same id.
     """
-    gap = Gap(since, until or datetime.now(UTC))
+    now = datetime.now(UTC)
+    gap = Gap(max(since, now - KEPT), min(until or now, now))
     if gap.until <= gap.since:
-        raise typer.BadParameter("--until must be after --since")
+        days = KEPT.days
+        raise typer.BadParameter(f"--until must be after --since, and in the {days} days for which Graph keeps records")
     progress = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -90,6 +92,6 @@ def backfill(since: Since, until: Until = None, tenant: Tenant = None, as_json: 
     else:
         console().print(f"{counts['listed']} listed; {counts['absent']} were absent, and their events are on their way")
         for name, problem in problems.items():
-            console(stderr=True).print(f"{name}: {problem.reason}: {problem}", style="red", markup=False)
+            console(stderr=True).print(f"{name}: {problem.reason}: {problem}", style="red")
     if problems:
         raise typer.Exit(1)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from commands.terminal import Json, console, perform, print_json, span
 from commands.workshop import Workshop
@@ -17,11 +18,12 @@ def login(tenant: Tenant = None, as_json: Json = False) -> None:
     """Sign in by device code, so that presence can be subscribed to."""
 
     def prompt(wanted: SignInPrompt) -> None:
-        console(stderr=True).print(
-            f"Open [bold]{wanted.url}[/] and enter the code [bold]{wanted.code}[/]"
+        told = Text.assemble("Open ", (wanted.url, "bold"), " and enter the code ", (wanted.code, "bold"))
+        told.append(
             f" (good for {span(wanted.expires - datetime.now(UTC))}).\n"
             f"Sign in as somebody who may read the presence of the users in question; {PERMISSION} is asked for."
         )
+        console(stderr=True).print(told)
 
     async def work(workshop: Workshop) -> tuple[str, str]:
         tenant_id = _choose(tenant, workshop.settings.tenant_ids)

@@ -12,12 +12,11 @@ from typing import Annotated, Any, Final, Never
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from commands.environment import environment
-from commands.terminal import Json, Yes, group, print_json
+from commands.terminal import Json, Yes, console, group, print_json
 from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
@@ -78,16 +77,16 @@ def list_entries(
         print_json([msgspec.to_builtins(entry) for entry in found])
         return
     if not found:
-        Console().print(
+        console().print(
             "Quarantine is empty." if selection == Selection() else "Nothing of that kind is in quarantine."
         )
         return
     table = Table("reason", "kind", "age", "name", box=None, pad_edge=False, header_style="bold")
     for entry in sorted(found, key=lambda entry: (entry.reason, entry.quarantined)):
         table.add_row(entry.reason, entry.kind, _short(now - entry.quarantined), entry.name)
-    Console().print(table)
+    console().print(table)
     totals = Counter(entry.reason for entry in found).most_common()
-    Console().print(f"\n{len(found)} in quarantine: " + ", ".join(f"{count} {name}" for name, count in totals))
+    console().print(f"\n{len(found)} in quarantine: " + ", ".join(f"{count} {name}" for name, count in totals))
 
 
 @app.command()
@@ -109,9 +108,9 @@ def show(name: str, as_json: Json = False) -> None:
     for key, value in found.items():
         if key != "envelope":
             table.add_row(key, str(value))
-    Console().print(table)
+    console().print(table)
     if "envelope" in found:
-        Console().print_json(data=found["envelope"])
+        console().print_json(data=found["envelope"])
 
 
 @app.command()
@@ -183,7 +182,7 @@ def _carry_out(
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console(stderr=True),
         disable=as_json,
         transient=True,
     )
@@ -214,9 +213,9 @@ def _carry_out(
         print_json({"outcomes": outcomes, "problems": problems})
     else:
         for outcome, count in outcomes.most_common() or [("done: there was nothing of that kind", 0)]:
-            Console().print(f"{count} {outcome}")
+            console().print(f"{count} {outcome}")
         for name, problem in problems.items():
-            Console(stderr=True).print(f"{name}: {problem}")
+            console(stderr=True).print(f"{name}: {problem}")
     missing = names is not None and outcomes[Done.GONE]
     if problems or missing or outcomes[Done.CHANGED]:
         raise typer.Exit(1)
@@ -247,7 +246,7 @@ def _run[T](work: Coroutine[Any, Any, T]) -> T:
 
 
 def _fail(problem: str) -> Never:
-    Console(stderr=True).print(problem)
+    console(stderr=True).print(problem)
     raise typer.Exit(1)
 
 

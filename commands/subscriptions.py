@@ -189,7 +189,7 @@ async def _listed(workshop: Workshop, tenant_id: str) -> list[Subscription]:
         async for page in workshop.graph.subscription_pages(tenant_id):
             found += (believed(one, known.get(one.id)) for one in page)
     except SignedInListError as error:
-        console(stderr=True).print(str(error), style="yellow", markup=False)
+        console(stderr=True).print(str(error), style="yellow")
     return found
 
 
@@ -255,9 +255,7 @@ def _print_counts(counts: dict[str, int]) -> None:
 def _print_failures(failures: Iterable[Failure]) -> None:
     for failure in failures:
         times = f" ({failure.count} times)" if failure.count > 1 else ""
-        console(stderr=True).print(
-            f"{failure.what}: {failure.reason}{times}: {failure.detail}", style="red", markup=False
-        )
+        console(stderr=True).print(f"{failure.what}: {failure.reason}{times}: {failure.detail}", style="red")
 
 
 def _action_json(action: Action) -> dict[str, Any]:

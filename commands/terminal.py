@@ -27,9 +27,9 @@ def group(about: str) -> typer.Typer:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where to print for people."""
-    found = Console(stderr=stderr, highlight=False)
-    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=_WIDTH)
+    """Where to print for people; names are printed to the letter, square brackets too."""
+    found = Console(stderr=stderr, highlight=False, markup=False)
+    return found if found.is_terminal else Console(stderr=stderr, highlight=False, markup=False, width=_WIDTH)
 
 
 def table(*columns: Column | str) -> Table:
@@ -60,7 +60,7 @@ def fail(problem: str, *, reason: str, as_json: bool) -> Never:
     if as_json:
         print_json({"error": {"reason": reason, "message": problem}})
     else:
-        console(stderr=True).print(problem, markup=False)
+        console(stderr=True).print(problem)
     raise typer.Exit(1)
 
 

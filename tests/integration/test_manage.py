@@ -545,7 +545,7 @@ class TestCallRecords:
 
     def test_backfill_says_why_it_stops(self, stack: Stack) -> None:
         stack.sim.faults.add(Fault("graph", "GET", "communications/callRecords", status=403))
-        found = run_json("call-records", "backfill", "--since", "2026-11-01", exit_code=1)
+        found = run_json("call-records", "backfill", "--since", "0001-01-01", "--until", "9999-12-31", exit_code=1)
         assert found["problems"] == {stack.sim.tenants[0]: "permission"}
 
     def test_backfill_without_call_records(self, stack: Stack, desire: Callable[[str], None]) -> None:
@@ -555,7 +555,12 @@ class TestCallRecords:
 
     @pytest.mark.parametrize(
         "arguments",
-        [("--since", "yesterday"), ("--since", "2026-11-02", "--until", "2026-11-01"), ("--tenant", str(UUID(int=1)))],
+        [
+            ("--since", "yesterday"),
+            ("--since", "2026-11-02", "--until", "2026-11-01"),
+            ("--until", "2020-01-01"),
+            ("--tenant", str(UUID(int=1))),
+        ],
     )
     def test_backfill_of_what_cannot_be_is_refused(self, stack: Stack, arguments: tuple[str, ...]) -> None:
         assert run("call-records", "backfill", "--since", "2026-11-01", *arguments).exit_code == 2
