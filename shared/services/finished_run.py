@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -38,13 +38,14 @@ class Coverage(Protocol):
     async def observe(self, subscriptions: Iterable[Subscription]) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FinishedRuns:
     """Sees a run to its end: its figures, its state, its log, and what of call records it may have missed."""
 
     states: RenewalStates
     telemetry: RenewalTelemetry
     coverage: Coverage
+    _ended: RenewalReport | None = field(default=None, init=False)
 
     async def see(self, run: Awaitable[RenewalReport], by: Runner) -> RenewalReport:
         """Await a run, and end it.
@@ -65,6 +66,9 @@ class FinishedRuns:
             raise
         finally:
             await beginning
+        if report is self._ended:  # lifecycle notifications that come together share a run
+            return report
+        self._ended = report
         outcomes = {str(outcome): count for outcome, count in report.outcomes.items()}
         self.telemetry.renewed(outcomes, lives_by_kind(report) if report.whole else None)
         for failure in report.failures:

@@ -245,6 +245,17 @@ async def test_a_run_for_one_tenant_does_not_count_the_others_away() -> None:
     assert ending.ends.lives[-1] is None
 
 
+async def test_a_run_that_several_asked_for_counts_once() -> None:
+    ending = Ending()
+    await ending.run()
+    lifecycle = Lifecycle(ending.house.process(), ending.runs)
+    item = {"tenantId": TENANT, "subscriptionId": "x", "lifecycleEvent": "missed"}
+    await asyncio.gather(*(lifecycle.handle(item) for _ in range(5)))
+    assert ending.ends.outcomes[1:] == [{"left": 2}]
+    await lifecycle.handle(item)
+    assert ending.ends.outcomes[1:] == [{"left": 2}] * 2
+
+
 async def test_storage_that_is_away_fails_no_run(caplog: pytest.LogCaptureFixture) -> None:
     ending = Ending()
     ending.blobs.error = UnavailableError("storage", reason="storage-503")
