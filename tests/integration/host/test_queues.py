@@ -12,7 +12,7 @@ from dev.azurite import ACCOUNT, ACCOUNT_KEY, Azurite
 from dev.host import HostProcess
 from dev.link import Link
 from dev.ports import HOST
-from dev.queue_proxy import QueueProxy
+from dev.queue_proxy import Fault, QueueProxy
 from tests.integration.host.apps import App, count, encoded, eventually
 
 type Serve = Callable[..., HostProcess]
@@ -41,6 +41,7 @@ class Served:
 
     app: App
     host: HostProcess
+    proxy: QueueProxy
     service: QueueServiceClient
     queue: QueueClient
     late: QueueClient
@@ -71,7 +72,7 @@ def served(azurite: Azurite, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         queue, poison = service.create_queue(names["QUEUE"]), service.create_queue(names["POISON"])
         storage = {"AzureWebJobsStorage": azurite.connection_string, "Queues": proxy.connection_string}
         with HostProcess(app.folder, app.environment | names | storage, lease_seconds=1) as host:
-            yield Served(app, host, service, queue, service.get_queue_client(names["LATE"]), poison)
+            yield Served(app, host, proxy, service, queue, service.get_queue_client(names["LATE"]), poison)
 
 
 class TestMessage:
@@ -86,7 +87,7 @@ class TestMessage:
         assert seen["trace"] == ""
         assert datetime.fromisoformat(seen["inserted"]) == sent.inserted_on
         assert datetime.fromisoformat(seen["expires"]) == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-        assert datetime.fromisoformat(seen["visible"]) > datetime.now(UTC)
+        assert datetime.fromisoformat(seen["visible"]) > sent.inserted_on
         eventually(lambda: count(served.queue) == 0)
 
     def test_comes_from_a_queue_that_is_made_later_and_not_by_the_host(self, served: Served) -> None:
@@ -127,12 +128,15 @@ class TestFailure:
         assert not [note for note in served.app.notes if "base64" in note["text"]]
 
     def test_of_a_poison_queues_message_leaves_it_invisible_until_its_lease_is_over(self, served: Served) -> None:
+        # A host that shows the message again, as it does with other queues' ones, meets this and ends.
+        served.proxy.faults = [Fault(operation="update", queue=served.poison.queue_name, status=403)]
         served.poison.send_message(encoded("is stubborn"))
 
         first, second = served.notes_of("is stubborn", 2)[:2]
 
         assert (first["attempt"], second["attempt"]) == (1, 2)
-        assert second["time"] - first["time"] >= 0.9
+        assert served.host.is_running
+        served.proxy.faults = []
         assert f"{served.poison.queue_name}-poison" not in {found.name for found in served.service.list_queues()}
         served.poison.clear_messages()
 
