@@ -1,6 +1,7 @@
 """The Graph client's patience, without a wire: pauses, limits and threads."""
 
 import asyncio
+import io
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -8,6 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import requests
+from azure.core.credentials import AccessToken
 
 from dev.leaping import LeapingClient, LeapingClock
 from shared.adapters.graph import GraphClient
@@ -20,6 +23,12 @@ from tests.unit.model_graph import OTHER_TENANT, TENANT, call_events
 GRAPH = "https://graph.microsoft.com"
 THROTTLED = UnavailableError("Graph", reason="throttled")
 IDENTITY = "cccccccc-0000-4000-8000-000000000001"
+
+
+class Tokens:
+    def get_token(self, *_: str, **__: Any) -> AccessToken:
+        return AccessToken("token", 0)
+
 
 type Answer = Callable[[str, str], Mapping[str, Any]]
 
@@ -239,3 +248,18 @@ async def test_nobody_signed_in_is_no_part_that_is_missing(clock: LeapingClock) 
     client = SignedIn(clock, graph.SignInRequiredError())
     assert [one.id async for page in client.subscription_pages(TENANT) for one in page] == [IDENTITY]
     client.close()
+
+
+@pytest.mark.parametrize("content", [b"<html>", b'{"responses": [{"id": "\xff"}]}', b'{"x": ' + b"[" * 20_000])
+async def test_an_answer_that_cannot_be_read_leaves_the_outcome_open(
+    content: bytes, clock: LeapingClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    response = requests.Response()
+    response.status_code, response.raw = 200, io.BytesIO(content)
+    monkeypatch.setattr(requests.Session, "request", lambda *_, **__: response)
+    client = GraphClient(GRAPH, lambda *_, **__: Tokens(), clock)
+    try:
+        replies = await client.send([Call("POST", TENANT, "beta", False, None, {})])
+        assert [type(reply) for reply in replies] == [graph.OutcomeUnknownError]
+    finally:
+        client.close()
