@@ -14,12 +14,14 @@ from shared.domain.errors import TokenRejected
 from shared.domain.validation_tokens import (
     CHINA,
     GRAPH_CHANGE_TRACKING_APP_ID,
+    MAX_TOKEN_CHARS,
     PUBLIC_CLOUD,
     US_GOVERNMENT,
     Claims,
     Issuers,
     PublishedKey,
     issuers_of,
+    tenant_hint,
     validate,
 )
 from tests.keys import PAIR
@@ -267,6 +269,31 @@ def test_an_empty_key_id_is_none() -> None:
 )
 def test_the_issuers_follow_from_the_login_endpoint(endpoint: str, issuers: Issuers) -> None:
     assert issuers_of(endpoint) == issuers
+
+
+def test_the_tenant_that_a_token_names_is_read_before_anything_is_believed() -> None:
+    assert tenant_hint(token(tid=TENANT.upper())) == TENANT
+    assert tenant_hint(token(tid=...)) is None
+    for length in range(8):  # of the payload, whose padding follows from it
+        assert tenant_hint(forge(Forgery.WRONG_KEY, KEY, app_id=APP, tenant_id="t" * length, now=NOW)) == "t" * length
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("x" * MAX_TOKEN_CHARS, "malformed"),
+        ("x" * (MAX_TOKEN_CHARS + 1), "too-long"),
+        ("a.b", "malformed"),
+        ("a.b.c.d", "malformed"),
+        ("a.!.c", "malformed"),
+        ("a.W10.c", "malformed"),
+    ],
+    ids=lambda text: text[:10],
+)
+def test_no_tenant_is_read_from_what_is_no_token(text: str, why: str) -> None:
+    with pytest.raises(TokenRejected) as caught:
+        tenant_hint(text)
+    assert caught.value.reason == why
 
 
 @given(st.text() | st.from_regex(r"[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*", fullmatch=True))
