@@ -101,6 +101,8 @@ def test_a_setting_overrides_the_default(stack: Stack) -> None:
 
 def test_graph_is_refused_while_storage_is_away_and_delivers_when_it_is_back(stack: Stack) -> None:
     renew(stack)
+    queues = _queues(stack)
+    events = _count(queues)
     stack.azurite.stop()
     before = len(stack.sim.graph.deliveries)
     stack.sim.graph.notify(traffic.RECORDS, Kind.CALL_RECORD_CREATED, traffic.unique(traffic.RECORDS))
@@ -110,6 +112,7 @@ def test_graph_is_refused_while_storage_is_away_and_delivers_when_it_is_back(sta
     (delivery,) = stack.sim.graph.deliveries[before:]
     assert delivery.attempts[0].status == 503
     assert delivery.attempts[-1].status == 202
+    until(lambda: _count(queues) == events + 1, "its event")
 
 
 def text_that_no_function_is_given_is_parked(stack: Stack, queues: QueueServiceClient) -> None:
