@@ -36,7 +36,7 @@ from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
 from dev.stack import APP
-from shared.domain.resources import EMERGENCY_CALL_EVENTS, EVENT_QUEUES, RAW_QUEUES
+from shared.values.resources import EMERGENCY_CALL_EVENTS, EVENT_QUEUES, RAW_QUEUES
 
 _STATE: Final = "a-client-state-of-thirty-two-characters"
 _POST: Final = 40

@@ -27,7 +27,7 @@ from dev.simulator import Kind, Options, build
 from dev.simulator.crypto import KeyCertificate
 from dev.simulator.delivery import Notification
 from dev.stack import Stack
-from shared.domain.resources import CALL_EVENTS, RAW_QUEUE
+from shared.values.resources import CALL_EVENTS, RAW_QUEUE
 
 _PATIENCE = 600.0
 _POST = 40

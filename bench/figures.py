@@ -19,14 +19,14 @@ from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
 from shared.domain.collection import ClientStates, parse_collection
-from shared.domain.envelope import pack, parse_envelope
-from shared.domain.queue_messages import Receipt
-from shared.domain.queue_text import Encoding
 from shared.domain.validation_tokens import PUBLIC_CLOUD, PublishedKey, SigningKeys
 from shared.services.decrypt import Sealed, open_items, seal_of
 from shared.services.paced_log import PacedLog
 from shared.services.raw_queues import RawQueues
 from shared.services.receive import Receiver
+from shared.values.envelope import pack, parse_envelope
+from shared.values.message_text import Encoding
+from shared.values.queue_messages import Receipt
 
 CERTIFICATE_ID = f"switchboard/{'0' * 32}"
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"

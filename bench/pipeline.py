@@ -27,13 +27,13 @@ from dev.simulator.tokens import SigningKey, validation_claims
 from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
-from shared.domain.queue_messages import Receipt
-from shared.domain.queue_text import Encoding
 from shared.services.decrypt import Decryptor
 from shared.services.quarantine import Quarantine
 from shared.services.raw_messages import RawMessages
 from shared.services.raw_queues import RawQueues
 from shared.settings import StorageSettings
+from shared.values.message_text import Encoding
+from shared.values.queue_messages import Receipt
 
 ITEMS = 40
 POSTS = 10

@@ -19,9 +19,9 @@ from dev.leaping import LeapingClient, LeapingClock
 from dev.simulator import Simulator
 from shared.domain.desired import DesiredState, Group
 from shared.domain.execution import Outcome
-from shared.domain.graph import format_time
 from shared.domain.subscriptions import EncryptionCertificate, Endpoint
 from shared.services.renew import Renewal, RenewalReport
+from shared.values.graph import format_time
 from tests.unit.model_graph import Known
 
 _URL: Final = "https://switchboard.example/api/notifications"

@@ -23,10 +23,10 @@ from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
 from shared.domain.collection import parse_collection
 from shared.domain.encryption import decrypt
-from shared.domain.envelope import pack, parse_envelope
 from shared.domain.events import Event, event_of
-from shared.domain.queue_text import batches, encode, join
 from shared.services.decrypt import Sealed, seal_of
+from shared.values.envelope import pack, parse_envelope
+from shared.values.message_text import batches, encode, join
 
 _ROUNDS = 40
 _QUEUE = "call-events"

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from commands.terminal import Json, console, fail, group, perform, print_json
 from commands.workshop import Workshop
 from shared.domain.call_records import KEPT, Gap
-from shared.domain.errors import SwitchboardError
-from shared.domain.resources import CALL_RECORDS
+from shared.values.errors import SwitchboardError
+from shared.values.resources import CALL_RECORDS
 
 app = group("What Graph lists of call records, beside what was delivered.")
 

@@ -16,9 +16,6 @@ from azure.core.exceptions import AzureError
 from commands.terminal import span
 from commands.workshop import Workshop
 from shared.domain.desired import DesiredState, DesiredStateError
-from shared.domain.errors import SettingsError, SwitchboardError, UnavailableError, UnknownCertificateError
-from shared.domain.graph import CredentialError, GraphError, PermissionDeniedError, SignInRequiredError
-from shared.domain.resources import RAW_QUEUE
 from shared.domain.subscriptions import Reason, Verb
 from shared.services.activity import MINUTES, Happening, recent_activity
 from shared.services.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS
@@ -27,6 +24,9 @@ from shared.services.poison import POISON_QUEUES, STUCK_AFTER
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.reconcile import Stage
 from shared.services.renew import Failure
+from shared.values.errors import SettingsError, SwitchboardError, UnavailableError, UnknownCertificateError
+from shared.values.graph import CredentialError, GraphError, PermissionDeniedError, SignInRequiredError
+from shared.values.resources import RAW_QUEUE
 
 _HANDSHAKE_SECONDS: Final = 10.0  # Graph's limit ("Receive change notifications through webhooks")
 _SLOW_SECONDS: Final = 3.0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.domain.errors import SettingsError
+from shared.values.errors import SettingsError
 
 _FILE = Path(__file__).parents[1] / "local.settings.json"
 _NAMED = "SWITCHBOARD_SETTINGS"

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from commands.terminal import Json, Yes, confirm, console, group, perform
 from commands.workshop import Workshop
-from shared.domain.errors import MalformedInputError
 from shared.domain.events import CloudEvent, parse_message
-from shared.domain.resources import EVENT_QUEUES
+from shared.values.errors import MalformedInputError
+from shared.values.resources import EVENT_QUEUES
 
 _POLL_SECONDS: Final = 0.5
 _AT_A_TIME: Final = 100  # of one queue, before the next one has its turn

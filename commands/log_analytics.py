@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 import requests
 from azure.core.exceptions import ClientAuthenticationError
 
-from shared.domain.errors import UnavailableError
+from shared.values.errors import UnavailableError
 
 ENDPOINT: Final = "https://api.loganalytics.io"
 BILLED: Final = """

@@ -20,12 +20,12 @@ from commands.terminal import Json, Yes, console, group, print_json
 from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
-from shared.domain.errors import SwitchboardError
-from shared.domain.queue_text import repaired
 from shared.services.quarantine import Parked
 from shared.services.raw_queues import RawQueues
 from shared.services.replay import Done, Entry, Replay, Selection
 from shared.settings import storage_settings
+from shared.values.errors import SwitchboardError
+from shared.values.message_text import repaired
 
 _AT_ONCE: Final = 16
 _AGE: Final = re.compile(r"(\d+)([smhd])")

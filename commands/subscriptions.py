@@ -11,13 +11,13 @@ from rich.text import Text
 
 from commands.terminal import Json, Yes, confirm, console, fail, group, perform, print_json, span, table
 from commands.workshop import Workshop
-from shared.domain.errors import UnavailableError
 from shared.domain.execution import Outcome
-from shared.domain.graph import SignedInListError, Subscription
 from shared.domain.memory import believed
 from shared.domain.subscriptions import Action, Reason, Standing, Verb
 from shared.services.finished_run import Runner
 from shared.services.renew import Failure, Forecast, Removal, RenewalReport
+from shared.values.errors import UnavailableError
+from shared.values.graph import SignedInListError, Subscription
 
 _BAR: Final = 20  # characters
 _RESOURCE: Final = 40  # characters

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from commands.workshop import Workshop
-from shared.domain.errors import SwitchboardError
+from shared.values.errors import SwitchboardError
 
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of tables and bars.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]

@@ -12,7 +12,7 @@ from azure.storage.blob import BlobClient
 from azure.storage.queue import QueueClient, QueueMessage
 
 from shared.domain.events import CloudEvent, parse_message
-from shared.domain.resources import EVENT_QUEUES
+from shared.values.resources import EVENT_QUEUES
 
 _IDLE_SECONDS = 0.05
 

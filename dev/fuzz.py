@@ -21,14 +21,14 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 
 from shared.domain.collection import ClientStates, parse_collection
 from shared.domain.encryption import decrypt
-from shared.domain.envelope import RawMessage, pack, parse_envelope
-from shared.domain.errors import MalformedInputError, SwitchboardError
 from shared.domain.events import event_of
-from shared.domain.notifications import parse_item
-from shared.domain.queue_text import QUEUE_MESSAGE_BYTES, base64_bytes
 from shared.domain.validation_tokens import PublishedKey, validate
 from shared.services.decrypt import seal_of
 from shared.services.http_answer import handshake
+from shared.values.envelope import RawMessage, pack, parse_envelope
+from shared.values.errors import MalformedInputError, SwitchboardError
+from shared.values.items import parse_item
+from shared.values.message_text import QUEUE_MESSAGE_BYTES, base64_bytes
 
 CORPUS: Final = Path(__file__).parents[1] / "tests" / "corpus"
 _NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)

@@ -41,12 +41,12 @@ from dev.stack import Stack, StackPorts
 from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
-from shared.domain.resources import EMERGENCY_CALL_EVENTS, EMERGENCY_QUEUE, RAW_QUEUE
 from shared.services.claims import ClaimSweep
 from shared.services.decrypt import DATA_CONTAINER
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.raw_queues import CLAIMS_CONTAINER, RawQueues
 from shared.settings import StorageSettings
+from shared.values.resources import EMERGENCY_CALL_EVENTS, EMERGENCY_QUEUE, RAW_QUEUE
 
 _ON_EXPRESS_WAY: Final = "host killed on an emergency's express way"
 _ON_USUAL_WAY: Final = "host killed on an emergency's usual way"

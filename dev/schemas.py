@@ -17,8 +17,8 @@ import msgspec
 
 from dev.simulator.payloads import Kind, Options, build
 from shared.domain.events import DATA_TYPES, JSON_CONTENT_TYPE, UNRECOGNIZED, CloudEvent, Event, event_of, schema_id
-from shared.domain.notifications import parse_item
-from shared.domain.resources import CATALOGUE, UNRECOGNIZED_QUEUE
+from shared.values.items import parse_item
+from shared.values.resources import CATALOGUE, UNRECOGNIZED_QUEUE
 
 JSON = dict[str, Any]
 

@@ -13,7 +13,7 @@ from dev import traffic
 from dev.host.process import KEY, add_host_options, use_host
 from dev.simulator import Simulator
 from dev.stack import WELL_KNOWN, Stack
-from shared.domain.resources import EVENT_QUEUES
+from shared.values.resources import EVENT_QUEUES
 
 
 def main() -> int:

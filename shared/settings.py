@@ -10,8 +10,8 @@ from typing import Final, Literal, cast
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from shared.domain.errors import SettingsError
-from shared.domain.urls import is_plain
+from shared.values.errors import SettingsError
+from shared.values.urls import is_plain
 
 DEFAULT_RENEWAL_SCHEDULE: Final = "0 */5 * * * *"
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from shared.adapters.queues import Queues
     from shared.adapters.storage import StorageAccount
     from shared.adapters.telemetry import OpenTelemetry
-    from shared.domain.errors import InvocationError
     from shared.services.activity import Activity
     from shared.services.backfill import Backfill
     from shared.services.decrypt import Decryptor
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from shared.services.self_test import SelfTest
     from shared.services.status import StatusReader
     from shared.settings import Settings
+    from shared.values.errors import InvocationError
 
 # ruff: noqa: PLC0415 - that imports are late is this module's purpose
 
@@ -96,7 +96,7 @@ def noted[**P, T](function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[
 def _failure(function: str, error: Exception) -> "InvocationError":
     import traceback
 
-    from shared.domain.errors import InvocationError, SettingsError, SwitchboardError
+    from shared.values.errors import InvocationError, SettingsError, SwitchboardError
 
     if isinstance(error, SettingsError):
         logger.critical("%s", error)
@@ -134,7 +134,7 @@ async def receive(req: func.HttpRequest) -> func.HttpResponse:
         # The host hands over a chunked body, or one of HTTP/2 without its length, as an empty one.
         _receive_log().say("cannot accept notifications now", "no-body")
         return _response(try_again("the body did not arrive, please send it again with its Content-Length"))
-    from shared.domain.errors import SettingsError
+    from shared.values.errors import SettingsError
 
     try:
         receiver = _receiver()
@@ -210,8 +210,8 @@ async def status(req: func.HttpRequest) -> func.HttpResponse:
     """How things are, as a page; as JSON for whoever asks for it."""
     import msgspec
 
-    from shared.domain.errors import SettingsError
     from shared.services.status_page import HEADERS, page
+    from shared.values.errors import SettingsError
 
     try:
         found = await _status().read()
@@ -317,10 +317,10 @@ def _receive_log() -> "PacedLog":
 def _receiver() -> "Receiver":
     from shared.adapters.entra import SigningKeys
     from shared.domain.collection import ClientStates
-    from shared.domain.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
     from shared.domain.validation_tokens import issuers_of
     from shared.services.express import Express
     from shared.services.receive import Receiver
+    from shared.values.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
 
     settings = _settings()
     express = (
@@ -365,7 +365,7 @@ def _decryptor() -> "Decryptor":
 
 
 async def _emergencies_expected() -> bool:
-    from shared.domain.resources import EMERGENCY_CALL_EVENTS
+    from shared.values.resources import EMERGENCY_CALL_EVENTS
 
     state = (await _renewal_states().latest()).last
     return state is not None and state.by_kind.get(EMERGENCY_CALL_EVENTS.key, 0) > 0

@@ -14,9 +14,9 @@ import msgspec
 from shared.adapters.graph import GraphClient
 from shared.adapters.pace import Pace
 from shared.clock import Clock
-from shared.domain import graph
 from shared.domain.call_records import ListedRecord, RecordPage, Step, parse_record
-from shared.domain.errors import MalformedInputError, UnavailableError
+from shared.values import graph
+from shared.values.errors import MalformedInputError, UnavailableError
 
 logger = logging.getLogger(__name__)
 

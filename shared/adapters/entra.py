@@ -14,9 +14,9 @@ import jwt
 import requests
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from shared.domain.errors import UnavailableError
 from shared.domain.validation_tokens import PublishedKey
 from shared.domain.validation_tokens import SigningKeys as Keys
+from shared.values.errors import UnavailableError
 
 _REFRESH_SECONDS: Final = 12 * 3600.0
 _TRUST_SECONDS: Final = 48 * 3600.0  # keys that cannot be refreshed are believed this long, and no longer

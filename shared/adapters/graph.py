@@ -26,10 +26,10 @@ from requests.adapters import HTTPAdapter
 
 from shared.adapters.pace import Pace
 from shared.clock import Clock
-from shared.domain import graph, resources
-from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
-from shared.domain.graph import Call, CredentialError, OutcomeUnknownError, Reply, Subscription
-from shared.domain.unusual_json import read_leniently
+from shared.values import graph, resources
+from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
+from shared.values.graph import Call, CredentialError, OutcomeUnknownError, Reply, Subscription
+from shared.values.unusual_json import read_leniently
 
 _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 60.0  # of a batch; each POST in it waits for our own endpoint's handshake, up to 10 s

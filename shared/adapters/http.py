@@ -5,7 +5,7 @@ from typing import Final
 
 import requests
 
-from shared.domain.errors import UnavailableError
+from shared.values.errors import UnavailableError
 
 _TIMEOUT: Final = (5.0, 15.0)  # to connect, to read, in seconds: an instance may have to start
 

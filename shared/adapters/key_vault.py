@@ -28,9 +28,9 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
-from shared.domain.errors import UnavailableError, UnknownCertificateError
 from shared.domain.subscriptions import EncryptionCertificate
 from shared.settings import is_loopback
+from shared.values.errors import UnavailableError, UnknownCertificateError
 
 _VERSION: Final = re.compile(r"[0-9a-f]{32}")
 # Whoever can have items accepted can make versions up. No more of them are read within a minute than this.

@@ -28,7 +28,7 @@ from azure.core.rest import HttpRequest
 from azure.storage.queue.aio import QueueClient
 
 from shared.adapters.storage import StorageAccount, quick_retries
-from shared.domain.queue_messages import Receipt
+from shared.values.queue_messages import Receipt
 
 _NEVER: Final = -1
 _MARKUP: Final = "&<>"

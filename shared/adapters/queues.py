@@ -11,8 +11,8 @@ from azure.storage.queue.aio import QueueClient
 
 from shared.adapters.put_message import MessagePutter
 from shared.adapters.storage import StorageAccount, storage_errors
-from shared.domain.queue_messages import LeasedMessage, Receipt
-from shared.domain.queue_text import Encoding, encode
+from shared.values.message_text import Encoding, encode
+from shared.values.queue_messages import LeasedMessage, Receipt
 
 _DONE_BY_ANOTHER: Final = (400, 404)
 _AT_ONCE: Final = timedelta(0)

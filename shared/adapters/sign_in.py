@@ -23,8 +23,8 @@ from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.identity import DefaultAzureCredential
 from azure.keyvault.secrets import KeyVaultSecret, SecretClient
 
-from shared.domain.graph import CredentialError, SignInRequiredError
 from shared.settings import is_loopback
+from shared.values.graph import CredentialError, SignInRequiredError
 
 PERMISSION: Final = "Presence.Read.All"
 

@@ -9,8 +9,8 @@ from azure.core.pipeline.transport import AioHttpTransport
 from azure.storage.blob.aio import BlobServiceClient, LinearRetry
 from azure.storage.queue.aio import QueueServiceClient
 
-from shared.domain.errors import UnavailableError
 from shared.settings import StorageSettings
+from shared.values.errors import UnavailableError
 
 # Source: "Connect to Azurite with SDKs and tools"; the Functions host expands this shorthand, the Python SDK does not.
 _DEVELOPMENT: Final = (

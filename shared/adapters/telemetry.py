@@ -13,8 +13,8 @@ from typing import Final
 from opentelemetry import context, metrics, trace
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from shared.domain.errors import SwitchboardError
 from shared.services.telemetry import Life
+from shared.values.errors import SwitchboardError
 
 logger = logging.getLogger(__name__)
 

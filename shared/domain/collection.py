@@ -17,9 +17,9 @@ from typing import Final
 
 import msgspec
 
-from shared.domain.errors import MalformedInputError, OversizedBodyError
-from shared.domain.notifications import BYTE_ORDER_MARK, parse_item
-from shared.domain.unusual_json import replace_lone_surrogates
+from shared.values.errors import MalformedInputError, OversizedBodyError
+from shared.values.items import BYTE_ORDER_MARK, parse_item
+from shared.values.unusual_json import replace_lone_surrogates
 
 MAX_NON_OBJECTS: Final = 100
 """How many elements of `value` may be no JSON objects; they are left out."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from shared.domain import resources
-from shared.domain.errors import SwitchboardError
-from shared.domain.resources import ResourceKind, Rich
 from shared.domain.subscriptions import Desired
+from shared.values import resources
+from shared.values.errors import SwitchboardError
+from shared.values.resources import ResourceKind, Rich
 
 _GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _MAX_PARTICIPANTS: Final = 50  # keeps the resource within what fits a URL everywhere

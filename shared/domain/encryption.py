@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 
-from shared.domain.errors import MalformedContentError, SignatureMismatchError, WrongKeyError
+from shared.values.errors import MalformedContentError, SignatureMismatchError, WrongKeyError
 
 _KEY_BYTES: Final = 32
 _BLOCK_BYTES: Final = 16

@@ -16,10 +16,10 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta
 
-from shared.domain import resources
-from shared.domain.errors import MalformedInputError
-from shared.domain.notifications import BYTE_ORDER_MARK, ChangeNotification, Item
-from shared.domain.unusual_json import read_leniently, replace_lone_surrogates
+from shared.values import resources
+from shared.values.errors import MalformedInputError
+from shared.values.items import BYTE_ORDER_MARK, ChangeNotification, Item
+from shared.values.unusual_json import read_leniently, replace_lone_surrogates
 
 UNRECOGNIZED: Final = "Microsoft.Graph.Unrecognized"
 JSON_CONTENT_TYPE: Final = "application/json"

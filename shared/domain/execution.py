@@ -11,10 +11,6 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from shared.domain import graph
-from shared.domain.errors import SwitchboardError, UnavailableError
-from shared.domain.graph import Call, GraphError, Reply, Subscription
-from shared.domain.resources import ResourceKind
 from shared.domain.subscriptions import (
     Action,
     Desired,
@@ -30,6 +26,10 @@ from shared.domain.subscriptions import (
     last_resort,
     same_id,
 )
+from shared.values import graph
+from shared.values.errors import SwitchboardError, UnavailableError
+from shared.values.graph import Call, GraphError, Reply, Subscription
+from shared.values.resources import ResourceKind
 
 _SHORTENINGS: Final = 3  # how often a refused lifetime is made shorter before the refusal is believed
 _CREATIONS: Final = _SHORTENINGS + 1  # once more where the endpoint did not answer

@@ -18,11 +18,11 @@ from urllib.parse import unquote
 import msgspec
 
 from shared.clock import Moment
-from shared.domain import resources
-from shared.domain.errors import SwitchboardError
-from shared.domain.graph import Subscription
 from shared.domain.readings import Reading
-from shared.domain.resources import ResourceKind
+from shared.values import resources
+from shared.values.errors import SwitchboardError
+from shared.values.graph import Subscription
+from shared.values.resources import ResourceKind
 
 SKEW: Final = timedelta(minutes=5)
 """How far the clocks of machines may be apart: what has expired for so long has expired on all of them."""

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from shared.clock import Moment
-from shared.domain.errors import SwitchboardError
+from shared.values.errors import SwitchboardError
 
 SETTLED_AFTER: Final = timedelta(hours=1)
 

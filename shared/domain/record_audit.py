@@ -11,9 +11,9 @@ from typing import Final
 import msgspec
 
 from shared.clock import Moment
-from shared.domain import resources
 from shared.domain.call_records import NOTIFICATION_LATENCY, RETRIES_OF_GRAPH, Gap, ListedRecord
 from shared.domain.events import CALL_RECORDS_SOURCE, Event, record_id_of
+from shared.values import resources
 
 SETTLED: Final = NOTIFICATION_LATENCY + RETRIES_OF_GRAPH
 """After so long Graph sends no notification of a record any more."""

@@ -8,7 +8,7 @@ that stays invisible for a while, and the platform's count begins anew.
 from datetime import datetime, timedelta
 from typing import Final
 
-from shared.domain.resources import EMERGENCY_QUEUE
+from shared.values.resources import EMERGENCY_QUEUE
 
 GIVE_UP_AFTER: Final = timedelta(minutes=100)
 """Counted from the first failure, whatever the number of tries."""

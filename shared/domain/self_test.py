@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 
-from shared.domain.errors import UnknownCertificateError
-from shared.domain.resources import SELF_TEST
 from shared.domain.subscriptions import EncryptionCertificate
+from shared.values.errors import UnknownCertificateError
+from shared.values.resources import SELF_TEST
 
 _ODATA_TYPE: Final = "#switchboard.selfTest"
 _BLOCK_BITS: Final = 128

@@ -29,9 +29,10 @@ from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from shared.domain import resources
-from shared.domain.errors import SwitchboardError
-from shared.domain.graph import (
+from shared.domain.memory import SKEW, Names
+from shared.values import resources
+from shared.values.errors import SwitchboardError
+from shared.values.graph import (
     EndpointValidationError,
     GraphError,
     OutcomeUnknownError,
@@ -39,9 +40,8 @@ from shared.domain.graph import (
     UnauthorizedError,
     format_time,
 )
-from shared.domain.memory import SKEW, Names
-from shared.domain.resources import ResourceKind
-from shared.domain.urls import is_plain
+from shared.values.resources import ResourceKind
+from shared.values.urls import is_plain
 
 _MARK: Final = "mark"
 _MARKED: Final = re.compile(rf"[?&]{_MARK}=[0-9a-f]*$")

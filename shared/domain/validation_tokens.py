@@ -16,7 +16,7 @@ import jwt
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from shared.domain.errors import TokenRejected
+from shared.values.errors import TokenRejected
 
 GRAPH_CHANGE_TRACKING_APP_ID: Final = "0bf30f3b-4a52-48df-9a82-234910c4a086"
 LEEWAY_SECONDS: Final = 300

@@ -15,8 +15,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.errors import UnavailableError
-from shared.services.state import STATE_CONTAINER
+from shared.values.errors import UnavailableError
+from shared.values.names import STATE_CONTAINER
 
 MINUTES: Final = 15
 """How far back the counts go."""

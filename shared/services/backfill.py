@@ -17,12 +17,12 @@ import msgspec
 
 from shared.clock import Clock
 from shared.domain.call_records import Coverage, Gap, missed, observed, participants_of
-from shared.domain.errors import SwitchboardError, UnavailableError
-from shared.domain.graph import GraphError, Subscription
 from shared.domain.subscriptions import resource_key
 from shared.services.raw_queues import RawQueues
 from shared.services.record_search import Records, Search, send_records
-from shared.services.state import STATE_CONTAINER
+from shared.values.errors import SwitchboardError, UnavailableError
+from shared.values.graph import GraphError, Subscription
+from shared.values.names import STATE_CONTAINER
 
 LEAST_TIME: Final = timedelta(seconds=20)
 """What a run gets even where renewal has used up the time."""

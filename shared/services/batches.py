@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from shared.clock import Clock
-from shared.domain import graph
-from shared.domain.errors import NoTurnError, OutOfTimeError, UnavailableError
 from shared.domain.execution import Outcome, Result, Steps, Terms, carry_out, look
-from shared.domain.graph import ApiVersion, Call, GraphError, OutcomeUnknownError, Reply, Subscription
-from shared.domain.resources import ResourceKind
 from shared.domain.subscriptions import Action, Reason, Verb
+from shared.values import graph
+from shared.values.errors import NoTurnError, OutOfTimeError, UnavailableError
+from shared.values.graph import ApiVersion, Call, GraphError, OutcomeUnknownError, Reply, Subscription
+from shared.values.resources import ResourceKind
 
 GRACE: Final = timedelta(seconds=60)  # after the deadline, for what has been begun
 _IN_FLIGHT: Final = 4  # batches at a time and tenant: Graph takes about a second for one, and allows more than one

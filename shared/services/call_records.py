@@ -6,10 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from shared.domain import resources
-from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.domain.events import Event, record_id_of, with_record
 from shared.services.decrypt import Opened
+from shared.values import resources
+from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 
 _AT_ONCE: Final = 3
 _SECONDS: Final = 240.0  # for a raw message, of the ten minutes that host.json gives a function

@@ -14,12 +14,12 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.envelope import Envelope, RawMessage, parse_envelope
-from shared.domain.errors import MalformedInputError
-from shared.domain.notifications import parse_item
-from shared.domain.resources import RAW_QUEUES
 from shared.services.quarantine import QUARANTINE_CONTAINER, entry_name
 from shared.services.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
+from shared.values.envelope import Envelope, RawMessage, parse_envelope
+from shared.values.errors import MalformedInputError
+from shared.values.items import parse_item
+from shared.values.resources import RAW_QUEUES
 
 logger = logging.getLogger(__name__)
 

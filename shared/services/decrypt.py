@@ -11,21 +11,21 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from shared.domain.encryption import decrypt
-from shared.domain.envelope import Envelope
-from shared.domain.errors import (
+from shared.domain.events import Event, event_of
+from shared.domain.express import ExpressOutcome
+from shared.services.activity import ActivityLog
+from shared.services.raw_messages import RawMessages, Unpacked, unexpected
+from shared.services.telemetry import NO_TELEMETRY, Telemetry
+from shared.values.envelope import Envelope
+from shared.values.errors import (
     MalformedContentError,
     MalformedInputError,
     SwitchboardError,
     UnavailableError,
     UnknownCertificateError,
 )
-from shared.domain.events import Event, event_of
-from shared.domain.express import ExpressOutcome
-from shared.domain.notifications import Item, parse_item
-from shared.domain.queue_text import Encoding, batches, fits, join
-from shared.services.activity import ActivityLog
-from shared.services.raw_messages import RawMessages, Unpacked, unexpected
-from shared.services.telemetry import NO_TELEMETRY, Telemetry
+from shared.values.items import Item, parse_item
+from shared.values.message_text import Encoding, batches, fits, join
 
 DATA_CONTAINER: Final = "event-data"
 

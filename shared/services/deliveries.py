@@ -13,10 +13,10 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.errors import UnavailableError
 from shared.domain.events import Event
-from shared.domain.notifications import is_plain_id
 from shared.domain.record_audit import NOTES_KEPT, Delivered, Told, delivered_by
+from shared.values.errors import UnavailableError
+from shared.values.items import is_plain_id
 
 DELIVERIES_CONTAINER: Final = "deliveries"
 

@@ -12,14 +12,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
-from shared.domain.envelope import Envelope, RawMessage, pack
-from shared.domain.errors import UnavailableError
 from shared.domain.express import ExpressOutcome
-from shared.domain.queue_messages import Receipt
-from shared.domain.resources import EMERGENCY_QUEUE
 from shared.services.activity import ActivityLog, Happening
 from shared.services.raw_queues import RawQueues
 from shared.services.telemetry import NO_TELEMETRY, Telemetry
+from shared.values.envelope import Envelope, RawMessage, pack
+from shared.values.errors import UnavailableError
+from shared.values.queue_messages import Receipt
+from shared.values.resources import EMERGENCY_QUEUE
 
 HIDDEN: Final = timedelta(seconds=15)
 """How long nobody else sees the raw message: what a killed process costs an emergency."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
-from shared.domain.graph import Subscription
 from shared.services.renew import RenewalReport
 from shared.services.renewal_state import RenewalStates, lives_by_kind
 from shared.services.telemetry import Life
+from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
+from shared.values.graph import Subscription
 
 _log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from typing import Final, Protocol
 import msgspec
 
 from shared.clock import Moment
-from shared.domain.errors import UnavailableError
 from shared.services.poison import STUCK_AFTER
-from shared.services.state import STATE_CONTAINER
+from shared.values.errors import UnavailableError
+from shared.values.names import STATE_CONTAINER
 
 logger = logging.getLogger(__name__)
 

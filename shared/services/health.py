@@ -9,12 +9,12 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.errors import SettingsError, UnavailableError
-from shared.domain.graph import SIGN_IN_REQUIRED
-from shared.domain.resources import CALL_RECORDS_QUEUE, EMERGENCY_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUE
 from shared.services.function_runs import Runs
 from shared.services.poison import STUCK_AFTER
 from shared.services.renewal_state import Renewals
+from shared.values.errors import SettingsError, UnavailableError
+from shared.values.graph import SIGN_IN_REQUIRED
+from shared.values.resources import CALL_RECORDS_QUEUE, EMERGENCY_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUE
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.errors import MalformedInputError, NoTurnError, SwitchboardError, UnavailableError
 from shared.domain.memory import LONGEST_LIFE, Changes, Memory, Recollection
-from shared.services.state import STATE_CONTAINER
+from shared.values.errors import MalformedInputError, NoTurnError, SwitchboardError, UnavailableError
+from shared.values.names import STATE_CONTAINER
 
 _NAME: Final = "known/{}.json"
 _IDS: Final = "subscriptions-{}.json"

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Mapping
 from enum import StrEnum
 from typing import Any, Protocol
 
-from shared.domain.errors import MalformedInputError
 from shared.domain.execution import Outcome
-from shared.domain.graph import Subscription
-from shared.domain.notifications import is_plain_id
 from shared.services.finished_run import Runner
 from shared.services.renew import Renewal, RenewalReport
+from shared.values.errors import MalformedInputError
+from shared.values.graph import Subscription
+from shared.values.items import is_plain_id
 
 _log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from shared.domain.errors import MalformedInputError, SwitchboardError
 from shared.services.lifecycle import Handled
 from shared.services.raw_messages import RawMessages, unexpected
+from shared.values.errors import MalformedInputError, SwitchboardError
 
 
 class LifecycleHandler(Protocol):

@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from shared.clock import Clock
-from shared.domain import graph
-from shared.domain.errors import OutOfTimeError, SwitchboardError, UnavailableError
 from shared.domain.execution import Outcome
-from shared.domain.graph import GraphError, Subscription
 from shared.domain.memory import SKEW, Memory, believed, recalled
 from shared.services.batches import Batches
+from shared.values import graph
+from shared.values.errors import OutOfTimeError, SwitchboardError, UnavailableError
+from shared.values.graph import GraphError, Subscription
 
 _HIDDEN: Final = 1000  # read by id in a run: two windows of Graph's limit of 500 in 20 seconds
 _FACELESS: Final = 100  # each takes up to three requests

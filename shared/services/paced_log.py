@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from shared.domain.notifications import is_plain_id
+from shared.values.items import is_plain_id
 
 MAX_IDS: Final = 5
 """How many ids a line names."""

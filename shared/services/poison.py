@@ -18,13 +18,13 @@ from typing import Final, Protocol
 import msgspec
 
 from shared.clock import Moment
-from shared.domain.errors import MalformedInputError, UnavailableError
-from shared.domain.queue_messages import LeasedMessage, Receipt
-from shared.domain.queue_text import decode
-from shared.domain.resources import RAW_QUEUES
 from shared.services.quarantine import Quarantine
 from shared.services.raw_messages import RawMessages, unexpected
-from shared.services.state import STATE_CONTAINER
+from shared.values.errors import MalformedInputError, UnavailableError
+from shared.values.message_text import decode
+from shared.values.names import STATE_CONTAINER
+from shared.values.queue_messages import LeasedMessage, Receipt
+from shared.values.resources import RAW_QUEUES
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.envelope import Envelope, parse_envelope
-from shared.domain.errors import MalformedInputError, SwitchboardError, UnexpectedError
-from shared.domain.notifications import parse_item
-from shared.domain.resources import LIFECYCLE_QUEUE
 from shared.services.telemetry import NO_TELEMETRY, Telemetry
+from shared.values.envelope import Envelope, parse_envelope
+from shared.values.errors import MalformedInputError, SwitchboardError, UnexpectedError
+from shared.values.items import parse_item
+from shared.values.resources import LIFECYCLE_QUEUE
 
 logger = logging.getLogger(__name__)
 

@@ -10,17 +10,17 @@ from datetime import datetime
 
 import msgspec
 
-from shared.domain.envelope import Envelope, RawMessage, parse_envelope
-from shared.domain.errors import (
+from shared.domain.retries import is_exhausted, pause
+from shared.services.quarantine import Quarantine
+from shared.services.raw_queues import RawQueues
+from shared.values.envelope import Envelope, RawMessage, parse_envelope
+from shared.values.errors import (
     AbandonedError,
     MalformedInputError,
     SwitchboardError,
     UnavailableError,
     UnexpectedError,
 )
-from shared.domain.retries import is_exhausted, pause
-from shared.services.quarantine import Quarantine
-from shared.services.raw_queues import RawQueues
 
 logger = logging.getLogger(__name__)
 

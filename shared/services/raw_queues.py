@@ -16,10 +16,10 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.envelope import Envelope, RawMessage, pack, parse_envelope
-from shared.domain.errors import MalformedInputError
-from shared.domain.queue_messages import Receipt
-from shared.domain.queue_text import Encoding
+from shared.values.envelope import Envelope, RawMessage, pack, parse_envelope
+from shared.values.errors import MalformedInputError
+from shared.values.message_text import Encoding
+from shared.values.queue_messages import Receipt
 
 logger = logging.getLogger(__name__)
 

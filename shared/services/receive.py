@@ -11,9 +11,6 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from shared.domain.collection import ClientStates, Collection, parse_collection
-from shared.domain.errors import MalformedInputError, OversizedBodyError, TokenRejected, UnavailableError
-from shared.domain.notifications import Item, parse_item, with_tenant
-from shared.domain.resources import CALL_RECORDS, EMERGENCY_QUEUE, RAW_QUEUE
 from shared.domain.validation_tokens import Claims, Issuers, SigningKeys, key_id, tenant_hint, validate
 from shared.services.activity import ActivityLog, Happening
 from shared.services.express import WAIT_SECONDS, Express
@@ -21,6 +18,9 @@ from shared.services.http_answer import ACCEPTED, Answer, refused, try_again
 from shared.services.paced_log import MAX_IDS, PacedLog
 from shared.services.raw_queues import RawQueues
 from shared.services.telemetry import NO_TELEMETRY, Telemetry
+from shared.values.errors import MalformedInputError, OversizedBodyError, TokenRejected, UnavailableError
+from shared.values.items import Item, parse_item, with_tenant
+from shared.values.resources import CALL_RECORDS, EMERGENCY_QUEUE, RAW_QUEUE
 
 # Graph counts an answer after 3 seconds as a failure and slows down an endpoint that has too many of them.
 _ANSWER_SECONDS: Final = 2.5

@@ -19,18 +19,8 @@ from typing import Final, Protocol
 import msgspec
 
 from shared.clock import Clock
-from shared.domain import graph, resources
 from shared.domain.desired import DesiredState, Group, call_events_of
-from shared.domain.errors import (
-    NoTurnError,
-    OutOfTimeError,
-    SettingsError,
-    SwitchboardError,
-    UnavailableError,
-    UnexpectedError,
-)
 from shared.domain.execution import Outcome, Result, Terms
-from shared.domain.graph import GraphError, Subscription
 from shared.domain.memory import Changes, Creation, Memory, Names, Recollection, believed, held_until, recalled
 from shared.domain.readings import DESIRED_STATE, NotWholeError, read_again
 from shared.domain.subscriptions import (
@@ -48,6 +38,16 @@ from shared.domain.subscriptions import (
 )
 from shared.services.batches import GRACE, Batches
 from shared.services.listing import Listing, Lists, Picture
+from shared.values import graph, resources
+from shared.values.errors import (
+    NoTurnError,
+    OutOfTimeError,
+    SettingsError,
+    SwitchboardError,
+    UnavailableError,
+    UnexpectedError,
+)
+from shared.values.graph import GraphError, Subscription
 
 _ROUNDS: Final = 3  # lists per run: one to plan by, the others for creations of unknown outcome
 _GROUPS_AT_ONCE: Final = 4

@@ -17,15 +17,15 @@ import msgspec
 
 from shared.clock import Clock
 from shared.domain.call_records import Gap, ListedRecord, RecordPage, participants_of
-from shared.domain.errors import UnavailableError
-from shared.domain.graph import GraphError, Subscription
 from shared.domain.record_audit import Audit, Delivered, Told, first_audit
 from shared.services.backfill import state_name
 from shared.services.deliveries import Deliveries
 from shared.services.raw_queues import RawQueues
 from shared.services.record_search import Records, Search, send_records
-from shared.services.state import STATE_CONTAINER
 from shared.services.telemetry import Telemetry
+from shared.values.errors import UnavailableError
+from shared.values.graph import GraphError, Subscription
+from shared.values.names import STATE_CONTAINER
 
 PAGES: Final = 30
 """That a run reads for a subscription; Graph gives 40 lists in 20 seconds to a tenant, and gaps come first."""

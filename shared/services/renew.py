@@ -18,20 +18,9 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from shared.clock import Clock
-from shared.domain import graph, resources
 from shared.domain.desired import DesiredState
-from shared.domain.errors import (
-    MalformedInputError,
-    NoTurnError,
-    SettingsError,
-    SwitchboardError,
-    UnavailableError,
-    UnexpectedError,
-)
 from shared.domain.execution import Outcome, Result, Terms
-from shared.domain.graph import Call, Reply, Subscription
 from shared.domain.memory import Changes, Memory, Names, recalled
-from shared.domain.notifications import is_plain_id
 from shared.domain.subscriptions import (
     Action,
     EncryptionCertificate,
@@ -45,6 +34,17 @@ from shared.domain.subscriptions import (
 from shared.services.batches import Batches
 from shared.services.reconcile import Graph as TenantGraph
 from shared.services.reconcile import Known, Order, Stage, TenantRun, Trouble
+from shared.values import graph, resources
+from shared.values.errors import (
+    MalformedInputError,
+    NoTurnError,
+    SettingsError,
+    SwitchboardError,
+    UnavailableError,
+    UnexpectedError,
+)
+from shared.values.graph import Call, Reply, Subscription
+from shared.values.items import is_plain_id
 
 TIME_BUDGET: Final = timedelta(minutes=8)  # of the twelve that host.json gives a function
 _ONE_BUDGET: Final = timedelta(seconds=60)  # for a single subscription

@@ -11,11 +11,11 @@ from typing import Final, Protocol
 import msgspec
 
 from shared.clock import Moment
-from shared.domain.graph import Subscription
-from shared.domain.resources import CATALOGUE
 from shared.services.renew import RenewalReport
-from shared.services.state import STATE_CONTAINER
 from shared.services.telemetry import Life
+from shared.values.graph import Subscription
+from shared.values.names import STATE_CONTAINER
+from shared.values.resources import CATALOGUE
 
 _NAME: Final = "renewal.json"
 _BEGUN: Final = "renewal-begun.json"

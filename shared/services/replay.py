@@ -9,12 +9,12 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.envelope import Envelope, RawMessage, parse_envelope
-from shared.domain.errors import MalformedInputError
-from shared.domain.queue_text import repaired
-from shared.domain.resources import RAW_QUEUES
 from shared.services.quarantine import QUARANTINE_CONTAINER, Parked
 from shared.services.raw_queues import RawQueues
+from shared.values.envelope import Envelope, RawMessage, parse_envelope
+from shared.values.errors import MalformedInputError
+from shared.values.message_text import repaired
+from shared.values.resources import RAW_QUEUES
 
 _UNKNOWN: Final = "unknown"
 

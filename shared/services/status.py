@@ -10,14 +10,14 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.errors import UnavailableError
 from shared.domain.express import ExpressOutcome
-from shared.domain.resources import CATALOGUE, EMERGENCY_QUEUE, EVENT_QUEUES, RAW_QUEUES
 from shared.services.activity import ActivityBlobs, Happening, recent_activity
 from shared.services.health import Check, Report
 from shared.services.poison import POISON_QUEUES, STUCK_AFTER
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.renewal_state import KeptSubscription, Renewals
+from shared.values.errors import UnavailableError
+from shared.values.resources import CATALOGUE, EMERGENCY_QUEUE, EVENT_QUEUES, RAW_QUEUES
 
 MAX_QUARANTINED: Final = 5000
 """Where counting stops: one page of a list."""

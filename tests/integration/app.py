@@ -18,10 +18,10 @@ from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
 from shared import wiring
 from shared.domain.events import CloudEvent, parse_message
-from shared.domain.resources import EVENT_QUEUES, RAW_QUEUES
 from shared.services.decrypt import DATA_CONTAINER
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.raw_queues import CLAIMS_CONTAINER
+from shared.values.resources import EVENT_QUEUES, RAW_QUEUES
 
 CLIENT_STATE = "the-current-client-state-of-this-app"
 PREVIOUS_CLIENT_STATE = "the-previous-client-state"

@@ -16,9 +16,9 @@ from shared import wiring
 from shared.domain.call_records import Coverage
 from shared.domain.events import CloudEvent
 from shared.domain.record_audit import EVERY, SETTLED, Audit
-from shared.domain.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
 from shared.domain.retries import GIVE_UP_AFTER
-from shared.services.state import STATE_CONTAINER
+from shared.values.names import STATE_CONTAINER
+from shared.values.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
 from tests.integration.app import App, Message
 
 EVENTS = "call-record-events"

@@ -7,7 +7,7 @@ import pytest
 
 from dev.simulator import Fault
 from shared.adapters.key_vault import KeyVaultCertificates
-from shared.domain.errors import UnavailableError, UnknownCertificateError
+from shared.values.errors import UnavailableError, UnknownCertificateError
 from tests.integration.app import App
 
 

@@ -27,15 +27,15 @@ from dev.azurite import Azurite
 from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
-from shared.domain.envelope import Envelope
-from shared.domain.errors import UnknownCertificateError
-from shared.domain.queue_text import Encoding
-from shared.domain.resources import CALL_RECORDS
 from shared.services.decrypt import DATA_CONTAINER, Decryptor
 from shared.services.quarantine import Quarantine
 from shared.services.raw_messages import RawMessages
 from shared.services.raw_queues import RawQueues
 from shared.settings import StorageSettings
+from shared.values.envelope import Envelope
+from shared.values.errors import UnknownCertificateError
+from shared.values.message_text import Encoding
+from shared.values.resources import CALL_RECORDS
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PYTHON = EXAMPLES / "python" / "consume.py"

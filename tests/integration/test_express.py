@@ -13,7 +13,7 @@ import azure.keyvault.secrets.aio  # noqa: F401 - slow to import, in time that t
 import pytest
 
 from dev.simulator import Fault, Kind, build
-from shared.domain.resources import EMERGENCY_QUEUE
+from shared.values.resources import EMERGENCY_QUEUE
 from tests.integration.app import App
 
 ROOT = Path(__file__).parents[2]

@@ -14,13 +14,13 @@ from azure.core.exceptions import ClientAuthenticationError
 from dev.leaping import LeapingClient, LeapingClock
 from dev.simulator import Fault, Simulator
 from shared.adapters.graph import GraphClient
-from shared.domain import graph, resources
 from shared.domain.desired import DesiredState
-from shared.domain.errors import UnavailableError
 from shared.domain.execution import Outcome
-from shared.domain.graph import Call, CredentialError, OutcomeUnknownError, Subscription
 from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint, creation_body
 from shared.services.renew import Renewal
+from shared.values import graph, resources
+from shared.values.errors import UnavailableError
+from shared.values.graph import Call, CredentialError, OutcomeUnknownError, Subscription
 from tests.unit.model_graph import Known, Source, user
 
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"

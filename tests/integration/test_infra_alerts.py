@@ -15,7 +15,7 @@ import pytest
 
 from dev.kql import TABLES
 from shared.adapters import telemetry
-from shared.domain.resources import CATALOGUE, EMERGENCY_QUEUE, RAW_QUEUE
+from shared.values.resources import CATALOGUE, EMERGENCY_QUEUE, RAW_QUEUE
 from tests.unit.deployed import deployed
 
 RULES = {

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from commands.environment import environment
-from shared.domain.errors import SettingsError
 from shared.settings import load
+from shared.values.errors import SettingsError
 from tests.integration import azure_cli
 from tests.integration.azure_cli import Azure
 

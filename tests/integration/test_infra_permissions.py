@@ -11,7 +11,7 @@ import pytest
 
 from infra.graph_permissions import Directory, DirectoryError, grant_needed, needed
 from shared.domain.desired import DesiredState, parse_desired
-from shared.domain.resources import CATALOGUE
+from shared.values.resources import CATALOGUE
 
 TENANT = "99999999-9999-9999-9999-999999999999"
 IDENTITY = "11111111-1111-1111-1111-111111111111"

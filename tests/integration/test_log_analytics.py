@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from commands.log_analytics import BILLED, ENDPOINT, LogAnalytics
-from shared.domain.errors import UnavailableError
+from shared.values.errors import UnavailableError
 
 ANSWER = {
     "tables": [

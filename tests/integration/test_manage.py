@@ -27,7 +27,7 @@ from dev.simulator.directory import CallRecord
 from dev.simulator.entra import APP_ROLES, User
 from dev.stack import Stack
 from manage import app as manage
-from shared.domain.resources import SELF_TEST
+from shared.values.resources import SELF_TEST
 
 PATIENCE = 90.0
 NEVER = "0 0 0 29 2 *"  # timers that come by themselves would come in between

@@ -137,7 +137,7 @@ from pathlib import Path
 
 sys.path.insert(0, {str(APP)!r})
 from shared import wiring
-from shared.domain.errors import UnavailableError
+from shared.values.errors import UnavailableError
 
 
 def fail():

@@ -11,9 +11,9 @@ from aiohttp import web
 from dev.azurite import Azurite
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
-from shared.domain.errors import UnavailableError
-from shared.domain.queue_messages import Receipt
 from shared.settings import StorageSettings
+from shared.values.errors import UnavailableError
+from shared.values.queue_messages import Receipt
 
 QUEUE = "call-events"
 BODY = b'{"a":"<1>"}'

@@ -16,14 +16,14 @@ from manage import app as manage
 from shared.adapters.blobs import Blobs
 from shared.adapters.queues import Queues
 from shared.adapters.storage import StorageAccount
-from shared.domain.envelope import parse_envelope
-from shared.domain.errors import MalformedContentError, MalformedInputError, UnavailableError
-from shared.domain.queue_messages import Receipt
-from shared.domain.queue_text import Encoding
 from shared.services.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.services.raw_queues import RawQueues
 from shared.services.replay import Done, Replay, Selection
 from shared.settings import StorageSettings
+from shared.values.envelope import parse_envelope
+from shared.values.errors import MalformedContentError, MalformedInputError, UnavailableError
+from shared.values.message_text import Encoding
+from shared.values.queue_messages import Receipt
 from tests.integration.app import CLIENT_STATE, App
 
 UNKNOWN = f"switchboard/{'0123456789abcdef' * 2}"

@@ -13,13 +13,13 @@ from shared.adapters.credentials import GraphCredentials
 from shared.adapters.graph import GraphClient
 from shared.adapters.sign_in import SignInPrompt, SignIns
 from shared.clock import SystemClock
-from shared.domain import resources
 from shared.domain.desired import DesiredState
-from shared.domain.errors import UnavailableError
 from shared.domain.execution import Outcome
-from shared.domain.graph import CredentialError, SignInRequiredError
 from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint
 from shared.services.renew import Renewal, RenewalReport
+from shared.values import resources
+from shared.values.errors import UnavailableError
+from shared.values.graph import CredentialError, SignInRequiredError
 from tests.unit.model_graph import Known, Source, user
 
 DAY = timedelta(days=1)

@@ -24,9 +24,9 @@ from shared.adapters.telemetry import (
     SELF_TESTS,
     WRITTEN,
 )
-from shared.domain.errors import UnavailableError
-from shared.domain.resources import RAW_QUEUE
 from shared.services.self_test import Leg
+from shared.values.errors import UnavailableError
+from shared.values.resources import RAW_QUEUE
 from tests.integration.app import App
 
 pytestmark = pytest.mark.usefixtures("telemetry")

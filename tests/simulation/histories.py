@@ -24,11 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from dev.simulator.crypto import Recipient, encrypt
 from dev.simulator.tokens import validation_claims
-from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.domain.events import parse_message
-from shared.domain.queue_messages import Receipt
-from shared.domain.queue_text import decode
-from shared.domain.resources import CALL_RECORDS_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUES, emergency_path
 from shared.services.call_records import CallRecordFetch
 from shared.services.claims import ClaimSweep
 from shared.services.decrypt import Decryptor
@@ -41,6 +37,10 @@ from shared.services.raw_messages import RawMessages
 from shared.services.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
 from shared.services.receive import Receiver
 from shared.services.replay import Replay, Selection
+from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError, UnknownCertificateError
+from shared.values.message_text import decode
+from shared.values.queue_messages import Receipt
+from shared.values.resources import CALL_RECORDS_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUES, emergency_path
 from tests.keys import PAIR, SIGNING_KEY
 from tests.simulation.virtual_time import InlineLoop
 from tests.storage_model import Crash, Message, StorageModel

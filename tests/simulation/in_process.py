@@ -20,9 +20,9 @@ from dev.simulator.faults import Fault
 from dev.simulator.graph_api import GraphApi, GraphRequest
 from shared.adapters.graph import GraphClient, service_of
 from shared.clock import Clock
-from shared.domain import graph
-from shared.domain.errors import SwitchboardError
-from shared.domain.graph import CredentialError, OutcomeUnknownError, SignInRequiredError
+from shared.values import graph
+from shared.values.errors import SwitchboardError
+from shared.values.graph import CredentialError, OutcomeUnknownError, SignInRequiredError
 
 GRAPH = "https://graph.microsoft.com"
 SIGN_IN_APP = "2f1f9f6e-8b1c-4b58-9d7e-3f3f7a1f6f52"

@@ -18,7 +18,7 @@ from dev.simulator.subscriptions import Subscription
 from shared.domain import subscriptions
 from shared.domain.desired import DesiredState
 from shared.domain.memory import Recollection
-from shared.domain.resources import CATALOGUE
+from shared.values.resources import CATALOGUE
 from tests.simulation import year as year_module
 from tests.simulation.coverage import Ledger
 from tests.simulation.virtual_time import START

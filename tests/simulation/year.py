@@ -29,16 +29,16 @@ from dev.simulator.faults import Fault, Faults
 from dev.simulator.graph_api import GraphApi
 from dev.simulator.rules import RULES
 from dev.simulator.subscriptions import Subscription
-from shared.domain import graph, resources
 from shared.domain.desired import DesiredState, Group
-from shared.domain.errors import SwitchboardError, UnavailableError
 from shared.domain.execution import Outcome
-from shared.domain.graph import EndpointValidationError, GraphError
 from shared.domain.memory import Memory, Remembered, held_until
-from shared.domain.resources import ResourceKind
 from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint
 from shared.services.lifecycle import Lifecycle
 from shared.services.renew import Failure, Renewal, RenewalReport
+from shared.values import graph, resources
+from shared.values.errors import SwitchboardError, UnavailableError
+from shared.values.graph import EndpointValidationError, GraphError
+from shared.values.resources import ResourceKind
 from tests.keys import PAIR
 from tests.simulation.coverage import SKEW, THREE_RUNS, Figures, Ledger, Nuisance, WatchedStore
 from tests.simulation.in_process import Identities, InProcessClient, Latency, RememberingEntra, SignIn, Troubles

@@ -10,12 +10,12 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from shared.domain import graph, resources
 from shared.domain.desired import DesiredState
-from shared.domain.errors import NoTurnError, SwitchboardError, UnavailableError
-from shared.domain.graph import Call, Reply, Subscription
 from shared.domain.memory import Changes, Memory, Recollection, normal_form
 from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint
+from shared.values import graph, resources
+from shared.values.errors import NoTurnError, SwitchboardError, UnavailableError
+from shared.values.graph import Call, Reply, Subscription
 
 TENANT = "aaaaaaaa-0000-4000-8000-000000000001"
 OTHER_TENANT = "aaaaaaaa-0000-4000-8000-000000000002"

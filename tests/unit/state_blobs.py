@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from shared.domain.errors import UnavailableError
+from shared.values.errors import UnavailableError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from shared.domain.call_records import Coverage, Gap, ListedRecord, RecordPage, Step
-from shared.domain.envelope import parse_envelope
-from shared.domain.errors import SwitchboardError, UnavailableError
-from shared.domain.graph import PermissionDeniedError, RequestRejectedError, Subscription
-from shared.domain.queue_messages import Receipt
 from shared.services.backfill import Backfill
 from shared.services.raw_queues import RawQueues
+from shared.values.envelope import parse_envelope
+from shared.values.errors import SwitchboardError, UnavailableError
+from shared.values.graph import PermissionDeniedError, RequestRejectedError, Subscription
+from shared.values.queue_messages import Receipt
 from tests.storage_model import StorageModel
 from tests.unit.model_graph import OTHER_TENANT, START, TENANT, ModelGraph, VirtualClock, call_records, user
 

@@ -13,11 +13,11 @@ from shared.adapters.call_records import CallRecords
 from shared.adapters.graph import GraphClient
 from shared.adapters.pace import Pace
 from shared.domain.call_records import Gap
-from shared.domain.errors import MalformedContentError, SwitchboardError, UnavailableError
 from shared.domain.events import Event, event_of
-from shared.domain.notifications import parse_item
 from shared.services.call_records import CallRecordFetch
 from shared.services.decrypt import Opened
+from shared.values.errors import MalformedContentError, SwitchboardError, UnavailableError
+from shared.values.items import parse_item
 from tests.unit.model_graph import START, TENANT, VirtualClock
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -19,9 +19,9 @@ from shared.domain.call_records import (
     parse_record,
     participants_of,
 )
-from shared.domain.errors import MalformedInputError
 from shared.domain.events import event_of
-from shared.domain.notifications import parse_item
+from shared.values.errors import MalformedInputError
+from shared.values.items import parse_item
 from tests.unit.model_graph import TENANT, call_records, user
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

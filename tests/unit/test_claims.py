@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from shared.domain.envelope import Envelope, RawMessage
-from shared.domain.queue_text import QUEUE_MESSAGE_BYTES, encode
-from shared.domain.resources import LIFECYCLE_QUEUE, RAW_QUEUE, RAW_QUEUES
 from shared.services.claims import ClaimSweep
 from shared.services.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER
+from shared.values.envelope import Envelope, RawMessage
+from shared.values.message_text import QUEUE_MESSAGE_BYTES, encode
+from shared.values.resources import LIFECYCLE_QUEUE, RAW_QUEUE, RAW_QUEUES
 from tests.unit.test_retries import START, World, put, rich
 
 NOW = datetime(2026, 3, 10, 3, 20, tzinfo=UTC)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
 from shared.domain.encryption import decrypt
-from shared.domain.errors import DecryptionError, MalformedContentError, SignatureMismatchError, WrongKeyError
+from shared.values.errors import DecryptionError, MalformedContentError, SignatureMismatchError, WrongKeyError
 from tests.keys import OTHER_PAIR, PAIR
 
 RECIPIENT = Recipient.of(PAIR, "graph/0123")

@@ -11,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dev.simulator.payloads import Kind, Options, Spelling, build
-from shared.domain import resources
-from shared.domain.errors import MalformedInputError
 from shared.domain.events import (
     DATA_TYPES,
     UNRECOGNIZED,
@@ -28,7 +26,9 @@ from shared.domain.events import (
     schema_id,
     with_record,
 )
-from shared.domain.notifications import parse_item
+from shared.values import resources
+from shared.values.errors import MalformedInputError
+from shared.values.items import parse_item
 
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 
-from shared.domain import graph, resources
-from shared.domain.errors import SwitchboardError, UnavailableError
 from shared.domain.execution import Outcome, Result, Terms, carry_out
-from shared.domain.graph import Call, Reply, Subscription, format_time
 from shared.domain.subscriptions import (
     Action,
     Desired,
@@ -20,6 +17,9 @@ from shared.domain.subscriptions import (
     Verb,
     creation_body,
 )
+from shared.values import graph, resources
+from shared.values.errors import SwitchboardError, UnavailableError
+from shared.values.graph import Call, Reply, Subscription, format_time
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -20,12 +20,8 @@ from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
 from shared.domain.collection import ClientStates
-from shared.domain.errors import UnavailableError, UnknownCertificateError
 from shared.domain.events import CloudEvent, parse_message
 from shared.domain.express import ExpressOutcome
-from shared.domain.queue_messages import Receipt
-from shared.domain.queue_text import Encoding
-from shared.domain.resources import EMERGENCY_QUEUE
 from shared.domain.validation_tokens import PUBLIC_CLOUD, PublishedKey
 from shared.services.activity import Happening
 from shared.services.decrypt import Decryptor
@@ -35,6 +31,10 @@ from shared.services.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.services.raw_messages import RawMessages
 from shared.services.raw_queues import CLAIMS_CONTAINER, RawQueues
 from shared.services.receive import Receiver
+from shared.values.errors import UnavailableError, UnknownCertificateError
+from shared.values.message_text import Encoding
+from shared.values.queue_messages import Receipt
+from shared.values.resources import EMERGENCY_QUEUE
 from tests.keys import PAIR, SIGNING_KEY
 from tests.simulation.virtual_time import InlineLoop
 from tests.storage_model import START, Crash, QueuesModel, StorageModel

@@ -9,16 +9,16 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from shared.domain import graph
 from shared.domain.desired import DesiredState
-from shared.domain.errors import UnavailableError
 from shared.domain.execution import Outcome
-from shared.domain.graph import Subscription
 from shared.services.finished_run import FinishedRuns, Runner
 from shared.services.lifecycle import Lifecycle
 from shared.services.renew import RenewalReport
 from shared.services.renewal_state import RenewalState, RenewalStates
 from shared.services.telemetry import Life
+from shared.values import graph
+from shared.values.errors import UnavailableError
+from shared.values.graph import Subscription
 from tests.unit import model_graph as model
 from tests.unit.model_graph import ENDPOINT, OTHER_TENANT, TENANT, call_events, call_records
 from tests.unit.state_blobs import StateBlobs

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shared.domain import graph, resources
-from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
+from shared.values import graph, resources
+from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FOUND = {

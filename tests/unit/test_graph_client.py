@@ -15,9 +15,9 @@ from azure.core.credentials import AccessToken
 from dev.leaping import LeapingClient, LeapingClock
 from shared.adapters.graph import GraphClient
 from shared.clock import SystemClock
-from shared.domain import graph
-from shared.domain.errors import SwitchboardError, UnavailableError
-from shared.domain.graph import Call, CredentialError, Subscription
+from shared.values import graph
+from shared.values.errors import SwitchboardError, UnavailableError
+from shared.values.graph import Call, CredentialError, Subscription
 from tests.unit.model_graph import OTHER_TENANT, TENANT, call_events
 
 GRAPH = "https://graph.microsoft.com"

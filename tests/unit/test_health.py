@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.domain.errors import SettingsError, UnavailableError
 from shared.services.health import Check, Health, HealthChecks
 from shared.services.renewal_state import BegunRun, FailedRun, Renewals, RenewalState
+from shared.values.errors import SettingsError, UnavailableError
 
 
 @dataclass

@@ -22,8 +22,8 @@ from azure.storage.queue.aio import QueueClient
 import shared
 from dev import templates
 from shared.domain.record_audit import NOTES_KEPT
-from shared.domain.resources import EVENT_QUEUES, RAW_QUEUES
 from shared.settings import DEFAULT_RENEWAL_SCHEDULE, load
+from shared.values.resources import EVENT_QUEUES, RAW_QUEUES
 from tests.unit.deployed import SETS, deployed, last, without_references
 
 ROOT = Path(__file__).parents[2]
@@ -558,7 +558,7 @@ class Recorder(dict[str, str]):
 @cache
 def settings_of_the_code() -> set[str]:
     """What `settings.load` asks the environment for, and what is asked for elsewhere."""
-    from shared.domain.errors import SettingsError
+    from shared.values.errors import SettingsError
 
     recorder, by_identity = Recorder(), Recorder()
     by_identity.update({"AzureWebJobsStorage__queueServiceUri": "x", "AzureWebJobsStorage__blobServiceUri": "x"})

@@ -11,7 +11,7 @@ from dev.kql import TABLES
 from shared.adapters import telemetry
 from shared.domain.execution import Outcome
 from shared.domain.express import ExpressOutcome
-from shared.domain.resources import CATALOGUE, EMERGENCY_QUEUE, RAW_QUEUES, SELF_TEST
+from shared.values.resources import CATALOGUE, EMERGENCY_QUEUE, RAW_QUEUES, SELF_TEST
 from tests.unit.deployed import deployed
 
 ROOT = Path(__file__).parents[2]

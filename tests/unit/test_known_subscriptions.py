@@ -5,10 +5,10 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from shared.domain.errors import NoTurnError, UnavailableError
 from shared.domain.memory import LONGEST_LIFE, Changes, Creation, Memory, Refusal, Remembered
 from shared.domain.readings import read_again
 from shared.services.known_subscriptions import KnownSubscriptions
+from shared.values.errors import NoTurnError, UnavailableError
 from tests.unit.state_blobs import START, StateBlobs
 
 TENANT, OTHER = "f69f5191-20ae-4093-8dae-3ec09edeb253", "909c6581-5130-43e9-88f3-fcb3582cde37"

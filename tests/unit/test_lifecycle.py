@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from shared.domain.desired import DesiredState
-from shared.domain.errors import MalformedInputError, UnavailableError
 from shared.services.lifecycle import Handled, Lifecycle
 from shared.services.renew import Renewal
+from shared.values.errors import MalformedInputError, UnavailableError
 from tests.unit import model_graph as model
 from tests.unit.model_graph import (
     ENDPOINT,

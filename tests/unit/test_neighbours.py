@@ -12,15 +12,15 @@ import pytest
 from dev.simulator import Kind, Options, build
 from dev.simulator.crypto import Recipient, encrypt
 from shared.adapters.call_records import CallRecords
-from shared.domain import resources
 from shared.domain.call_records import Gap
-from shared.domain.envelope import RawMessage, pack
 from shared.domain.events import event_of, parse_message
-from shared.domain.notifications import parse_item
-from shared.domain.resources import LIFECYCLE_QUEUE, RAW_QUEUE
 from shared.services.call_records import CallRecordFetch
 from shared.services.lifecycle import Handled
 from shared.services.lifecycle_messages import LifecycleMessages
+from shared.values import resources
+from shared.values.envelope import RawMessage, pack
+from shared.values.items import parse_item
+from shared.values.resources import LIFECYCLE_QUEUE, RAW_QUEUE
 from tests.keys import PAIR
 from tests.storage_model import START
 from tests.unit.model_graph import TENANT, VirtualClock

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.domain import resources
-from shared.domain.envelope import pack, parse_envelope
-from shared.domain.errors import MalformedInputError
-from shared.domain.notifications import ChangeNotification, parse_item
-from shared.domain.queue_text import QUEUE_MESSAGE_BYTES
+from shared.values import resources
+from shared.values.envelope import pack, parse_envelope
+from shared.values.errors import MalformedInputError
+from shared.values.items import ChangeNotification, parse_item
+from shared.values.message_text import QUEUE_MESSAGE_BYTES
 
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

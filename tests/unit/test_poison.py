@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.errors import MalformedInputError, UnavailableError
-from shared.domain.queue_text import decode, encode, repaired
-from shared.domain.resources import EMERGENCY_QUEUE, RAW_QUEUE, RAW_QUEUES
 from shared.services.poison import PoisonDrain, PoisonStates
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.replay import Done, Replay
+from shared.values.errors import MalformedInputError, UnavailableError
+from shared.values.message_text import decode, encode, repaired
+from shared.values.resources import EMERGENCY_QUEUE, RAW_QUEUE, RAW_QUEUES
 from tests.storage_model import START
 from tests.unit.test_retries import World, basic, rich
 

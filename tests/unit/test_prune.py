@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from shared.domain import graph, resources
 from shared.domain.desired import DesiredState, DesiredStateError, Group, parse_desired
-from shared.domain.errors import MalformedInputError, UnavailableError
 from shared.domain.execution import Outcome
-from shared.domain.graph import Call, Reply, Subscription
 from shared.domain.subscriptions import Desired, Reason, Verb
 from shared.services.reconcile import Stage
 from shared.services.renew import Removal, RenewalReport
+from shared.values import graph, resources
+from shared.values.errors import MalformedInputError, UnavailableError
+from shared.values.graph import Call, Reply, Subscription
 from tests.unit import model_graph as model
 from tests.unit.model_graph import ENDPOINT, OTHER_TENANT, TENANT, Known, call_events, call_records, user
 from tests.unit.test_renew import HOUR, House

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from shared.domain.envelope import Envelope, item_key
-from shared.domain.errors import AbandonedError, UnavailableError
-from shared.domain.resources import RAW_QUEUE
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.raw_queues import CLAIMS_CONTAINER
 from shared.services.replay import Done, Replay
+from shared.values.envelope import Envelope, item_key
+from shared.values.errors import AbandonedError, UnavailableError
+from shared.values.resources import RAW_QUEUE
 from tests.unit.test_retries import START, World, basic, put, rich
 
 UNKNOWN = "switchboard/ffffffffffffffffffffffffffffffff"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.domain.queue_text import QUEUE_MESSAGE_BYTES, base64_bytes, batches, encode, fits, join
+from shared.values.message_text import QUEUE_MESSAGE_BYTES, base64_bytes, batches, encode, fits, join
 
 ENCODINGS: tuple[Literal["base64", "none"], ...] = ("base64", "none")
 TEXT = st.text(st.characters(codec="utf-8"))

@@ -15,14 +15,14 @@ from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
 from shared.domain.collection import ClientStates
-from shared.domain.envelope import parse_envelope
-from shared.domain.notifications import parse_item
-from shared.domain.queue_messages import Receipt
-from shared.domain.resources import RAW_QUEUE
 from shared.domain.validation_tokens import PUBLIC_CLOUD, Claims, PublishedKey, SigningKeys
 from shared.services.paced_log import PacedLog
 from shared.services.raw_queues import RawQueues
 from shared.services.receive import Receiver
+from shared.values.envelope import parse_envelope
+from shared.values.items import parse_item
+from shared.values.queue_messages import Receipt
+from shared.values.resources import RAW_QUEUE
 from tests.keys import PAIR
 from tests.keys import SIGNING_KEY as KEY
 from tests.storage_model import StorageModel

@@ -12,16 +12,16 @@ import msgspec
 import pytest
 
 from shared.domain.call_records import Gap, ListedRecord, RecordPage, Step, parse_record
-from shared.domain.envelope import parse_envelope
-from shared.domain.errors import SwitchboardError, UnavailableError
 from shared.domain.events import Event, event_of, with_record
-from shared.domain.graph import PermissionDeniedError, Subscription
-from shared.domain.notifications import parse_item
 from shared.domain.record_audit import EVERY, SETTLED, Audit, Delivered, Told, delivered_by, first_audit
 from shared.services.deliveries import DELIVERIES_CONTAINER, Deliveries
 from shared.services.raw_queues import RawQueues
 from shared.services.record_audit import PAGES, RecordAudit
-from shared.services.state import STATE_CONTAINER
+from shared.values.envelope import parse_envelope
+from shared.values.errors import SwitchboardError, UnavailableError
+from shared.values.graph import PermissionDeniedError, Subscription
+from shared.values.items import parse_item
+from shared.values.names import STATE_CONTAINER
 from tests.storage_model import Crash, StorageModel
 from tests.unit.model_graph import OTHER_TENANT, START, TENANT, ModelGraph, VirtualClock, call_records, user
 

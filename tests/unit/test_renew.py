@@ -9,14 +9,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shared.domain import graph, resources
 from shared.domain.desired import DesiredState, DesiredStateError, Group
-from shared.domain.errors import SwitchboardError, UnavailableError
 from shared.domain.execution import Outcome
-from shared.domain.graph import Call, CredentialError
 from shared.domain.subscriptions import Desired, Endpoint, Standing
 from shared.services.reconcile import Stage
 from shared.services.renew import Renewal
+from shared.values import graph, resources
+from shared.values.errors import SwitchboardError, UnavailableError
+from shared.values.graph import Call, CredentialError
 from tests.simulation.virtual_time import VirtualLoop
 from tests.unit import model_graph as model
 from tests.unit.model_graph import (

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.domain import graph, resources
 from shared.domain.desired import DesiredState, Group
-from shared.domain.errors import SwitchboardError, UnavailableError
 from shared.domain.execution import Outcome
-from shared.domain.graph import Call, Subscription
 from shared.domain.memory import normal_form
 from shared.domain.subscriptions import Desired, Endpoint, Standing
 from shared.services.lifecycle import Lifecycle
 from shared.services.reconcile import Stage
 from shared.services.renew import RenewalReport
+from shared.values import graph, resources
+from shared.values.errors import SwitchboardError, UnavailableError
+from shared.values.graph import Call, Subscription
 from tests.simulation.virtual_time import VirtualLoop
 from tests.unit import model_graph as model
 from tests.unit.model_graph import (

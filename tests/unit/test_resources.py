@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from dev.simulator.payloads import JOIN_WEB_URL, Kind, default_resource
-from shared.domain import resources
+from shared.values import resources
 
 # The example of Graph's page on meetings: a join URL, and what it must read in a subscription's resource.
 SEED_URL = (

@@ -13,9 +13,9 @@ from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 from dev import schemas
 from dev.simulator.payloads import Kind, Options, Payload, Spelling, build
-from shared.domain import resources
 from shared.domain.events import DATA_TYPES, UNRECOGNIZED, Event, event_of, parse_message, schema_id
-from shared.domain.notifications import parse_item
+from shared.values import resources
+from shared.values.items import parse_item
 
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

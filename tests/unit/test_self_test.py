@@ -8,18 +8,18 @@ import pytest
 
 from shared.domain.collection import ClientStates, parse_collection
 from shared.domain.encryption import decrypt
-from shared.domain.envelope import parse_envelope
-from shared.domain.errors import SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.domain.events import event_of
-from shared.domain.notifications import parse_item
-from shared.domain.queue_messages import Receipt
-from shared.domain.queue_text import Encoding
-from shared.domain.resources import EVENT_QUEUES, RAW_QUEUE, SELF_TEST
 from shared.domain.self_test import SelfTestNotification
 from shared.domain.subscriptions import EncryptionCertificate
 from shared.services.decrypt import open_items, seal_of
 from shared.services.raw_queues import RawQueues
 from shared.services.self_test import Leg, SelfTest
+from shared.values.envelope import parse_envelope
+from shared.values.errors import SwitchboardError, UnavailableError, UnknownCertificateError
+from shared.values.items import parse_item
+from shared.values.message_text import Encoding
+from shared.values.queue_messages import Receipt
+from shared.values.resources import EVENT_QUEUES, RAW_QUEUE, SELF_TEST
 from tests.keys import PAIR
 from tests.storage_model import StorageModel
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from shared.domain.errors import SettingsError
 from shared.settings import load, storage_settings
+from shared.values.errors import SettingsError
 
 GOOD = {
     "AzureWebJobsStorage": "UseDevelopmentStorage=true",

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from shared.domain.errors import UnavailableError
 from shared.domain.express import ExpressOutcome
 from shared.services.activity import Activity, Happening, recent_activity
 from shared.services.health import Check, Health
@@ -30,6 +29,7 @@ from shared.services.renewal_state import (
 )
 from shared.services.status import Level, Problem, Status, StatusReader
 from shared.services.status_page import HEADERS, page
+from shared.values.errors import UnavailableError
 
 NOW = datetime(2026, 5, 4, 12, 0, 30, tzinfo=UTC)
 HOSTILE = "<script>alert(1)</script>'\"&<img src=x onerror=alert(1)>"

@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain import resources
-from shared.domain.graph import Subscription
 from shared.domain.subscriptions import (
     PATIENCE,
     Action,
@@ -27,6 +25,8 @@ from shared.domain.subscriptions import (
     plan,
     resource_key,
 )
+from shared.values import resources
+from shared.values.graph import Subscription
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

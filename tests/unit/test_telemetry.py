@@ -17,8 +17,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from shared.adapters import telemetry
 from shared.adapters.telemetry import ATTRIBUTES, OpenTelemetry
-from shared.domain.errors import UnavailableError
 from shared.services.telemetry import Life
+from shared.values.errors import UnavailableError
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"

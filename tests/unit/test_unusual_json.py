@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.domain import resources
-from shared.domain.errors import MalformedInputError
 from shared.domain.events import event_of, parse_message
-from shared.domain.notifications import parse_item
-from shared.domain.queue_text import join
-from shared.domain.unusual_json import MAX_LONE_ESCAPES, replace_lone_surrogates
+from shared.values import resources
+from shared.values.errors import MalformedInputError
+from shared.values.items import parse_item
+from shared.values.message_text import join
+from shared.values.unusual_json import MAX_LONE_ESCAPES, replace_lone_surrogates
 from tests.unit.test_notifications import RECEIVED, TRACE
 
 SAMPLE = (Path(__file__).parents[1] / "samples/unusual/lone-surrogate-escape.json").read_bytes().strip()

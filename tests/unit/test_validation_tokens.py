@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dev.simulator.tokens import Forgery, forge, validation_claims
-from shared.domain.errors import TokenRejected
 from shared.domain.validation_tokens import (
     CHINA,
     GRAPH_CHANGE_TRACKING_APP_ID,
@@ -24,6 +23,7 @@ from shared.domain.validation_tokens import (
     tenant_hint,
     validate,
 )
+from shared.values.errors import TokenRejected
 from tests.keys import PAIR
 from tests.keys import SIGNING_KEY as KEY
 

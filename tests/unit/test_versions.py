@@ -8,13 +8,13 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from shared.domain.envelope import Envelope, RawMessage
-from shared.domain.errors import AbandonedError, MalformedInputError
-from shared.domain.queue_text import decode
-from shared.domain.resources import RAW_QUEUE
 from shared.services.quarantine import QUARANTINE_CONTAINER, Parked
 from shared.services.raw_queues import CLAIMS_CONTAINER
 from shared.services.replay import Done, Replay, Selection
+from shared.values.envelope import Envelope, RawMessage
+from shared.values.errors import AbandonedError, MalformedInputError
+from shared.values.message_text import decode
+from shared.values.resources import RAW_QUEUE
 from tests.storage_model import START
 from tests.unit.test_retries import World, basic, put, rich
 

@@ -12,8 +12,8 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, Literal
 
-from shared.domain import resources
-from shared.domain.errors import MalformedInputError, SwitchboardError, UnavailableError
+from shared.values import resources
+from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 
 type ApiVersion = Literal["v1.0", "beta"]
 

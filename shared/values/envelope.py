@@ -19,8 +19,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from shared.domain.errors import MalformedInputError
-from shared.domain.queue_text import QUEUE_MESSAGE_BYTES, base64_bytes
+from shared.values.errors import MalformedInputError
+from shared.values.message_text import QUEUE_MESSAGE_BYTES, base64_bytes
 
 _VERSION: Final = 1
 _RETRY_BYTES: Final = len('"attempts":100000,"failing_since":"2026-01-01T00:00:00.000000Z",')

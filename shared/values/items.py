@@ -10,8 +10,8 @@ from typing import Any, Final, TypeGuard
 
 import msgspec
 
-from shared.domain import resources
-from shared.domain.errors import MalformedInputError
+from shared.values import resources
+from shared.values.errors import MalformedInputError
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some writers put one; JSON knows none
 

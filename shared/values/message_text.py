@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import pybase64
 
-from shared.domain.errors import MalformedInputError
+from shared.values.errors import MalformedInputError
 
 type Encoding = Literal["base64", "none"]
 
