@@ -24,14 +24,14 @@ from dev.simulator import Kind, Options, Simulator, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
-from shared.adapters.blobs import Blobs
-from shared.adapters.queues import Queues
-from shared.adapters.storage import StorageAccount
 from shared.services.decrypt import Decryptor
 from shared.services.quarantine import Quarantine
 from shared.services.raw_messages import RawMessages
 from shared.services.raw_queues import RawQueues
 from shared.settings import StorageSettings
+from shared.storage.account import StorageAccount
+from shared.storage.blobs import Blobs
+from shared.storage.queues import Queues
 from shared.values.message_text import Encoding
 from shared.values.queue_messages import Receipt
 

@@ -19,12 +19,12 @@ from bench.figures import STATES, TRACE, Posts, rsa_operation
 from bench.measure import Stage
 from bench.pipeline import ITEMS, Connect, close, production
 from dev.simulator import Kind
-from shared.adapters.queues import Queues
-from shared.adapters.storage import StorageAccount
 from shared.domain.collection import parse_collection
 from shared.domain.encryption import decrypt
 from shared.domain.events import Event, event_of
 from shared.services.decrypt import Sealed, seal_of
+from shared.storage.account import StorageAccount
+from shared.storage.queues import Queues
 from shared.values.envelope import pack, parse_envelope
 from shared.values.message_text import batches, encode, join
 

@@ -17,13 +17,13 @@ from rich.table import Table
 
 from commands.environment import environment
 from commands.terminal import Json, Yes, console, group, print_json
-from shared.adapters.blobs import Blobs
-from shared.adapters.queues import Queues
-from shared.adapters.storage import StorageAccount
 from shared.services.quarantine import Parked
 from shared.services.raw_queues import RawQueues
 from shared.services.replay import Done, Entry, Replay, Selection
 from shared.settings import storage_settings
+from shared.storage.account import StorageAccount
+from shared.storage.blobs import Blobs
+from shared.storage.queues import Queues
 from shared.values.errors import SwitchboardError
 from shared.values.message_text import repaired
 

@@ -11,18 +11,15 @@ from azure.identity import DefaultAzureCredential
 
 from commands.environment import environment
 from commands.log_analytics import ENDPOINT, LogAnalytics
-from shared.adapters.blobs import Blobs
 from shared.adapters.call_records import CallRecords
 from shared.adapters.credentials import GraphCredentials
 from shared.adapters.desired_state import DesiredStateSource
 from shared.adapters.graph import GraphClient
 from shared.adapters.http import post_json
-from shared.adapters.key_vault import KeyVaultCertificates
-from shared.adapters.queues import Queues
 from shared.adapters.sign_in import SignIns
-from shared.adapters.storage import StorageAccount
 from shared.clock import SystemClock
 from shared.domain.subscriptions import Endpoint
+from shared.key_vault import KeyVaultCertificates
 from shared.services.backfill import Backfill
 from shared.services.deliveries import Deliveries
 from shared.services.finished_run import FinishedRuns
@@ -34,8 +31,11 @@ from shared.services.record_audit import RecordAudit
 from shared.services.renew import Renewal
 from shared.services.renewal_state import RenewalStates
 from shared.services.self_test import SelfTest
-from shared.services.telemetry import NO_TELEMETRY
 from shared.settings import Settings, load
+from shared.storage.account import StorageAccount
+from shared.storage.blobs import Blobs
+from shared.storage.queues import Queues
+from shared.telemetry import NO_TELEMETRY
 
 
 class Workshop:

@@ -38,14 +38,14 @@ from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
 from dev.simulator.delivery import Notification
 from dev.simulator.tokens import Forgery, forge
 from dev.stack import Stack, StackPorts
-from shared.adapters.blobs import Blobs
-from shared.adapters.queues import Queues
-from shared.adapters.storage import StorageAccount
 from shared.services.claims import ClaimSweep
 from shared.services.decrypt import DATA_CONTAINER
 from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.raw_queues import CLAIMS_CONTAINER, RawQueues
 from shared.settings import StorageSettings
+from shared.storage.account import StorageAccount
+from shared.storage.blobs import Blobs
+from shared.storage.queues import Queues
 from shared.values.resources import EMERGENCY_CALL_EVENTS, EMERGENCY_QUEUE, RAW_QUEUE
 
 _ON_EXPRESS_WAY: Final = "host killed on an emergency's express way"

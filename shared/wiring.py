@@ -17,13 +17,9 @@ import azure.functions as func
 from shared.services.http_answer import Answer, handshake, refused, try_again
 
 if TYPE_CHECKING:
-    from shared.adapters.blobs import Blobs
     from shared.adapters.call_records import CallRecords
     from shared.adapters.graph import GraphClient
-    from shared.adapters.key_vault import KeyVaultCertificates
-    from shared.adapters.queues import Queues
-    from shared.adapters.storage import StorageAccount
-    from shared.adapters.telemetry import OpenTelemetry
+    from shared.key_vault import KeyVaultCertificates
     from shared.services.activity import Activity
     from shared.services.backfill import Backfill
     from shared.services.decrypt import Decryptor
@@ -44,6 +40,10 @@ if TYPE_CHECKING:
     from shared.services.self_test import SelfTest
     from shared.services.status import StatusReader
     from shared.settings import Settings
+    from shared.storage.account import StorageAccount
+    from shared.storage.blobs import Blobs
+    from shared.storage.queues import Queues
+    from shared.telemetry_export import OpenTelemetry
     from shared.values.errors import InvocationError
 
 # ruff: noqa: PLC0415 - that imports are late is this module's purpose
@@ -245,28 +245,28 @@ def _settings() -> "Settings":
 
 @cache
 def _storage() -> "StorageAccount":
-    from shared.adapters.storage import StorageAccount
+    from shared.storage.account import StorageAccount
 
     return StorageAccount(_settings().storage)
 
 
 @cache
 def _queues() -> "Queues":
-    from shared.adapters.queues import Queues
+    from shared.storage.queues import Queues
 
     return Queues(_storage())
 
 
 @cache
 def _blobs() -> "Blobs":
-    from shared.adapters.blobs import Blobs
+    from shared.storage.blobs import Blobs
 
     return Blobs(_storage())
 
 
 @cache
 def _certificates() -> "KeyVaultCertificates":
-    from shared.adapters.key_vault import KeyVaultCertificates
+    from shared.key_vault import KeyVaultCertificates
 
     return KeyVaultCertificates(_settings().key_vault_url, _settings().certificate_name)
 
@@ -392,7 +392,7 @@ def _express_decryptor() -> "Decryptor":
 
 @cache
 def _telemetry() -> "OpenTelemetry":
-    from shared.adapters.telemetry import OpenTelemetry
+    from shared.telemetry_export import OpenTelemetry
 
     return OpenTelemetry()
 

@@ -108,7 +108,7 @@ class StorageModel:
 
 @dataclass(frozen=True)
 class QueuesModel:
-    """What `shared.adapters.queues.Queues` offers."""
+    """What `shared.storage.queues.Queues` offers."""
 
     storage: StorageModel
 
@@ -156,7 +156,7 @@ class QueuesModel:
 
 @dataclass(frozen=True)
 class BlobsModel:
-    """What `shared.adapters.blobs.Blobs` offers."""
+    """What `shared.storage.blobs.Blobs` offers."""
 
     storage: StorageModel
 

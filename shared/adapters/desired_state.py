@@ -6,8 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from shared.adapters.blobs import Blobs
 from shared.domain.desired import DesiredState, DesiredStateError, parse_desired
+from shared.storage.blobs import Blobs
 
 _BLOB: Final = "blob:"
 # "Naming and referencing containers, blobs, and metadata"

@@ -36,7 +36,7 @@ class Listed(Protocol):
 
 
 class Blobs(Protocol):
-    """See `shared.adapters.blobs.Blobs`."""
+    """See `shared.storage.blobs.Blobs`."""
 
     def list(self, container: str) -> AsyncIterator[Listed]: ...
     async def get(self, container: str, name: str) -> bytes | None: ...

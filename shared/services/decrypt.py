@@ -15,7 +15,7 @@ from shared.domain.events import Event, event_of
 from shared.domain.express import ExpressOutcome
 from shared.services.activity import ActivityLog
 from shared.services.raw_messages import RawMessages, Unpacked, unexpected
-from shared.services.telemetry import NO_TELEMETRY, Telemetry
+from shared.telemetry import NO_TELEMETRY, Telemetry
 from shared.values.envelope import Envelope
 from shared.values.errors import (
     MalformedContentError,

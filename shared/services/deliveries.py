@@ -33,7 +33,7 @@ _decode = msgspec.json.Decoder(Delivered).decode
 
 
 class Blobs(Protocol):
-    """See `shared.adapters.blobs.Blobs`."""
+    """See `shared.storage.blobs.Blobs`."""
 
     async def append(self, container: str, name: str, data: bytes) -> None: ...
     async def get(self, container: str, name: str) -> bytes | None: ...

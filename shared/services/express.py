@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from shared.domain.express import ExpressOutcome
 from shared.services.activity import ActivityLog, Happening
 from shared.services.raw_queues import RawQueues
-from shared.services.telemetry import NO_TELEMETRY, Telemetry
+from shared.telemetry import NO_TELEMETRY, Telemetry
 from shared.values.envelope import Envelope, RawMessage, pack
 from shared.values.errors import UnavailableError
 from shared.values.queue_messages import Receipt

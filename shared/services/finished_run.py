@@ -9,7 +9,7 @@ from typing import Protocol
 
 from shared.services.renew import RenewalReport
 from shared.services.renewal_state import RenewalStates, lives_by_kind
-from shared.services.telemetry import Life
+from shared.telemetry import Life
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.values.graph import Subscription
 
@@ -25,7 +25,7 @@ class Runner(StrEnum):
 
 
 class RenewalTelemetry(Protocol):
-    """Where figures go; see `shared.services.telemetry.Telemetry`."""
+    """Where figures go; see `shared.telemetry.Telemetry`."""
 
     def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life] | None) -> None: ...
 

@@ -45,7 +45,7 @@ class Version(Protocol):
 
 
 class VersionedBlobs(Protocol):
-    """See `shared.adapters.blobs.Blobs`."""
+    """See `shared.storage.blobs.Blobs`."""
 
     async def get_version(self, container: str, name: str) -> Version | None: ...
     async def put_version(self, container: str, name: str, data: bytes, etag: str | None) -> bool: ...

@@ -42,7 +42,7 @@ _LEASE: Final = timedelta(minutes=5)
 
 
 class PoisonQueues(Protocol):
-    """See `shared.adapters.queues.Queues`."""
+    """See `shared.storage.queues.Queues`."""
 
     async def lease(self, queue: str, lease: timedelta, *, at_most: int) -> list[LeasedMessage]: ...
     async def delete(self, receipt: Receipt) -> bool: ...
@@ -50,7 +50,7 @@ class PoisonQueues(Protocol):
 
 
 class StateBlobs(Protocol):
-    """See `shared.adapters.blobs.Blobs`."""
+    """See `shared.storage.blobs.Blobs`."""
 
     async def put(self, container: str, name: str, data: bytes) -> str: ...
     async def get(self, container: str, name: str) -> bytes | None: ...

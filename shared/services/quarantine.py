@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.services.telemetry import NO_TELEMETRY, Telemetry
+from shared.telemetry import NO_TELEMETRY, Telemetry
 from shared.values.envelope import Envelope, parse_envelope
 from shared.values.errors import MalformedInputError, SwitchboardError, UnexpectedError
 from shared.values.items import parse_item

@@ -31,7 +31,7 @@ _DAY: Final = len("2026/01/01/")
 
 
 class MessageQueues(Protocol):
-    """See `shared.adapters.queues.Queues`."""
+    """See `shared.storage.queues.Queues`."""
 
     async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta) -> Receipt: ...
     async def show(self, receipt: Receipt) -> bool: ...
@@ -39,7 +39,7 @@ class MessageQueues(Protocol):
 
 
 class ClaimBlobs(Protocol):
-    """See `shared.adapters.blobs.Blobs`."""
+    """See `shared.storage.blobs.Blobs`."""
 
     async def put(self, container: str, name: str, data: bytes) -> str: ...
     async def get(self, container: str, name: str) -> bytes | None: ...

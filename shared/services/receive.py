@@ -17,7 +17,7 @@ from shared.services.express import WAIT_SECONDS, Express
 from shared.services.http_answer import ACCEPTED, Answer, refused, try_again
 from shared.services.paced_log import MAX_IDS, PacedLog
 from shared.services.raw_queues import RawQueues
-from shared.services.telemetry import NO_TELEMETRY, Telemetry
+from shared.telemetry import NO_TELEMETRY, Telemetry
 from shared.values.errors import MalformedInputError, OversizedBodyError, TokenRejected, UnavailableError
 from shared.values.items import Item, parse_item, with_tenant
 from shared.values.resources import CALL_RECORDS, EMERGENCY_QUEUE, RAW_QUEUE

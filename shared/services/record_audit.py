@@ -22,7 +22,7 @@ from shared.services.backfill import state_name
 from shared.services.deliveries import Deliveries
 from shared.services.raw_queues import RawQueues
 from shared.services.record_search import Records, Search, send_records
-from shared.services.telemetry import Telemetry
+from shared.telemetry import Telemetry
 from shared.values.errors import UnavailableError
 from shared.values.graph import GraphError, Subscription
 from shared.values.names import STATE_CONTAINER

@@ -12,7 +12,7 @@ import msgspec
 
 from shared.clock import Moment
 from shared.services.renew import RenewalReport
-from shared.services.telemetry import Life
+from shared.telemetry import Life
 from shared.values.graph import Subscription
 from shared.values.names import STATE_CONTAINER
 from shared.values.resources import CATALOGUE

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from dev.simulator import Simulator
 from shared import wiring
-from shared.adapters.telemetry import OpenTelemetry
+from shared.telemetry_export import OpenTelemetry
 from tests.integration.app import CLIENT_STATE, PREVIOUS_CLIENT_STATE, App
 
 OTHER_TENANT = "909c6581-5130-43e9-88f3-fcb3582cde37"

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dev.simulator import Fault
-from shared.adapters.key_vault import KeyVaultCertificates
+from shared.key_vault import KeyVaultCertificates
 from shared.values.errors import UnavailableError, UnknownCertificateError
 from tests.integration.app import App
 

@@ -24,14 +24,14 @@ from azure.storage.queue import QueueClient, QueueServiceClient
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from dev.azurite import Azurite
-from shared.adapters.blobs import Blobs
-from shared.adapters.queues import Queues
-from shared.adapters.storage import StorageAccount
 from shared.services.decrypt import DATA_CONTAINER, Decryptor
 from shared.services.quarantine import Quarantine
 from shared.services.raw_messages import RawMessages
 from shared.services.raw_queues import RawQueues
 from shared.settings import StorageSettings
+from shared.storage.account import StorageAccount
+from shared.storage.blobs import Blobs
+from shared.storage.queues import Queues
 from shared.values.envelope import Envelope
 from shared.values.errors import UnknownCertificateError
 from shared.values.message_text import Encoding

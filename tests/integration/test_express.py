@@ -101,8 +101,8 @@ async def test_nothing_of_it_is_imported_before_the_raw_message_is_durable(app: 
     nobody = "AccountName=a;AccountKey=eA==;QueueEndpoint=http://127.0.0.1:9/a;BlobEndpoint=http://127.0.0.1:9/a"
     status, modules = await post(AzureWebJobsStorage=nobody)
     assert status == 503
-    assert not modules & {"shared.services.decrypt", "shared.adapters.key_vault", "azure.keyvault.secrets.aio"}
+    assert not modules & {"shared.services.decrypt", "shared.key_vault", "azure.keyvault.secrets.aio"}
     status, modules = await post()
     assert status == 202
-    assert {"shared.services.decrypt", "shared.adapters.key_vault"} <= modules
+    assert {"shared.services.decrypt", "shared.key_vault"} <= modules
     assert not modules & {"shared.adapters.graph", "shared.adapters.sign_in", "shared.services.renew"}

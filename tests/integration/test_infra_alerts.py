@@ -14,7 +14,7 @@ import duckdb_kql
 import pytest
 
 from dev.kql import TABLES
-from shared.adapters import telemetry
+from shared import telemetry_export
 from shared.values.resources import CATALOGUE, EMERGENCY_QUEUE, RAW_QUEUE
 from tests.unit.deployed import deployed
 
@@ -132,10 +132,10 @@ EVERY = 5 * MINUTE
 
 def run(at: datetime, ends: dict[str, datetime], lives: dict[str, timedelta]) -> Iterator[Row]:
     """What a renewal run sends, whichever worker made it."""
-    yield metric(at, telemetry.RUNS, 1, outcome="ended")
+    yield metric(at, telemetry_export.RUNS, 1, outcome="ended")
     for kind, end in ends.items():
-        yield metric(at, telemetry.EXPIRY, end.timestamp(), kind=kind)
-        yield metric(at, telemetry.GRANTED, lives[kind].total_seconds(), kind=kind)
+        yield metric(at, telemetry_export.EXPIRY, end.timestamp(), kind=kind)
+        yield metric(at, telemetry_export.GRANTED, lives[kind].total_seconds(), kind=kind)
 
 
 def history(
@@ -205,7 +205,7 @@ class TestSubscriptionNearItsEnd:
         assert not workspace.fires(self.NAME, rows, NOON + HOUR)
 
     def test_is_silent_where_nothing_is_desired(self, workspace: Workspace) -> None:
-        rows = [metric(NOON, telemetry.RUNS, 1, outcome="ended")]
+        rows = [metric(NOON, telemetry_export.RUNS, 1, outcome="ended")]
         assert not workspace.fires(self.NAME, rows, NOON + HOUR)
 
     def test_believes_the_last_of_several_workers(self, workspace: Workspace) -> None:
@@ -214,7 +214,7 @@ class TestSubscriptionNearItsEnd:
         assert not workspace.fires(self.NAME, second + first, NOON + 30 * MINUTE)
 
     def test_fires_where_runs_only_fail(self, workspace: Workspace) -> None:
-        rows = [metric(NOON + hour * HOUR, telemetry.RUNS, 1, outcome="failed") for hour in range(48)]
+        rows = [metric(NOON + hour * HOUR, telemetry_export.RUNS, 1, outcome="failed") for hour in range(48)]
         assert workspace.fires(self.NAME, rows, NOON + 2 * DAY)
 
     def test_resolves_with_the_next_run(self, workspace: Workspace) -> None:
@@ -229,23 +229,23 @@ class TestRenewalStopped:
     NAME = "renewal-stopped"
 
     def test_is_silent_while_runs_end_also_those_with_nothing_to_do(self, workspace: Workspace) -> None:
-        rows = [metric(NOON + number * EVERY, telemetry.RUNS, 1, outcome="ended") for number in range(12)]
+        rows = [metric(NOON + number * EVERY, telemetry_export.RUNS, 1, outcome="ended") for number in range(12)]
         assert not workspace.fires(self.NAME, rows, NOON + HOUR)
         assert not workspace.fires(self.NAME, rows[:8], NOON + HOUR)
 
     def test_fires_where_runs_fail_or_none_ever_ended(self, workspace: Workspace) -> None:
-        failed = [metric(NOON + number * EVERY, telemetry.RUNS, 1, outcome="failed") for number in range(12)]
+        failed = [metric(NOON + number * EVERY, telemetry_export.RUNS, 1, outcome="failed") for number in range(12)]
         assert workspace.fires(self.NAME, failed, NOON + HOUR)
         assert workspace.fires(self.NAME, [], NOON)
 
     def test_fires_half_an_hour_after_the_last(self, workspace: Workspace) -> None:
-        rows = [metric(NOON, telemetry.RUNS, 1, outcome="ended")]
+        rows = [metric(NOON, telemetry_export.RUNS, 1, outcome="ended")]
         assert not workspace.fires(self.NAME, rows, NOON + 29 * MINUTE)
         assert workspace.fires(self.NAME, rows, NOON + 31 * MINUTE)
 
 
 def of_renewals(outcome: str) -> Sequence[Row]:
-    return [metric(NOON, telemetry.RENEWALS, 1, outcome=outcome)]
+    return [metric(NOON, telemetry_export.RENEWALS, 1, outcome=outcome)]
 
 
 class TestCounted:
@@ -254,21 +254,28 @@ class TestCounted:
         [
             ("renewal-failures", of_renewals("failed"), True),
             ("renewal-failures", of_renewals("renewed"), False),
-            ("renewal-failures", [metric(NOON, telemetry.RUNS, 1, outcome="failed")], True),
-            ("renewal-failures", [metric(NOON, telemetry.RUNS, 1, outcome="ended")], False),
-            ("quarantine-not-empty", [metric(NOON, telemetry.QUARANTINED, 1, reason="r", queue=RAW_QUEUE)], True),
+            ("renewal-failures", [metric(NOON, telemetry_export.RUNS, 1, outcome="failed")], True),
+            ("renewal-failures", [metric(NOON, telemetry_export.RUNS, 1, outcome="ended")], False),
+            (
+                "quarantine-not-empty",
+                [metric(NOON, telemetry_export.QUARANTINED, 1, reason="r", queue=RAW_QUEUE)],
+                True,
+            ),
             ("quarantine-not-empty", [], False),
-            ("emergency-delayed", [metric(NOON, telemetry.EXPRESS, 1, outcome="failed")], True),
-            ("emergency-delayed", [metric(NOON, telemetry.EXPRESS, 1, outcome="done")], False),
-            ("refusals", [metric(NOON, telemetry.REFUSED, 19, reason="r")], False),
-            ("refusals", [metric(NOON, telemetry.REFUSED, 20, reason="r")], True),
+            ("emergency-delayed", [metric(NOON, telemetry_export.EXPRESS, 1, outcome="failed")], True),
+            ("emergency-delayed", [metric(NOON, telemetry_export.EXPRESS, 1, outcome="done")], False),
+            ("refusals", [metric(NOON, telemetry_export.REFUSED, 19, reason="r")], False),
+            ("refusals", [metric(NOON, telemetry_export.REFUSED, 20, reason="r")], True),
             (
                 "refusals",
-                [metric(NOON, telemetry.REFUSED, 20, reason="r"), metric(NOON, telemetry.RECEIVED, 381, queue="q")],
+                [
+                    metric(NOON, telemetry_export.REFUSED, 20, reason="r"),
+                    metric(NOON, telemetry_export.RECEIVED, 381, queue="q"),
+                ],
                 False,
             ),
-            ("no-events", [metric(NOON, telemetry.WRITTEN, 1, type="Microsoft.Graph.CallStarted")], False),
-            ("no-events", [metric(NOON, telemetry.WRITTEN, 1, type="Switchboard.SelfTest")], True),
+            ("no-events", [metric(NOON, telemetry_export.WRITTEN, 1, type="Microsoft.Graph.CallStarted")], False),
+            ("no-events", [metric(NOON, telemetry_export.WRITTEN, 1, type="Switchboard.SelfTest")], True),
             ("no-events", [], True),
         ],
     )
@@ -276,9 +283,9 @@ class TestCounted:
         assert workspace.fires(alert, rows, NOON + 10 * MINUTE) is expected
 
     def test_the_last_self_test_decides(self, workspace: Workspace) -> None:
-        passed = metric(NOON, telemetry.SELF_TESTS, 1, outcome="passed")
-        failed = metric(NOON + HOUR, telemetry.SELF_TESTS, 1, outcome="failed")
-        again = metric(NOON + 2 * HOUR, telemetry.SELF_TESTS, 1, outcome="passed")
+        passed = metric(NOON, telemetry_export.SELF_TESTS, 1, outcome="passed")
+        failed = metric(NOON + HOUR, telemetry_export.SELF_TESTS, 1, outcome="failed")
+        again = metric(NOON + 2 * HOUR, telemetry_export.SELF_TESTS, 1, outcome="passed")
         found = [
             workspace.fires("self-test-failed", rows, NOON + 3 * HOUR) for rows in ([], [passed], [passed, failed])
         ]
@@ -294,11 +301,11 @@ class TestCounted:
 
 
 def received(at: datetime, queue: str) -> Row:
-    return metric(at, telemetry.RECEIVED, 1, queue=queue)
+    return metric(at, telemetry_export.RECEIVED, 1, queue=queue)
 
 
 def written(at: datetime, queue: str, seconds: float) -> Row:
-    return metric(at, telemetry.LATENCY, seconds, since="receipt", queue=queue)
+    return metric(at, telemetry_export.LATENCY, seconds, since="receipt", queue=queue)
 
 
 class TestWaiting:
@@ -321,7 +328,7 @@ class TestWaiting:
         name, queue = "emergency-messages-wait", EMERGENCY_QUEUE
         assert not workspace.fires(name, rows, NOON + 9 * MINUTE, queue=queue)  # its event may still be on its way here
         assert workspace.fires(name, rows, NOON + 11 * MINUTE, queue=queue)
-        parked = metric(NOON + MINUTE, telemetry.QUARANTINED, 1, reason="r", queue=queue)
+        parked = metric(NOON + MINUTE, telemetry_export.QUARANTINED, 1, reason="r", queue=queue)
         assert not workspace.fires(name, [*rows, parked], NOON + 11 * MINUTE, queue=queue)
 
 

@@ -9,9 +9,9 @@ import pytest
 from aiohttp import web
 
 from dev.azurite import Azurite
-from shared.adapters.queues import Queues
-from shared.adapters.storage import StorageAccount
 from shared.settings import StorageSettings
+from shared.storage.account import StorageAccount
+from shared.storage.queues import Queues
 from shared.values.errors import UnavailableError
 from shared.values.queue_messages import Receipt
 

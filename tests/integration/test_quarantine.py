@@ -13,13 +13,13 @@ from typer.testing import CliRunner, Result
 
 from dev.simulator import Kind, Options, build
 from manage import app as manage
-from shared.adapters.blobs import Blobs
-from shared.adapters.queues import Queues
-from shared.adapters.storage import StorageAccount
 from shared.services.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.services.raw_queues import RawQueues
 from shared.services.replay import Done, Replay, Selection
 from shared.settings import StorageSettings
+from shared.storage.account import StorageAccount
+from shared.storage.blobs import Blobs
+from shared.storage.queues import Queues
 from shared.values.envelope import parse_envelope
 from shared.values.errors import MalformedContentError, MalformedInputError, UnavailableError
 from shared.values.message_text import Encoding

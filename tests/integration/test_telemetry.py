@@ -10,7 +10,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from dev.simulator import Fault, Kind, Options, Payload, build
 from shared import wiring
-from shared.adapters.telemetry import (
+from shared.services.self_test import Leg
+from shared.telemetry_export import (
     DECRYPTED,
     EXPIRY,
     EXPRESS,
@@ -24,7 +25,6 @@ from shared.adapters.telemetry import (
     SELF_TESTS,
     WRITTEN,
 )
-from shared.services.self_test import Leg
 from shared.values.errors import UnavailableError
 from shared.values.resources import RAW_QUEUE
 from tests.integration.app import App

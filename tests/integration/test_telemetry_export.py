@@ -11,7 +11,7 @@ from dev import traffic
 from dev.azurite import Azurite
 from dev.host import HostProcess
 from dev.stack import APP, Stack
-from shared.adapters import telemetry
+from shared import telemetry_export
 from tests.integration.ingestion import Ingestion
 from tests.unit.deployed import deployed
 
@@ -63,7 +63,7 @@ def test_an_idle_worker_has_little_to_say(azurite: Azurite, ingestion: Ingestion
 
 def test_the_figures_of_a_run_outlive_its_worker(tmp_path: Path, ingestion: Ingestion) -> None:
     def runs() -> list[str]:
-        return [record.metric for record in ingestion.records if record.metric == telemetry.RUNS]
+        return [record.metric for record in ingestion.records if record.metric == telemetry_export.RUNS]
 
     with Stack.start(tmp_path, subscriptions=traffic.SUBSCRIPTIONS, settings=EXPORTER | ingestion.settings) as stack:
         stack.host.start_function("renew_subscriptions")
@@ -71,9 +71,16 @@ def test_the_figures_of_a_run_outlive_its_worker(tmp_path: Path, ingestion: Inge
         stack.kill_host()
 
     sent = {record.metric: record.data for record in ingestion.records if record.metric}
-    assert {telemetry.RUNS, telemetry.RENEWALS, telemetry.EXPIRY, telemetry.GRANTED} <= sent.keys()
-    assert sent[telemetry.RUNS]["properties"] == {telemetry.OUTCOME: "ended"}
+    assert {
+        telemetry_export.RUNS,
+        telemetry_export.RENEWALS,
+        telemetry_export.EXPIRY,
+        telemetry_export.GRANTED,
+    } <= sent.keys()
+    assert sent[telemetry_export.RUNS]["properties"] == {telemetry_export.OUTCOME: "ended"}
     kinds = {
-        record.data["properties"][telemetry.KIND] for record in ingestion.records if record.metric == telemetry.EXPIRY
+        record.data["properties"][telemetry_export.KIND]
+        for record in ingestion.records
+        if record.metric == telemetry_export.EXPIRY
     }
     assert kinds == {"callRecords", "callEvents", "emergencyCallEvents", "meetingCallEvents", "onlineMeeting"}

@@ -60,7 +60,7 @@ class _Counted:
         self._written.append(queue)
 
     def __getattr__(self, name: str) -> Any:
-        from shared.services.telemetry import NO_TELEMETRY
+        from shared.telemetry import NO_TELEMETRY
 
         return getattr(NO_TELEMETRY, name)
 

@@ -15,7 +15,7 @@ from shared.services.finished_run import FinishedRuns, Runner
 from shared.services.lifecycle import Lifecycle
 from shared.services.renew import RenewalReport
 from shared.services.renewal_state import RenewalState, RenewalStates
-from shared.services.telemetry import Life
+from shared.telemetry import Life
 from shared.values import graph
 from shared.values.errors import UnavailableError
 from shared.values.graph import Subscription

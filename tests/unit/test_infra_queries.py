@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dev.kql import TABLES
-from shared.adapters import telemetry
+from shared import telemetry_export
 from shared.domain.execution import Outcome
 from shared.domain.express import ExpressOutcome
 from shared.values.resources import CATALOGUE, EMERGENCY_QUEUE, RAW_QUEUES, SELF_TEST
@@ -20,11 +20,11 @@ QUERIES = {path.name: path.read_text() for path in sorted((INFRA / "queries").gl
 ROWS = json.loads(deployed().properties("Microsoft.Insights/workbooks")["serializedData"])["items"][2:]
 
 VALUES = {
-    telemetry.OUTCOME: {str(outcome) for outcome in (*Outcome, *ExpressOutcome)} | {"ended", "passed"},
-    telemetry.SINCE: {"event", "receipt"},
-    telemetry.QUEUE: set(RAW_QUEUES),
-    telemetry.KIND: set(CATALOGUE),
-    telemetry.TYPE: {SELF_TEST.event_types[""]},
+    telemetry_export.OUTCOME: {str(outcome) for outcome in (*Outcome, *ExpressOutcome)} | {"ended", "passed"},
+    telemetry_export.SINCE: {"event", "receipt"},
+    telemetry_export.QUEUE: set(RAW_QUEUES),
+    telemetry_export.KIND: set(CATALOGUE),
+    telemetry_export.TYPE: {SELF_TEST.event_types[""]},
 }
 # What Azure Monitor allows in a log search alert ("Create or edit a log search alert rule").
 PERIODS = {
@@ -77,7 +77,7 @@ def metrics(statement: str) -> list[str]:
 class TestQueries:
     def test_name_metrics_that_are_emitted(self) -> None:
         for name, query in QUERIES.items():
-            assert set(metrics(query)) - set(telemetry.ATTRIBUTES) == set(), name
+            assert set(metrics(query)) - set(telemetry_export.ATTRIBUTES) == set(), name
 
     def test_name_attributes_that_their_metrics_have(self) -> None:
         for name, query in QUERIES.items():
@@ -85,7 +85,9 @@ class TestQueries:
                 used = set(re.findall(r'Properties(?:\.|\[")(\w+)', statement))
                 if not metrics(statement):
                     continue
-                had = reduce(set.intersection, [set(telemetry.ATTRIBUTES[metric]) for metric in metrics(statement)])
+                had = reduce(
+                    set.intersection, [set(telemetry_export.ATTRIBUTES[metric]) for metric in metrics(statement)]
+                )
                 assert used - had == set(), name
 
     def test_compare_attributes_with_values_that_they_take(self) -> None:
@@ -115,7 +117,7 @@ class TestUse:
             metric for name, query in QUERIES.items() if not name.startswith("alert-") for metric in metrics(query)
         }
 
-        assert shown == set(telemetry.ATTRIBUTES)
+        assert shown == set(telemetry_export.ATTRIBUTES)
 
     def test_rows_of_the_workbook_have_names_of_their_own(self) -> None:
         names = [row["name"] for row in ROWS]

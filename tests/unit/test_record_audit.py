@@ -157,7 +157,7 @@ class Telemetry:
         self.unnotified_records += count
 
     def __getattr__(self, name: str) -> Any:
-        from shared.services.telemetry import NO_TELEMETRY
+        from shared.telemetry import NO_TELEMETRY
 
         return getattr(NO_TELEMETRY, name)
 

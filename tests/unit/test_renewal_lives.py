@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from shared.services.renew import Failure, RenewalReport, Stage
 from shared.services.renewal_state import lives_by_kind
-from shared.services.telemetry import Life
+from shared.telemetry import Life
 from shared.values.graph import Subscription
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)

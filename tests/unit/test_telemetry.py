@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from shared.adapters import telemetry
-from shared.adapters.telemetry import ATTRIBUTES, OpenTelemetry
-from shared.services.telemetry import Life
+from shared import telemetry_export
+from shared.telemetry import Life
+from shared.telemetry_export import ATTRIBUTES, OpenTelemetry
 from shared.values.errors import UnavailableError
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -75,45 +75,45 @@ class TestMetrics:
     async def test_counts(self, seen: Seen) -> None:
         tell_everything(seen)
         points = seen.points()
-        assert points[telemetry.RECEIVED] == [({"queue": "raw-notifications"}, 40)]
-        assert points[telemetry.REFUSED] == [({"reason": "client-state"}, 2)]
-        assert points[telemetry.EXPRESS] == [({"outcome": "done"}, 1)]
-        assert points[telemetry.DECRYPTED] == [({"queue": "raw-notifications"}, 39)]
-        assert points[telemetry.WRITTEN] == [({"type": "Microsoft.Graph.CallStarted"}, 1)]
-        assert points[telemetry.QUARANTINED] == [
+        assert points[telemetry_export.RECEIVED] == [({"queue": "raw-notifications"}, 40)]
+        assert points[telemetry_export.REFUSED] == [({"reason": "client-state"}, 2)]
+        assert points[telemetry_export.EXPRESS] == [({"outcome": "done"}, 1)]
+        assert points[telemetry_export.DECRYPTED] == [({"queue": "raw-notifications"}, 39)]
+        assert points[telemetry_export.WRITTEN] == [({"type": "Microsoft.Graph.CallStarted"}, 1)]
+        assert points[telemetry_export.QUARANTINED] == [
             ({"reason": "data-signature-mismatch", "queue": "raw-notifications"}, 1)
         ]
-        assert points[telemetry.RENEWALS] == [({"outcome": "renewed"}, 3), ({"outcome": "failed"}, 1)]
-        assert points[telemetry.RUNS] == [({"outcome": "ended"}, 1), ({"outcome": "failed"}, 1)]
-        assert points[telemetry.EXPIRY] == [({"kind": "presence"}, (1795946400.0, 1))]
-        assert points[telemetry.GRANTED] == [({"kind": "presence"}, (3600.0, 1))]
-        assert points[telemetry.UNNOTIFIED] == [({}, 2)]
-        assert points[telemetry.SELF_TESTS] == [({"outcome": "passed"}, 1), ({"outcome": "failed"}, 1)]
+        assert points[telemetry_export.RENEWALS] == [({"outcome": "renewed"}, 3), ({"outcome": "failed"}, 1)]
+        assert points[telemetry_export.RUNS] == [({"outcome": "ended"}, 1), ({"outcome": "failed"}, 1)]
+        assert points[telemetry_export.EXPIRY] == [({"kind": "presence"}, (1795946400.0, 1))]
+        assert points[telemetry_export.GRANTED] == [({"kind": "presence"}, (3600.0, 1))]
+        assert points[telemetry_export.UNNOTIFIED] == [({}, 2)]
+        assert points[telemetry_export.SELF_TESTS] == [({"outcome": "passed"}, 1), ({"outcome": "failed"}, 1)]
 
     async def test_a_run_that_finds_nothing_to_do_is_a_run(self, seen: Seen) -> None:
         seen.telemetry.renewed({}, {})
-        assert seen.points() == {telemetry.RUNS: [({"outcome": "ended"}, 1)]}
+        assert seen.points() == {telemetry_export.RUNS: [({"outcome": "ended"}, 1)]}
 
     async def test_a_run_for_a_part_of_the_tenants_is_no_sign_of_the_others(self, seen: Seen) -> None:
         """Else a timer that stopped would go unseen, and what it measured last would pass for undesired."""
         seen.telemetry.renewed({"renewed": 1}, None)
-        assert seen.points() == {telemetry.RENEWALS: [({"outcome": "renewed"}, 1)]}
+        assert seen.points() == {telemetry_export.RENEWALS: [({"outcome": "renewed"}, 1)]}
 
     async def test_both_latencies(self, seen: Seen) -> None:
         tell_everything(seen)
         queue = "raw-notifications"
-        assert seen.points()[telemetry.LATENCY] == [
+        assert seen.points()[telemetry_export.LATENCY] == [
             ({"since": "receipt", "queue": queue}, (0.5, 1)),
             ({"since": "event", "queue": queue}, (2.5, 1)),
         ]
 
     async def test_an_event_from_the_future_took_no_time(self, seen: Seen) -> None:
         seen.telemetry.written("t", "q", since_event=-3.0, since_receipt=-0.1)
-        assert [value for _, value in seen.points()[telemetry.LATENCY]] == [(0.0, 1), (0.0, 1)]
+        assert [value for _, value in seen.points()[telemetry_export.LATENCY]] == [(0.0, 1), (0.0, 1)]
 
     async def test_an_event_without_a_time_has_one_latency(self, seen: Seen) -> None:
         seen.telemetry.written("t", "q", since_event=None, since_receipt=1.0)
-        assert [attributes["since"] for attributes, _ in seen.points()[telemetry.LATENCY]] == ["receipt"]
+        assert [attributes["since"] for attributes, _ in seen.points()[telemetry_export.LATENCY]] == ["receipt"]
 
     async def test_the_declared_names_and_attributes_are_the_real_ones(self, seen: Seen) -> None:
         tell_everything(seen)
@@ -215,7 +215,7 @@ class TestFlushes:
         seen.received("q", 1)
         await asyncio.sleep(0.5)
         seen.written("t", "q", since_event=None, since_receipt=1.0)
-        await asyncio.sleep(telemetry.FLUSH_PAUSE)
+        await asyncio.sleep(telemetry_export.FLUSH_PAUSE)
         assert provider.flushes == [1.0]
 
     async def test_the_next_one_waits_for_the_pause_and_then_comes(self) -> None:
@@ -226,8 +226,8 @@ class TestFlushes:
         seen.received("q", 1)
         await seen.flush()
         seen.quarantined("r", "q")
-        await asyncio.sleep(5 * telemetry.FLUSH_PAUSE)
-        assert provider.flushes == [0.0, telemetry.FLUSH_PAUSE]
+        await asyncio.sleep(5 * telemetry_export.FLUSH_PAUSE)
+        assert provider.flushes == [0.0, telemetry_export.FLUSH_PAUSE]
 
     @pytest.mark.threads
     async def test_a_run_waits_for_it_and_the_loop_does_not(self) -> None:

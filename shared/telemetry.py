@@ -1,4 +1,4 @@
-"""What services tell about their work, and to whom: the port that `shared.adapters.telemetry` fills."""
+"""What services tell about their work, and to whom: the port that `shared.telemetry_export` fills."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext

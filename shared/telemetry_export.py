@@ -13,7 +13,7 @@ from typing import Final
 from opentelemetry import context, metrics, trace
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from shared.services.telemetry import Life
+from shared.telemetry import Life
 from shared.values.errors import SwitchboardError
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ _SYSTEM: Final = "azure_storage_queues"  # the semantic conventions list no word
 
 
 class OpenTelemetry:
-    """Fills `shared.services.telemetry.Telemetry` with the providers that the worker set up before its first call."""
+    """Fills `shared.telemetry.Telemetry` with the providers that the worker set up before its first call."""
 
     def __init__(
         self, meters: metrics.MeterProvider | None = None, tracers: trace.TracerProvider | None = None

@@ -27,7 +27,7 @@ from azure.core.pipeline.transport import AioHttpTransport, AsyncHttpTransport
 from azure.core.rest import HttpRequest
 from azure.storage.queue.aio import QueueClient
 
-from shared.adapters.storage import StorageAccount, quick_retries
+from shared.storage.account import StorageAccount, quick_retries
 from shared.values.queue_messages import Receipt
 
 _NEVER: Final = -1

@@ -16,7 +16,7 @@ from azure.core.exceptions import (
 from azure.storage.blob import ContentSettings
 from azure.storage.blob.aio import BlobLeaseClient, ContainerClient
 
-from shared.adapters.storage import StorageAccount, storage_errors
+from shared.storage.account import StorageAccount, storage_errors
 
 _NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 

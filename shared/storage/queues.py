@@ -9,8 +9,8 @@ from typing import Final, cast
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.storage.queue.aio import QueueClient
 
-from shared.adapters.put_message import MessagePutter
-from shared.adapters.storage import StorageAccount, storage_errors
+from shared.storage.account import StorageAccount, storage_errors
+from shared.storage.put_message import MessagePutter
 from shared.values.message_text import Encoding, encode
 from shared.values.queue_messages import LeasedMessage, Receipt
 
