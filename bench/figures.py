@@ -18,12 +18,12 @@ from dev.simulator import Kind, Options, Payload, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
-from shared.domain.collection import ClientStates, parse_collection
-from shared.domain.validation_tokens import PUBLIC_CLOUD, PublishedKey, SigningKeys
-from shared.services.decrypt import Sealed, open_items, seal_of
-from shared.services.paced_log import PacedLog
-from shared.services.raw_queues import RawQueues
-from shared.services.receive import Receiver
+from shared.notifications.collection import ClientStates, parse_collection
+from shared.notifications.decrypt import Sealed, open_items, seal_of
+from shared.notifications.paced_log import PacedLog
+from shared.notifications.raw_queues import RawQueues
+from shared.notifications.receive import Receiver
+from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey, SigningKeys
 from shared.values.envelope import pack, parse_envelope
 from shared.values.message_text import Encoding
 from shared.values.queue_messages import Receipt

@@ -24,10 +24,10 @@ from dev.simulator import Kind, Options, Simulator, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
-from shared.services.decrypt import Decryptor
-from shared.services.quarantine import Quarantine
-from shared.services.raw_messages import RawMessages
-from shared.services.raw_queues import RawQueues
+from shared.notifications.decrypt import Decryptor
+from shared.notifications.quarantine import Quarantine
+from shared.notifications.raw_messages import RawMessages
+from shared.notifications.raw_queues import RawQueues
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import Blobs

@@ -19,10 +19,10 @@ from bench.figures import STATES, TRACE, Posts, rsa_operation
 from bench.measure import Stage
 from bench.pipeline import ITEMS, Connect, close, production
 from dev.simulator import Kind
-from shared.domain.collection import parse_collection
-from shared.domain.encryption import decrypt
-from shared.domain.events import Event, event_of
-from shared.services.decrypt import Sealed, seal_of
+from shared.notifications.collection import parse_collection
+from shared.notifications.decrypt import Sealed, seal_of
+from shared.notifications.encryption import decrypt
+from shared.notifications.events import Event, event_of
 from shared.storage.account import StorageAccount
 from shared.storage.queues import Queues
 from shared.values.envelope import pack, parse_envelope

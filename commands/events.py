@@ -11,7 +11,7 @@ from rich.text import Text
 
 from commands.terminal import Json, Yes, confirm, console, group, perform
 from commands.workshop import Workshop
-from shared.domain.events import CloudEvent, parse_message
+from shared.notifications.events import CloudEvent, parse_message
 from shared.values.errors import MalformedInputError
 from shared.values.resources import EVENT_QUEUES
 

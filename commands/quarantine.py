@@ -17,9 +17,9 @@ from rich.table import Table
 
 from commands.environment import environment
 from commands.terminal import Json, Yes, console, group, print_json
-from shared.services.quarantine import Parked
-from shared.services.raw_queues import RawQueues
-from shared.services.replay import Done, Entry, Replay, Selection
+from shared.notifications.quarantine import Parked
+from shared.notifications.raw_queues import RawQueues
+from shared.notifications.replay import Done, Entry, Replay, Selection
 from shared.settings import storage_settings
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import Blobs

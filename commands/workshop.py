@@ -20,13 +20,13 @@ from shared.adapters.sign_in import SignIns
 from shared.clock import SystemClock
 from shared.domain.subscriptions import Endpoint
 from shared.key_vault import KeyVaultCertificates
+from shared.notifications.poison import PoisonStates
+from shared.notifications.raw_queues import RawQueues
 from shared.services.backfill import Backfill
 from shared.services.deliveries import Deliveries
 from shared.services.finished_run import FinishedRuns
 from shared.services.function_runs import FunctionRuns
 from shared.services.known_subscriptions import KnownSubscriptions
-from shared.services.poison import PoisonStates
-from shared.services.raw_queues import RawQueues
 from shared.services.record_audit import RecordAudit
 from shared.services.renew import Renewal
 from shared.services.renewal_state import RenewalStates

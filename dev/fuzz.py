@@ -19,12 +19,12 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 
-from shared.domain.collection import ClientStates, parse_collection
-from shared.domain.encryption import decrypt
-from shared.domain.events import event_of
-from shared.domain.validation_tokens import PublishedKey, validate
-from shared.services.decrypt import seal_of
-from shared.services.http_answer import handshake
+from shared.notifications.collection import ClientStates, parse_collection
+from shared.notifications.decrypt import seal_of
+from shared.notifications.encryption import decrypt
+from shared.notifications.events import event_of
+from shared.notifications.http_answer import handshake
+from shared.notifications.tokens import PublishedKey, validate
 from shared.values.envelope import RawMessage, pack, parse_envelope
 from shared.values.errors import MalformedInputError, SwitchboardError
 from shared.values.items import parse_item

@@ -38,10 +38,10 @@ from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
 from dev.simulator.delivery import Notification
 from dev.simulator.tokens import Forgery, forge
 from dev.stack import Stack, StackPorts
-from shared.services.claims import ClaimSweep
-from shared.services.decrypt import DATA_CONTAINER
-from shared.services.quarantine import QUARANTINE_CONTAINER
-from shared.services.raw_queues import CLAIMS_CONTAINER, RawQueues
+from shared.notifications.claims import ClaimSweep
+from shared.notifications.decrypt import DATA_CONTAINER
+from shared.notifications.quarantine import QUARANTINE_CONTAINER
+from shared.notifications.raw_queues import CLAIMS_CONTAINER, RawQueues
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import Blobs

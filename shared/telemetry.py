@@ -34,7 +34,7 @@ class Telemetry(Protocol):
         """That many notifications, or one body that is no collection, were not taken."""
 
     def express(self, outcome: str) -> None:
-        """What became of an emergency where it was received; see `shared.domain.express.ExpressOutcome`."""
+        """What became of an emergency where it was received; see `shared.notifications.express_outcome.ExpressOutcome`."""
 
     def decrypted(self, queue: str, count: int) -> None:
         """The content of that many notifications of a raw queue was decrypted."""

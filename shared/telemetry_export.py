@@ -25,7 +25,7 @@ REFUSED: Final = "switchboard.refused"
 """Notifications left out because they are not authentic; `reason`."""
 EXPRESS: Final = "switchboard.express"
 """Raw messages of emergencies by what became of them where they were received; `outcome`, as
-`shared.domain.express.ExpressOutcome` spells it."""
+`shared.notifications.express_outcome.ExpressOutcome` spells it."""
 DECRYPTED: Final = "switchboard.decrypted"
 """Notifications whose content was decrypted; `queue` is the raw queue."""
 WRITTEN: Final = "switchboard.written"

@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
 
-from shared.services.http_answer import Answer, handshake, refused, try_again
+from shared.notifications.http_answer import Answer, handshake, refused, try_again
 
 if TYPE_CHECKING:
     from shared.adapters.call_records import CallRecords
     from shared.adapters.graph import GraphClient
     from shared.key_vault import KeyVaultCertificates
+    from shared.notifications.decrypt import Decryptor
+    from shared.notifications.paced_log import PacedLog
+    from shared.notifications.poison import PoisonDrain, PoisonStates
+    from shared.notifications.quarantine import Quarantine
+    from shared.notifications.raw_messages import RawMessages
+    from shared.notifications.raw_queues import RawQueues
+    from shared.notifications.receive import Receiver
     from shared.services.activity import Activity
     from shared.services.backfill import Backfill
-    from shared.services.decrypt import Decryptor
     from shared.services.deliveries import Deliveries
     from shared.services.finished_run import FinishedRuns
     from shared.services.function_runs import FunctionRuns
     from shared.services.health import Checks, Health
     from shared.services.lifecycle_messages import LifecycleMessages
-    from shared.services.paced_log import PacedLog
-    from shared.services.poison import PoisonDrain, PoisonStates
-    from shared.services.quarantine import Quarantine
-    from shared.services.raw_messages import RawMessages
-    from shared.services.raw_queues import RawQueues
-    from shared.services.receive import Receiver
     from shared.services.record_audit import RecordAudit
     from shared.services.renew import Renewal
     from shared.services.renewal_state import RenewalStates
@@ -190,7 +190,7 @@ async def drain_poison() -> None:
 
 async def sweep_claim_checks() -> None:
     """Claim checks that a crash has left without a message."""
-    from shared.services.claims import ClaimSweep
+    from shared.notifications.claims import ClaimSweep
 
     await ClaimSweep(_blobs(), _raw_queues()).run(_now())
 
@@ -273,53 +273,53 @@ def _certificates() -> "KeyVaultCertificates":
 
 @cache
 def _quarantine() -> "Quarantine":
-    from shared.services.quarantine import Quarantine
+    from shared.notifications.quarantine import Quarantine
 
     return Quarantine(_blobs(), _now, _telemetry())
 
 
 @cache
 def _raw_queues() -> "RawQueues":
-    from shared.services.raw_queues import RawQueues
+    from shared.notifications.raw_queues import RawQueues
 
     return RawQueues(_queues(), _blobs())
 
 
 @cache
 def _raw_messages() -> "RawMessages":
-    from shared.services.raw_messages import RawMessages
+    from shared.notifications.raw_messages import RawMessages
 
     return RawMessages(_raw_queues(), _quarantine(), _now)
 
 
 @cache
 def _poison_drain() -> "PoisonDrain":
-    from shared.services.poison import PoisonDrain
+    from shared.notifications.poison import PoisonDrain
 
     return PoisonDrain(_queues(), _raw_messages(), _quarantine(), _poison_states(), _now)
 
 
 @cache
 def _poison_states() -> "PoisonStates":
-    from shared.services.poison import PoisonStates
+    from shared.notifications.poison import PoisonStates
 
     return PoisonStates(_blobs())
 
 
 @cache
 def _receive_log() -> "PacedLog":
-    from shared.services.paced_log import PacedLog
+    from shared.notifications.paced_log import PacedLog
 
-    return PacedLog(logging.getLogger("shared.services.receive"), _now)
+    return PacedLog(logging.getLogger("shared.notifications.receive"), _now)
 
 
 @cache
 def _receiver() -> "Receiver":
-    from shared.adapters.entra import SigningKeys
-    from shared.domain.collection import ClientStates
-    from shared.domain.validation_tokens import issuers_of
-    from shared.services.express import Express
-    from shared.services.receive import Receiver
+    from shared.notifications.collection import ClientStates
+    from shared.notifications.express import Express
+    from shared.notifications.receive import Receiver
+    from shared.notifications.signing_keys import SigningKeys
+    from shared.notifications.tokens import issuers_of
     from shared.values.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
 
     settings = _settings()
@@ -374,7 +374,7 @@ async def _emergencies_expected() -> bool:
 @cache
 def _express_decryptor() -> "Decryptor":
     """Without what an emergency never needs: the process that receives must not have to import Graph's client."""
-    from shared.services.decrypt import Decryptor
+    from shared.notifications.decrypt import Decryptor
 
     settings = _settings()
     return Decryptor(

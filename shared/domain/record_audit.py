@@ -12,7 +12,7 @@ import msgspec
 
 from shared.clock import Moment
 from shared.domain.call_records import NOTIFICATION_LATENCY, RETRIES_OF_GRAPH, Gap, ListedRecord
-from shared.domain.events import CALL_RECORDS_SOURCE, Event, record_id_of
+from shared.notifications.events import CALL_RECORDS_SOURCE, Event, record_id_of
 from shared.values import resources
 
 SETTLED: Final = NOTIFICATION_LATENCY + RETRIES_OF_GRAPH

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from shared.domain.events import Event, record_id_of, with_record
-from shared.services.decrypt import Opened
+from shared.notifications.decrypt import Opened
+from shared.notifications.events import Event, record_id_of, with_record
 from shared.values import resources
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 

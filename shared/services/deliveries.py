@@ -13,8 +13,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.events import Event
 from shared.domain.record_audit import NOTES_KEPT, Delivered, Told, delivered_by
+from shared.notifications.events import Event
 from shared.values.errors import UnavailableError
 from shared.values.items import is_plain_id
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import msgspec
 
 from shared.clock import Moment
-from shared.services.poison import STUCK_AFTER
+from shared.notifications.poison import STUCK_AFTER
 from shared.values.errors import UnavailableError
 from shared.values.names import STATE_CONTAINER
 

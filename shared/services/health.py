@@ -9,8 +9,8 @@ from typing import Final, Protocol
 
 import msgspec
 
+from shared.notifications.poison import STUCK_AFTER
 from shared.services.function_runs import Runs
-from shared.services.poison import STUCK_AFTER
 from shared.services.renewal_state import Renewals
 from shared.values.errors import SettingsError, UnavailableError
 from shared.values.graph import SIGN_IN_REQUIRED

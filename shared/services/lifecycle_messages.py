@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from shared.notifications.raw_messages import RawMessages, unexpected
 from shared.services.lifecycle import Handled
-from shared.services.raw_messages import RawMessages, unexpected
 from shared.values.errors import MalformedInputError, SwitchboardError
 
 

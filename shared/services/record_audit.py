@@ -18,9 +18,9 @@ import msgspec
 from shared.clock import Clock
 from shared.domain.call_records import Gap, ListedRecord, RecordPage, participants_of
 from shared.domain.record_audit import Audit, Delivered, Told, first_audit
+from shared.notifications.raw_queues import RawQueues
 from shared.services.backfill import state_name
 from shared.services.deliveries import Deliveries
-from shared.services.raw_queues import RawQueues
 from shared.services.record_search import Records, Search, send_records
 from shared.telemetry import Telemetry
 from shared.values.errors import UnavailableError

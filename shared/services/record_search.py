@@ -10,7 +10,7 @@ import msgspec
 
 from shared.clock import Clock
 from shared.domain.call_records import KEPT, Gap, ListedRecord, RecordPage, Step, notification_of
-from shared.services.raw_queues import RawQueues
+from shared.notifications.raw_queues import RawQueues
 from shared.values.errors import UnavailableError
 from shared.values.graph import GraphError
 from shared.values.resources import CALL_RECORDS_QUEUE

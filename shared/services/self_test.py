@@ -10,10 +10,10 @@ from functools import partial
 from typing import Final, Protocol
 
 from shared.clock import Clock
-from shared.domain.events import CloudEvent, parse_message
 from shared.domain.self_test import SelfTestNotification
 from shared.domain.subscriptions import EncryptionCertificate
-from shared.services.raw_queues import RawQueues
+from shared.notifications.events import CloudEvent, parse_message
+from shared.notifications.raw_queues import RawQueues
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.values.resources import RAW_QUEUE, SELF_TEST
 

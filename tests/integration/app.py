@@ -17,10 +17,10 @@ from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
 from shared import wiring
-from shared.domain.events import CloudEvent, parse_message
-from shared.services.decrypt import DATA_CONTAINER
-from shared.services.quarantine import QUARANTINE_CONTAINER
-from shared.services.raw_queues import CLAIMS_CONTAINER
+from shared.notifications.decrypt import DATA_CONTAINER
+from shared.notifications.events import CloudEvent, parse_message
+from shared.notifications.quarantine import QUARANTINE_CONTAINER
+from shared.notifications.raw_queues import CLAIMS_CONTAINER
 from shared.values.resources import EVENT_QUEUES, RAW_QUEUES
 
 CLIENT_STATE = "the-current-client-state-of-this-app"

@@ -21,8 +21,8 @@ from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
 from shared import wiring
-from shared.services.raw_queues import RawQueues
-from shared.services.receive import Receiver
+from shared.notifications.raw_queues import RawQueues
+from shared.notifications.receive import Receiver
 from shared.values.errors import UnavailableError
 from shared.values.queue_messages import Receipt
 from tests.integration.app import App

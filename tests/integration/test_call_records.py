@@ -14,9 +14,9 @@ from dev.simulator.directory import CallRecord
 from dev.simulator.payloads import build
 from shared import wiring
 from shared.domain.call_records import Coverage
-from shared.domain.events import CloudEvent
 from shared.domain.record_audit import EVERY, SETTLED, Audit
-from shared.domain.retries import GIVE_UP_AFTER
+from shared.notifications.events import CloudEvent
+from shared.notifications.retries import GIVE_UP_AFTER
 from shared.values.names import STATE_CONTAINER
 from shared.values.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
 from tests.integration.app import App, Message

@@ -24,10 +24,10 @@ from azure.storage.queue import QueueClient, QueueServiceClient
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from dev.azurite import Azurite
-from shared.services.decrypt import DATA_CONTAINER, Decryptor
-from shared.services.quarantine import Quarantine
-from shared.services.raw_messages import RawMessages
-from shared.services.raw_queues import RawQueues
+from shared.notifications.decrypt import DATA_CONTAINER, Decryptor
+from shared.notifications.quarantine import Quarantine
+from shared.notifications.raw_messages import RawMessages
+from shared.notifications.raw_queues import RawQueues
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import Blobs

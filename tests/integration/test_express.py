@@ -45,8 +45,8 @@ async def test_what_it_gives_up_is_shown_to_the_usual_way_at_once(app: App) -> N
 
 async def test_a_process_that_is_gone_leaves_it_to_the_usual_way(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its message is there, invisible, and shows by itself."""
-    monkeypatch.setattr("shared.services.express.HIDDEN", timedelta(seconds=1))
-    monkeypatch.setattr("shared.services.express.Express.begin", lambda *_: asyncio.create_task(asyncio.sleep(0)))
+    monkeypatch.setattr("shared.notifications.express.HIDDEN", timedelta(seconds=1))
+    monkeypatch.setattr("shared.notifications.express.Express.begin", lambda *_: asyncio.create_task(asyncio.sleep(0)))
     await app.post(app.collection(app.item(build(Kind.EMERGENCY_NESTED))))
     assert (await app.raw(), await count(app)) == ({}, 1)
     async with asyncio.timeout(5):
@@ -101,8 +101,8 @@ async def test_nothing_of_it_is_imported_before_the_raw_message_is_durable(app: 
     nobody = "AccountName=a;AccountKey=eA==;QueueEndpoint=http://127.0.0.1:9/a;BlobEndpoint=http://127.0.0.1:9/a"
     status, modules = await post(AzureWebJobsStorage=nobody)
     assert status == 503
-    assert not modules & {"shared.services.decrypt", "shared.key_vault", "azure.keyvault.secrets.aio"}
+    assert not modules & {"shared.notifications.decrypt", "shared.key_vault", "azure.keyvault.secrets.aio"}
     status, modules = await post()
     assert status == 202
-    assert {"shared.services.decrypt", "shared.key_vault"} <= modules
+    assert {"shared.notifications.decrypt", "shared.key_vault"} <= modules
     assert not modules & {"shared.adapters.graph", "shared.adapters.sign_in", "shared.services.renew"}

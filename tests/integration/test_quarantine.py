@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from dev.simulator import Kind, Options, build
 from manage import app as manage
-from shared.services.quarantine import QUARANTINE_CONTAINER, Quarantine
-from shared.services.raw_queues import RawQueues
-from shared.services.replay import Done, Replay, Selection
+from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
+from shared.notifications.raw_queues import RawQueues
+from shared.notifications.replay import Done, Replay, Selection
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import Blobs

@@ -15,7 +15,7 @@ import pytest
 
 from dev.simulator import Kind, Options, build
 from shared import wiring
-from shared.services.quarantine import QUARANTINE_CONTAINER
+from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from tests.integration.app import App
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -24,19 +24,19 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from dev.simulator.crypto import Recipient, encrypt
 from dev.simulator.tokens import validation_claims
-from shared.domain.events import parse_message
+from shared.notifications.claims import ClaimSweep
+from shared.notifications.decrypt import Decryptor
+from shared.notifications.events import parse_message
+from shared.notifications.express import Express
+from shared.notifications.poison import POISON_QUEUES, PoisonDrain, PoisonStates
+from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
+from shared.notifications.raw_messages import RawMessages
+from shared.notifications.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
+from shared.notifications.receive import Receiver
+from shared.notifications.replay import Replay, Selection
 from shared.services.call_records import CallRecordFetch
-from shared.services.claims import ClaimSweep
-from shared.services.decrypt import Decryptor
-from shared.services.express import Express
 from shared.services.lifecycle import Handled
 from shared.services.lifecycle_messages import LifecycleMessages
-from shared.services.poison import POISON_QUEUES, PoisonDrain, PoisonStates
-from shared.services.quarantine import QUARANTINE_CONTAINER, Quarantine
-from shared.services.raw_messages import RawMessages
-from shared.services.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
-from shared.services.receive import Receiver
-from shared.services.replay import Replay, Selection
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.values.message_text import decode
 from shared.values.queue_messages import Receipt

@@ -2,9 +2,9 @@
 
 import pytest
 
-from shared.services import claims
-from shared.services.poison import PoisonDrain
-from shared.services.raw_queues import CLAIMS_CONTAINER, RawQueues
+from shared.notifications import claims
+from shared.notifications.poison import PoisonDrain
+from shared.notifications.raw_queues import CLAIMS_CONTAINER, RawQueues
 from tests.simulation.histories import Fault, Mode, lived, scenarios, try_some
 
 SEED = 1

@@ -13,9 +13,9 @@ from shared.adapters.call_records import CallRecords
 from shared.adapters.graph import GraphClient
 from shared.adapters.pace import Pace
 from shared.domain.call_records import Gap
-from shared.domain.events import Event, event_of
+from shared.notifications.decrypt import Opened
+from shared.notifications.events import Event, event_of
 from shared.services.call_records import CallRecordFetch
-from shared.services.decrypt import Opened
 from shared.values.errors import MalformedContentError, SwitchboardError, UnavailableError
 from shared.values.items import parse_item
 from tests.unit.model_graph import START, TENANT, VirtualClock

@@ -19,7 +19,7 @@ from shared.domain.call_records import (
     parse_record,
     participants_of,
 )
-from shared.domain.events import event_of
+from shared.notifications.events import event_of
 from shared.values.errors import MalformedInputError
 from shared.values.items import parse_item
 from tests.unit.model_graph import TENANT, call_records, user

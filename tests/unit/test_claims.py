@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from shared.services.claims import ClaimSweep
-from shared.services.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER
+from shared.notifications.claims import ClaimSweep
+from shared.notifications.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER
 from shared.values.envelope import Envelope, RawMessage
 from shared.values.message_text import QUEUE_MESSAGE_BYTES, encode
 from shared.values.resources import LIFECYCLE_QUEUE, RAW_QUEUE, RAW_QUEUES

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.hostile import SIZES, bodies, presence_items
-from shared.domain.collection import MAX_NON_OBJECTS, ClientStates, Collection, parse_collection
+from shared.notifications.collection import MAX_NON_OBJECTS, ClientStates, Collection, parse_collection
 from shared.values.errors import MalformedInputError, OversizedBodyError
 from shared.values.items import parse_item
 from tests.unit.test_notifications import JSON_VALUES

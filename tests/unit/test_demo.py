@@ -9,7 +9,7 @@ import pytest
 from dev.consumer import Arrival
 from dev.demo import Books, fingerprint
 from dev.simulator.delivery import Notification
-from shared.domain.events import CloudEvent
+from shared.notifications.events import CloudEvent
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

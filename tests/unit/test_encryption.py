@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
-from shared.domain.encryption import decrypt
+from shared.notifications.encryption import decrypt
 from shared.values.errors import DecryptionError, MalformedContentError, SignatureMismatchError, WrongKeyError
 from tests.keys import OTHER_PAIR, PAIR
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dev.simulator.payloads import Kind, Options, Spelling, build
-from shared.domain.events import (
+from shared.notifications.events import (
     DATA_TYPES,
     UNRECOGNIZED,
     CallEventData,

@@ -19,18 +19,18 @@ from dev.simulator import Kind, Options, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
-from shared.domain.collection import ClientStates
-from shared.domain.events import CloudEvent, parse_message
-from shared.domain.express import ExpressOutcome
-from shared.domain.validation_tokens import PUBLIC_CLOUD, PublishedKey
+from shared.notifications.collection import ClientStates
+from shared.notifications.decrypt import Decryptor
+from shared.notifications.events import CloudEvent, parse_message
+from shared.notifications.express import Express
+from shared.notifications.express_outcome import ExpressOutcome
+from shared.notifications.paced_log import PacedLog
+from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
+from shared.notifications.raw_messages import RawMessages
+from shared.notifications.raw_queues import CLAIMS_CONTAINER, RawQueues
+from shared.notifications.receive import Receiver
+from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey
 from shared.services.activity import Happening
-from shared.services.decrypt import Decryptor
-from shared.services.express import Express
-from shared.services.paced_log import PacedLog
-from shared.services.quarantine import QUARANTINE_CONTAINER, Quarantine
-from shared.services.raw_messages import RawMessages
-from shared.services.raw_queues import CLAIMS_CONTAINER, RawQueues
-from shared.services.receive import Receiver
 from shared.values.errors import UnavailableError, UnknownCertificateError
 from shared.values.message_text import Encoding
 from shared.values.queue_messages import Receipt
@@ -173,7 +173,7 @@ class World:
             issuers=PUBLIC_CLOUD,
             max_body_bytes=10**6,
             now=self.now,
-            log=PacedLog(logging.getLogger("shared.services.receive"), self.now),
+            log=PacedLog(logging.getLogger("shared.notifications.receive"), self.now),
             express=Express(
                 queues=self.raw_queues(),
                 decryptor=self.decryptor,

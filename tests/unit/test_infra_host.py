@@ -8,7 +8,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from shared.services import backfill, batches, poison, renew
+from shared.notifications import poison
+from shared.services import backfill, batches, renew
 from tests.unit.deployed import deployed
 
 ROOT = Path(__file__).parents[2]

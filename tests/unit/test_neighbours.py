@@ -13,7 +13,7 @@ from dev.simulator import Kind, Options, build
 from dev.simulator.crypto import Recipient, encrypt
 from shared.adapters.call_records import CallRecords
 from shared.domain.call_records import Gap
-from shared.domain.events import event_of, parse_message
+from shared.notifications.events import event_of, parse_message
 from shared.services.call_records import CallRecordFetch
 from shared.services.lifecycle import Handled
 from shared.services.lifecycle_messages import LifecycleMessages

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.services.poison import PoisonDrain, PoisonStates
-from shared.services.quarantine import QUARANTINE_CONTAINER
-from shared.services.replay import Done, Replay
+from shared.notifications.poison import PoisonDrain, PoisonStates
+from shared.notifications.quarantine import QUARANTINE_CONTAINER
+from shared.notifications.replay import Done, Replay
 from shared.values.errors import MalformedInputError, UnavailableError
 from shared.values.message_text import decode, encode, repaired
 from shared.values.resources import EMERGENCY_QUEUE, RAW_QUEUE, RAW_QUEUES

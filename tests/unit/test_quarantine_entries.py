@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from shared.services.quarantine import QUARANTINE_CONTAINER
-from shared.services.raw_queues import CLAIMS_CONTAINER
-from shared.services.replay import Done, Replay
+from shared.notifications.quarantine import QUARANTINE_CONTAINER
+from shared.notifications.raw_queues import CLAIMS_CONTAINER
+from shared.notifications.replay import Done, Replay
 from shared.values.envelope import Envelope, item_key
 from shared.values.errors import AbandonedError, UnavailableError
 from shared.values.resources import RAW_QUEUE

@@ -14,11 +14,11 @@ from dev.simulator import Kind, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
-from shared.domain.collection import ClientStates
-from shared.domain.validation_tokens import PUBLIC_CLOUD, Claims, PublishedKey, SigningKeys
-from shared.services.paced_log import PacedLog
-from shared.services.raw_queues import RawQueues
-from shared.services.receive import Receiver
+from shared.notifications.collection import ClientStates
+from shared.notifications.paced_log import PacedLog
+from shared.notifications.raw_queues import RawQueues
+from shared.notifications.receive import Receiver
+from shared.notifications.tokens import PUBLIC_CLOUD, Claims, PublishedKey, SigningKeys
 from shared.values.envelope import parse_envelope
 from shared.values.items import parse_item
 from shared.values.queue_messages import Receipt
@@ -66,7 +66,7 @@ def setup() -> tuple[Receiver, Keys, StorageModel, Clock]:
         issuers=PUBLIC_CLOUD,
         max_body_bytes=10**6,
         now=clock,
-        log=PacedLog(logging.getLogger("shared.services.receive"), clock),
+        log=PacedLog(logging.getLogger("shared.notifications.receive"), clock),
     )
     return receiver, keys, storage, clock
 

@@ -13,13 +13,13 @@ RUNBOOK = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 # What never meets a queue's item: the reasons for refusing a POST, for stopping a command or a run, and those that
 # consumers meet.
 ELSEWHERE = {
-    "shared.services.receive",
-    "shared.domain.collection",
+    "shared.notifications.receive",
+    "shared.notifications.collection",
     "shared.services.deliveries",
-    "shared.services.replay",
+    "shared.notifications.replay",
     "shared.services.self_test",
     "shared.adapters.http",
-    "shared.adapters.entra",
+    "shared.notifications.signing_keys",
 }
 NEVER_PARKED = {"data", "data-elsewhere", "not-a-cloudevent", "not-ours", "not-whole", "settings", "undecryptable"}
 

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 from dev import schemas
 from dev.simulator.payloads import Kind, Options, Payload, Spelling, build
-from shared.domain.events import DATA_TYPES, UNRECOGNIZED, Event, event_of, parse_message, schema_id
+from shared.notifications.events import DATA_TYPES, UNRECOGNIZED, Event, event_of, parse_message, schema_id
 from shared.values import resources
 from shared.values.items import parse_item
 

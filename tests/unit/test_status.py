@@ -14,11 +14,11 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from shared.domain.express import ExpressOutcome
+from shared.notifications.express_outcome import ExpressOutcome
+from shared.notifications.poison import PoisonStates
+from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.services.activity import Activity, Happening, recent_activity
 from shared.services.health import Check, Health
-from shared.services.poison import PoisonStates
-from shared.services.quarantine import QUARANTINE_CONTAINER
 from shared.services.renewal_state import (
     BegunRun,
     FailedRun,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.domain.events import event_of, parse_message
+from shared.notifications.events import event_of, parse_message
 from shared.values import resources
 from shared.values.errors import MalformedInputError
 from shared.values.items import parse_item

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dev.simulator.tokens import Forgery, forge, validation_claims
-from shared.domain.validation_tokens import (
+from shared.notifications.tokens import (
     CHINA,
     GRAPH_CHANGE_TRACKING_APP_ID,
     MAX_TOKEN_CHARS,

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from shared.services.quarantine import QUARANTINE_CONTAINER, Parked
-from shared.services.raw_queues import CLAIMS_CONTAINER
-from shared.services.replay import Done, Replay, Selection
+from shared.notifications.quarantine import QUARANTINE_CONTAINER, Parked
+from shared.notifications.raw_queues import CLAIMS_CONTAINER
+from shared.notifications.replay import Done, Replay, Selection
 from shared.values.envelope import Envelope, RawMessage
 from shared.values.errors import AbandonedError, MalformedInputError
 from shared.values.message_text import decode

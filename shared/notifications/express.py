@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
-from shared.domain.express import ExpressOutcome
+from shared.notifications.express_outcome import ExpressOutcome
+from shared.notifications.raw_queues import RawQueues
 from shared.services.activity import ActivityLog, Happening
-from shared.services.raw_queues import RawQueues
 from shared.telemetry import NO_TELEMETRY, Telemetry
 from shared.values.envelope import Envelope, RawMessage, pack
 from shared.values.errors import UnavailableError
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class Decryptor(Protocol):
-    """See `shared.services.decrypt.Decryptor`."""
+    """See `shared.notifications.decrypt.Decryptor`."""
 
     async def write_now(self, envelope: Envelope, *, queue: str, key_seconds: float) -> ExpressOutcome: ...
     async def fetch_key(self, certificate_id: str) -> None: ...

@@ -14,8 +14,8 @@ import jwt
 import requests
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from shared.domain.validation_tokens import PublishedKey
-from shared.domain.validation_tokens import SigningKeys as Keys
+from shared.notifications.tokens import PublishedKey
+from shared.notifications.tokens import SigningKeys as Keys
 from shared.values.errors import UnavailableError
 
 _REFRESH_SECONDS: Final = 12 * 3600.0

@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.services.quarantine import QUARANTINE_CONTAINER, entry_name
-from shared.services.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
+from shared.notifications.quarantine import QUARANTINE_CONTAINER, entry_name
+from shared.notifications.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
 from shared.values.envelope import Envelope, RawMessage, parse_envelope
 from shared.values.errors import MalformedInputError
 from shared.values.items import parse_item

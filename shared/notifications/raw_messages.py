@@ -10,9 +10,9 @@ from datetime import datetime
 
 import msgspec
 
-from shared.domain.retries import is_exhausted, pause
-from shared.services.quarantine import Quarantine
-from shared.services.raw_queues import RawQueues
+from shared.notifications.quarantine import Quarantine
+from shared.notifications.raw_queues import RawQueues
+from shared.notifications.retries import is_exhausted, pause
 from shared.values.envelope import Envelope, RawMessage, parse_envelope
 from shared.values.errors import (
     AbandonedError,

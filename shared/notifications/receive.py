@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from shared.domain.collection import ClientStates, Collection, parse_collection
-from shared.domain.validation_tokens import Claims, Issuers, SigningKeys, key_id, tenant_hint, validate
+from shared.notifications.collection import ClientStates, Collection, parse_collection
+from shared.notifications.express import WAIT_SECONDS, Express
+from shared.notifications.http_answer import ACCEPTED, Answer, refused, try_again
+from shared.notifications.paced_log import MAX_IDS, PacedLog
+from shared.notifications.raw_queues import RawQueues
+from shared.notifications.tokens import Claims, Issuers, SigningKeys, key_id, tenant_hint, validate
 from shared.services.activity import ActivityLog, Happening
-from shared.services.express import WAIT_SECONDS, Express
-from shared.services.http_answer import ACCEPTED, Answer, refused, try_again
-from shared.services.paced_log import MAX_IDS, PacedLog
-from shared.services.raw_queues import RawQueues
 from shared.telemetry import NO_TELEMETRY, Telemetry
 from shared.values.errors import MalformedInputError, OversizedBodyError, TokenRejected, UnavailableError
 from shared.values.items import Item, parse_item, with_tenant

@@ -9,8 +9,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.services.quarantine import QUARANTINE_CONTAINER, Parked
-from shared.services.raw_queues import RawQueues
+from shared.notifications.quarantine import QUARANTINE_CONTAINER, Parked
+from shared.notifications.raw_queues import RawQueues
 from shared.values.envelope import Envelope, RawMessage, parse_envelope
 from shared.values.errors import MalformedInputError
 from shared.values.message_text import repaired

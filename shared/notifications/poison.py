@@ -18,8 +18,8 @@ from typing import Final, Protocol
 import msgspec
 
 from shared.clock import Moment
-from shared.services.quarantine import Quarantine
-from shared.services.raw_messages import RawMessages, unexpected
+from shared.notifications.quarantine import Quarantine
+from shared.notifications.raw_messages import RawMessages, unexpected
 from shared.values.errors import MalformedInputError, UnavailableError
 from shared.values.message_text import decode
 from shared.values.names import STATE_CONTAINER

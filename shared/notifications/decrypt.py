@@ -10,11 +10,11 @@ from typing import Any, Final, Protocol
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from shared.domain.encryption import decrypt
-from shared.domain.events import Event, event_of
-from shared.domain.express import ExpressOutcome
+from shared.notifications.encryption import decrypt
+from shared.notifications.events import Event, event_of
+from shared.notifications.express_outcome import ExpressOutcome
+from shared.notifications.raw_messages import RawMessages, Unpacked, unexpected
 from shared.services.activity import ActivityLog
-from shared.services.raw_messages import RawMessages, Unpacked, unexpected
 from shared.telemetry import NO_TELEMETRY, Telemetry
 from shared.values.envelope import Envelope
 from shared.values.errors import (
