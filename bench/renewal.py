@@ -17,10 +17,10 @@ from azure.core.credentials import AccessToken
 from bench.measure import Finding
 from dev.leaping import LeapingClient, LeapingClock
 from dev.simulator import Simulator
-from shared.domain.desired import DesiredState, Group
-from shared.domain.execution import Outcome
-from shared.domain.subscriptions import EncryptionCertificate, Endpoint
-from shared.services.renew import Renewal, RenewalReport
+from shared.subscriptions.actions import Outcome
+from shared.subscriptions.desired import DesiredState, Group
+from shared.subscriptions.plan import EncryptionCertificate, Endpoint
+from shared.subscriptions.run import Renewal, RenewalReport
 from shared.values.graph import format_time
 from tests.unit.model_graph import Known
 

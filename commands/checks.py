@@ -15,15 +15,15 @@ from azure.core.exceptions import AzureError
 
 from commands.terminal import span
 from commands.workshop import Workshop
-from shared.domain.desired import DesiredState, DesiredStateError
-from shared.domain.subscriptions import Reason, Verb
 from shared.notifications.poison import POISON_QUEUES, STUCK_AFTER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.services.activity import MINUTES, Happening, recent_activity
 from shared.services.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS
 from shared.services.health import OLDEST, RENEWAL_OVERDUE
-from shared.services.reconcile import Stage
-from shared.services.renew import Failure
+from shared.subscriptions.desired import DesiredState, DesiredStateError
+from shared.subscriptions.plan import Reason, Verb
+from shared.subscriptions.run import Failure
+from shared.subscriptions.tenant_run import Stage
 from shared.values.errors import SettingsError, SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.values.graph import CredentialError, GraphError, PermissionDeniedError, SignInRequiredError
 from shared.values.resources import RAW_QUEUE

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from commands.terminal import Json, console, perform, print_json, span
 from commands.workshop import Workshop
-from shared.adapters.sign_in import PERMISSION, SignInPrompt
+from shared.subscriptions.sign_in import PERMISSION, SignInPrompt
 
 Tenant = Annotated[str | None, typer.Option(help="Which of GRAPH_TENANT_IDS; not needed where there is one.")]
 

@@ -11,11 +11,11 @@ from rich.text import Text
 
 from commands.terminal import Json, Yes, confirm, console, fail, group, perform, print_json, span, table
 from commands.workshop import Workshop
-from shared.domain.execution import Outcome
-from shared.domain.memory import believed
-from shared.domain.subscriptions import Action, Reason, Standing, Verb
-from shared.services.finished_run import Runner
-from shared.services.renew import Failure, Forecast, Removal, RenewalReport
+from shared.subscriptions.actions import Outcome
+from shared.subscriptions.finished_run import Runner
+from shared.subscriptions.memory import believed
+from shared.subscriptions.plan import Action, Reason, Standing, Verb
+from shared.subscriptions.run import Failure, Forecast, Removal, RenewalReport
 from shared.values.errors import UnavailableError
 from shared.values.graph import SignedInListError, Subscription
 

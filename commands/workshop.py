@@ -12,29 +12,29 @@ from azure.identity import DefaultAzureCredential
 from commands.environment import environment
 from commands.log_analytics import ENDPOINT, LogAnalytics
 from shared.adapters.call_records import CallRecords
-from shared.adapters.credentials import GraphCredentials
-from shared.adapters.desired_state import DesiredStateSource
-from shared.adapters.graph import GraphClient
 from shared.adapters.http import post_json
-from shared.adapters.sign_in import SignIns
 from shared.clock import SystemClock
-from shared.domain.subscriptions import Endpoint
 from shared.key_vault import KeyVaultCertificates
 from shared.notifications.poison import PoisonStates
 from shared.notifications.raw_queues import RawQueues
 from shared.services.backfill import Backfill
 from shared.services.deliveries import Deliveries
-from shared.services.finished_run import FinishedRuns
 from shared.services.function_runs import FunctionRuns
-from shared.services.known_subscriptions import KnownSubscriptions
 from shared.services.record_audit import RecordAudit
-from shared.services.renew import Renewal
-from shared.services.renewal_state import RenewalStates
 from shared.services.self_test import SelfTest
 from shared.settings import Settings, load
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import Blobs
 from shared.storage.queues import Queues
+from shared.subscriptions.desired_source import DesiredStateSource
+from shared.subscriptions.finished_run import FinishedRuns
+from shared.subscriptions.graph import GraphClient
+from shared.subscriptions.identity import GraphCredentials
+from shared.subscriptions.plan import Endpoint
+from shared.subscriptions.renewal_state import RenewalStates
+from shared.subscriptions.run import Renewal
+from shared.subscriptions.sign_in import SignIns
+from shared.subscriptions.state import KnownSubscriptions
 from shared.telemetry import NO_TELEMETRY
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from shared.adapters.graph import Credentials, GraphClient
 from shared.clock import SystemClock
+from shared.subscriptions.graph import Credentials, GraphClient
 
 
 class LeapingClock:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.domain.desired import DesiredState, DesiredStateError, parse_desired
+from shared.subscriptions.desired import DesiredState, DesiredStateError, parse_desired
 from shared.values.resources import CALL_EVENTS
 
 _GRAPH_APP_ID = "00000003-0000-0000-c000-000000000000"  # Microsoft Graph's own, the same in every tenant

@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
-from shared.domain.subscriptions import EncryptionCertificate
 from shared.settings import is_loopback
+from shared.subscriptions.plan import EncryptionCertificate
 from shared.values.errors import UnavailableError, UnknownCertificateError
 
 _VERSION: Final = re.compile(r"[0-9a-f]{32}")

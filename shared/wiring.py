@@ -18,7 +18,6 @@ from shared.notifications.http_answer import Answer, handshake, refused, try_aga
 
 if TYPE_CHECKING:
     from shared.adapters.call_records import CallRecords
-    from shared.adapters.graph import GraphClient
     from shared.key_vault import KeyVaultCertificates
     from shared.notifications.decrypt import Decryptor
     from shared.notifications.paced_log import PacedLog
@@ -30,19 +29,20 @@ if TYPE_CHECKING:
     from shared.services.activity import Activity
     from shared.services.backfill import Backfill
     from shared.services.deliveries import Deliveries
-    from shared.services.finished_run import FinishedRuns
     from shared.services.function_runs import FunctionRuns
     from shared.services.health import Checks, Health
-    from shared.services.lifecycle_messages import LifecycleMessages
     from shared.services.record_audit import RecordAudit
-    from shared.services.renew import Renewal
-    from shared.services.renewal_state import RenewalStates
     from shared.services.self_test import SelfTest
     from shared.services.status import StatusReader
     from shared.settings import Settings
     from shared.storage.account import StorageAccount
     from shared.storage.blobs import Blobs
     from shared.storage.queues import Queues
+    from shared.subscriptions.finished_run import FinishedRuns
+    from shared.subscriptions.graph import GraphClient
+    from shared.subscriptions.lifecycle_messages import LifecycleMessages
+    from shared.subscriptions.renewal_state import RenewalStates
+    from shared.subscriptions.run import Renewal
     from shared.telemetry_export import OpenTelemetry
     from shared.values.errors import InvocationError
 
@@ -160,7 +160,7 @@ async def renew() -> None:
     from shared.services.backfill import LEAST_TIME
 
     started = _now()
-    from shared.services.finished_run import Runner
+    from shared.subscriptions.finished_run import Runner
 
     report = await _finished_runs().see(_renewal().run(), Runner.TIMER)
     whole = await _backfill().run(report.call_records, max(started + _BACKFILL_TIME, _now() + LEAST_TIME))
@@ -449,22 +449,22 @@ def _health_checks() -> "Checks":
 
 @cache
 def _renewal_states() -> "RenewalStates":
-    from shared.services.renewal_state import RenewalStates
+    from shared.subscriptions.renewal_state import RenewalStates
 
     return RenewalStates(_blobs(), _now)
 
 
 @cache
 def _finished_runs() -> "FinishedRuns":
-    from shared.services.finished_run import FinishedRuns
+    from shared.subscriptions.finished_run import FinishedRuns
 
     return FinishedRuns(_renewal_states(), _telemetry(), _backfill())
 
 
 @cache
 def _lifecycle_messages() -> "LifecycleMessages":
-    from shared.services.lifecycle import Lifecycle
-    from shared.services.lifecycle_messages import LifecycleMessages
+    from shared.subscriptions.lifecycle import Lifecycle
+    from shared.subscriptions.lifecycle_messages import LifecycleMessages
 
     return LifecycleMessages(_raw_messages(), Lifecycle(_renewal(), _finished_runs(), _backfill()))
 
@@ -502,10 +502,10 @@ def _call_records() -> "CallRecords":
 
 @cache
 def _graph() -> "GraphClient":
-    from shared.adapters.credentials import GraphCredentials
-    from shared.adapters.graph import GraphClient
-    from shared.adapters.sign_in import SignIns
     from shared.clock import SystemClock
+    from shared.subscriptions.graph import GraphClient
+    from shared.subscriptions.identity import GraphCredentials
+    from shared.subscriptions.sign_in import SignIns
 
     settings = _settings()
     sign_ins = SignIns(
@@ -541,11 +541,11 @@ def _self_test() -> "SelfTest":
 
 @cache
 def _renewal() -> "Renewal":
-    from shared.adapters.desired_state import DesiredStateSource
     from shared.clock import SystemClock
-    from shared.domain.subscriptions import Endpoint
-    from shared.services.known_subscriptions import KnownSubscriptions
-    from shared.services.renew import Renewal
+    from shared.subscriptions.desired_source import DesiredStateSource
+    from shared.subscriptions.plan import Endpoint
+    from shared.subscriptions.run import Renewal
+    from shared.subscriptions.state import KnownSubscriptions
 
     settings = _settings()
     return Renewal(

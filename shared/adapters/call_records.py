@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import msgspec
 
-from shared.adapters.graph import GraphClient
-from shared.adapters.pace import Pace
 from shared.clock import Clock
 from shared.domain.call_records import ListedRecord, RecordPage, Step, parse_record
+from shared.subscriptions.graph import GraphClient
+from shared.subscriptions.rate_limiter import Pace
 from shared.values import graph
 from shared.values.errors import MalformedInputError, UnavailableError
 

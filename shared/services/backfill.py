@@ -17,9 +17,9 @@ import msgspec
 
 from shared.clock import Clock
 from shared.domain.call_records import Coverage, Gap, missed, observed, participants_of
-from shared.domain.subscriptions import resource_key
 from shared.notifications.raw_queues import RawQueues
 from shared.services.record_search import Records, Search, send_records
+from shared.subscriptions.plan import resource_key
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import GraphError, Subscription
 from shared.values.names import STATE_CONTAINER

@@ -11,7 +11,7 @@ import msgspec
 
 from shared.notifications.poison import STUCK_AFTER
 from shared.services.function_runs import Runs
-from shared.services.renewal_state import Renewals
+from shared.subscriptions.renewal_state import Renewals
 from shared.values.errors import SettingsError, UnavailableError
 from shared.values.graph import SIGN_IN_REQUIRED
 from shared.values.resources import CALL_RECORDS_QUEUE, EMERGENCY_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUE

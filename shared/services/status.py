@@ -15,7 +15,7 @@ from shared.notifications.poison import POISON_QUEUES, STUCK_AFTER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.services.activity import ActivityBlobs, Happening, recent_activity
 from shared.services.health import Check, Report
-from shared.services.renewal_state import KeptSubscription, Renewals
+from shared.subscriptions.renewal_state import KeptSubscription, Renewals
 from shared.values.errors import UnavailableError
 from shared.values.resources import CATALOGUE, EMERGENCY_QUEUE, EVENT_QUEUES, RAW_QUEUES
 

@@ -13,11 +13,11 @@ from azure.core.exceptions import ClientAuthenticationError
 
 from dev.leaping import LeapingClient, LeapingClock
 from dev.simulator import Fault, Simulator
-from shared.adapters.graph import GraphClient
-from shared.domain.desired import DesiredState
-from shared.domain.execution import Outcome
-from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint, creation_body
-from shared.services.renew import Renewal
+from shared.subscriptions.actions import Outcome
+from shared.subscriptions.desired import DesiredState
+from shared.subscriptions.graph import GraphClient
+from shared.subscriptions.plan import Desired, EncryptionCertificate, Endpoint, creation_body
+from shared.subscriptions.run import Renewal
 from shared.values import graph, resources
 from shared.values.errors import UnavailableError
 from shared.values.graph import Call, CredentialError, OutcomeUnknownError, Subscription

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from infra.graph_permissions import Directory, DirectoryError, grant_needed, needed
-from shared.domain.desired import DesiredState, parse_desired
+from shared.subscriptions.desired import DesiredState, parse_desired
 from shared.values.resources import CATALOGUE
 
 TENANT = "99999999-9999-9999-9999-999999999999"

@@ -9,14 +9,14 @@ from uuid import uuid4
 import pytest
 
 from dev.simulator import Fault, Simulator
-from shared.adapters.credentials import GraphCredentials
-from shared.adapters.graph import GraphClient
-from shared.adapters.sign_in import SignInPrompt, SignIns
 from shared.clock import SystemClock
-from shared.domain.desired import DesiredState
-from shared.domain.execution import Outcome
-from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint
-from shared.services.renew import Renewal, RenewalReport
+from shared.subscriptions.actions import Outcome
+from shared.subscriptions.desired import DesiredState
+from shared.subscriptions.graph import GraphClient
+from shared.subscriptions.identity import GraphCredentials
+from shared.subscriptions.plan import Desired, EncryptionCertificate, Endpoint
+from shared.subscriptions.run import Renewal, RenewalReport
+from shared.subscriptions.sign_in import SignInPrompt, SignIns
 from shared.values import resources
 from shared.values.errors import UnavailableError
 from shared.values.graph import CredentialError, SignInRequiredError

@@ -35,8 +35,8 @@ from shared.notifications.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER,
 from shared.notifications.receive import Receiver
 from shared.notifications.replay import Replay, Selection
 from shared.services.call_records import CallRecordFetch
-from shared.services.lifecycle import Handled
-from shared.services.lifecycle_messages import LifecycleMessages
+from shared.subscriptions.lifecycle import Handled
+from shared.subscriptions.lifecycle_messages import LifecycleMessages
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.values.message_text import decode
 from shared.values.queue_messages import Receipt

@@ -18,8 +18,8 @@ from azure.core.exceptions import AzureError, ClientAuthenticationError
 from dev.simulator.entra import Caller, Entra, TokenError, User
 from dev.simulator.faults import Fault
 from dev.simulator.graph_api import GraphApi, GraphRequest
-from shared.adapters.graph import GraphClient, service_of
 from shared.clock import Clock
+from shared.subscriptions.graph import GraphClient, service_of
 from shared.values import graph
 from shared.values.errors import SwitchboardError
 from shared.values.graph import CredentialError, OutcomeUnknownError, SignInRequiredError

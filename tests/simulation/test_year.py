@@ -15,9 +15,9 @@ from dev.simulator.clock import ManualClock
 from dev.simulator.faults import Fault
 from dev.simulator.rules import RULES
 from dev.simulator.subscriptions import Subscription
-from shared.domain import subscriptions
-from shared.domain.desired import DesiredState
-from shared.domain.memory import Recollection
+from shared.subscriptions import plan
+from shared.subscriptions.desired import DesiredState
+from shared.subscriptions.memory import Recollection
 from shared.values.resources import CATALOGUE
 from tests.simulation import year as year_module
 from tests.simulation.coverage import Ledger
@@ -40,7 +40,7 @@ def test_no_subscription_is_absent_without_an_excuse(seed: int, days: float) -> 
 
 def test_renewing_at_the_last_moment_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five minutes before its end a subscription meets with one failed run, or a clock that is behind."""
-    monkeypatch.setattr(subscriptions, "half_life", lambda *_: 5 * MINUTE)
+    monkeypatch.setattr(plan, "half_life", lambda *_: 5 * MINUTE)
     assert any("lapsed" in violation for seed in (1, 2) for violation in simulate(seed, 7).violations)
 
 
@@ -124,7 +124,7 @@ def test_deleting_at_the_first_refusal_is_noticed(monkeypatch: pytest.MonkeyPatc
     fault = Fault("graph", "PATCH", "/subscriptions/", status=400)
     monkeypatch.setattr(year_module, "forecast", lambda *_: [Event(hour, "refused renewals", 20 * hour, fault)])
     assert not simulate(1, 1).violations
-    monkeypatch.setattr(subscriptions, "last_resort", subscriptions.half_life)
+    monkeypatch.setattr(plan, "last_resort", plan.half_life)
     assert any("deleted alone" in violation for violation in simulate(1, 1).violations)
 
 

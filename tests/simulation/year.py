@@ -29,12 +29,12 @@ from dev.simulator.faults import Fault, Faults
 from dev.simulator.graph_api import GraphApi
 from dev.simulator.rules import RULES
 from dev.simulator.subscriptions import Subscription
-from shared.domain.desired import DesiredState, Group
-from shared.domain.execution import Outcome
-from shared.domain.memory import Memory, Remembered, held_until
-from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint
-from shared.services.lifecycle import Lifecycle
-from shared.services.renew import Failure, Renewal, RenewalReport
+from shared.subscriptions.actions import Outcome
+from shared.subscriptions.desired import DesiredState, Group
+from shared.subscriptions.lifecycle import Lifecycle
+from shared.subscriptions.memory import Memory, Remembered, held_until
+from shared.subscriptions.plan import Desired, EncryptionCertificate, Endpoint
+from shared.subscriptions.run import Failure, Renewal, RenewalReport
 from shared.values import graph, resources
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import EndpointValidationError, GraphError

@@ -10,9 +10,9 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from shared.domain.desired import DesiredState
-from shared.domain.memory import Changes, Memory, Recollection, normal_form
-from shared.domain.subscriptions import Desired, EncryptionCertificate, Endpoint
+from shared.subscriptions.desired import DesiredState
+from shared.subscriptions.memory import Changes, Memory, Recollection, normal_form
+from shared.subscriptions.plan import Desired, EncryptionCertificate, Endpoint
 from shared.values import graph, resources
 from shared.values.errors import NoTurnError, SwitchboardError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription

@@ -10,12 +10,12 @@ from typing import Any, cast
 import pytest
 
 from shared.adapters.call_records import CallRecords
-from shared.adapters.graph import GraphClient
-from shared.adapters.pace import Pace
 from shared.domain.call_records import Gap
 from shared.notifications.decrypt import Opened
 from shared.notifications.events import Event, event_of
 from shared.services.call_records import CallRecordFetch
+from shared.subscriptions.graph import GraphClient
+from shared.subscriptions.rate_limiter import Pace
 from shared.values.errors import MalformedContentError, SwitchboardError, UnavailableError
 from shared.values.items import parse_item
 from tests.unit.model_graph import START, TENANT, VirtualClock

@@ -24,7 +24,7 @@ from commands.terminal import span
 from shared.notifications.poison import PoisonStates
 from shared.services.activity import Activity, Happening
 from shared.services.function_runs import FunctionRuns, Runs
-from shared.services.renewal_state import BegunRun, FailedRun, KeptSubscription, Renewals, RenewalState
+from shared.subscriptions.renewal_state import BegunRun, FailedRun, KeptSubscription, Renewals, RenewalState
 from shared.values.errors import UnavailableError
 from tests.storage_model import StorageModel
 from tests.unit.state_blobs import Version

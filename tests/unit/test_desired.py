@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.desired import DesiredState, DesiredStateError, Group, call_events_of, parse_desired
-from shared.domain.subscriptions import Desired
+from shared.subscriptions.desired import DesiredState, DesiredStateError, Group, call_events_of, parse_desired
+from shared.subscriptions.plan import Desired
 from shared.values import resources
 
 TENANT = "aaaaaaaa-0000-4000-8000-000000000001"

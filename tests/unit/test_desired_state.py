@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.adapters.desired_state import DesiredStateSource
-from shared.domain.desired import DesiredStateError
+from shared.subscriptions.desired import DesiredStateError
+from shared.subscriptions.desired_source import DesiredStateSource
 
 TENANT = "aaaaaaaa-0000-4000-8000-000000000001"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.domain.execution import Outcome, Result, Terms, carry_out
-from shared.domain.subscriptions import (
+from shared.subscriptions.actions import Outcome, Result, Terms, carry_out
+from shared.subscriptions.plan import (
     Action,
     Desired,
     EncryptionCertificate,

@@ -9,12 +9,12 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from shared.domain.desired import DesiredState
-from shared.domain.execution import Outcome
-from shared.services.finished_run import FinishedRuns, Runner
-from shared.services.lifecycle import Lifecycle
-from shared.services.renew import RenewalReport
-from shared.services.renewal_state import RenewalState, RenewalStates
+from shared.subscriptions.actions import Outcome
+from shared.subscriptions.desired import DesiredState
+from shared.subscriptions.finished_run import FinishedRuns, Runner
+from shared.subscriptions.lifecycle import Lifecycle
+from shared.subscriptions.renewal_state import RenewalState, RenewalStates
+from shared.subscriptions.run import RenewalReport
 from shared.telemetry import Life
 from shared.values import graph
 from shared.values.errors import UnavailableError

@@ -13,8 +13,8 @@ import requests
 from azure.core.credentials import AccessToken
 
 from dev.leaping import LeapingClient, LeapingClock
-from shared.adapters.graph import GraphClient
 from shared.clock import SystemClock
+from shared.subscriptions.graph import GraphClient
 from shared.values import graph
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, CredentialError, Subscription

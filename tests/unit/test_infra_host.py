@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 
 from shared.notifications import poison
-from shared.services import backfill, batches, renew
+from shared.services import backfill
+from shared.subscriptions import run, scheduler
 from tests.unit.deployed import deployed
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +117,7 @@ class TestHostJson:
     def test_a_renewal_run_ends_before_the_host_ends_its_worker(self) -> None:
         """What has begun at the deadline may end, then a backfill gets its least time; a minute is for saving."""
         hours, minutes, seconds = map(int, HOST["functionTimeout"].split(":"))
-        longest = renew.TIME_BUDGET + batches.GRACE + backfill.LEAST_TIME
+        longest = run.TIME_BUDGET + scheduler.GRACE + backfill.LEAST_TIME
 
         assert timedelta(hours=hours, minutes=minutes, seconds=seconds) >= longest + timedelta(minutes=1)
 

@@ -5,9 +5,9 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from shared.domain.memory import LONGEST_LIFE, Changes, Creation, Memory, Refusal, Remembered
-from shared.domain.readings import read_again
-from shared.services.known_subscriptions import KnownSubscriptions
+from shared.subscriptions.memory import LONGEST_LIFE, Changes, Creation, Memory, Refusal, Remembered
+from shared.subscriptions.readings import read_again
+from shared.subscriptions.state import KnownSubscriptions
 from shared.values.errors import NoTurnError, UnavailableError
 from tests.unit.state_blobs import START, StateBlobs
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from shared.domain.desired import DesiredState
-from shared.services.lifecycle import Handled, Lifecycle
-from shared.services.renew import Renewal
+from shared.subscriptions.desired import DesiredState
+from shared.subscriptions.lifecycle import Handled, Lifecycle
+from shared.subscriptions.run import Renewal
 from shared.values.errors import MalformedInputError, UnavailableError
 from tests.unit import model_graph as model
 from tests.unit.model_graph import (

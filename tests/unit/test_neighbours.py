@@ -15,8 +15,8 @@ from shared.adapters.call_records import CallRecords
 from shared.domain.call_records import Gap
 from shared.notifications.events import event_of, parse_message
 from shared.services.call_records import CallRecordFetch
-from shared.services.lifecycle import Handled
-from shared.services.lifecycle_messages import LifecycleMessages
+from shared.subscriptions.lifecycle import Handled
+from shared.subscriptions.lifecycle_messages import LifecycleMessages
 from shared.values import resources
 from shared.values.envelope import RawMessage, pack
 from shared.values.items import parse_item

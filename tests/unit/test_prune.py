@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from shared.domain.desired import DesiredState, DesiredStateError, Group, parse_desired
-from shared.domain.execution import Outcome
-from shared.domain.subscriptions import Desired, Reason, Verb
-from shared.services.reconcile import Stage
-from shared.services.renew import Removal, RenewalReport
+from shared.subscriptions.actions import Outcome
+from shared.subscriptions.desired import DesiredState, DesiredStateError, Group, parse_desired
+from shared.subscriptions.plan import Desired, Reason, Verb
+from shared.subscriptions.run import Removal, RenewalReport
+from shared.subscriptions.tenant_run import Stage
 from shared.values import graph, resources
 from shared.values.errors import MalformedInputError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shared.domain.desired import DesiredState, DesiredStateError, Group
-from shared.domain.execution import Outcome
-from shared.domain.subscriptions import Desired, Endpoint, Standing
-from shared.services.reconcile import Stage
-from shared.services.renew import Renewal
+from shared.subscriptions.actions import Outcome
+from shared.subscriptions.desired import DesiredState, DesiredStateError, Group
+from shared.subscriptions.plan import Desired, Endpoint, Standing
+from shared.subscriptions.run import Renewal
+from shared.subscriptions.tenant_run import Stage
 from shared.values import graph, resources
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, CredentialError

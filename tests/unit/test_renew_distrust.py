@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.domain.desired import DesiredState, Group
-from shared.domain.execution import Outcome
-from shared.domain.memory import normal_form
-from shared.domain.subscriptions import Desired, Endpoint, Standing
-from shared.services.lifecycle import Lifecycle
-from shared.services.reconcile import Stage
-from shared.services.renew import RenewalReport
+from shared.subscriptions.actions import Outcome
+from shared.subscriptions.desired import DesiredState, Group
+from shared.subscriptions.lifecycle import Lifecycle
+from shared.subscriptions.memory import normal_form
+from shared.subscriptions.plan import Desired, Endpoint, Standing
+from shared.subscriptions.run import RenewalReport
+from shared.subscriptions.tenant_run import Stage
 from shared.values import graph, resources
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, Subscription

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from shared.services.renew import Failure, RenewalReport, Stage
-from shared.services.renewal_state import lives_by_kind
+from shared.subscriptions.renewal_state import lives_by_kind
+from shared.subscriptions.run import Failure, RenewalReport, Stage
 from shared.telemetry import Life
 from shared.values.graph import Subscription
 

@@ -19,7 +19,9 @@ from shared.notifications.poison import PoisonStates
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.services.activity import Activity, Happening, recent_activity
 from shared.services.health import Check, Health
-from shared.services.renewal_state import (
+from shared.services.status import Level, Problem, Status, StatusReader
+from shared.services.status_page import HEADERS, page
+from shared.subscriptions.renewal_state import (
     BegunRun,
     FailedRun,
     KeptSubscription,
@@ -27,8 +29,6 @@ from shared.services.renewal_state import (
     RenewalState,
     SubscriptionState,
 )
-from shared.services.status import Level, Problem, Status, StatusReader
-from shared.services.status_page import HEADERS, page
 from shared.values.errors import UnavailableError
 
 NOW = datetime(2026, 5, 4, 12, 0, 30, tzinfo=UTC)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.subscriptions import (
+from shared.subscriptions.plan import (
     PATIENCE,
     Action,
     Course,

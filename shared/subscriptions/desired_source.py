@@ -6,8 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from shared.domain.desired import DesiredState, DesiredStateError, parse_desired
 from shared.storage.blobs import Blobs
+from shared.subscriptions.desired import DesiredState, DesiredStateError, parse_desired
 
 _BLOB: Final = "blob:"
 # "Naming and referencing containers, blobs, and metadata"

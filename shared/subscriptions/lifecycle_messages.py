@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import msgspec
 
 from shared.notifications.raw_messages import RawMessages, unexpected
-from shared.services.lifecycle import Handled
+from shared.subscriptions.lifecycle import Handled
 from shared.values.errors import MalformedInputError, SwitchboardError
 
 

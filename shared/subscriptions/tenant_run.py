@@ -19,11 +19,11 @@ from typing import Final, Protocol
 import msgspec
 
 from shared.clock import Clock
-from shared.domain.desired import DesiredState, Group, call_events_of
-from shared.domain.execution import Outcome, Result, Terms
-from shared.domain.memory import Changes, Creation, Memory, Names, Recollection, believed, held_until, recalled
-from shared.domain.readings import DESIRED_STATE, NotWholeError, read_again
-from shared.domain.subscriptions import (
+from shared.subscriptions.actions import Outcome, Result, Terms
+from shared.subscriptions.desired import DesiredState, Group, call_events_of
+from shared.subscriptions.listing import Listing, Lists, Picture
+from shared.subscriptions.memory import Changes, Creation, Memory, Names, Recollection, believed, held_until, recalled
+from shared.subscriptions.plan import (
     Action,
     Course,
     Desired,
@@ -36,8 +36,8 @@ from shared.domain.subscriptions import (
     plan,
     renewals,
 )
-from shared.services.batches import GRACE, Batches
-from shared.services.listing import Listing, Lists, Picture
+from shared.subscriptions.readings import DESIRED_STATE, NotWholeError, read_again
+from shared.subscriptions.scheduler import GRACE, Batches
 from shared.values import graph, resources
 from shared.values.errors import (
     NoTurnError,
@@ -90,13 +90,13 @@ class Trouble:
 
 
 class Graph(Lists, Protocol):
-    """What a tenant's part asks of Graph; see `shared.adapters.graph.GraphClient`."""
+    """What a tenant's part asks of Graph; see `shared.subscriptions.graph.GraphClient`."""
 
     async def group_members(self, tenant_id: str, group_id: str) -> tuple[str, ...]: ...
 
 
 class Turn(Protocol):
-    """The right to make and delete in a tenant; see `shared.services.known_subscriptions.Turn`."""
+    """The right to make and delete in a tenant; see `shared.subscriptions.state.Turn`."""
 
     async def take(self) -> None: ...
     async def keep(self) -> None: ...
@@ -104,7 +104,7 @@ class Turn(Protocol):
 
 
 class Known(Protocol):
-    """Where what is remembered is kept; see `shared.services.known_subscriptions`."""
+    """Where what is remembered is kept; see `shared.subscriptions.state`."""
 
     async def load(self, tenant_id: str) -> Recollection: ...
     async def save(self, tenant_id: str, changes: Changes, now: datetime) -> Memory: ...

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from shared.clock import Clock
-from shared.domain.execution import Outcome
-from shared.domain.memory import SKEW, Memory, believed, recalled
-from shared.services.batches import Batches
+from shared.subscriptions.actions import Outcome
+from shared.subscriptions.memory import SKEW, Memory, believed, recalled
+from shared.subscriptions.scheduler import Batches
 from shared.values import graph
 from shared.values.errors import OutOfTimeError, SwitchboardError, UnavailableError
 from shared.values.graph import GraphError, Subscription
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Lists(Protocol):
-    """Where subscriptions are listed and read; see `shared.adapters.graph.GraphClient`."""
+    """Where subscriptions are listed and read; see `shared.subscriptions.graph.GraphClient`."""
 
     def subscription_pages(self, tenant_id: str) -> AsyncIterator[Sequence[Subscription]]: ...
 

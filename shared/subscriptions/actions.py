@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from shared.domain.subscriptions import (
+from shared.subscriptions.plan import (
     Action,
     Desired,
     EncryptionCertificate,

@@ -18,10 +18,10 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from shared.clock import Clock
-from shared.domain.desired import DesiredState
-from shared.domain.execution import Outcome, Result, Terms
-from shared.domain.memory import Changes, Memory, Names, recalled
-from shared.domain.subscriptions import (
+from shared.subscriptions.actions import Outcome, Result, Terms
+from shared.subscriptions.desired import DesiredState
+from shared.subscriptions.memory import Changes, Memory, Names, recalled
+from shared.subscriptions.plan import (
     Action,
     EncryptionCertificate,
     Endpoint,
@@ -31,9 +31,9 @@ from shared.domain.subscriptions import (
     last_resort,
     plan,
 )
-from shared.services.batches import Batches
-from shared.services.reconcile import Graph as TenantGraph
-from shared.services.reconcile import Known, Order, Stage, TenantRun, Trouble
+from shared.subscriptions.scheduler import Batches
+from shared.subscriptions.tenant_run import Graph as TenantGraph
+from shared.subscriptions.tenant_run import Known, Order, Stage, TenantRun, Trouble
 from shared.values import graph, resources
 from shared.values.errors import (
     MalformedInputError,
@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 
 class Graph(TenantGraph, Protocol):
-    """What renewal asks of Microsoft Graph; see `shared.adapters.graph.GraphClient`."""
+    """What renewal asks of Microsoft Graph; see `shared.subscriptions.graph.GraphClient`."""
 
     async def send(self, calls: Sequence[Call]) -> list[Reply]: ...
 

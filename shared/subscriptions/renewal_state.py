@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import msgspec
 
 from shared.clock import Moment
-from shared.services.renew import RenewalReport
+from shared.subscriptions.run import RenewalReport
 from shared.telemetry import Life
 from shared.values.graph import Subscription
 from shared.values.names import STATE_CONTAINER

@@ -29,7 +29,7 @@ from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from shared.domain.memory import SKEW, Names
+from shared.subscriptions.memory import SKEW, Names
 from shared.values import resources
 from shared.values.errors import SwitchboardError
 from shared.values.graph import (

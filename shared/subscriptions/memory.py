@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import msgspec
 
 from shared.clock import Moment
-from shared.domain.readings import Reading
+from shared.subscriptions.readings import Reading
 from shared.values import resources
 from shared.values.errors import SwitchboardError
 from shared.values.graph import Subscription

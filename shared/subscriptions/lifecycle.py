@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Mapping
 from enum import StrEnum
 from typing import Any, Protocol
 
-from shared.domain.execution import Outcome
-from shared.services.finished_run import Runner
-from shared.services.renew import Renewal, RenewalReport
+from shared.subscriptions.actions import Outcome
+from shared.subscriptions.finished_run import Runner
+from shared.subscriptions.run import Renewal, RenewalReport
 from shared.values.errors import MalformedInputError
 from shared.values.graph import Subscription
 from shared.values.items import is_plain_id
@@ -35,7 +35,7 @@ class CallRecordCoverage(Protocol):
 
 
 class Runs(Protocol):
-    """Who sees a run to its end; see `shared.services.finished_run.FinishedRuns`."""
+    """Who sees a run to its end; see `shared.subscriptions.finished_run.FinishedRuns`."""
 
     async def see(self, run: Awaitable[RenewalReport], by: Runner) -> RenewalReport: ...
 

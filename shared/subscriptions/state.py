@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.memory import LONGEST_LIFE, Changes, Memory, Recollection
+from shared.subscriptions.memory import LONGEST_LIFE, Changes, Memory, Recollection
 from shared.values.errors import MalformedInputError, NoTurnError, SwitchboardError, UnavailableError
 from shared.values.names import STATE_CONTAINER
 

@@ -24,8 +24,8 @@ from azure.core.credentials import TokenCredential
 from azure.core.exceptions import AzureError
 from requests.adapters import HTTPAdapter
 
-from shared.adapters.pace import Pace
 from shared.clock import Clock
+from shared.subscriptions.rate_limiter import Pace
 from shared.values import graph, resources
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.values.graph import Call, CredentialError, OutcomeUnknownError, Reply, Subscription

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from shared.clock import Clock
-from shared.domain.execution import Outcome, Result, Steps, Terms, carry_out, look
-from shared.domain.subscriptions import Action, Reason, Verb
+from shared.subscriptions.actions import Outcome, Result, Steps, Terms, carry_out, look
+from shared.subscriptions.plan import Action, Reason, Verb
 from shared.values import graph
 from shared.values.errors import NoTurnError, OutOfTimeError, UnavailableError
 from shared.values.graph import ApiVersion, Call, GraphError, OutcomeUnknownError, Reply, Subscription
@@ -30,7 +30,7 @@ type _Line = tuple[_Channel, bool]
 
 
 class Sender(Protocol):
-    """What sends a batch; see `shared.adapters.graph.GraphClient.send`."""
+    """What sends a batch; see `shared.subscriptions.graph.GraphClient.send`."""
 
     async def send(self, calls: Sequence[Call]) -> list[Reply]: ...
 
