@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from commands.terminal import Json, console, fail, group, perform, print_json
 from commands.workshop import Workshop
-from shared.domain.call_records import KEPT, Gap
+from shared.call_records.coverage import KEPT, Gap
 from shared.values.errors import SwitchboardError
 from shared.values.resources import CALL_RECORDS
 

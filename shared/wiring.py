@@ -17,7 +17,10 @@ import azure.functions as func
 from shared.notifications.http_answer import Answer, handshake, refused, try_again
 
 if TYPE_CHECKING:
-    from shared.adapters.call_records import CallRecords
+    from shared.call_records.audit import RecordAudit
+    from shared.call_records.backfill import Backfill
+    from shared.call_records.deliveries import Deliveries
+    from shared.call_records.listing import CallRecords
     from shared.key_vault import KeyVaultCertificates
     from shared.notifications.decrypt import Decryptor
     from shared.notifications.paced_log import PacedLog
@@ -27,11 +30,8 @@ if TYPE_CHECKING:
     from shared.notifications.raw_queues import RawQueues
     from shared.notifications.receive import Receiver
     from shared.services.activity import Activity
-    from shared.services.backfill import Backfill
-    from shared.services.deliveries import Deliveries
     from shared.services.function_runs import FunctionRuns
     from shared.services.health import Checks, Health
-    from shared.services.record_audit import RecordAudit
     from shared.services.self_test import SelfTest
     from shared.services.status import StatusReader
     from shared.settings import Settings
@@ -157,7 +157,7 @@ async def handle_lifecycle(msg: func.QueueMessage, queue: str) -> None:
 @_flushed
 async def renew() -> None:
     """One renewal run, and in the time that is left, the search for call records that were missed, and their audit."""
-    from shared.services.backfill import LEAST_TIME
+    from shared.call_records.backfill import LEAST_TIME
 
     started = _now()
     from shared.subscriptions.finished_run import Runner
@@ -356,7 +356,7 @@ def _receiver() -> "Receiver":
 def _decryptor() -> "Decryptor":
     from dataclasses import replace
 
-    from shared.services.call_records import CallRecordFetch
+    from shared.call_records.fetch import CallRecordFetch
 
     settings = _settings()
     if settings.call_records != "fetch":
@@ -471,30 +471,30 @@ def _lifecycle_messages() -> "LifecycleMessages":
 
 @cache
 def _backfill() -> "Backfill":
+    from shared.call_records.backfill import Backfill
     from shared.clock import SystemClock
-    from shared.services.backfill import Backfill
 
     return Backfill(_blobs(), _raw_queues(), _call_records(), SystemClock())
 
 
 @cache
 def _deliveries() -> "Deliveries":
-    from shared.services.deliveries import Deliveries
+    from shared.call_records.deliveries import Deliveries
 
     return Deliveries(_blobs(), _now)
 
 
 @cache
 def _record_audit() -> "RecordAudit":
+    from shared.call_records.audit import RecordAudit
     from shared.clock import SystemClock
-    from shared.services.record_audit import RecordAudit
 
     return RecordAudit(_blobs(), _deliveries(), _raw_queues(), _call_records(), SystemClock(), _telemetry())
 
 
 @cache
 def _call_records() -> "CallRecords":
-    from shared.adapters.call_records import CallRecords
+    from shared.call_records.listing import CallRecords
     from shared.clock import SystemClock
 
     return CallRecords(_graph(), _settings().graph_endpoint, SystemClock())

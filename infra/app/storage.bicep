@@ -39,7 +39,7 @@ var containerNames = [
 var packageContainerName = 'app-package'
 // Long after the last try of a raw message: what is left of its claim check was left by a crash.
 var rawClaimsDays = 14
-// Longer than an audit of call records looks back (NOTES_KEPT in shared/domain/record_audit.py).
+// Longer than an audit of call records looks back (NOTES_KEPT in shared/call_records/missing.py).
 var deliveriesDays = 8
 // The account keeps every blob that was overwritten or deleted as an old version. What is written often or holds what
 // Graph sent goes soon; of the desired state and the package the versions of a month may be wanted back.

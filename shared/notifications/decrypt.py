@@ -54,13 +54,13 @@ class Opened:
 
 
 class DeliveryNotes(Protocol):
-    """Who notes what was delivered; see `shared.services.deliveries.Deliveries`."""
+    """Who notes what was delivered; see `shared.call_records.deliveries.Deliveries`."""
 
     def add(self, event: Event, received: datetime) -> None: ...
 
 
 class Completion(Protocol):
-    """What adds to events what Graph's notifications only name; see `shared.services.call_records`."""
+    """What adds to events what Graph's notifications only name; see `shared.call_records.fetch`."""
 
     async def complete(self, opened: Sequence[Opened]) -> list[Opened]: ...
 

@@ -33,7 +33,7 @@ class RenewalTelemetry(Protocol):
 
 
 class Coverage(Protocol):
-    """Who notices gaps in call records; see `shared.services.backfill.Backfill`."""
+    """Who notices gaps in call records; see `shared.call_records.backfill.Backfill`."""
 
     async def observe(self, subscriptions: Iterable[Subscription]) -> None: ...
 

@@ -29,7 +29,7 @@ class Handled(StrEnum):
 
 
 class CallRecordCoverage(Protocol):
-    """Who makes up for missed notifications of call records; see `shared.services.backfill.Backfill`."""
+    """Who makes up for missed notifications of call records; see `shared.call_records.backfill.Backfill`."""
 
     async def missed(self, subscription: Subscription) -> None: ...
 

@@ -13,8 +13,8 @@ from dev.simulator import Fault, Kind, Options
 from dev.simulator.directory import CallRecord
 from dev.simulator.payloads import build
 from shared import wiring
-from shared.domain.call_records import Coverage
-from shared.domain.record_audit import EVERY, SETTLED, Audit
+from shared.call_records.coverage import Coverage
+from shared.call_records.missing import EVERY, SETTLED, Audit
 from shared.notifications.events import CloudEvent
 from shared.notifications.retries import GIVE_UP_AFTER
 from shared.values.names import STATE_CONTAINER

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from dev.simulator.crypto import Recipient, encrypt
 from dev.simulator.tokens import validation_claims
+from shared.call_records.fetch import CallRecordFetch
 from shared.notifications.claims import ClaimSweep
 from shared.notifications.decrypt import Decryptor
 from shared.notifications.events import parse_message
@@ -34,7 +35,6 @@ from shared.notifications.raw_messages import RawMessages
 from shared.notifications.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
 from shared.notifications.receive import Receiver
 from shared.notifications.replay import Replay, Selection
-from shared.services.call_records import CallRecordFetch
 from shared.subscriptions.lifecycle import Handled
 from shared.subscriptions.lifecycle_messages import LifecycleMessages
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError, UnknownCertificateError

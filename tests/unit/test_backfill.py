@@ -8,9 +8,9 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from shared.domain.call_records import Coverage, Gap, ListedRecord, RecordPage, Step
+from shared.call_records.backfill import Backfill
+from shared.call_records.coverage import Coverage, Gap, ListedRecord, RecordPage, Step
 from shared.notifications.raw_queues import RawQueues
-from shared.services.backfill import Backfill
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import PermissionDeniedError, RequestRejectedError, Subscription

@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from shared.adapters.call_records import CallRecords
-from shared.domain.call_records import Gap
+from shared.call_records.coverage import Gap
+from shared.call_records.fetch import CallRecordFetch
+from shared.call_records.listing import CallRecords
 from shared.notifications.decrypt import Opened
 from shared.notifications.events import Event, event_of
-from shared.services.call_records import CallRecordFetch
 from shared.subscriptions.graph import GraphClient
 from shared.subscriptions.rate_limiter import Pace
 from shared.values.errors import MalformedContentError, SwitchboardError, UnavailableError

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.call_records import (
+from shared.call_records.coverage import (
     NOTIFICATION_LATENCY,
     Coverage,
     Gap,

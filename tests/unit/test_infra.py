@@ -21,7 +21,7 @@ from azure.storage.queue.aio import QueueClient
 
 import shared
 from dev import templates
-from shared.domain.record_audit import NOTES_KEPT
+from shared.call_records.missing import NOTES_KEPT
 from shared.settings import DEFAULT_RENEWAL_SCHEDULE, load
 from shared.values.resources import EVENT_QUEUES, RAW_QUEUES
 from tests.unit.deployed import SETS, deployed, last, without_references

@@ -8,8 +8,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from shared.call_records import backfill
 from shared.notifications import poison
-from shared.services import backfill
 from shared.subscriptions import run, scheduler
 from tests.unit.deployed import deployed
 

@@ -11,10 +11,10 @@ import pytest
 
 from dev.simulator import Kind, Options, build
 from dev.simulator.crypto import Recipient, encrypt
-from shared.adapters.call_records import CallRecords
-from shared.domain.call_records import Gap
+from shared.call_records.coverage import Gap
+from shared.call_records.fetch import CallRecordFetch
+from shared.call_records.listing import CallRecords
 from shared.notifications.events import event_of, parse_message
-from shared.services.call_records import CallRecordFetch
 from shared.subscriptions.lifecycle import Handled
 from shared.subscriptions.lifecycle_messages import LifecycleMessages
 from shared.values import resources

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.domain.call_records import Gap, ListedRecord, RecordPage, Step, parse_record
-from shared.domain.record_audit import EVERY, SETTLED, Audit, Delivered, Told, delivered_by, first_audit
+from shared.call_records.audit import PAGES, RecordAudit
+from shared.call_records.coverage import Gap, ListedRecord, RecordPage, Step, parse_record
+from shared.call_records.deliveries import DELIVERIES_CONTAINER, Deliveries
+from shared.call_records.missing import EVERY, SETTLED, Audit, Delivered, Told, delivered_by, first_audit
 from shared.notifications.events import Event, event_of, with_record
 from shared.notifications.raw_queues import RawQueues
-from shared.services.deliveries import DELIVERIES_CONTAINER, Deliveries
-from shared.services.record_audit import PAGES, RecordAudit
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import PermissionDeniedError, Subscription

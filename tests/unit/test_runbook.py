@@ -15,7 +15,7 @@ RUNBOOK = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 ELSEWHERE = {
     "shared.notifications.receive",
     "shared.notifications.collection",
-    "shared.services.deliveries",
+    "shared.call_records.deliveries",
     "shared.notifications.replay",
     "shared.services.self_test",
     "shared.adapters.http",

@@ -15,10 +15,10 @@ from typing import Final, Protocol
 
 import msgspec
 
+from shared.call_records.coverage import Coverage, Gap, missed, observed, participants_of
+from shared.call_records.search import Records, Search, send_records
 from shared.clock import Clock
-from shared.domain.call_records import Coverage, Gap, missed, observed, participants_of
 from shared.notifications.raw_queues import RawQueues
-from shared.services.record_search import Records, Search, send_records
 from shared.subscriptions.plan import resource_key
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import GraphError, Subscription

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import msgspec
 
+from shared.call_records.coverage import KEPT, Gap, ListedRecord, RecordPage, Step, notification_of
 from shared.clock import Clock
-from shared.domain.call_records import KEPT, Gap, ListedRecord, RecordPage, Step, notification_of
 from shared.notifications.raw_queues import RawQueues
 from shared.values.errors import UnavailableError
 from shared.values.graph import GraphError
@@ -17,7 +17,7 @@ from shared.values.resources import CALL_RECORDS_QUEUE
 
 
 class Records(Protocol):
-    """Where records are listed; see `shared.adapters.call_records.CallRecords`."""
+    """Where records are listed; see `shared.call_records.listing.CallRecords`."""
 
     async def page(self, tenant_id: str, step: Step, link: str | None) -> RecordPage: ...
 

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from shared.call_records.coverage import ListedRecord, RecordPage, Step, parse_record
 from shared.clock import Clock
-from shared.domain.call_records import ListedRecord, RecordPage, Step, parse_record
 from shared.subscriptions.graph import GraphClient
 from shared.subscriptions.rate_limiter import Pace
 from shared.values import graph

@@ -1,4 +1,4 @@
-"""Notes of the call records that consumers were given, for the audit; see `shared.domain.record_audit`.
+"""Notes of the call records that consumers were given, for the audit; see `shared.call_records.missing`.
 
 A worker notes what it has written in a blob for each tenant and hour, to which all workers append. It waits for that no
 longer than for a timer: a note that is lost with its worker costs a second event of the same id, and no record. The
@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.domain.record_audit import NOTES_KEPT, Delivered, Told, delivered_by
+from shared.call_records.missing import NOTES_KEPT, Delivered, Told, delivered_by
 from shared.notifications.events import Event
 from shared.values.errors import UnavailableError
 from shared.values.items import is_plain_id

@@ -18,7 +18,7 @@ _RECORD_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,128}")
 
 
 class Records(Protocol):
-    """Where records are read; see `shared.adapters.call_records.CallRecords`."""
+    """Where records are read; see `shared.call_records.listing.CallRecords`."""
 
     async def record(self, tenant_id: str, record_id: str) -> bytes: ...
 

@@ -15,13 +15,13 @@ from typing import Final, Protocol
 
 import msgspec
 
+from shared.call_records.backfill import state_name
+from shared.call_records.coverage import Gap, ListedRecord, RecordPage, participants_of
+from shared.call_records.deliveries import Deliveries
+from shared.call_records.missing import Audit, Delivered, Told, first_audit
+from shared.call_records.search import Records, Search, send_records
 from shared.clock import Clock
-from shared.domain.call_records import Gap, ListedRecord, RecordPage, participants_of
-from shared.domain.record_audit import Audit, Delivered, Told, first_audit
 from shared.notifications.raw_queues import RawQueues
-from shared.services.backfill import state_name
-from shared.services.deliveries import Deliveries
-from shared.services.record_search import Records, Search, send_records
 from shared.telemetry import Telemetry
 from shared.values.errors import UnavailableError
 from shared.values.graph import GraphError, Subscription

@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
+from shared.call_records.coverage import NOTIFICATION_LATENCY, RETRIES_OF_GRAPH, Gap, ListedRecord
 from shared.clock import Moment
-from shared.domain.call_records import NOTIFICATION_LATENCY, RETRIES_OF_GRAPH, Gap, ListedRecord
 from shared.notifications.events import CALL_RECORDS_SOURCE, Event, record_id_of
 from shared.values import resources
 
