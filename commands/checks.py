@@ -17,9 +17,9 @@ from commands.terminal import span
 from commands.workshop import Workshop
 from shared.notifications.poison import POISON_QUEUES, STUCK_AFTER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
-from shared.services.activity import MINUTES, Happening, recent_activity
-from shared.services.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS
-from shared.services.health import OLDEST, RENEWAL_OVERDUE
+from shared.operations.activity import MINUTES, Happening, recent_activity
+from shared.operations.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS
+from shared.operations.health import OLDEST, RENEWAL_OVERDUE
 from shared.subscriptions.desired import DesiredState, DesiredStateError
 from shared.subscriptions.plan import Reason, Verb
 from shared.subscriptions.run import Failure

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from commands.terminal import Json, console, perform, print_json, table
 from commands.workshop import Workshop
-from shared.services.self_test import PATIENCE, Leg
+from shared.operations.self_test import PATIENCE, Leg
 
 _PATIENCE: Final = round(PATIENCE.total_seconds())
 

@@ -11,7 +11,6 @@ from azure.identity import DefaultAzureCredential
 
 from commands.environment import environment
 from commands.log_analytics import ENDPOINT, LogAnalytics
-from shared.adapters.http import post_json
 from shared.call_records.audit import RecordAudit
 from shared.call_records.backfill import Backfill
 from shared.call_records.deliveries import Deliveries
@@ -20,8 +19,9 @@ from shared.clock import SystemClock
 from shared.key_vault import KeyVaultCertificates
 from shared.notifications.poison import PoisonStates
 from shared.notifications.raw_queues import RawQueues
-from shared.services.function_runs import FunctionRuns
-from shared.services.self_test import SelfTest
+from shared.operations.function_runs import FunctionRuns
+from shared.operations.post import post_json
+from shared.operations.self_test import SelfTest
 from shared.settings import Settings, load
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import Blobs

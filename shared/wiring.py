@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from shared.notifications.raw_messages import RawMessages
     from shared.notifications.raw_queues import RawQueues
     from shared.notifications.receive import Receiver
-    from shared.services.activity import Activity
-    from shared.services.function_runs import FunctionRuns
-    from shared.services.health import Checks, Health
-    from shared.services.self_test import SelfTest
-    from shared.services.status import StatusReader
+    from shared.operations.activity import Activity
+    from shared.operations.function_runs import FunctionRuns
+    from shared.operations.health import Checks, Health
+    from shared.operations.self_test import SelfTest
+    from shared.operations.status import StatusReader
     from shared.settings import Settings
     from shared.storage.account import StorageAccount
     from shared.storage.blobs import Blobs
@@ -210,7 +210,7 @@ async def status(req: func.HttpRequest) -> func.HttpResponse:
     """How things are, as a page; as JSON for whoever asks for it."""
     import msgspec
 
-    from shared.services.status_page import HEADERS, page
+    from shared.operations.status_page import HEADERS, page
     from shared.values.errors import SettingsError
 
     try:
@@ -399,7 +399,7 @@ def _telemetry() -> "OpenTelemetry":
 
 @cache
 def _function_runs() -> "FunctionRuns":
-    from shared.services.function_runs import FunctionRuns
+    from shared.operations.function_runs import FunctionRuns
 
     return FunctionRuns(_blobs(), _now)
 
@@ -408,14 +408,14 @@ def _function_runs() -> "FunctionRuns":
 def _activity() -> "Activity":
     import secrets
 
-    from shared.services.activity import Activity
+    from shared.operations.activity import Activity
 
     return Activity(_blobs(), secrets.token_hex(8), _now)
 
 
 @cache
 def _status() -> "StatusReader":
-    from shared.services.status import StatusReader
+    from shared.operations.status import StatusReader
 
     return StatusReader(
         queues=_queues(),
@@ -429,13 +429,13 @@ def _status() -> "StatusReader":
 
 @cache
 def _health() -> "Health":
-    from shared.services.health import Health
+    from shared.operations.health import Health
 
     return Health(_health_checks, _now)
 
 
 def _health_checks() -> "Checks":
-    from shared.services.health import HealthChecks
+    from shared.operations.health import HealthChecks
 
     return HealthChecks(
         queues=_queues(),
@@ -522,9 +522,9 @@ def _graph() -> "GraphClient":
 
 @cache
 def _self_test() -> "SelfTest":
-    from shared.adapters.http import post_json
     from shared.clock import SystemClock
-    from shared.services.self_test import SelfTest
+    from shared.operations.post import post_json
+    from shared.operations.self_test import SelfTest
 
     settings = _settings()
     return SelfTest(

@@ -14,7 +14,7 @@ from shared.notifications.encryption import decrypt
 from shared.notifications.events import Event, event_of
 from shared.notifications.express_outcome import ExpressOutcome
 from shared.notifications.raw_messages import RawMessages, Unpacked, unexpected
-from shared.services.activity import ActivityLog
+from shared.operations.activity import ActivityLog
 from shared.telemetry import NO_TELEMETRY, Telemetry
 from shared.values.envelope import Envelope
 from shared.values.errors import (

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from shared.notifications.express_outcome import ExpressOutcome
 from shared.notifications.raw_queues import RawQueues
-from shared.services.activity import ActivityLog, Happening
+from shared.operations.activity import ActivityLog, Happening
 from shared.telemetry import NO_TELEMETRY, Telemetry
 from shared.values.envelope import Envelope, RawMessage, pack
 from shared.values.errors import UnavailableError

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from dev.simulator import Fault, Kind, Options, Payload, build
 from shared import wiring
-from shared.services.self_test import Leg
+from shared.operations.self_test import Leg
 from shared.telemetry_export import (
     DECRYPTED,
     EXPIRY,

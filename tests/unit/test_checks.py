@@ -22,8 +22,8 @@ from commands.checks import (
 )
 from commands.terminal import span
 from shared.notifications.poison import PoisonStates
-from shared.services.activity import Activity, Happening
-from shared.services.function_runs import FunctionRuns, Runs
+from shared.operations.activity import Activity, Happening
+from shared.operations.function_runs import FunctionRuns, Runs
 from shared.subscriptions.renewal_state import BegunRun, FailedRun, KeptSubscription, Renewals, RenewalState
 from shared.values.errors import UnavailableError
 from tests.storage_model import StorageModel

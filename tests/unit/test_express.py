@@ -30,7 +30,7 @@ from shared.notifications.raw_messages import RawMessages
 from shared.notifications.raw_queues import CLAIMS_CONTAINER, RawQueues
 from shared.notifications.receive import Receiver
 from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey
-from shared.services.activity import Happening
+from shared.operations.activity import Happening
 from shared.values.errors import UnavailableError, UnknownCertificateError
 from shared.values.message_text import Encoding
 from shared.values.queue_messages import Receipt

@@ -6,7 +6,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from shared.services.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS, FunctionRuns, Runs
+from shared.operations.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS, FunctionRuns, Runs
 from shared.values.errors import UnavailableError
 from tests.unit.state_blobs import START, StateBlobs
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.services.health import Check, Health, HealthChecks
+from shared.operations.health import Check, Health, HealthChecks
 from shared.subscriptions.renewal_state import BegunRun, FailedRun, Renewals, RenewalState
 from shared.values.errors import SettingsError, UnavailableError
 

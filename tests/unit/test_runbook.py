@@ -17,8 +17,8 @@ ELSEWHERE = {
     "shared.notifications.collection",
     "shared.call_records.deliveries",
     "shared.notifications.replay",
-    "shared.services.self_test",
-    "shared.adapters.http",
+    "shared.operations.self_test",
+    "shared.operations.post",
     "shared.notifications.signing_keys",
 }
 NEVER_PARKED = {"data", "data-elsewhere", "not-a-cloudevent", "not-ours", "not-whole", "settings", "undecryptable"}

@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.domain.self_test import SelfTestNotification
 from shared.notifications.collection import ClientStates, parse_collection
 from shared.notifications.decrypt import open_items, seal_of
 from shared.notifications.encryption import decrypt
 from shared.notifications.events import event_of
 from shared.notifications.raw_queues import RawQueues
-from shared.services.self_test import Leg, SelfTest
+from shared.operations.self_test import Leg, SelfTest
+from shared.operations.self_test_notification import SelfTestNotification
 from shared.subscriptions.plan import EncryptionCertificate
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError, UnknownCertificateError

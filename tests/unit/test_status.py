@@ -17,10 +17,10 @@ import pytest
 from shared.notifications.express_outcome import ExpressOutcome
 from shared.notifications.poison import PoisonStates
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
-from shared.services.activity import Activity, Happening, recent_activity
-from shared.services.health import Check, Health
-from shared.services.status import Level, Problem, Status, StatusReader
-from shared.services.status_page import HEADERS, page
+from shared.operations.activity import Activity, Happening, recent_activity
+from shared.operations.health import Check, Health
+from shared.operations.status import Level, Problem, Status, StatusReader
+from shared.operations.status_page import HEADERS, page
 from shared.subscriptions.renewal_state import (
     BegunRun,
     FailedRun,

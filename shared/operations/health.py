@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import msgspec
 
 from shared.notifications.poison import STUCK_AFTER
-from shared.services.function_runs import Runs
+from shared.operations.function_runs import Runs
 from shared.subscriptions.renewal_state import Renewals
 from shared.values.errors import SettingsError, UnavailableError
 from shared.values.graph import SIGN_IN_REQUIRED

@@ -10,9 +10,9 @@ from functools import partial
 from typing import Final, Protocol
 
 from shared.clock import Clock
-from shared.domain.self_test import SelfTestNotification
 from shared.notifications.events import CloudEvent, parse_message
 from shared.notifications.raw_queues import RawQueues
+from shared.operations.self_test_notification import SelfTestNotification
 from shared.subscriptions.plan import EncryptionCertificate
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.values.resources import RAW_QUEUE, SELF_TEST

@@ -8,8 +8,8 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-from shared.services.activity import MINUTES
-from shared.services.status import (
+from shared.operations.activity import MINUTES
+from shared.operations.status import (
     Checks,
     Events,
     Level,
