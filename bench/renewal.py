@@ -19,8 +19,9 @@ from dev.leaping import LeapingClient, LeapingClock
 from dev.simulator import Simulator
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, Group
-from shared.subscriptions.plan import EncryptionCertificate, Endpoint
+from shared.subscriptions.endpoint import Endpoint
 from shared.subscriptions.run import Renewal, RenewalReport
+from shared.values.certificate import EncryptionCertificate
 from shared.values.graph import format_time
 from tests.unit.model_graph import Known
 

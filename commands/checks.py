@@ -17,13 +17,14 @@ from commands.terminal import span
 from commands.workshop import Workshop
 from shared.notifications.poison import POISON_QUEUES, STUCK_AFTER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
-from shared.operations.activity import MINUTES, Happening, recent_activity
+from shared.operations.activity import MINUTES, recent_activity
 from shared.operations.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS
 from shared.operations.health import OLDEST, RENEWAL_OVERDUE
 from shared.subscriptions.desired import DesiredState, DesiredStateError
 from shared.subscriptions.plan import Reason, Verb
 from shared.subscriptions.run import Failure
 from shared.subscriptions.tenant_run import Stage
+from shared.telemetry import Happening
 from shared.values.errors import SettingsError, SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.values.graph import CredentialError, GraphError, PermissionDeniedError, SignInRequiredError
 from shared.values.resources import RAW_QUEUE

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from commands.terminal import Json, Yes, confirm, console, group, perform
 from commands.workshop import Workshop
-from shared.notifications.events import CloudEvent, parse_message
 from shared.values.errors import MalformedInputError
+from shared.values.event_types import CloudEvent, parse_message
 from shared.values.resources import EVENT_QUEUES
 
 _POLL_SECONDS: Final = 0.5

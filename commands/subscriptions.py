@@ -12,9 +12,10 @@ from rich.text import Text
 from commands.terminal import Json, Yes, confirm, console, fail, group, perform, print_json, span, table
 from commands.workshop import Workshop
 from shared.subscriptions.actions import Outcome
+from shared.subscriptions.endpoint import Standing
 from shared.subscriptions.finished_run import Runner
 from shared.subscriptions.memory import believed
-from shared.subscriptions.plan import Action, Reason, Standing, Verb
+from shared.subscriptions.plan import Action, Reason, Verb
 from shared.subscriptions.run import Failure, Forecast, Removal, RenewalReport
 from shared.values.errors import UnavailableError
 from shared.values.graph import SignedInListError, Subscription

@@ -20,17 +20,16 @@ from shared.key_vault import KeyVaultCertificates
 from shared.notifications.poison import PoisonStates
 from shared.notifications.raw_queues import RawQueues
 from shared.operations.function_runs import FunctionRuns
-from shared.operations.post import post_json
-from shared.operations.self_test import SelfTest
+from shared.operations.self_test import SelfTest, post_json
 from shared.settings import Settings, load
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import Blobs
 from shared.storage.queues import Queues
 from shared.subscriptions.desired_source import DesiredStateSource
+from shared.subscriptions.endpoint import Endpoint
 from shared.subscriptions.finished_run import FinishedRuns
 from shared.subscriptions.graph import GraphClient
 from shared.subscriptions.identity import GraphCredentials
-from shared.subscriptions.plan import Endpoint
 from shared.subscriptions.renewal_state import RenewalStates
 from shared.subscriptions.run import Renewal
 from shared.subscriptions.sign_in import SignIns

@@ -11,7 +11,7 @@ from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.storage.blob import BlobClient
 from azure.storage.queue import QueueClient, QueueMessage
 
-from shared.notifications.events import CloudEvent, parse_message
+from shared.values.event_types import CloudEvent, parse_message
 from shared.values.resources import EVENT_QUEUES
 
 _IDLE_SECONDS = 0.05

@@ -16,15 +16,8 @@ from typing import Any, Final
 import msgspec
 
 from dev.simulator.payloads import Kind, Options, build
-from shared.notifications.events import (
-    DATA_TYPES,
-    JSON_CONTENT_TYPE,
-    UNRECOGNIZED,
-    CloudEvent,
-    Event,
-    event_of,
-    schema_id,
-)
+from shared.notifications.events import JSON_CONTENT_TYPE, Event, event_of, schema_id
+from shared.values.event_types import DATA_TYPES, UNRECOGNIZED, CloudEvent
 from shared.values.items import parse_item
 from shared.values.resources import CATALOGUE, UNRECOGNIZED_QUEUE
 

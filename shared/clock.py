@@ -2,12 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Annotated, Protocol
-
-import msgspec
-
-type Moment = Annotated[datetime, msgspec.Meta(tz=True)]
-"""A time as blobs keep it. One without a zone, in a blob that somebody has changed, is refused where it is read."""
+from typing import Protocol
 
 
 class Clock(Protocol):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Final, Protocol
 
 
@@ -34,7 +35,7 @@ class Telemetry(Protocol):
         """That many notifications, or one body that is no collection, were not taken."""
 
     def express(self, outcome: str) -> None:
-        """What became of an emergency where it was received; see `shared.notifications.express_outcome.ExpressOutcome`."""
+        """What became of an emergency where it was received: the word of an `ExpressOutcome`."""
 
     def decrypted(self, queue: str, count: int) -> None:
         """The content of that many notifications of a raw queue was decrypted."""
@@ -114,3 +115,33 @@ class _NoTelemetry:
 
 NO_TELEMETRY: Final[Telemetry] = _NoTelemetry()
 """For whoever has nobody to tell."""
+
+
+class Happening(StrEnum):
+    """What is counted."""
+
+    WRITTEN = "written"  # events, by type
+    RECEIVED = "received"  # notifications that are durably queued, by raw queue
+    REFUSED = "refused"  # notifications that were not taken, by reason
+    EXPRESS = "express"  # raw messages of emergencies, by what became of them where they were received
+
+
+class ActivityLog(Protocol):
+    """Who counts; see `Activity`."""
+
+    def add(self, word: str, happening: Happening = Happening.WRITTEN, count: int = 1) -> None: ...
+
+
+class ExpressOutcome(StrEnum):
+    """How an attempt ended to write an emergency's events where it was received; metrics carry these words.
+
+    All but the first leave the message to the usual way, at once.
+    """
+
+    DONE = "done"
+    MANY = "many"  # more items than can be opened while Graph waits
+    LARGE = "large"  # an item needs a claim check
+    NO_KEY = "no-key"  # the private key was not to be had in time, now or a moment ago
+    UNOPENED = "unopened"  # an item could not be opened: the usual way judges it
+    UNWRITTEN = "unwritten"  # storage did not confirm every event
+    FAILED = "failed"  # a fault of ours

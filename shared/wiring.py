@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from shared.storage.queues import Queues
     from shared.subscriptions.finished_run import FinishedRuns
     from shared.subscriptions.graph import GraphClient
-    from shared.subscriptions.lifecycle_messages import LifecycleMessages
+    from shared.subscriptions.lifecycle import LifecycleMessages
     from shared.subscriptions.renewal_state import RenewalStates
     from shared.subscriptions.run import Renewal
     from shared.telemetry_export import OpenTelemetry
@@ -463,8 +463,7 @@ def _finished_runs() -> "FinishedRuns":
 
 @cache
 def _lifecycle_messages() -> "LifecycleMessages":
-    from shared.subscriptions.lifecycle import Lifecycle
-    from shared.subscriptions.lifecycle_messages import LifecycleMessages
+    from shared.subscriptions.lifecycle import Lifecycle, LifecycleMessages
 
     return LifecycleMessages(_raw_messages(), Lifecycle(_renewal(), _finished_runs(), _backfill()))
 
@@ -523,8 +522,7 @@ def _graph() -> "GraphClient":
 @cache
 def _self_test() -> "SelfTest":
     from shared.clock import SystemClock
-    from shared.operations.post import post_json
-    from shared.operations.self_test import SelfTest
+    from shared.operations.self_test import SelfTest, post_json
 
     settings = _settings()
     return SelfTest(
@@ -543,7 +541,7 @@ def _self_test() -> "SelfTest":
 def _renewal() -> "Renewal":
     from shared.clock import SystemClock
     from shared.subscriptions.desired_source import DesiredStateSource
-    from shared.subscriptions.plan import Endpoint
+    from shared.subscriptions.endpoint import Endpoint
     from shared.subscriptions.run import Renewal
     from shared.subscriptions.state import KnownSubscriptions
 

@@ -13,9 +13,9 @@ from typing import Final
 
 import msgspec
 
-from shared.clock import Moment
 from shared.values.errors import MalformedInputError
 from shared.values.graph import format_time, parse_time
+from shared.values.moment import Moment
 
 LONGEST_SILENCE: Final = timedelta(hours=1)
 """Whoever has not looked for so long may have been away for all of it; Graph gives up after four hours of trying."""

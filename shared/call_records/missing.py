@@ -11,9 +11,9 @@ from typing import Final
 import msgspec
 
 from shared.call_records.coverage import NOTIFICATION_LATENCY, RETRIES_OF_GRAPH, Gap, ListedRecord
-from shared.clock import Moment
 from shared.notifications.events import CALL_RECORDS_SOURCE, Event, record_id_of
 from shared.values import resources
+from shared.values.moment import Moment
 
 SETTLED: Final = NOTIFICATION_LATENCY + RETRIES_OF_GRAPH
 """After so long Graph sends no notification of a record any more."""

@@ -12,10 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from shared.notifications.encryption import decrypt
 from shared.notifications.events import Event, event_of
-from shared.notifications.express_outcome import ExpressOutcome
 from shared.notifications.raw_messages import RawMessages, Unpacked, unexpected
-from shared.operations.activity import ActivityLog
-from shared.telemetry import NO_TELEMETRY, Telemetry
+from shared.telemetry import NO_TELEMETRY, ActivityLog, ExpressOutcome, Telemetry
 from shared.values.envelope import Envelope
 from shared.values.errors import (
     MalformedContentError,

@@ -12,10 +12,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
-from shared.notifications.express_outcome import ExpressOutcome
 from shared.notifications.raw_queues import RawQueues
-from shared.operations.activity import ActivityLog, Happening
-from shared.telemetry import NO_TELEMETRY, Telemetry
+from shared.telemetry import NO_TELEMETRY, ActivityLog, ExpressOutcome, Happening, Telemetry
 from shared.values.envelope import Envelope, RawMessage, pack
 from shared.values.errors import UnavailableError
 from shared.values.queue_messages import Receipt

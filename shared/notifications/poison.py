@@ -17,11 +17,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.clock import Moment
 from shared.notifications.quarantine import Quarantine
 from shared.notifications.raw_messages import RawMessages, unexpected
 from shared.values.errors import MalformedInputError, UnavailableError
 from shared.values.message_text import decode
+from shared.values.moment import Moment
 from shared.values.names import STATE_CONTAINER
 from shared.values.queue_messages import LeasedMessage, Receipt
 from shared.values.resources import RAW_QUEUES

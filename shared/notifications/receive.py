@@ -16,8 +16,7 @@ from shared.notifications.http_answer import ACCEPTED, Answer, refused, try_agai
 from shared.notifications.paced_log import MAX_IDS, PacedLog
 from shared.notifications.raw_queues import RawQueues
 from shared.notifications.tokens import Claims, Issuers, SigningKeys, key_id, tenant_hint, validate
-from shared.operations.activity import ActivityLog, Happening
-from shared.telemetry import NO_TELEMETRY, Telemetry
+from shared.telemetry import NO_TELEMETRY, ActivityLog, Happening, Telemetry
 from shared.values.errors import MalformedInputError, OversizedBodyError, TokenRejected, UnavailableError
 from shared.values.items import Item, parse_item, with_tenant
 from shared.values.resources import CALL_RECORDS, EMERGENCY_QUEUE, RAW_QUEUE

@@ -10,11 +10,11 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Final, Protocol
 
 import msgspec
 
+from shared.telemetry import Happening
 from shared.values.errors import UnavailableError
 from shared.values.names import STATE_CONTAINER
 
@@ -28,21 +28,6 @@ _FORGOTTEN_AFTER: Final = timedelta(days=1)
 _MAX_WORKERS: Final = 200
 
 logger = logging.getLogger(__name__)
-
-
-class Happening(StrEnum):
-    """What is counted."""
-
-    WRITTEN = "written"  # events, by type
-    RECEIVED = "received"  # notifications that are durably queued, by raw queue
-    REFUSED = "refused"  # notifications that were not taken, by reason
-    EXPRESS = "express"  # raw messages of emergencies, by what became of them where they were received
-
-
-class ActivityLog(Protocol):
-    """Who counts; see `Activity`."""
-
-    def add(self, word: str, happening: Happening = Happening.WRITTEN, count: int = 1) -> None: ...
 
 
 class Listed(Protocol):

@@ -14,9 +14,9 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.clock import Moment
 from shared.notifications.poison import STUCK_AFTER
 from shared.values.errors import UnavailableError
+from shared.values.moment import Moment
 from shared.values.names import STATE_CONTAINER
 
 logger = logging.getLogger(__name__)

@@ -1,5 +1,6 @@
 """Whether a notification that is sent now becomes an event: "deployed, healthy, no data" has an answer."""
 
+import asyncio
 import secrets
 import time
 import uuid
@@ -9,12 +10,14 @@ from datetime import timedelta
 from functools import partial
 from typing import Final, Protocol
 
+import requests
+
 from shared.clock import Clock
-from shared.notifications.events import CloudEvent, parse_message
 from shared.notifications.raw_queues import RawQueues
 from shared.operations.self_test_notification import SelfTestNotification
-from shared.subscriptions.plan import EncryptionCertificate
+from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
+from shared.values.event_types import CloudEvent, parse_message
 from shared.values.resources import RAW_QUEUE, SELF_TEST
 
 PATIENCE: Final = timedelta(seconds=60)
@@ -154,3 +157,23 @@ def _id(event: CloudEvent) -> str:
     except MalformedInputError:
         return ""
     return str(data.get("id")) if isinstance(data, dict) else ""
+
+
+_TIMEOUT: Final = (5.0, 15.0)  # to connect, to read, in seconds: an instance may have to start
+
+
+async def post_json(url: str, body: bytes) -> int:
+    """Post JSON and return the status.
+
+    Raises:
+        UnavailableError: there is no answer.
+    """
+    return await asyncio.to_thread(_post, url, body)
+
+
+def _post(url: str, body: bytes) -> int:
+    headers = {"Content-Type": "application/json"}
+    try:
+        return requests.post(url, data=body, headers=headers, timeout=_TIMEOUT, allow_redirects=False).status_code
+    except requests.RequestException as error:
+        raise UnavailableError("the endpoint", reason="endpoint-no-answer") from error

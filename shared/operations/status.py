@@ -10,12 +10,12 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.notifications.express_outcome import ExpressOutcome
 from shared.notifications.poison import POISON_QUEUES, STUCK_AFTER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
-from shared.operations.activity import ActivityBlobs, Happening, recent_activity
+from shared.operations.activity import ActivityBlobs, recent_activity
 from shared.operations.health import Check, Report
 from shared.subscriptions.renewal_state import KeptSubscription, Renewals
+from shared.telemetry import ExpressOutcome, Happening
 from shared.values.errors import UnavailableError
 from shared.values.resources import CATALOGUE, EMERGENCY_QUEUE, EVENT_QUEUES, RAW_QUEUES
 

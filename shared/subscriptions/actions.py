@@ -11,14 +11,12 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
+from shared.subscriptions.endpoint import Endpoint, Standing
 from shared.subscriptions.plan import (
     Action,
     Desired,
-    EncryptionCertificate,
-    Endpoint,
     Lifetimes,
     Reason,
-    Standing,
     Verb,
     certificate_fields,
     creation_body,
@@ -27,6 +25,7 @@ from shared.subscriptions.plan import (
     same_id,
 )
 from shared.values import graph
+from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, GraphError, Reply, Subscription
 from shared.values.resources import ResourceKind

@@ -17,11 +17,11 @@ from urllib.parse import unquote
 
 import msgspec
 
-from shared.clock import Moment
 from shared.subscriptions.readings import Reading
 from shared.values import resources
 from shared.values.errors import SwitchboardError
 from shared.values.graph import Subscription
+from shared.values.moment import Moment
 from shared.values.resources import ResourceKind
 
 SKEW: Final = timedelta(minutes=5)

@@ -17,9 +17,6 @@ delivers, and whose renewal is refused or whose certificate or secret is of yest
 when a quarter of its life is left, or three runs of the timer. A duplicate goes only beside one that was looked at.
 """
 
-import hashlib
-import hmac
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,10 +24,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
 
+from shared.subscriptions.endpoint import _URLS, Endpoint, Standing
 from shared.subscriptions.memory import SKEW, Names
 from shared.values import resources
+from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import SwitchboardError
 from shared.values.graph import (
     EndpointValidationError,
@@ -41,13 +39,8 @@ from shared.values.graph import (
     format_time,
 )
 from shared.values.resources import ResourceKind
-from shared.values.urls import is_plain
 
-_MARK: Final = "mark"
-_MARKED: Final = re.compile(rf"[?&]{_MARK}=[0-9a-f]*$")
 _RESOURCES: Final = 32_768  # each is compared several times a run, and there may be 10,000 of them
-_URLS: Final = 256  # thousands of subscriptions share a handful of notification URLs
-_DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 _SMALLEST_MARGIN: Final = timedelta(minutes=2)
 _LEAST_GRANTED: Final = timedelta(minutes=45)  # Graph raises anything shorter to this
 _THREE_RUNS: Final = timedelta(minutes=15)  # of a timer of five minutes
@@ -55,17 +48,6 @@ _LEAST_ASKED: Final = timedelta(minutes=30)  # on a clock that is ahead, Graph m
 
 PATIENCE: Final = timedelta(minutes=15)
 """A missing subscription waits behind the live ones that would lapse sooner than this: keeping is surer than making."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncryptionCertificate:
-    """The public certificate that Graph encrypts resource data for.
-
-    `id` is ``{name}/{version}`` in Key Vault; `der_base64` is the X.509 certificate, DER, base64, on one line.
-    """
-
-    id: str
-    der_base64: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,74 +62,6 @@ class Desired:
     @property
     def key(self) -> tuple[str, str]:
         return self.tenant_id, self.resource
-
-
-class Standing(StrEnum):
-    """Which secret a subscription of ours carries."""
-
-    CURRENT = "current"
-    PREVIOUS = "previous"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where Graph is to deliver, and the secrets by which a delivery is known: the current one first."""
-
-    notification_url: str
-    lifecycle_url: str
-    client_states: tuple[str, ...] = field(repr=False)
-
-    def url(self, *, rich: bool) -> str:
-        """The notification URL of a new subscription, mark included."""
-        separator = "&" if urlsplit(self.notification_url).query else "?"
-        return f"{self.notification_url}{separator}{_MARK}={self._mark(self.client_states[0], rich=rich)}"
-
-    def owns(self, url: str) -> bool:
-        """Whether a subscription with this notification URL is ours."""
-        address = _address(url)
-        return address is not None and address == _address(self.notification_url)
-
-    @lru_cache(maxsize=_URLS)  # noqa: B019 - there is one endpoint
-    def standing(self, url: str) -> tuple[Standing, bool]:
-        """Which secret the mark in a notification URL stands for, and whether the subscription is a rich one."""
-        mark = dict(parse_qsl(urlsplit(url).query)).get(_MARK, "")
-        for standing, secret in zip((Standing.CURRENT, Standing.PREVIOUS), self.client_states, strict=False):
-            for rich in (True, False):
-                if hmac.compare_digest(mark.encode(), self._mark(secret, rich=rich).encode()):
-                    return standing, rich
-        return Standing.UNKNOWN, False
-
-    @lru_cache(maxsize=_URLS)  # noqa: B019 - there is one endpoint
-    def was_ours(self, url: str) -> bool:
-        """Whether a subscription with this notification URL is of our making, from when we had another address."""
-        if _address(url) is None:
-            return False
-        address, own = urlsplit(url), urlsplit(self.lifecycle_url)
-        lifecycle_urls = (
-            own._replace(scheme=address.scheme, netloc=address.netloc).geturl(),
-            _MARKED.sub("", url),  # where the notification URL serves for both
-        )
-        formers = (replace(self, lifecycle_url=lifecycle_url) for lifecycle_url in lifecycle_urls)
-        return any(former.standing(url)[0] is not Standing.UNKNOWN for former in formers)
-
-    @property
-    def addresses(self) -> str:
-        """What Graph calls, without the queries: they may carry a function key."""
-        return " and ".join(dict.fromkeys(url.partition("?")[0] for url in (self.notification_url, self.lifecycle_url)))
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether Graph gives our URLs back as they are; else nothing can be told by them, and nothing is moved."""
-        return is_plain(self.notification_url) and is_plain(self.lifecycle_url)
-
-    def up_to_date(self, url: str) -> bool:
-        """Whether all of a notification URL's query but the mark is what it would be today (a function key, say)."""
-        return not self.is_plain or _query(url) == _query(self.notification_url)
-
-    def _mark(self, secret: str, *, rich: bool) -> str:
-        text = f"switchboard\n{self.lifecycle_url}\n{'rich' if rich else 'basic'}"
-        return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()[:12]
 
 
 class Lifetimes:
@@ -579,19 +493,3 @@ def _change_types(text: str) -> frozenset[str]:
 
 def _less_a_margin(lifetime: timedelta) -> timedelta:
     return lifetime - max(_SMALLEST_MARGIN, lifetime / 100)
-
-
-@lru_cache(maxsize=_URLS)
-def _address(url: str) -> tuple[str, str | None, int | None, str] | None:
-    """Scheme, host, port and path; None where that cannot be read."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-    except ValueError:
-        return None
-    return parts.scheme, parts.hostname, port, parts.path.rstrip("/").casefold()  # as the Functions host compares it
-
-
-@lru_cache(maxsize=_URLS)
-def _query(url: str) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted(pair for pair in parse_qsl(urlsplit(url).query, keep_blank_values=True) if pair[0] != _MARK))

@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from shared.clock import Moment
 from shared.values.errors import SwitchboardError
+from shared.values.moment import Moment
 
 SETTLED_AFTER: Final = timedelta(hours=1)
 

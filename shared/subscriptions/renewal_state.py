@@ -10,10 +10,10 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.clock import Moment
 from shared.subscriptions.run import RenewalReport
 from shared.telemetry import Life
 from shared.values.graph import Subscription
+from shared.values.moment import Moment
 from shared.values.names import STATE_CONTAINER
 from shared.values.resources import CATALOGUE
 

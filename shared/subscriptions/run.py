@@ -20,21 +20,14 @@ from typing import Final, Protocol
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome, Result, Terms
 from shared.subscriptions.desired import DesiredState
+from shared.subscriptions.endpoint import Endpoint, Standing
 from shared.subscriptions.memory import Changes, Memory, Names, recalled
-from shared.subscriptions.plan import (
-    Action,
-    EncryptionCertificate,
-    Endpoint,
-    Lifetimes,
-    Reason,
-    Standing,
-    last_resort,
-    plan,
-)
+from shared.subscriptions.plan import Action, Lifetimes, Reason, last_resort, plan
 from shared.subscriptions.scheduler import Batches
 from shared.subscriptions.tenant_run import Graph as TenantGraph
 from shared.subscriptions.tenant_run import Known, Order, Stage, TenantRun, Trouble
 from shared.values import graph, resources
+from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import (
     MalformedInputError,
     NoTurnError,

@@ -21,6 +21,7 @@ import msgspec
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome, Result, Terms
 from shared.subscriptions.desired import DesiredState, Group, call_events_of
+from shared.subscriptions.endpoint import Standing
 from shared.subscriptions.listing import Listing, Lists, Picture
 from shared.subscriptions.memory import Changes, Creation, Memory, Names, Recollection, believed, held_until, recalled
 from shared.subscriptions.plan import (
@@ -28,7 +29,6 @@ from shared.subscriptions.plan import (
     Course,
     Desired,
     Reason,
-    Standing,
     Verb,
     half_life,
     is_of_its_own,

@@ -18,9 +18,9 @@ from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
 from shared import wiring
 from shared.notifications.decrypt import DATA_CONTAINER
-from shared.notifications.events import CloudEvent, parse_message
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.notifications.raw_queues import CLAIMS_CONTAINER
+from shared.values.event_types import CloudEvent, parse_message
 from shared.values.resources import EVENT_QUEUES, RAW_QUEUES
 
 CLIENT_STATE = "the-current-client-state-of-this-app"

@@ -15,10 +15,12 @@ from dev.leaping import LeapingClient, LeapingClock
 from dev.simulator import Fault, Simulator
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState
+from shared.subscriptions.endpoint import Endpoint
 from shared.subscriptions.graph import GraphClient
-from shared.subscriptions.plan import Desired, EncryptionCertificate, Endpoint, creation_body
+from shared.subscriptions.plan import Desired, creation_body
 from shared.subscriptions.run import Renewal
 from shared.values import graph, resources
+from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import UnavailableError
 from shared.values.graph import Call, CredentialError, OutcomeUnknownError, Subscription
 from tests.unit.model_graph import Known, Source, user

@@ -12,12 +12,14 @@ from dev.simulator import Fault, Simulator
 from shared.clock import SystemClock
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState
+from shared.subscriptions.endpoint import Endpoint
 from shared.subscriptions.graph import GraphClient
 from shared.subscriptions.identity import GraphCredentials
-from shared.subscriptions.plan import Desired, EncryptionCertificate, Endpoint
+from shared.subscriptions.plan import Desired
 from shared.subscriptions.run import Renewal, RenewalReport
 from shared.subscriptions.sign_in import SignInPrompt, SignIns
 from shared.values import resources
+from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import UnavailableError
 from shared.values.graph import CredentialError, SignInRequiredError
 from tests.unit.model_graph import Known, Source, user

@@ -27,7 +27,6 @@ from dev.simulator.tokens import validation_claims
 from shared.call_records.fetch import CallRecordFetch
 from shared.notifications.claims import ClaimSweep
 from shared.notifications.decrypt import Decryptor
-from shared.notifications.events import parse_message
 from shared.notifications.express import Express
 from shared.notifications.poison import POISON_QUEUES, PoisonDrain, PoisonStates
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
@@ -35,9 +34,9 @@ from shared.notifications.raw_messages import RawMessages
 from shared.notifications.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
 from shared.notifications.receive import Receiver
 from shared.notifications.replay import Replay, Selection
-from shared.subscriptions.lifecycle import Handled
-from shared.subscriptions.lifecycle_messages import LifecycleMessages
+from shared.subscriptions.lifecycle import Handled, LifecycleMessages
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError, UnknownCertificateError
+from shared.values.event_types import parse_message
 from shared.values.message_text import decode
 from shared.values.queue_messages import Receipt
 from shared.values.resources import CALL_RECORDS_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUES, emergency_path

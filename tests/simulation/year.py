@@ -31,11 +31,13 @@ from dev.simulator.rules import RULES
 from dev.simulator.subscriptions import Subscription
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, Group
+from shared.subscriptions.endpoint import Endpoint
 from shared.subscriptions.lifecycle import Lifecycle
 from shared.subscriptions.memory import Memory, Remembered, held_until
-from shared.subscriptions.plan import Desired, EncryptionCertificate, Endpoint
+from shared.subscriptions.plan import Desired
 from shared.subscriptions.run import Failure, Renewal, RenewalReport
 from shared.values import graph, resources
+from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import EndpointValidationError, GraphError
 from shared.values.resources import ResourceKind

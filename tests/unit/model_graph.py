@@ -11,9 +11,11 @@ from typing import Any
 from uuid import UUID
 
 from shared.subscriptions.desired import DesiredState
+from shared.subscriptions.endpoint import Endpoint
 from shared.subscriptions.memory import Changes, Memory, Recollection, normal_form
-from shared.subscriptions.plan import Desired, EncryptionCertificate, Endpoint
+from shared.subscriptions.plan import Desired
 from shared.values import graph, resources
+from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import NoTurnError, SwitchboardError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription
 

@@ -22,9 +22,10 @@ from commands.checks import (
 )
 from commands.terminal import span
 from shared.notifications.poison import PoisonStates
-from shared.operations.activity import Activity, Happening
+from shared.operations.activity import Activity
 from shared.operations.function_runs import FunctionRuns, Runs
 from shared.subscriptions.renewal_state import BegunRun, FailedRun, KeptSubscription, Renewals, RenewalState
+from shared.telemetry import Happening
 from shared.values.errors import UnavailableError
 from tests.storage_model import StorageModel
 from tests.unit.state_blobs import Version

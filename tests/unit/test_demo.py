@@ -9,7 +9,7 @@ import pytest
 from dev.consumer import Arrival
 from dev.demo import Books, fingerprint
 from dev.simulator.delivery import Notification
-from shared.notifications.events import CloudEvent
+from shared.values.event_types import CloudEvent
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

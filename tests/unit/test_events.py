@@ -11,23 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dev.simulator.payloads import Kind, Options, Spelling, build
-from shared.notifications.events import (
+from shared.notifications.events import Event, event_of, event_word, schema_id, with_record
+from shared.values import resources
+from shared.values.errors import MalformedInputError
+from shared.values.event_types import (
     DATA_TYPES,
     UNRECOGNIZED,
     CallEventData,
     CallRecordData,
     EmergencyCallEventData,
-    Event,
     MeetingCallEventData,
     PresenceData,
-    event_of,
-    event_word,
     parse_message,
-    schema_id,
-    with_record,
 )
-from shared.values import resources
-from shared.values.errors import MalformedInputError
 from shared.values.items import parse_item
 
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -7,17 +7,10 @@ from typing import Any
 import pytest
 
 from shared.subscriptions.actions import Outcome, Result, Terms, carry_out
-from shared.subscriptions.plan import (
-    Action,
-    Desired,
-    EncryptionCertificate,
-    Endpoint,
-    Lifetimes,
-    Reason,
-    Verb,
-    creation_body,
-)
+from shared.subscriptions.endpoint import Endpoint
+from shared.subscriptions.plan import Action, Desired, Lifetimes, Reason, Verb, creation_body
 from shared.values import graph, resources
+from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription, format_time
 

@@ -21,17 +21,16 @@ from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
 from shared.notifications.collection import ClientStates
 from shared.notifications.decrypt import Decryptor
-from shared.notifications.events import CloudEvent, parse_message
 from shared.notifications.express import Express
-from shared.notifications.express_outcome import ExpressOutcome
 from shared.notifications.paced_log import PacedLog
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.notifications.raw_messages import RawMessages
 from shared.notifications.raw_queues import CLAIMS_CONTAINER, RawQueues
 from shared.notifications.receive import Receiver
 from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey
-from shared.operations.activity import Happening
+from shared.telemetry import ExpressOutcome, Happening
 from shared.values.errors import UnavailableError, UnknownCertificateError
+from shared.values.event_types import CloudEvent, parse_message
 from shared.values.message_text import Encoding
 from shared.values.queue_messages import Receipt
 from shared.values.resources import EMERGENCY_QUEUE

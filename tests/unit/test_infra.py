@@ -586,7 +586,7 @@ def environment_names(tree: ast.Module) -> Iterator[str]:
 def calls_of_the_code() -> set[tuple[type, str]]:
     """The SDK's methods that adapters call, by the clients that they import."""
     found = set()
-    for name, tree in modules().items():
+    for tree in modules().values():
         imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
         called = {
             node.func.attr
@@ -594,7 +594,7 @@ def calls_of_the_code() -> set[tuple[type, str]]:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
         }
         for client in CALLS:
-            if name.startswith("shared.adapters") and client.__name__ in imported:
+            if client.__name__ in imported:
                 methods = {method for kind in (client, SYNC[client]) for method in vars(kind)} - {"close"}
                 found |= {(client, method) for method in called & methods}
     return found

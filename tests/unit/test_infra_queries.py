@@ -9,8 +9,8 @@ from typing import Any
 
 from dev.kql import TABLES
 from shared import telemetry_export
-from shared.notifications.express_outcome import ExpressOutcome
 from shared.subscriptions.actions import Outcome
+from shared.telemetry import ExpressOutcome
 from shared.values.resources import CATALOGUE, EMERGENCY_QUEUE, RAW_QUEUES, SELF_TEST
 from tests.unit.deployed import deployed
 

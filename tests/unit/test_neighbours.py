@@ -14,11 +14,11 @@ from dev.simulator.crypto import Recipient, encrypt
 from shared.call_records.coverage import Gap
 from shared.call_records.fetch import CallRecordFetch
 from shared.call_records.listing import CallRecords
-from shared.notifications.events import event_of, parse_message
-from shared.subscriptions.lifecycle import Handled
-from shared.subscriptions.lifecycle_messages import LifecycleMessages
+from shared.notifications.events import event_of
+from shared.subscriptions.lifecycle import Handled, LifecycleMessages
 from shared.values import resources
 from shared.values.envelope import RawMessage, pack
+from shared.values.event_types import parse_message
 from shared.values.items import parse_item
 from shared.values.resources import LIFECYCLE_QUEUE, RAW_QUEUE
 from tests.keys import PAIR

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, DesiredStateError, Group
-from shared.subscriptions.plan import Desired, Endpoint, Standing
+from shared.subscriptions.endpoint import Endpoint, Standing
+from shared.subscriptions.plan import Desired
 from shared.subscriptions.run import Renewal
 from shared.subscriptions.tenant_run import Stage
 from shared.values import graph, resources

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, Group
+from shared.subscriptions.endpoint import Endpoint, Standing
 from shared.subscriptions.lifecycle import Lifecycle
 from shared.subscriptions.memory import normal_form
-from shared.subscriptions.plan import Desired, Endpoint, Standing
+from shared.subscriptions.plan import Desired
 from shared.subscriptions.run import RenewalReport
 from shared.subscriptions.tenant_run import Stage
 from shared.values import graph, resources

@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from dev.simulator.crypto import Recipient, encrypt
 from shared.notifications import decrypt
 from shared.notifications.decrypt import Decryptor
-from shared.notifications.events import parse_message
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.notifications.raw_messages import RawMessages
 from shared.notifications.raw_queues import CLAIMS_CONTAINER, RawQueues
 from shared.notifications.retries import GIVE_UP_AFTER, is_exhausted, pause
 from shared.values.envelope import Envelope, RawMessage
 from shared.values.errors import UnavailableError, UnknownCertificateError
+from shared.values.event_types import parse_message
 from shared.values.resources import EMERGENCY_QUEUE, RAW_QUEUE
 from tests.keys import PAIR
 from tests.storage_model import START, Crash, Message, StorageModel

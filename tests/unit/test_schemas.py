@@ -13,8 +13,9 @@ from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 from dev import schemas
 from dev.simulator.payloads import Kind, Options, Payload, Spelling, build
-from shared.notifications.events import DATA_TYPES, UNRECOGNIZED, Event, event_of, parse_message, schema_id
+from shared.notifications.events import Event, event_of, schema_id
 from shared.values import resources
+from shared.values.event_types import DATA_TYPES, UNRECOGNIZED, parse_message
 from shared.values.items import parse_item
 
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -13,7 +13,7 @@ from shared.notifications.events import event_of
 from shared.notifications.raw_queues import RawQueues
 from shared.operations.self_test import Leg, SelfTest
 from shared.operations.self_test_notification import SelfTestNotification
-from shared.subscriptions.plan import EncryptionCertificate
+from shared.values.certificate import EncryptionCertificate
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.values.items import parse_item

@@ -14,10 +14,9 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from shared.notifications.express_outcome import ExpressOutcome
 from shared.notifications.poison import PoisonStates
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
-from shared.operations.activity import Activity, Happening, recent_activity
+from shared.operations.activity import Activity, recent_activity
 from shared.operations.health import Check, Health
 from shared.operations.status import Level, Problem, Status, StatusReader
 from shared.operations.status_page import HEADERS, page
@@ -29,6 +28,7 @@ from shared.subscriptions.renewal_state import (
     RenewalState,
     SubscriptionState,
 )
+from shared.telemetry import ExpressOutcome, Happening
 from shared.values.errors import UnavailableError
 
 NOW = datetime(2026, 5, 4, 12, 0, 30, tzinfo=UTC)

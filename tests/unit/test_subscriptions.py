@@ -8,16 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.subscriptions.endpoint import Endpoint, Standing
 from shared.subscriptions.plan import (
     PATIENCE,
     Action,
     Course,
     Desired,
-    EncryptionCertificate,
-    Endpoint,
     Lifetimes,
     Reason,
-    Standing,
     Verb,
     creation_body,
     half_life,
@@ -26,6 +24,7 @@ from shared.subscriptions.plan import (
     resource_key,
 )
 from shared.values import resources
+from shared.values.certificate import EncryptionCertificate
 from shared.values.graph import Subscription
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

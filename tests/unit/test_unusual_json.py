@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.notifications.events import event_of, parse_message
+from shared.notifications.events import event_of
 from shared.values import resources
 from shared.values.errors import MalformedInputError
+from shared.values.event_types import parse_message
 from shared.values.items import parse_item
 from shared.values.message_text import join
 from shared.values.unusual_json import MAX_LONE_ESCAPES, replace_lone_surrogates
