@@ -4,106 +4,109 @@ import os
 
 import azure.functions as func
 
-from shared import wiring
+from shared import triggers
+from shared.app import App
+from shared.triggers import noted, reported
 
 STORAGE = "AzureWebJobsStorage"
 # The setting has a default, which a bare %RENEWAL_SCHEDULE% would not: the host disables a function, and that function
 # alone, whose setting is missing or whose schedule it cannot read.
 RENEWAL_SCHEDULE = "%RENEWAL_SCHEDULE%" if os.environ.get("RENEWAL_SCHEDULE") else "0 */5 * * * *"
 
+parts = App()
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)  # Graph proves itself by clientState and tokens
 
 
 @app.function_name("receive_notifications")
 @app.route("notifications", methods=["GET", "POST"])
-@wiring.reported
+@reported
 async def receive_notifications(req: func.HttpRequest) -> func.HttpResponse:
-    return await wiring.receive(req)
+    return await triggers.receive(parts, req)
 
 
 @app.function_name("receive_lifecycle_notifications")
 @app.route("lifecycleNotifications", methods=["GET", "POST"])
-@wiring.reported
+@reported
 async def receive_lifecycle_notifications(req: func.HttpRequest) -> func.HttpResponse:
-    return await wiring.receive(req)
+    return await triggers.receive(parts, req)
 
 
 @app.function_name("decrypt_notifications")
 @app.queue_trigger("msg", queue_name="raw-notifications", connection=STORAGE)
-@wiring.reported
-@wiring.noted
+@reported
+@noted(parts)
 async def decrypt_notifications(msg: func.QueueMessage) -> None:
-    await wiring.decrypt(msg, "raw-notifications")
+    await triggers.decrypt(parts, msg, "raw-notifications")
 
 
 @app.function_name("decrypt_emergency")
 @app.queue_trigger("msg", queue_name="raw-emergency", connection=STORAGE)
-@wiring.reported
-@wiring.noted
+@reported
+@noted(parts)
 async def decrypt_emergency(msg: func.QueueMessage) -> None:
-    await wiring.decrypt(msg, "raw-emergency")
+    await triggers.decrypt(parts, msg, "raw-emergency")
 
 
 @app.function_name("decrypt_call_records")
 @app.queue_trigger("msg", queue_name="raw-call-records", connection=STORAGE)
-@wiring.reported
-@wiring.noted
+@reported
+@noted(parts)
 async def decrypt_call_records(msg: func.QueueMessage) -> None:
-    await wiring.decrypt(msg, "raw-call-records")
+    await triggers.decrypt(parts, msg, "raw-call-records")
 
 
 @app.function_name("handle_lifecycle")
 @app.queue_trigger("msg", queue_name="lifecycle-notifications", connection=STORAGE)
-@wiring.reported
-@wiring.noted
+@reported
+@noted(parts)
 async def handle_lifecycle(msg: func.QueueMessage) -> None:
-    await wiring.handle_lifecycle(msg, "lifecycle-notifications")
+    await triggers.handle_lifecycle(parts, msg, "lifecycle-notifications")
 
 
 @app.function_name("renew_subscriptions")
 @app.timer_trigger("timer", schedule=RENEWAL_SCHEDULE, run_on_startup=False, use_monitor=True)
-@wiring.reported
-@wiring.noted
+@reported
+@noted(parts)
 async def renew_subscriptions(timer: func.TimerRequest) -> None:
-    await wiring.renew()
+    await triggers.renew(parts)
 
 
 @app.function_name("sweep_claim_checks")
 @app.timer_trigger("timer", schedule="0 20 3 * * *", run_on_startup=False, use_monitor=True)
-@wiring.reported
-@wiring.noted
+@reported
+@noted(parts)
 async def sweep_claim_checks(timer: func.TimerRequest) -> None:
-    await wiring.sweep_claim_checks()
+    await triggers.sweep_claim_checks(parts)
 
 
 if os.environ.get("SELFTEST_SCHEDULE"):
 
     @app.function_name("self_test")
     @app.timer_trigger("timer", schedule="%SELFTEST_SCHEDULE%", run_on_startup=False, use_monitor=True)
-    @wiring.reported
-    @wiring.noted
+    @reported
+    @noted(parts)
     async def self_test(timer: func.TimerRequest) -> None:
-        await wiring.self_test()
+        await triggers.self_test(parts)
 
 
 # What a run has missed, the next one does: no monitor needs to write down each of them.
 @app.function_name("drain_poison")
 @app.timer_trigger("timer", schedule="0 * * * * *", run_on_startup=False, use_monitor=False)
-@wiring.reported
-@wiring.noted
+@reported
+@noted(parts)
 async def drain_poison(timer: func.TimerRequest) -> None:
-    await wiring.drain_poison()
+    await triggers.drain_poison(parts)
 
 
 @app.function_name("health")
 @app.route("health", methods=["GET"])
-@wiring.reported
+@reported
 async def health(req: func.HttpRequest) -> func.HttpResponse:
-    return await wiring.health(req)
+    return await triggers.health(parts, req)
 
 
 @app.function_name("status")
 @app.route("status", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
-@wiring.reported
+@reported
 async def status(req: func.HttpRequest) -> func.HttpResponse:
-    return await wiring.status(req)
+    return await triggers.status(parts, req)

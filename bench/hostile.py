@@ -12,7 +12,8 @@ import azure.functions as func
 from bench.figures import STATE, TENANT, Posts
 from bench.measure import Ratio, of_pairs
 from dev.simulator import Kind
-from shared import wiring
+from shared import triggers
+from shared.app import App
 
 SIZES: Final = (1_000, 12_000, 180_000, 4 * 1024 * 1024)
 """Bytes of the bodies."""
@@ -118,19 +119,19 @@ def health(rounds: int) -> Ratio:
     def request(name: str, **params: str) -> func.HttpRequest:
         return func.HttpRequest(method="GET", url=f"http://localhost/api/{name}", params=params, body=b"")
 
-    def cpu(function: Callable[[func.HttpRequest], Awaitable[object]], asked: func.HttpRequest) -> float:
+    def cpu(function: Callable[[App, func.HttpRequest], Awaitable[object]], asked: func.HttpRequest) -> float:
         async def answers() -> float:
-            wiring._health.cache_clear()
-            await function(asked)
+            app = App()
+            await function(app, asked)
             started = time.process_time()
             for _ in range(1000):
-                await function(asked)
+                await function(app, asked)
             return (time.process_time() - started) / 1000
 
         return asyncio.run(answers())
 
     pairs = [
-        (cpu(wiring.health, request("health")), cpu(wiring.receive, request("notifications", validationToken="x")))
+        (cpu(triggers.health, request("health")), cpu(triggers.receive, request("notifications", validationToken="x")))
         for _ in range(rounds)
     ]
     return of_pairs("GET /api/health over a handshake", pairs, target="<= 3")

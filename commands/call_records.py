@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+from commands.context import CommandContext
 from commands.terminal import Json, console, fail, group, perform, print_json
-from commands.workshop import Workshop
 from shared.call_records.coverage import KEPT, Gap
 from shared.values.errors import SwitchboardError
 from shared.values.resources import CALL_RECORDS
@@ -58,13 +58,13 @@ def backfill(since: Since, until: Until = None, tenant: Tenant = None, as_json: 
         transient=True,
     )
 
-    async def work(workshop: Workshop) -> tuple[Counter[str], dict[str, SwitchboardError]] | None:
-        served = workshop.settings.tenant_ids
+    async def work(context: CommandContext) -> tuple[Counter[str], dict[str, SwitchboardError]] | None:
+        served = context.settings.tenant_ids
         if tenant is not None and tenant.lower() not in served:
             raise typer.BadParameter(f"--tenant is not one of {', '.join(sorted(served))}")
         wanted = [
             want
-            for want in (await workshop.desired.load()).subscriptions
+            for want in (await context.desired.load()).subscriptions
             if want.kind is CALL_RECORDS and (tenant is None or want.tenant_id == tenant.lower())
         ]
         if not wanted:
@@ -74,7 +74,7 @@ def backfill(since: Since, until: Until = None, tenant: Tenant = None, as_json: 
             task = progress.add_task(want.tenant_id, total=None, listed=0, absent=0)
             listed = absent = 0
             try:
-                async for found in workshop.record_audit.backfill(want.tenant_id, want.resource, gap):
+                async for found in context.record_audit.backfill(want.tenant_id, want.resource, gap):
                     listed, absent = found.listed, found.absent
                     progress.update(task, completed=found.done, total=found.steps, listed=listed, absent=absent)
             except SwitchboardError as error:

@@ -13,8 +13,8 @@ import jwt
 import requests
 from azure.core.exceptions import AzureError
 
+from commands.context import CommandContext
 from commands.terminal import span
-from commands.workshop import Workshop
 from shared.notifications.poison import POISON_QUEUES, STUCK_AFTER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.operations.activity import MINUTES, recent_activity
@@ -69,16 +69,16 @@ def _problem(name: str, found: str, remedy: str) -> Check:
     return Check(name, State.PROBLEM, found, remedy)
 
 
-async def examine(workshop: Workshop) -> list[Check]:
+async def examine(context: CommandContext) -> list[Check]:
     """Make every check. One that depends on another's failure says so or is left out."""
     try:
-        settings = workshop.settings
+        settings = context.settings
     except SettingsError as error:
         return [
             _problem("settings", problem, "set it in the app's settings, or in the settings file")
             for problem in error.problems
         ]
-    checks: tuple[Callable[[Workshop], Awaitable[list[Check]]], ...] = (
+    checks: tuple[Callable[[CommandContext], Awaitable[list[Check]]], ...] = (
         _storage,
         _certificate,
         _policy,
@@ -97,15 +97,15 @@ async def examine(workshop: Workshop) -> list[Check]:
         _quarantine,
         _ingestion,
     )
-    found = await asyncio.gather(*(check(workshop) for check in checks))
+    found = await asyncio.gather(*(check(context) for check in checks))
     return [_ok("settings", f"{len(settings.tenant_ids)} tenant(s)"), *(check for some in found for check in some)]
 
 
-async def _storage(workshop: Workshop) -> list[Check]:
+async def _storage(context: CommandContext) -> list[Check]:
     found = []
     for name, role, question in (
-        ("queue storage", "Storage Queue Data Contributor", workshop.queues.count(RAW_QUEUE)),
-        ("blob storage", "Storage Blob Data Contributor", workshop.blobs.get("state", "renewal.json")),
+        ("queue storage", "Storage Queue Data Contributor", context.queues.count(RAW_QUEUE)),
+        ("blob storage", "Storage Blob Data Contributor", context.blobs.get("state", "renewal.json")),
     ):
         try:
             await question
@@ -121,10 +121,10 @@ async def _storage(workshop: Workshop) -> list[Check]:
     return found
 
 
-async def _certificate(workshop: Workshop) -> list[Check]:
-    name, certificate = "certificate", workshop.settings.certificate_name
+async def _certificate(context: CommandContext) -> list[Check]:
+    name, certificate = "certificate", context.settings.certificate_name
     try:
-        found = await workshop.certificates.inspect()
+        found = await context.certificates.inspect()
     except UnknownCertificateError:
         remedy = f"create an RSA certificate named {certificate} in Key Vault (az keyvault certificate create)"
         return [_problem(name, f"Key Vault has no RSA certificate {certificate}", remedy)]
@@ -135,7 +135,7 @@ async def _certificate(workshop: Workshop) -> list[Check]:
             else "check KEY_VAULT_URL and the vault's firewall"
         )
         return [_problem(name, f"{error} ({error.reason})", remedy)]
-    left = found.expires - workshop.clock.now()
+    left = found.expires - context.clock.now()
     facts = f"{found.id}, RSA {found.key_size}"
     rotate = "rotate it: az keyvault certificate create makes a new version, which renewals move to"
     if found.key_size not in _KEY_SIZES:
@@ -147,11 +147,11 @@ async def _certificate(workshop: Workshop) -> list[Check]:
     return [_ok(name, f"{facts}, expires in {span(left)}")]
 
 
-async def _policy(workshop: Workshop) -> list[Check]:
+async def _policy(context: CommandContext) -> list[Check]:
     """The certificate's policy, where this identity may read it: it has to, for nothing but this check."""
     name = "certificate policy"
     try:
-        policy = await workshop.certificates.policy()
+        policy = await context.certificates.policy()
     except UnavailableError:
         return []  # the check of the certificate itself has said so
     if policy is None:
@@ -164,20 +164,20 @@ async def _policy(workshop: Workshop) -> list[Check]:
     return [_ok(name, "exportable, renewed by Key Vault")]
 
 
-async def _graph_token(workshop: Workshop) -> list[Check]:
+async def _graph_token(context: CommandContext) -> list[Check]:
     found: list[Check] = []
-    desired = await _desired(workshop)
-    for tenant_id in sorted(workshop.settings.tenant_ids):
+    desired = await _desired(context)
+    for tenant_id in sorted(context.settings.tenant_ids):
         name = f"Graph token, tenant {tenant_id}"
         try:
-            credential = workshop.credentials(tenant_id, delegated=False)
-            token = await asyncio.to_thread(credential.get_token, f"{workshop.settings.graph_endpoint}/.default")
+            credential = context.credentials(tenant_id, delegated=False)
+            token = await asyncio.to_thread(credential.get_token, f"{context.settings.graph_endpoint}/.default")
             claims = jwt.decode(token.token, options={"verify_signature": False})  # it is Graph's to verify
         except (AzureError, SwitchboardError, jwt.InvalidTokenError) as error:
             remedy = "check the managed identity (AZURE_CLIENT_ID), or sign in where this runs; then LOGIN_ENDPOINT"
             found.append(_problem(name, f"no token: {type(error).__name__}", remedy))
             continue
-        found += _identity_checks(name, claims, tenant_id, workshop.settings.app_ids)
+        found += _identity_checks(name, claims, tenant_id, context.settings.app_ids)
         found += _permission_checks(claims, desired, tenant_id)
     return found
 
@@ -217,14 +217,14 @@ def _permission_checks(claims: dict[str, Any], desired: DesiredState | None, ten
     ]
 
 
-async def _validation_tokens(workshop: Workshop) -> list[Check]:
+async def _validation_tokens(context: CommandContext) -> list[Check]:
     found = []
-    for tenant_id in sorted(workshop.settings.tenant_ids):
-        for app_id in sorted(workshop.settings.app_ids):
+    for tenant_id in sorted(context.settings.tenant_ids):
+        for app_id in sorted(context.settings.app_ids):
             name = f"appRoleAssignmentRequired, application {app_id}"
             where = "Entra ID, Enterprise applications, Properties, Assignment required"
             try:
-                well = await workshop.graph.may_get_validation_tokens(tenant_id, app_id)
+                well = await context.graph.may_get_validation_tokens(tenant_id, app_id)
             except PermissionDeniedError:
                 remedy = f"grant Application.Read.All to this identity, or see that it is No: {where}"
                 found.append(_warning(name, "cannot be read", remedy))
@@ -244,17 +244,17 @@ async def _validation_tokens(workshop: Workshop) -> list[Check]:
     return found
 
 
-async def _sign_in(workshop: Workshop) -> list[Check]:
-    desired = await _desired(workshop)
+async def _sign_in(context: CommandContext) -> list[Check]:
+    desired = await _desired(context)
     tenants = {want.tenant_id for want in desired.subscriptions if want.kind.delegated_only} if desired else set()
     found = []
     for tenant_id in sorted(tenants):
         name = f"sign-in for presence, tenant {tenant_id}"
         try:
-            user = workshop.sign_ins.user(tenant_id)
+            user = context.sign_ins.user(tenant_id)
             await asyncio.to_thread(user.get_token)
         except SignInRequiredError:
-            remedy = _LOGIN if workshop.settings.sign_in_app_id else f"set SIGN_IN_APP_ID, then {_LOGIN}"
+            remedy = _LOGIN if context.settings.sign_in_app_id else f"set SIGN_IN_APP_ID, then {_LOGIN}"
             found.append(_problem(name, "nobody is signed in, or not any more", remedy))
         except UnavailableError as error:
             found.append(_problem(name, f"{error} ({error.reason})", "see that Key Vault and Entra ID can be reached"))
@@ -263,8 +263,8 @@ async def _sign_in(workshop: Workshop) -> list[Check]:
     return found
 
 
-async def _handshakes(workshop: Workshop) -> list[Check]:
-    settings = workshop.settings
+async def _handshakes(context: CommandContext) -> list[Check]:
+    settings = context.settings
     urls = dict.fromkeys((settings.notification_url, settings.lifecycle_notification_url))
     return [await asyncio.to_thread(_handshake, url) for url in urls]
 
@@ -298,16 +298,16 @@ def _handshake(url: str) -> Check:
     return _ok(name, f"{seconds * 1000:.0f} ms")
 
 
-async def _subscriptions(workshop: Workshop) -> list[Check]:
+async def _subscriptions(context: CommandContext) -> list[Check]:
     name = "subscriptions"
     try:
-        await workshop.desired.load()
+        await context.desired.load()
     except DesiredStateError as error:
         problems = "; ".join(error.problems)
-        return [_problem("desired state", problems, f"correct {workshop.settings.subscriptions}")]
+        return [_problem("desired state", problems, f"correct {context.settings.subscriptions}")]
     except UnavailableError as error:
         return [_problem("desired state", f"{error} ({error.reason})", "see that storage can be reached")]
-    forecast = await workshop.renewal.plan()
+    forecast = await context.renewal.plan()
     found = [_failure(failure) for failure in forecast.failures if failure.stage is not Stage.CERTIFICATE]
     missing = sum(action.verb is Verb.CREATE for action in forecast.actions)
     useless = sum(action.reason is Reason.UNKNOWN_MARK and action.desired is not None for action in forecast.actions)
@@ -345,14 +345,14 @@ def _failure(failure: Failure) -> Check:
     )
 
 
-async def _timer(workshop: Workshop) -> list[Check]:
+async def _timer(context: CommandContext) -> list[Check]:
     name = "renewal timer"
     try:
-        renewals = await workshop.renewal_states.latest()
+        renewals = await context.renewal_states.latest()
     except UnavailableError:
         return []  # the check of storage has said so
     remedy = "see that renew_subscriptions is enabled, RENEWAL_SCHEDULE is valid, and what its log says"
-    now, state = workshop.clock.now(), renewals.last
+    now, state = context.clock.now(), renewals.last
     if (trouble := renewals.trouble(now)) is not None:
         return [_problem(name, trouble.text, f"{_remedy([trouble.text])}; the log of renew_subscriptions says more")]
     if state is None:
@@ -365,10 +365,10 @@ async def _timer(workshop: Workshop) -> list[Check]:
     return [_ok(name, f"the last run was {span(ago)} ago")]
 
 
-async def _kept(workshop: Workshop) -> list[Check]:
+async def _kept(context: CommandContext) -> list[Check]:
     """What Graph does not renew, and what becomes of it."""
     try:
-        state = (await workshop.renewal_states.latest()).last
+        state = (await context.renewal_states.latest()).last
     except UnavailableError:
         return []  # the check of storage has said so
     return [
@@ -383,16 +383,16 @@ async def _kept(workshop: Workshop) -> list[Check]:
     ]
 
 
-async def _client_state(workshop: Workshop) -> list[Check]:
+async def _client_state(context: CommandContext) -> list[Check]:
     """Whether the previous client state can be taken away."""
     name = "previous client state"
     try:
-        state = (await workshop.renewal_states.latest()).last
+        state = (await context.renewal_states.latest()).last
     except UnavailableError:
         return []  # the check of storage has said so
-    if state is None or len(workshop.settings.client_states) == 1:
+    if state is None or len(context.settings.client_states) == 1:
         return []
-    ago = f"the run of {span(workshop.clock.now() - state.finished)} ago"
+    ago = f"the run of {span(context.clock.now() - state.finished)} ago"
     keep = "keep CLIENT_STATE_PREVIOUS until none does, and four hours longer"
     if state.previous_client_state:
         return [_warning(name, f"{state.previous_client_state} still carry it, says {ago}", keep)]
@@ -401,14 +401,14 @@ async def _client_state(workshop: Workshop) -> list[Check]:
     return [_ok(name, f"none carries it, says {ago}: four hours after the last, CLIENT_STATE_PREVIOUS can go")]
 
 
-async def _functions(workshop: Workshop) -> list[Check]:
+async def _functions(context: CommandContext) -> list[Check]:
     try:
-        runs = await workshop.function_runs.latest()
+        runs = await context.function_runs.latest()
     except UnavailableError:
         return []  # the check of storage has said so
     if runs is None:
         return [_ok("functions", "none has been called yet")]
-    now = workshop.clock.now()
+    now = context.clock.now()
     overdue = runs.overdue(now)
     found = [
         _problem(
@@ -431,13 +431,13 @@ def _remedy(failures: Iterable[str]) -> str:
     return "the other checks say what to do; python manage.py subscriptions apply tries again"
 
 
-async def _raw_messages(workshop: Workshop) -> list[Check]:
+async def _raw_messages(context: CommandContext) -> list[Check]:
     name = "raw messages"
     try:
-        fronts = await asyncio.gather(*(workshop.queues.oldest(queue) for queue in OLDEST))
+        fronts = await asyncio.gather(*(context.queues.oldest(queue) for queue in OLDEST))
     except UnavailableError:
         return []  # the check of storage has said so
-    now = workshop.clock.now()
+    now = context.clock.now()
     ages = {queue: now - front for queue, front in zip(OLDEST, fronts, strict=True) if front is not None}
     late = {queue: age for queue, age in ages.items() if age > OLDEST[queue]}
     if late:
@@ -446,27 +446,27 @@ async def _raw_messages(workshop: Workshop) -> list[Check]:
     return [_ok(name, f"the oldest has waited for {span(max(ages.values()))}" if ages else "none is waiting")]
 
 
-async def _poison(workshop: Workshop) -> list[Check]:
+async def _poison(context: CommandContext) -> list[Check]:
     name = "poison messages"
     try:
-        left = await workshop.poison_states.oldest()
-        fronts = await asyncio.gather(*(workshop.queues.oldest(queue) for queue in POISON_QUEUES))
+        left = await context.poison_states.oldest()
+        fronts = await asyncio.gather(*(context.queues.oldest(queue) for queue in POISON_QUEUES))
     except UnavailableError:
         return []  # the check of storage has said so
     since = [front for front in (*left.values(), *fronts) if front is not None]
     if not since:
         return [_ok(name, "none")]
-    age = workshop.clock.now() - min(since)
+    age = context.clock.now() - min(since)
     found = f"the oldest has lain there for {span(age)}"
     if age <= STUCK_AFTER:
         return [_ok(name, found)]
     return [_problem(name, found, "see that the function drain_poison is enabled, and what its log says")]
 
 
-async def _reception(workshop: Workshop) -> list[Check]:
+async def _reception(context: CommandContext) -> list[Check]:
     name = "reception"
     try:
-        found = await recent_activity(workshop.blobs, workshop.clock.now())
+        found = await recent_activity(context.blobs, context.clock.now())
     except UnavailableError:
         return []  # the check of storage has said so
     received = sum(map(sum, found[Happening.RECEIVED].values()))
@@ -480,10 +480,10 @@ async def _reception(workshop: Workshop) -> list[Check]:
     return [_warning(name, text, "anybody can send what is refused; if it is Graph's, see Refusals in operations.md")]
 
 
-async def _quarantine(workshop: Workshop) -> list[Check]:
+async def _quarantine(context: CommandContext) -> list[Check]:
     name, count = "quarantine", 0
     try:
-        async for _ in workshop.blobs.list(QUARANTINE_CONTAINER):
+        async for _ in context.blobs.list(QUARANTINE_CONTAINER):
             count += 1
             if count == _COUNTED:
                 break
@@ -495,17 +495,17 @@ async def _quarantine(workshop: Workshop) -> list[Check]:
     return [_ok(name, "empty")]
 
 
-async def _desired(workshop: Workshop) -> DesiredState | None:
+async def _desired(context: CommandContext) -> DesiredState | None:
     """The desired state, or None where another check says what is wrong with it."""
     try:
-        return await workshop.desired.load()
+        return await context.desired.load()
     except SwitchboardError:
         return None
 
 
-async def _ingestion(workshop: Workshop) -> list[Check]:
+async def _ingestion(context: CommandContext) -> list[Check]:
     """What telemetry costs, where the deployment says where it goes."""
-    name, logs = "telemetry", workshop.logs
+    name, logs = "telemetry", context.logs
     if logs is None:
         return []
     try:

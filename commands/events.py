@@ -9,8 +9,8 @@ import msgspec
 import typer
 from rich.text import Text
 
+from commands.context import CommandContext
 from commands.terminal import Json, Yes, confirm, console, group, perform
-from commands.workshop import Workshop
 from shared.values.errors import MalformedInputError
 from shared.values.event_types import CloudEvent, parse_message
 from shared.values.resources import EVENT_QUEUES
@@ -56,13 +56,13 @@ def tail(
             _show(name, event, as_json=as_json)
         return True
 
-    async def work(workshop: Workshop) -> int:
+    async def work(context: CommandContext) -> int:
         if peek:
-            texts = [(name, text) for name in queues for text in await workshop.queues.peek(name)]
+            texts = [(name, text) for name in queues for text in await context.queues.peek(name)]
             for name, text in texts[: count or None]:
                 see(name, text)
             return len(texts)
-        return await _take(workshop, queues, see, count)
+        return await _take(context, queues, see, count)
 
     try:
         shown = perform(work, as_json=as_json)
@@ -72,13 +72,13 @@ def tail(
         console().print("There are no events.")
 
 
-async def _take(workshop: Workshop, queues: Sequence[str], see: Callable[[str, str], bool], count: int) -> int:
+async def _take(context: CommandContext, queues: Sequence[str], see: Callable[[str, str], bool], count: int) -> int:
     taken = 0
     while True:
         before = taken
         for name in queues:
             left = count - taken if count else _AT_A_TIME
-            taken += await workshop.queues.take(name, partial(see, name), at_most=left)
+            taken += await context.queues.take(name, partial(see, name), at_most=left)
             if count and taken >= count:
                 return taken
         if taken == before:

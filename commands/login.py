@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from commands.context import CommandContext
 from commands.terminal import Json, console, perform, print_json, span
-from commands.workshop import Workshop
 from shared.subscriptions.sign_in import PERMISSION, SignInPrompt
 
 Tenant = Annotated[str | None, typer.Option(help="Which of GRAPH_TENANT_IDS; not needed where there is one.")]
@@ -25,9 +25,9 @@ def login(tenant: Tenant = None, as_json: Json = False) -> None:
         )
         console(stderr=True).print(told)
 
-    async def work(workshop: Workshop) -> tuple[str, str]:
-        tenant_id = _choose(tenant, workshop.settings.tenant_ids)
-        return tenant_id, await asyncio.to_thread(workshop.sign_ins.user(tenant_id).sign_in, prompt)
+    async def work(context: CommandContext) -> tuple[str, str]:
+        tenant_id = _choose(tenant, context.settings.tenant_ids)
+        return tenant_id, await asyncio.to_thread(context.sign_ins.user(tenant_id).sign_in, prompt)
 
     tenant_id, user_id = perform(work, as_json=as_json)
     if as_json:

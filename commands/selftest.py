@@ -7,8 +7,8 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
+from commands.context import CommandContext
 from commands.terminal import Json, console, perform, print_json, table
-from commands.workshop import Workshop
 from shared.operations.self_test import PATIENCE, Leg
 
 _PATIENCE: Final = round(PATIENCE.total_seconds())
@@ -19,8 +19,8 @@ Patience = Annotated[int, typer.Option(min=1, help="Seconds to wait for the even
 def selftest(patience: Patience = _PATIENCE, as_json: Json = False) -> None:
     """Send a notification through the endpoint and an encrypted one through the queue; wait for their events."""
 
-    async def work(workshop: Workshop) -> tuple[Leg, ...]:
-        return await workshop.self_test(timedelta(seconds=patience)).run()
+    async def work(context: CommandContext) -> tuple[Leg, ...]:
+        return await context.self_test(timedelta(seconds=patience)).run()
 
     legs = perform(work, as_json=as_json)
     failed = any(leg.problem is not None for leg in legs)

@@ -9,8 +9,8 @@ import typer
 from rich.table import Column
 from rich.text import Text
 
+from commands.context import CommandContext
 from commands.terminal import Json, Yes, confirm, console, fail, group, perform, print_json, span, table
-from commands.workshop import Workshop
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.endpoint import Standing
 from shared.subscriptions.finished_run import Runner
@@ -63,8 +63,8 @@ def plan(
 ) -> None:
     """Show what a renewal run would change now, and why; change nothing."""
 
-    async def work(workshop: Workshop) -> Forecast:
-        return await workshop.renewal.plan(prune=prune)
+    async def work(context: CommandContext) -> Forecast:
+        return await context.renewal.plan(prune=prune)
 
     forecast = perform(work, as_json=as_json)
     if as_json:
@@ -86,8 +86,8 @@ def plan(
 def apply(as_json: Json = False) -> None:
     """Do now what the renewal timer does: create, renew and replace."""
 
-    async def work(workshop: Workshop) -> RenewalReport:
-        return await workshop.finished_runs.see(workshop.renewal.run(), Runner.OPERATOR)
+    async def work(context: CommandContext) -> RenewalReport:
+        return await context.finished_runs.see(context.renewal.run(), Runner.OPERATOR)
 
     report = perform(work, as_json=as_json)
     done = {str(outcome): count for outcome, count in report.outcomes.items()}
@@ -114,9 +114,9 @@ def apply(as_json: Json = False) -> None:
 def list_subscriptions(as_json: Json = False) -> None:
     """List Graph's subscriptions, with what is left of their lives."""
 
-    async def work(workshop: Workshop) -> list[tuple[Subscription, str]]:
-        listed = [one for tenant_id in workshop.settings.tenant_ids for one in await _listed(workshop, tenant_id)]
-        return [(one, _state(one, workshop)) for one in sorted(listed, key=lambda one: one.expires)]
+    async def work(context: CommandContext) -> list[tuple[Subscription, str]]:
+        listed = [one for tenant_id in context.settings.tenant_ids for one in await _listed(context, tenant_id)]
+        return [(one, _state(one, context)) for one in sorted(listed, key=lambda one: one.expires)]
 
     found = perform(work, as_json=as_json)
     now = datetime.now().astimezone()
@@ -143,8 +143,8 @@ def delete(
         f"Delete {len(ids)}? Nothing is notified of what they were for until they are back.", yes=yes, as_json=as_json
     )
 
-    async def work(workshop: Workshop) -> Removal:
-        return await workshop.renewal.delete(dict.fromkeys(ids))
+    async def work(context: CommandContext) -> Removal:
+        return await context.renewal.delete(dict.fromkeys(ids))
 
     _report(perform(work, as_json=as_json), ids, as_json=as_json)
 
@@ -153,8 +153,8 @@ def delete(
 def prune(yes: Yes = False, as_json: Json = False) -> None:
     """Delete the subscriptions that are ours and that nothing asks for."""
 
-    async def survey(workshop: Workshop) -> Forecast:
-        return await workshop.renewal.plan(prune=True)
+    async def survey(context: CommandContext) -> Forecast:
+        return await context.renewal.plan(prune=True)
 
     forecast = perform(survey, as_json=as_json)
     if forecast.failures:
@@ -173,21 +173,21 @@ def prune(yes: Yes = False, as_json: Json = False) -> None:
         _print_plan(unwanted, everything=True)
     confirm(f"Delete these {len(ids)}?", yes=yes, as_json=as_json)
 
-    async def work(workshop: Workshop) -> Removal:
-        return await workshop.renewal.prune(ids)
+    async def work(context: CommandContext) -> Removal:
+        return await context.renewal.prune(ids)
 
     _report(perform(work, as_json=as_json), ids, as_json=as_json)
 
 
-async def _listed(workshop: Workshop, tenant_id: str) -> list[Subscription]:
+async def _listed(context: CommandContext, tenant_id: str) -> list[Subscription]:
     """What Graph lists, by what is remembered of it: only that tells what Graph granted."""
     try:
-        known = (await workshop.known.load(tenant_id)).memory.known
+        known = (await context.known.load(tenant_id)).memory.known
     except UnavailableError:
         known = {}
     found: list[Subscription] = []
     try:
-        async for page in workshop.graph.subscription_pages(tenant_id):
+        async for page in context.graph.subscription_pages(tenant_id):
             found += (believed(one, known.get(one.id)) for one in page)
     except SignedInListError as error:
         console(stderr=True).print(str(error), style="yellow")
@@ -311,10 +311,10 @@ def _kind(one: Subscription) -> str:
     return "?" if one.kind is None else one.kind.key
 
 
-def _state(one: Subscription, workshop: Workshop) -> str:
-    if not workshop.endpoint.owns(one.notification_url):
+def _state(one: Subscription, context: CommandContext) -> str:
+    if not context.endpoint.owns(one.notification_url):
         return "foreign"
-    standing, _ = workshop.endpoint.standing(one.notification_url)
+    standing, _ = context.endpoint.standing(one.notification_url)
     return str(standing)
 
 

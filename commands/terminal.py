@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from commands.workshop import Workshop
+from commands.context import CommandContext
 from shared.values.errors import SwitchboardError
 
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of tables and bars.")]
@@ -42,12 +42,12 @@ def print_json(found: Any) -> None:
     typer.echo(json.dumps(found, indent=2))
 
 
-def perform[T](work: Callable[[Workshop], Awaitable[T]], *, as_json: bool) -> T:
+def perform[T](work: Callable[[CommandContext], Awaitable[T]], *, as_json: bool) -> T:
     """Do what a command is for; where that cannot be done, say why and end with exit code 1."""
 
     async def within() -> T:
-        async with Workshop() as workshop:
-            return await work(workshop)
+        async with CommandContext() as context:
+            return await work(context)
 
     try:
         return asyncio.run(within())

@@ -1,4 +1,4 @@
-"""The app without a host: its own wiring, over the real SDKs, on the storage emulator and the simulator."""
+"""The app without a host: its own parts, over the real SDKs, on the storage emulator and the simulator."""
 
 import contextlib
 import json
@@ -16,7 +16,8 @@ from dev.simulator import Payload, Simulator
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
-from shared import wiring
+from shared import triggers
+from shared.app import App as Parts
 from shared.notifications.decrypt import DATA_CONTAINER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.notifications.raw_queues import CLAIMS_CONTAINER
@@ -46,13 +47,20 @@ class App:
     sim: Simulator
     queues: QueueServiceClient
     blobs: BlobServiceClient
+    parts: Parts
 
     async def post(self, body: bytes, headers: Mapping[str, str] | None = None) -> func.HttpResponse:
-        return await wiring.receive(
+        return await triggers.receive(
+            self.parts,
             func.HttpRequest(
                 method="POST", url="http://localhost/api/notifications", headers=headers or {}, params={}, body=body
-            )
+            ),
         )
+
+    def look_anew(self) -> None:
+        """Forget what the health check found, which it keeps for half a minute."""
+        for name in ("health", "status"):
+            vars(self.parts).pop(name, None)
 
     def item(self, payload: Payload, **changes: Any) -> dict[str, Any]:
         """A notification as Graph makes it, encrypted for the current certificate where the payload has content."""
@@ -86,7 +94,7 @@ class App:
             client = self.queues.get_queue_client(queue)
             with contextlib.suppress(ResourceNotFoundError):
                 async for message in client.receive_messages(visibility_timeout=1):
-                    await wiring.decrypt(Message(_decoded(message.content), attempts), queue)
+                    await triggers.decrypt(self.parts, Message(_decoded(message.content), attempts), queue)
                     await client.delete_message(message)
 
     async def events(self) -> list[CloudEvent]:

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from dev.simulator import Simulator
-from shared import wiring
+from shared.app import App as Parts
 from shared.telemetry_export import OpenTelemetry
 from tests.integration.app import CLIENT_STATE, PREVIOUS_CLIENT_STATE, App
 
@@ -50,15 +50,14 @@ async def app(empty_storage: str, shared_simulator: Simulator, monkeypatch: pyte
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    _forget()
     async with (
         QueueServiceClient.from_connection_string(empty_storage) as queues,
         BlobServiceClient.from_connection_string(empty_storage) as blobs,
+        Parts() as parts,
     ):
         shared_simulator.faults.clear()
         shared_simulator.faults.forget_requests()
-        yield App(shared_simulator, queues, blobs)
-        await _close()
+        yield App(shared_simulator, queues, blobs, parts)
 
 
 @pytest.fixture
@@ -87,30 +86,8 @@ def spans() -> InMemorySpanExporter:
 
 
 @pytest.fixture
-def telemetry(
-    app: App, metrics: InMemoryMetricReader, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def telemetry(app: App, metrics: InMemoryMetricReader, spans: InMemorySpanExporter) -> None:
     """The app's figures and spans are kept in `metrics` and `spans`."""
     tracers = TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(spans))
-    found = OpenTelemetry(MeterProvider([metrics]), tracers)
-    monkeypatch.setattr(wiring, "_telemetry", lambda: found)
-
-
-async def _close() -> None:
-    if wiring._storage.cache_info().currsize:
-        await wiring._storage().queues.close()
-        await wiring._storage().blobs.close()
-    if wiring._certificates.cache_info().currsize:
-        await wiring._certificates()._client.close()
-        await wiring._certificates()._credential.close()
-    if wiring._graph.cache_info().currsize:
-        wiring._graph().close()
-        wiring._graph()._credentials.close()
-
-
-def _forget() -> None:
-    """What the wiring keeps belongs to one event loop, and each test has its own."""
-    for value in vars(wiring).values():
-        if isinstance(value, functools._lru_cache_wrapper):
-            value.cache_clear()
+    app.parts.telemetry = OpenTelemetry(MeterProvider([metrics]), tracers)

@@ -20,7 +20,6 @@ from dev.simulator import Fault, Kind, Options, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
-from shared import wiring
 from shared.notifications.raw_queues import RawQueues
 from shared.notifications.receive import Receiver
 from shared.values.errors import UnavailableError
@@ -69,7 +68,7 @@ async def test_storage_that_is_full_or_says_no(app: App, monkeypatch: pytest.Mon
         raise UnavailableError("queue", reason=f"storage-{code}")
 
     await app.post(app.collection(tokens=[]))
-    monkeypatch.setattr(wiring._queues(), "put", refuse)
+    monkeypatch.setattr(app.parts.queues, "put", refuse)
     response = await app.post(app.collection(app.item(build(GOOD))))
     assert response.status_code == 503
     assert code not in response.get_body().decode()
@@ -86,7 +85,7 @@ async def test_a_claim_check_whose_message_was_not_taken_is_not_left_behind(
     await app.post(app.collection(tokens=[]))
     posted = app.collection(app.item(build(Kind.ROSTER_JOINED, Options(participants=400))))
     with monkeypatch.context() as patch:
-        patch.setattr(wiring._queues(), "put", refuse)
+        patch.setattr(app.parts.queues, "put", refuse)
         assert (await app.post(posted)).status_code == 503
     assert (await app.post(posted)).status_code == 202
     await app.handle()
@@ -96,14 +95,14 @@ async def test_a_claim_check_whose_message_was_not_taken_is_not_left_behind(
 
 async def test_one_queue_of_two_that_takes_nothing_is_no_202(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     await app.post(app.collection(tokens=[]))
-    put = wiring._queues().put
+    put = app.parts.queues.put
 
     async def refuse_one(queue: str, *rest: Any) -> None:
         if queue == "raw-emergency":
             raise UnavailableError("queue", reason="storage-503")
         await put(queue, *rest)
 
-    monkeypatch.setattr(wiring._queues(), "put", refuse_one)
+    monkeypatch.setattr(app.parts.queues, "put", refuse_one)
     both = app.collection(app.item(build(Kind.EMERGENCY_FLAT)), app.item(build(GOOD)))
     assert (await app.post(both)).status_code == 503
 

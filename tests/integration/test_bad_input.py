@@ -14,7 +14,8 @@ from azure.core.exceptions import ResourceExistsError
 from dev.simulator import Fault, Kind, Options, build
 from dev.simulator.crypto import Recipient, encrypt
 from dev.simulator.tokens import Forgery, forge
-from shared import wiring
+from shared import triggers
+from shared.app import App as Parts
 from tests.integration.app import CLIENT_STATE, PREVIOUS_CLIENT_STATE, App, Message
 from tests.integration.conftest import OTHER_TENANT
 from tests.keys import OTHER_PAIR
@@ -108,7 +109,7 @@ def request(method: str = "POST", body: bytes = b"", **params: str) -> func.Http
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_the_handshake(method: str) -> None:
     token = "Validation: Testing client application reachability for subscription Request-Id: 7c5f & ä+%41"
-    response = await wiring.receive(request(method, validationToken=token))
+    response = await triggers.receive(Parts(), request(method, validationToken=token))
     assert (response.status_code, response.get_body().decode(), response.mimetype) == (200, token, "text/plain")
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
@@ -117,7 +118,7 @@ async def test_the_handshake(method: str) -> None:
     ("token", "status"), [("x" * 2048, 200), ("x" * 2049, 400), ("a<b", 400), ("a>b", 400), ("", 400)]
 )
 async def test_a_token_that_is_none_of_graphs(token: str, status: int) -> None:
-    response = await wiring.receive(request(validationToken=token))
+    response = await triggers.receive(Parts(), request(validationToken=token))
     assert response.status_code == status
     if status == 400:
         assert "<" not in response.get_body().decode()
@@ -126,11 +127,11 @@ async def test_a_token_that_is_none_of_graphs(token: str, status: int) -> None:
 async def test_the_handshake_needs_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CLIENT_STATE", "AzureWebJobsStorage", "KEY_VAULT_URL"):
         monkeypatch.delenv(name, raising=False)
-    assert (await wiring.receive(request(validationToken="x"))).status_code == 200
+    assert (await triggers.receive(Parts(), request(validationToken="x"))).status_code == 200
 
 
 async def test_a_get_that_is_no_handshake(app: App) -> None:
-    assert (await wiring.receive(request("GET"))).status_code == 400
+    assert (await triggers.receive(app.parts, request("GET"))).status_code == 400
 
 
 async def test_settings_that_are_missing(
@@ -397,7 +398,7 @@ async def test_key_vault_away_is_worth_another_try_of_those_that_need_it_alone(a
     found = [(found.get("first", 0), len(found["notifications"]), found["attempts"]) for found in messages]
     assert sorted(found) == [(0, 1, 1), (2, 2, 1)]
     for message in messages:
-        await wiring.decrypt(Message(json.dumps(message), 1), "raw-notifications")
+        await triggers.decrypt(app.parts, Message(json.dumps(message), 1), "raw-notifications")
     assert sorted(event.type for event in await app.on("call-events")) == [
         "Microsoft.Graph.CallEnded",
         "Microsoft.Graph.CallStarted",
@@ -414,7 +415,7 @@ async def _eventually_raw(app: App, count: int) -> dict[str, list[dict[str, Any]
 
 @pytest.mark.parametrize("text", ["", "x", "{}", '{"v":2}', "[]"])
 async def test_a_raw_message_that_is_none_is_parked_as_it_is(app: App, text: str) -> None:
-    await wiring.decrypt(Message(text, 1), "raw-notifications")
+    await triggers.decrypt(app.parts, Message(text, 1), "raw-notifications")
     (parked,) = await app.quarantined()
     assert (parked["reason"], parked["text"]) == ("raw-message-malformed", text)
 
@@ -424,9 +425,9 @@ async def test_a_claim_check_without_its_blob(app: App) -> None:
     ((message,),) = (await app.raw()).values()
     await app.blobs.get_container_client("raw-claims").delete_blob(message["claim"])
     # On a later try it means that an earlier one has done all there was to do.
-    await wiring.decrypt(Message(json.dumps(message), 2), "raw-notifications")
+    await triggers.decrypt(app.parts, Message(json.dumps(message), 2), "raw-notifications")
     assert await app.quarantined() == []
-    await wiring.decrypt(Message(json.dumps(message), 1), "raw-notifications")
+    await triggers.decrypt(app.parts, Message(json.dumps(message), 1), "raw-notifications")
     (parked,) = await app.quarantined()
     assert parked["reason"] == "claim-missing"
 
@@ -437,7 +438,7 @@ async def drained(app: App, text: str) -> None:
     with contextlib.suppress(ResourceExistsError):
         await client.create_queue()
     await client.send_message(text)
-    await wiring.drain_poison()
+    await triggers.drain_poison(app.parts)
     assert (await client.get_queue_properties()).approximate_message_count == 0
 
 
@@ -473,5 +474,5 @@ async def test_text_that_is_no_base64_is_parked_as_it_lies(app: App) -> None:
 
 
 async def test_poison_queues_that_are_not_there_hold_nothing(app: App) -> None:
-    await wiring.drain_poison()
+    await triggers.drain_poison(app.parts)
     assert (await app.quarantined(), await app.raw()) == ([], {})

@@ -12,7 +12,7 @@ import pytest
 from dev.simulator import Fault, Kind, Options
 from dev.simulator.directory import CallRecord
 from dev.simulator.payloads import build
-from shared import wiring
+from shared import triggers
 from shared.call_records.coverage import Coverage
 from shared.call_records.missing import EVERY, SETTLED, Audit
 from shared.notifications.retries import GIVE_UP_AFTER
@@ -57,13 +57,13 @@ def record(app: App, name: str, ago: timedelta, **changes: Any) -> CallRecord:
 
 async def lose_the_subscription(app: App, ago: timedelta) -> None:
     """Subscribe; then the subscription was seen last some time ago, and is gone."""
-    await wiring.renew()
+    await triggers.renew(app.parts)
     (subscription,) = app.sim.graph.subscriptions
     app.sim.graph.remove(subscription.id)
     (name,) = await states(app)
     coverage = await coverage_of(app)
     seen = msgspec.structs.replace(coverage, covered_until=app.sim.clock.now() - ago)
-    await wiring._blobs().put(STATE_CONTAINER, name, msgspec.json.encode(seen))
+    await app.parts.blobs.put(STATE_CONTAINER, name, msgspec.json.encode(seen))
 
 
 async def states(app: App) -> list[str]:
@@ -81,7 +81,7 @@ async def handle(app: App, queue: str = CALL_RECORDS_QUEUE) -> None:
     if waiting:
         await app.queues.get_queue_client(queue).clear_messages()
     for message in waiting:
-        await wiring.decrypt(Message(json.dumps(message), 1), queue)
+        await triggers.decrypt(app.parts, Message(json.dumps(message), 1), queue)
 
 
 async def events(app: App) -> list[CloudEvent]:
@@ -93,7 +93,7 @@ async def test_what_a_gap_holds_is_written_and_marked(desired: App) -> None:
     record(desired, "long-before", timedelta(hours=12))
     record(desired, "in-the-gap", timedelta(hours=5))
     record(desired, "updated-in-the-gap", timedelta(hours=3), version=2)
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     await handle(desired)
     first, second = await events(desired)
     assert (first.id, first.source, first.type) == ("in-the-gap/1", SOURCE, "Microsoft.Graph.CallRecordCreated")
@@ -111,10 +111,10 @@ async def test_what_a_gap_holds_is_written_and_marked(desired: App) -> None:
 async def test_a_gap_is_filled_once(desired: App) -> None:
     await lose_the_subscription(desired, timedelta(hours=6))
     record(desired, "one", timedelta(hours=5))
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     await handle(desired)
     desired.sim.faults.forget_requests()
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     assert CALL_RECORDS_QUEUE not in await desired.raw()
     assert not [one for one in desired.sim.faults.requests if "callRecords" in one.path]
     assert len(await events(desired)) == 1
@@ -123,9 +123,9 @@ async def test_a_gap_is_filled_once(desired: App) -> None:
 async def test_a_second_search_of_the_same_time_gives_the_same_ids(desired: App) -> None:
     await lose_the_subscription(desired, timedelta(hours=6))
     record(desired, "one", timedelta(hours=5))
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     await lose_the_subscription(desired, timedelta(hours=7))
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     await handle(desired)
     assert [event.key for event in await events(desired)] == [(SOURCE, "one/1")] * 2
 
@@ -135,13 +135,13 @@ async def test_all_pages_are_read(desired: App, monkeypatch: pytest.MonkeyPatch)
     await lose_the_subscription(desired, timedelta(hours=6))
     for number in range(5):
         record(desired, f"{number}", timedelta(hours=5))
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     await handle(desired)
     assert [event.id for event in await events(desired)] == [f"{number}/1" for number in range(5)]
 
 
 async def test_graph_says_that_some_were_missed(desired: App) -> None:
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     record(desired, "one", timedelta(hours=2))
     (subscription,) = desired.sim.graph.subscriptions
     item = {
@@ -152,15 +152,15 @@ async def test_graph_says_that_some_were_missed(desired: App) -> None:
     }
     await desired.post(desired.collection(item, tokens=[]))
     for message in (await desired.raw())["lifecycle-notifications"]:
-        await wiring.handle_lifecycle(Message(json.dumps(message), 1), "lifecycle-notifications")
+        await triggers.handle_lifecycle(desired.parts, Message(json.dumps(message), 1), "lifecycle-notifications")
     assert len((await coverage_of(desired)).gaps) == 1
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     await handle(desired)
     assert [event.id for event in await events(desired)] == ["one/1"]
 
 
 async def test_graph_has_removed_the_subscription(desired: App) -> None:
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     (gone,) = desired.sim.graph.subscriptions
     record(desired, "one", timedelta(seconds=1))
     desired.sim.graph.remove(gone.id)
@@ -172,19 +172,19 @@ async def test_graph_has_removed_the_subscription(desired: App) -> None:
     }
     await desired.post(desired.collection(item, tokens=[]))
     for message in (await desired.raw())["lifecycle-notifications"]:
-        await wiring.handle_lifecycle(Message(json.dumps(message), 1), "lifecycle-notifications")
+        await triggers.handle_lifecycle(desired.parts, Message(json.dumps(message), 1), "lifecycle-notifications")
     (made,) = desired.sim.graph.subscriptions
     coverage = await coverage_of(desired)
     assert (coverage.subscription_id, len(coverage.gaps)) == (made.id, 1)
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     await handle(desired)
     assert [(event.id, event.backfilled) for event in await events(desired)] == [("one/1", "true")]
 
 
 async def test_a_subscription_that_is_merely_renewed_leaves_no_gap(desired: App) -> None:
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     before = await coverage_of(desired)
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     after = await coverage_of(desired)
     assert (after.subscription_id, after.gaps) == (before.subscription_id, ())
     assert after.covered_until > before.covered_until
@@ -194,10 +194,10 @@ async def test_while_graph_lists_nothing_the_gap_stays(desired: App) -> None:
     await lose_the_subscription(desired, timedelta(hours=6))
     record(desired, "one", timedelta(hours=5))
     desired.sim.faults.add(Fault("graph", "GET", "communications/callRecords", status=403), times=None)
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     assert len((await coverage_of(desired)).gaps) == 1
     desired.sim.faults.clear()
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     await handle(desired)
     assert [event.id for event in await events(desired)] == ["one/1"]
 
@@ -241,7 +241,9 @@ async def test_a_record_that_never_comes_ends_in_quarantine(fetching: App) -> No
     )
     (message,) = (await fetching.raw())[CALL_RECORDS_QUEUE]
     since = (fetching.sim.clock.now() - GIVE_UP_AFTER).isoformat()
-    await wiring.decrypt(Message(json.dumps(message | {"attempts": 30, "failing_since": since}), 1), CALL_RECORDS_QUEUE)
+    await triggers.decrypt(
+        fetching.parts, Message(json.dumps(message | {"attempts": 30, "failing_since": since}), 1), CALL_RECORDS_QUEUE
+    )
     (parked,) = await fetching.quarantined()
     assert (parked["reason"], parked["queue"]) == ("call-record-not-found", CALL_RECORDS_QUEUE)
 
@@ -252,7 +254,7 @@ async def test_where_graph_throttles_the_record_waits_as_long_as_it_asks(fetchin
     await fetching.post(fetching.collection(fetching.item(build(Kind.CALL_RECORD_CREATED, Options(id="r"))), tokens=[]))
     before = fetching.sim.clock.now()
     put: list[timedelta] = []
-    queues = wiring._queues()
+    queues = fetching.parts.queues
     original = queues.put
 
     async def watched(queue: str, body: bytes, encoding: Any, delay: timedelta = timedelta(0)) -> None:
@@ -281,7 +283,7 @@ async def test_two_notifications_of_one_record_are_one_event(fetching: App) -> N
 async def test_what_was_missed_is_fetched_too(fetching: App) -> None:
     await lose_the_subscription(fetching, timedelta(hours=6))
     record(fetching, "one", timedelta(hours=5))
-    await wiring.renew()
+    await triggers.renew(fetching.parts)
     await handle(fetching)
     (event,) = await events(fetching)
     assert (event.id, event.backfilled) == ("one/1", "true")
@@ -293,21 +295,21 @@ async def rewind_the_audit(app: App) -> None:
     (name,) = [name for name in await app.blobs_in(STATE_CONTAINER) if name.startswith("call-record-audits/")]
     now = app.sim.clock.now()
     audit = Audit(now - timedelta(days=3), now - SETTLED - 2 * EVERY)
-    await wiring._blobs().put(STATE_CONTAINER, name, msgspec.json.encode(audit))
+    await app.parts.blobs.put(STATE_CONTAINER, name, msgspec.json.encode(audit))
 
 
 async def test_silence_while_the_subscription_lives(desired: App, caplog: pytest.LogCaptureFixture) -> None:
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     for name in ("told", "untold"):
         record(desired, name, SETTLED + HOUR)
     record(desired, "fresh", HOUR)  # its notification may still come
     await desired.post(desired.collection(desired.item(build(Kind.CALL_RECORD_CREATED, Options(id="told"))), tokens=[]))
     await handle(desired, RAW_QUEUE)
     (live,) = await events(desired)
-    await wiring._deliveries().flush()
+    await desired.parts.deliveries.flush()
     for _ in range(2):  # of which the second finds nothing
         await rewind_the_audit(desired)
-        await wiring.renew()
+        await triggers.renew(desired.parts)
         await handle(desired)
     found = [event for event in await events(desired) if event.id != live.id]
     assert [(event.key, event.backfilled) for event in found] == [((SOURCE, "untold/1"), "true")]
@@ -315,10 +317,10 @@ async def test_silence_while_the_subscription_lives(desired: App, caplog: pytest
 
 
 async def test_a_notification_that_comes_after_all_gives_the_same_event(fetching: App) -> None:
-    await wiring.renew()
+    await triggers.renew(fetching.parts)
     record(fetching, "late", SETTLED + HOUR)
     await rewind_the_audit(fetching)
-    await wiring.renew()
+    await triggers.renew(fetching.parts)
     await handle(fetching)
     await fetching.post(
         fetching.collection(fetching.item(build(Kind.CALL_RECORD_CREATED, Options(id="late"))), tokens=[])
@@ -334,7 +336,7 @@ async def test_gaps_come_before_an_audit(desired: App) -> None:
     await rewind_the_audit(desired)
     desired.sim.faults.add(Fault("graph", "GET", "communications/callRecords", status=403), times=1)
     desired.sim.faults.forget_requests()
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     assert len((await coverage_of(desired)).gaps) == 1
     assert len([one for one in desired.sim.faults.requests if "callRecords" in one.path]) == 1
 

@@ -9,7 +9,8 @@ import pytest
 
 from dev.simulator import Kind, build
 from dev.simulator.tokens import TokenVersion, validation_claims
-from shared import wiring
+from shared import triggers
+from shared.app import App as Parts
 from tests.integration.app import CLIENT_STATE, App
 from tests.integration.conftest import OTHER_TENANT
 from tests.integration.test_bad_input import BAD, GOOD, outcome
@@ -132,13 +133,14 @@ async def test_a_token_signed_with_the_published_key_of_personal_accounts(app: A
 
 
 async def test_a_handshake_accepts_no_notifications_on_the_way(app: App) -> None:
-    response = await wiring.receive(
+    response = await triggers.receive(
+        app.parts,
         func.HttpRequest(
             method="POST",
             url="http://localhost/api/notifications",
             params={"validationToken": "x"},
             body=app.collection(app.item(build(Kind.CALL_RECORD_CREATED)), tokens=[]),
-        )
+        ),
     )
     assert (response.status_code, response.get_body()) == (200, b"x")
     assert await app.raw() == {}
@@ -153,14 +155,15 @@ async def test_a_handshake_accepts_no_notifications_on_the_way(app: App) -> None
     ],
 )
 async def test_headers_change_nothing_about_the_handshake(headers: dict[str, str]) -> None:
-    response = await wiring.receive(
+    response = await triggers.receive(
+        Parts(),
         func.HttpRequest(
             method="POST",
             url="http://localhost/api/notifications",
             headers=headers,
             params={"validationToken": "a\r\nSet-Cookie: b=c"},
             body=b"",
-        )
+        ),
     )
     assert (response.status_code, response.mimetype) == (200, "text/plain")
     assert response.get_body() == b"a\r\nSet-Cookie: b=c"

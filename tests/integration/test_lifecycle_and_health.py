@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from dev.simulator import Fault
-from shared import wiring
+from shared import triggers
 from tests.integration.app import CLIENT_STATE, App, Message
 
 QUEUE = "lifecycle-notifications"
@@ -46,7 +46,7 @@ def lifecycle(app: App, event: str, **changes: Any) -> dict[str, Any]:
 async def handle(app: App) -> None:
     client = app.queues.get_queue_client(QUEUE)
     for message in (await app.raw()).get(QUEUE, []):
-        await wiring.handle_lifecycle(Message(json.dumps(message), 1), QUEUE)
+        await triggers.handle_lifecycle(app.parts, Message(json.dumps(message), 1), QUEUE)
     await client.clear_messages()
 
 
@@ -55,18 +55,17 @@ def request(name: str) -> func.HttpRequest:
     return func.HttpRequest(method="GET", url=f"http://localhost/api/{name}", headers=headers, params={}, body=b"")
 
 
-async def health() -> tuple[int, dict[str, Any]]:
+async def health(app: App) -> tuple[int, dict[str, Any]]:
     """What everybody is told, and what whoever has the key of the status is told."""
-    wiring._health.cache_clear()
-    wiring._status.cache_clear()
-    told = await wiring.health(request("health"))
+    app.look_anew()
+    told = await triggers.health(app.parts, request("health"))
     assert told.get_body() == (b"ok" if told.status_code == 200 else b"failing")
-    found = json.loads((await wiring.status(request("status"))).get_body())
+    found = json.loads((await triggers.status(app.parts, request("status"))).get_body())
     return told.status_code, found["health"]["checks"]
 
 
 async def test_the_timer_creates_what_is_missing_and_then_has_nothing_to_do(desired: App) -> None:
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     made = {found.resource.strip("/"): found for found in desired.sim.graph.subscriptions}
     assert set(made) == {
         "communications/callRecords",
@@ -74,12 +73,12 @@ async def test_the_timer_creates_what_is_missing_and_then_has_nothing_to_do(desi
     }
     assert all(found.client_state == CLIENT_STATE for found in made.values())
     assert all(found.lifecycle_notification_url for found in made.values())
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     assert {found.id for found in desired.sim.graph.subscriptions} == {found.id for found in made.values()}
 
 
 async def test_reauthorization_prolongs(desired: App) -> None:
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     subscription = desired.sim.graph.subscriptions[0]
     desired.sim.faults.forget_requests()
     await desired.post(desired.collection(lifecycle(desired, "reauthorizationRequired"), tokens=[]))
@@ -91,7 +90,7 @@ async def test_reauthorization_prolongs(desired: App) -> None:
 
 
 async def test_a_removed_subscription_is_made_anew(desired: App) -> None:
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     gone = desired.sim.graph.subscriptions[0]
     await desired.post(desired.collection(lifecycle(desired, "subscriptionRemoved"), tokens=[]))
     desired.sim.graph.remove(gone.id)
@@ -107,7 +106,7 @@ async def test_what_cannot_be_handled_is_kept_and_harms_no_neighbour(desired: Ap
         ({"subscriptionId": None}, "lifecycle-malformed"),
         ({"tenantId": "00000000-0000-0000-0000-000000000000"}, "unknown-tenant"),
     ]
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     gone = desired.sim.graph.subscriptions[0]
     items = [lifecycle(desired, "missed", **changes) for changes, _ in bad]
     await desired.post(desired.collection(*items, lifecycle(desired, "subscriptionRemoved"), tokens=[]))
@@ -119,11 +118,11 @@ async def test_what_cannot_be_handled_is_kept_and_harms_no_neighbour(desired: Ap
 
 
 async def test_health_of_an_app_that_runs(desired: App) -> None:
-    status, found = await health()
+    status, found = await health(desired)
     assert (status, found["subscriptions"]["problem"]) == (503, "no renewal run has finished yet")
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     desired.sim.faults.forget_requests()
-    status, found = await health()
+    status, found = await health(desired)
     assert (status, {check["ok"] for check in found.values()}) == (200, {True})
     # No private key is fetched for that.
     asked = {record.path.partition("?")[0] for record in desired.sim.faults.requests if record.service == "vault"}
@@ -131,16 +130,16 @@ async def test_health_of_an_app_that_runs(desired: App) -> None:
 
 
 async def test_health_without_key_vault(desired: App) -> None:
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     desired.sim.faults.add(Fault("vault", status=403), times=None)
-    status, found = await health()
+    status, found = await health(desired)
     assert (status, found["keyVault"]["reason"]) == (503, "key-vault-403")
     assert found["storage"]["ok"]
 
 
 @pytest.mark.parametrize("gone", ["deleted", "disabled"])
 async def test_health_without_a_certificate(desired: App, gone: str) -> None:
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     vault = desired.sim.vault
     kept = vault.certificate()
     if gone == "deleted":
@@ -149,7 +148,7 @@ async def test_health_without_a_certificate(desired: App, gone: str) -> None:
         for version in vault.versions(vault.certificate_name):
             vault.update(vault.certificate_name, version.version, replace(version, enabled=False))
     try:
-        status, found = await health()
+        status, found = await health(desired)
     finally:
         vault.delete(vault.certificate_name)
         vault.set_secret(vault.certificate_name, kept.value)
@@ -158,40 +157,40 @@ async def test_health_without_a_certificate(desired: App, gone: str) -> None:
 
 
 async def test_health_with_a_damaged_state_of_the_renewal(desired: App) -> None:
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     container = desired.blobs.get_container_client("state")
     await container.upload_blob("renewal.json", b'{"finished":', overwrite=True)
-    status, found = await health()
+    status, found = await health(desired)
     assert (status, found["subscriptions"]["reason"]) == (503, "no-run")
 
 
 async def test_health_fails_while_the_host_does_not_call_a_timer(desired: App) -> None:
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     now = datetime.now(UTC)
     runs = {"since": now - timedelta(days=2), "last": {"drain_poison": now, "renew_subscriptions": now}}
     container = desired.blobs.get_container_client("state")
     await container.upload_blob("function-runs.json", msgspec.json.encode(runs), overwrite=True)
 
-    status, found = await health()
+    status, found = await health(desired)
 
     assert (status, found["functions"]["reason"]) == (503, "not-called")
     assert found["functions"]["problem"] == "the host does not call: sweep_claim_checks"
 
 
 async def test_health_fails_while_messages_stay_on_a_poison_queue(desired: App) -> None:
-    await wiring.renew()
+    await triggers.renew(desired.parts)
     for minutes, status, reason in ((14, 200, None), (16, 503, "poison")):
         since = datetime.now(UTC) - timedelta(minutes=minutes)
-        await wiring._poison_states().save({"raw-emergency-poison": since})
-        found = await health()
+        await desired.parts.poison_states.save({"raw-emergency-poison": since})
+        found = await health(desired)
         assert (found[0], found[1]["poison"]["reason"]) == (status, reason)
 
 
 async def test_health_without_settings(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CERTIFICATE_NAME")
-    told = await wiring.health(request("health"))
+    told = await triggers.health(app.parts, request("health"))
     assert (told.status_code, told.get_body()) == (503, b"failing")
-    found = await wiring.status(request("status"))
+    found = await triggers.status(app.parts, request("status"))
     assert found.status_code == 503
     assert found.get_body().startswith(b"CERTIFICATE_NAME")
 
@@ -200,9 +199,9 @@ async def test_a_permission_that_is_missing_shows_in_health(desired: App) -> Non
     roles = desired.sim.entra.roles
     desired.sim.entra.roles = tuple(role for role in roles if not role.startswith("CallEvents-Emergency"))
     try:
-        await wiring.renew()
+        await triggers.renew(desired.parts)
     finally:
         desired.sim.entra.roles = roles
-    status, found = await health()
+    status, found = await health(desired)
     assert status == 503
     assert "emergencyCallEvents" in found["subscriptions"]["problem"]

@@ -22,7 +22,7 @@ from dev.host import HostProcess
 from dev.simulator import Fault, Options, Simulator, build
 from dev.simulator.tokens import Forgery, forge
 from dev.stack import APP, Stack
-from shared import wiring
+from shared import triggers
 from tests.integration.app import CLIENT_STATE, PREVIOUS_CLIENT_STATE, App, Message
 from tests.integration.test_stack import PATIENCE, renew
 
@@ -132,15 +132,16 @@ def assert_holds_none(text: str, planted: set[str]) -> None:
 
 
 FAILING_APP = f"""
-import functools, importlib.util, os, sys
+import importlib.util, os, sys
+from functools import cached_property
 from pathlib import Path
 
 sys.path.insert(0, {str(APP)!r})
-from shared import wiring
+from shared.app import App
 from shared.values.errors import UnavailableError
 
 
-def fail():
+def fail(app):
     kind = Path(os.environ["FAILURE"]).read_text()
     try:
         raise KeyError({PLANTED[0]!r})
@@ -152,9 +153,9 @@ def fail():
         raise ExceptionGroup({PLANTED[3]!r}, [ValueError({PLANTED[4]!r})])
 
 
-for name, part in list(vars(wiring).items()):
-    if isinstance(part, functools._lru_cache_wrapper) and name != "_telemetry":
-        setattr(wiring, name, fail)
+for name, part in list(vars(App).items()):
+    if isinstance(part, cached_property) and name != "telemetry":
+        setattr(App, name, property(fail))
 spec = importlib.util.spec_from_file_location("the_app", {str(APP / "function_app.py")!r})
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
@@ -244,11 +245,13 @@ async def test_telemetry_and_every_record_of_every_logger_hold_ids_alone(
     await app.handle()
     for queue, message in waiting:
         if queue == "lifecycle-notifications":
-            await wiring.handle_lifecycle(Message(json.dumps(message), 1), queue)
+            await triggers.handle_lifecycle(app.parts, Message(json.dumps(message), 1), queue)
     app.sim.faults.add(Fault("graph", status=403), times=2)
-    await wiring.renew()
-    await wiring.renew()
-    assert (await wiring.health(func.HttpRequest(method="GET", url="/api/health", params={}, body=b""))).get_body()
+    await triggers.renew(app.parts)
+    await triggers.renew(app.parts)
+    assert (
+        await triggers.health(app.parts, func.HttpRequest(method="GET", url="/api/health", params={}, body=b""))
+    ).get_body()
 
     data = metrics.get_metrics_data()
     assert data is not None

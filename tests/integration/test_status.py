@@ -14,7 +14,7 @@ import azure.functions as func
 import pytest
 
 from dev.simulator import Kind, Options, build
-from shared import wiring
+from shared import triggers
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from tests.integration.app import App
 
@@ -23,24 +23,25 @@ HOSTILE = "<script>document.title='taken'</script>\"'&<img src=x onerror=documen
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-async def status(accept: str = "text/html") -> func.HttpResponse:
-    return await wiring.status(
+async def status(app: App, accept: str = "text/html") -> func.HttpResponse:
+    return await triggers.status(
+        app.parts,
         func.HttpRequest(
             method="GET", url="http://localhost/api/status", headers={"accept": accept}, params={}, body=b""
-        )
+        ),
     )
 
 
 async def test_everything_that_lies_in_storage_is_shown(app: App, desire: Callable[[str], None]) -> None:
     desire(f'[[callRecords]]\ntenant = "{app.sim.tenants[0]}"\n')
-    await wiring.renew()
+    await triggers.renew(app.parts)
     altered = app.item(build(Kind.CALL_STARTED, Options()))
     altered["encryptedContent"] = altered["encryptedContent"] | {"dataSignature": "AAAA"}
     await app.post(app.collection(app.item(build(Kind.CALL_STARTED, Options())), altered))
     await app.handle()
-    await wiring._activity().flush()
+    await app.parts.activity.flush()
     await app.post(app.collection(app.item(build(Kind.CALL_STARTED, Options()))))
-    found = json.loads((await status("application/json")).get_body())
+    found = json.loads((await status(app, "application/json")).get_body())
     assert found["subscriptions"]["live"] == len(found["subscriptions"]["nearest"]) == 1
     assert {row["level"] for row in found["subscriptions"]["nearest"]} == {"well"}
     depths = {row["name"]: (row["depth"], row["oldestSeconds"] is not None) for row in found["queues"]["queues"]}
@@ -63,7 +64,7 @@ def test_it_takes_a_key() -> None:
 
 
 async def test_html_is_what_a_browser_gets(app: App) -> None:
-    answer = await status("text/html,application/xhtml+xml,*/*;q=0.8")
+    answer = await status(app, "text/html,application/xhtml+xml,*/*;q=0.8")
     assert answer.mimetype == "text/html"
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.get_body().startswith(b"<!doctype html>")
@@ -76,14 +77,14 @@ async def test_storage_down_is_shown_in_time(app: App, monkeypatch: pytest.Monke
         "AzureWebJobsStorage",
         f"AccountName=devstoreaccount1;AccountKey={key};BlobEndpoint={down};QueueEndpoint={down};",
     )
-    answer = await status()
+    answer = await status(app)
     assert answer.status_code == 200
     assert answer.get_body().decode().count("storage does not answer") == 5
 
 
 async def test_settings_that_are_missing_are_named(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KEY_VAULT_URL")
-    answer = await status()
+    answer = await status(app)
     assert answer.status_code == 503
     assert b"KEY_VAULT_URL" in answer.get_body()
 
@@ -125,8 +126,8 @@ def serve() -> Iterator[Callable[[func.HttpResponse], str]]:
 async def test_a_browser_shows_hostile_strings_as_text_and_applies_the_style(
     app: App, serve: Callable[[func.HttpResponse], str], tmp_path: Path
 ) -> None:
-    await wiring._blobs().put(QUARANTINE_CONTAINER, "x.json", b"{}", {"reason": "%s"})
-    answer = await status()
+    await app.parts.blobs.put(QUARANTINE_CONTAINER, "x.json", b"{}", {"reason": "%s"})
+    answer = await status(app)
     hostile = answer.get_body().decode().replace("%s", HOSTILE.replace("&", "&amp;").replace("<", "&lt;"))
     url = serve(func.HttpResponse(hostile, headers=dict(answer.headers)))
     log = browse("--dump-dom", url, tmp_path)

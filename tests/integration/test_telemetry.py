@@ -9,7 +9,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from dev.simulator import Fault, Kind, Options, Payload, build
-from shared import wiring
+from shared import triggers
 from shared.operations.self_test import Leg
 from shared.telemetry_export import (
     DECRYPTED,
@@ -100,7 +100,7 @@ async def test_a_renewal_run_tells_outcomes_and_the_nearest_end(
     app: App, metrics: InMemoryMetricReader, desire: Callable[[str], None]
 ) -> None:
     desire(f'[[callRecords]]\ntenant = "{app.sim.tenants[0]}"\n')
-    await wiring.renew()
+    await triggers.renew(app.parts)
     assert points(metrics, RENEWALS) == {"created": 1}
     assert points(metrics, RUNS) == {"ended": 1}
     (subscription,) = app.sim.graph.subscriptions
@@ -115,7 +115,7 @@ async def test_a_run_that_could_not_be_made_is_none_that_ended(
     desire(f'[[callRecords]]\ntenant = "{app.sim.tenants[0]}"\n')
     app.sim.faults.add(Fault("login", status=400), times=20)
     with pytest.raises(UnavailableError):
-        await wiring.renew()
+        await triggers.renew(app.parts)
     assert points(metrics, RUNS) == {"failed": 1}
 
 
@@ -142,7 +142,7 @@ async def test_a_self_test_tells_how_it_ended(
     test: SelfTested,
     outcome: str,
 ) -> None:
-    monkeypatch.setattr(wiring, "_self_test", lambda: test)
+    monkeypatch.setattr(app.parts, "self_test", lambda: test)
     with contextlib.suppress(UnavailableError):
-        await wiring.self_test()
+        await triggers.self_test(app.parts)
     assert points(metrics, SELF_TESTS) == {outcome: 1}

@@ -7,7 +7,7 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError
 
 from dev.simulator import Fault, Simulator
-from shared import wiring
+from shared import triggers
 from shared.subscriptions.identity import GraphCredentials
 from shared.subscriptions.sign_in import SignIns
 from tests.integration.app import App
@@ -107,7 +107,7 @@ async def test_subscriptions_are_made_in_each_tenant(app: App, tmp_path: Path, m
     monkeypatch.setattr(app.sim.graph.settings, "handshake", False)
     for subscription in app.sim.graph.subscriptions:
         app.sim.graph.remove(subscription.id)
-    await wiring.renew()
+    await triggers.renew(app.parts)
     made = [(found.tenant_id, found.app_id) for found in app.sim.graph.subscriptions]
     assert sorted(made) == sorted([(TENANT, app.sim.app_id), (OTHER_TENANT, app.sim.app_id)])
 
@@ -122,9 +122,9 @@ async def test_a_tenant_without_consent_does_not_hold_up_the_other(
     for subscription in app.sim.graph.subscriptions:
         app.sim.graph.remove(subscription.id)
     app.sim.faults.add(Fault("login", path=f"{OTHER_TENANT}/oauth2", status=401), times=None)
-    await wiring.renew()
+    await triggers.renew(app.parts)
     assert [found.tenant_id for found in app.sim.graph.subscriptions] == [TENANT]
-    state = (await wiring._renewal_states().latest()).last
+    state = (await app.parts.renewal_states.latest()).last
     assert state is not None
     assert "list: credential x 1" in state.failures
 
