@@ -30,8 +30,8 @@ from shared.notifications.raw_messages import RawMessages
 from shared.notifications.raw_queues import RawQueues
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
-from shared.storage.blobs import Blobs
-from shared.storage.queues import Queues
+from shared.storage.blobs import AzureBlobs
+from shared.storage.queues import AzureQueues
 from shared.values.message_text import Encoding
 from shared.values.queue_messages import Receipt
 
@@ -95,7 +95,7 @@ async def close(account: StorageAccount) -> None:
 
 async def _put(connect: Connect, name: str, rounds: int, target: str) -> Ratio:
     account = connect()
-    queues, client = Queues(account), account.queues.get_queue_client("call-events")
+    queues, client = AzureQueues(account), account.queues.get_queue_client("call-events")
     body = b'{"x":"%b"}' % (b"x" * 2000)
 
     async def cpu(work: Any, *arguments: object) -> float:
@@ -116,7 +116,7 @@ async def _sdk_put(client: QueueClient, body: bytes) -> None:
     await client.send_message(b64encode(body).decode(), time_to_live=-1)
 
 
-class _Tee(Queues):
+class _Tee(AzureQueues):
     """Real queues that also keep what was put."""
 
     def __init__(self, account: StorageAccount) -> None:
@@ -143,7 +143,7 @@ class Pipeline:
     def __init__(self, account: StorageAccount, form: Form, items: int = ITEMS) -> None:
         self.pair, signing = KeyCertificate.generate(), SigningKey.generate()
         self._account = account
-        self.raw, self.events, blobs = _Tee(self._account), _Tee(self._account), Blobs(self._account)
+        self.raw, self.events, blobs = _Tee(self._account), _Tee(self._account), AzureBlobs(self._account)
         raw_queues = RawQueues(self.raw, blobs)
         self._receiver = receiver_of(raw_queues, signing)
         quarantine = Quarantine(blobs, lambda: datetime.now(UTC))

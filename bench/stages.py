@@ -24,7 +24,7 @@ from shared.notifications.decrypt import Sealed, seal_of
 from shared.notifications.encryption import decrypt
 from shared.notifications.events import Event, event_of
 from shared.storage.account import StorageAccount
-from shared.storage.queues import Queues
+from shared.storage.queues import AzureQueues
 from shared.values.envelope import pack, parse_envelope
 from shared.values.message_text import batches, encode, join
 
@@ -47,7 +47,7 @@ async def _measure(connect: Connect) -> list[Stage]:
 
 class _Stages:
     def __init__(self, account: StorageAccount) -> None:
-        self._account, self._queues = account, Queues(account)
+        self._account, self._queues = account, AzureQueues(account)
         self._posts = Posts(ITEMS, Kind.CALL_STARTED)
         self._key = self._posts.pair.private_key
         self._operation = rsa_operation(self._key)

@@ -22,8 +22,8 @@ from shared.notifications.raw_queues import RawQueues
 from shared.notifications.replay import Done, Entry, Replay, Selection
 from shared.settings import storage_settings
 from shared.storage.account import StorageAccount
-from shared.storage.blobs import Blobs
-from shared.storage.queues import Queues
+from shared.storage.blobs import AzureBlobs
+from shared.storage.queues import AzureQueues
 from shared.values.errors import SwitchboardError
 from shared.values.message_text import repaired
 
@@ -234,8 +234,8 @@ async def _replay() -> AsyncIterator[Replay]:
         _fail("AzureWebJobsStorage is missing: the settings name no storage")
     account = StorageAccount(settings)
     async with account.queues, account.blobs:
-        blobs = Blobs(account)
-        yield Replay(blobs, RawQueues(Queues(account), blobs))
+        blobs = AzureBlobs(account)
+        yield Replay(blobs, RawQueues(AzureQueues(account), blobs))
 
 
 def _run[T](work: Coroutine[Any, Any, T]) -> T:

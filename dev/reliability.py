@@ -44,8 +44,8 @@ from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.notifications.raw_queues import CLAIMS_CONTAINER, RawQueues
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
-from shared.storage.blobs import Blobs
-from shared.storage.queues import Queues
+from shared.storage.blobs import AzureBlobs
+from shared.storage.queues import AzureQueues
 from shared.values.resources import EMERGENCY_CALL_EVENTS, EMERGENCY_QUEUE, RAW_QUEUE
 
 _ON_EXPRESS_WAY: Final = "host killed on an emergency's express way"
@@ -598,8 +598,8 @@ class Run:
         async def sweep_later() -> int:
             account = StorageAccount(StorageSettings(self._stack.azurite.connection_string, None, None, None))
             async with account.queues, account.blobs:
-                blobs = Blobs(account)
-                sweep = ClaimSweep(blobs, RawQueues(Queues(account), blobs))
+                blobs = AzureBlobs(account)
+                sweep = ClaimSweep(blobs, RawQueues(AzureQueues(account), blobs))
                 return await sweep.run(datetime.now(UTC) + timedelta(days=3))
 
         return asyncio.run(sweep_later())

@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -22,6 +22,7 @@ from shared.call_records.missing import Audit, Delivered, Told, first_audit
 from shared.call_records.search import Records, Search, send_records
 from shared.clock import Clock
 from shared.notifications.raw_queues import RawQueues
+from shared.storage.ports import Blobs
 from shared.telemetry import Telemetry
 from shared.values.errors import UnavailableError
 from shared.values.graph import GraphError, Subscription
@@ -34,18 +35,6 @@ _NAMED: Final = 5
 _LONG: Final = timedelta(days=1)
 
 _log = logging.getLogger(__name__)
-
-
-class Blob(Protocol):
-    @property
-    def data(self) -> bytes: ...
-    @property
-    def etag(self) -> str: ...
-
-
-class Blobs(Protocol):
-    async def get_version(self, container: str, name: str) -> Blob | None: ...
-    async def put_version(self, container: str, name: str, data: bytes, etag: str | None) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)

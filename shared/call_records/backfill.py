@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -19,6 +19,7 @@ from shared.call_records.coverage import Coverage, Gap, missed, observed, partic
 from shared.call_records.search import Records, Search, send_records
 from shared.clock import Clock
 from shared.notifications.raw_queues import RawQueues
+from shared.storage.ports import Blobs
 from shared.subscriptions.plan import resource_key
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import GraphError, Subscription
@@ -31,18 +32,6 @@ _CONFLICTS: Final = 10
 _AT_ONCE: Final = 8
 
 _log = logging.getLogger(__name__)
-
-
-class Blob(Protocol):
-    @property
-    def data(self) -> bytes: ...
-    @property
-    def etag(self) -> str: ...
-
-
-class Blobs(Protocol):
-    async def get_version(self, container: str, name: str) -> Blob | None: ...
-    async def put_version(self, container: str, name: str, data: bytes, etag: str | None) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from shared.call_records.missing import NOTES_KEPT, Delivered, Told, delivered_by
 from shared.notifications.events import Event
+from shared.storage.ports import Blobs
 from shared.values.errors import UnavailableError
 from shared.values.items import is_plain_id
 
@@ -30,13 +31,6 @@ _HOUR: Final = timedelta(hours=1)
 _log = logging.getLogger(__name__)
 
 _decode = msgspec.json.Decoder(Delivered).decode
-
-
-class Blobs(Protocol):
-    """See `shared.storage.blobs.Blobs`."""
-
-    async def append(self, container: str, name: str, data: bytes) -> None: ...
-    async def get(self, container: str, name: str) -> bytes | None: ...
 
 
 class Deliveries:

@@ -10,12 +10,13 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, entry_name
 from shared.notifications.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
+from shared.storage.ports import Blobs, Listed
 from shared.values.envelope import Envelope, RawMessage, parse_envelope
 from shared.values.errors import MalformedInputError
 from shared.values.items import parse_item
@@ -24,23 +25,6 @@ from shared.values.resources import RAW_QUEUES
 logger = logging.getLogger(__name__)
 
 _ORPHAN_AFTER: Final = timedelta(days=2)
-
-
-class Listed(Protocol):
-    """A blob as a list shows it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def modified(self) -> datetime: ...
-
-
-class Blobs(Protocol):
-    """See `shared.storage.blobs.Blobs`."""
-
-    def list(self, container: str) -> AsyncIterator[Listed]: ...
-    async def get(self, container: str, name: str) -> bytes | None: ...
-    async def delete(self, container: str, name: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

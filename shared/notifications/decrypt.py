@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from shared.notifications.encryption import decrypt
 from shared.notifications.events import Event, event_of
 from shared.notifications.raw_messages import RawMessages, Unpacked, unexpected
+from shared.storage.ports import Blobs, Queues
 from shared.telemetry import NO_TELEMETRY, ActivityLog, ExpressOutcome, Telemetry
 from shared.values.envelope import Envelope
 from shared.values.errors import (
@@ -29,14 +30,6 @@ DATA_CONTAINER: Final = "event-data"
 
 type Keys = Mapping[str, RSAPrivateKey | SwitchboardError]
 type Failures = dict[int, UnavailableError]  # by index
-
-
-class EventQueues(Protocol):
-    async def put(self, queue: str, body: bytes, encoding: Encoding) -> object: ...
-
-
-class DataBlobs(Protocol):
-    async def put(self, container: str, name: str, data: bytes) -> str: ...
 
 
 class PrivateKeys(Protocol):
@@ -68,8 +61,8 @@ class Decryptor:
     """Turns raw messages into events; `batched` puts several events into one message."""
 
     raw_messages: RawMessages
-    queues: EventQueues
-    blobs: DataBlobs
+    queues: Queues
+    blobs: Blobs
     private_keys: PrivateKeys
     encoding: Encoding
     batched: bool

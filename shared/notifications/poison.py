@@ -13,17 +13,18 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from shared.notifications.quarantine import Quarantine
 from shared.notifications.raw_messages import RawMessages, unexpected
+from shared.storage.ports import Blobs, Queues
 from shared.values.errors import MalformedInputError, UnavailableError
 from shared.values.message_text import decode
 from shared.values.moment import Moment
 from shared.values.names import STATE_CONTAINER
-from shared.values.queue_messages import LeasedMessage, Receipt
+from shared.values.queue_messages import LeasedMessage
 from shared.values.resources import RAW_QUEUES
 
 logger = logging.getLogger(__name__)
@@ -41,21 +42,6 @@ _AT_ONCE: Final = 32
 _LEASE: Final = timedelta(minutes=5)
 
 
-class PoisonQueues(Protocol):
-    """See `shared.storage.queues.Queues`."""
-
-    async def lease(self, queue: str, lease: timedelta, *, at_most: int) -> list[LeasedMessage]: ...
-    async def delete(self, receipt: Receipt) -> bool: ...
-    async def count(self, queue: str) -> int: ...
-
-
-class StateBlobs(Protocol):
-    """See `shared.storage.blobs.Blobs`."""
-
-    async def put(self, container: str, name: str, data: bytes) -> str: ...
-    async def get(self, container: str, name: str) -> bytes | None: ...
-
-
 class _Left(msgspec.Struct, frozen=True):
     """For each poison queue that could not be emptied: since when the oldest message that was seen lies there."""
 
@@ -66,7 +52,7 @@ class _Left(msgspec.Struct, frozen=True):
 class PoisonStates:
     """Keeps what the last drains could not take away."""
 
-    blobs: StateBlobs
+    blobs: Blobs
 
     async def oldest(self) -> Mapping[str, datetime]:
         """By poison queue, since when the oldest message that is left there lies there.
@@ -93,7 +79,7 @@ class PoisonStates:
 class PoisonDrain:
     """Empties the poison queues. Several at once do no harm: a message is leased by one of them. `now` is the clock."""
 
-    queues: PoisonQueues
+    queues: Queues
     raw_messages: RawMessages
     quarantine: Quarantine
     states: PoisonStates

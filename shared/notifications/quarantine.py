@@ -2,13 +2,14 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
+from shared.storage.ports import Blobs
 from shared.telemetry import NO_TELEMETRY, Telemetry
 from shared.values.envelope import Envelope, parse_envelope
 from shared.values.errors import MalformedInputError, SwitchboardError, UnexpectedError
@@ -44,10 +45,6 @@ class Parked(msgspec.Struct, frozen=True, omit_defaults=True):
     unreadable: bool = False
 
 
-class QuarantineBlobs(Protocol):
-    async def put(self, container: str, name: str, data: bytes, metadata: Mapping[str, str]) -> str: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Quarantine:
     """Parks single items and whole messages. `now` is the clock, aware.
@@ -55,7 +52,7 @@ class Quarantine:
     What a list shows (reason, kind, queue and time) is the blob's metadata as well, so that a list reads no blob.
     """
 
-    blobs: QuarantineBlobs
+    blobs: Blobs
     now: Callable[[], datetime]
     telemetry: Telemetry = NO_TELEMETRY
 

@@ -12,10 +12,11 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
+from shared.storage.ports import Blobs, Queues
 from shared.values.envelope import Envelope, RawMessage, pack, parse_envelope
 from shared.values.errors import MalformedInputError
 from shared.values.message_text import Encoding
@@ -30,28 +31,12 @@ _AT_ONCE: Final = timedelta(0)
 _DAY: Final = len("2026/01/01/")
 
 
-class MessageQueues(Protocol):
-    """See `shared.storage.queues.Queues`."""
-
-    async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta) -> Receipt: ...
-    async def show(self, receipt: Receipt) -> bool: ...
-    async def delete(self, receipt: Receipt) -> bool: ...
-
-
-class ClaimBlobs(Protocol):
-    """See `shared.storage.blobs.Blobs`."""
-
-    async def put(self, container: str, name: str, data: bytes) -> str: ...
-    async def get(self, container: str, name: str) -> bytes | None: ...
-    async def delete(self, container: str, name: str) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class RawQueues:
     """Where raw messages are put, shown and deleted, and claim checks redeemed and settled."""
 
-    queues: MessageQueues
-    blobs: ClaimBlobs
+    queues: Queues
+    blobs: Blobs
 
     async def send(
         self,

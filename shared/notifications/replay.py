@@ -1,46 +1,23 @@
 """What operators do with quarantine: look through it, put items back on their queue, or throw them away."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Parked
 from shared.notifications.raw_queues import RawQueues
+from shared.storage.ports import Blobs, Listed
 from shared.values.envelope import Envelope, RawMessage, parse_envelope
 from shared.values.errors import MalformedInputError
 from shared.values.message_text import repaired
 from shared.values.resources import RAW_QUEUES
 
 _UNKNOWN: Final = "unknown"
-
-
-class Version(Protocol):
-    """A blob as it was at one time."""
-
-    @property
-    def data(self) -> bytes: ...
-    @property
-    def etag(self) -> str: ...
-
-
-class Listed(Protocol):
-    """A blob as a list shows it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def metadata(self) -> Mapping[str, str]: ...
-
-
-class QuarantineBlobs(Protocol):
-    def list(self, container: str) -> AsyncIterator[Listed]: ...
-    async def get_version(self, container: str, name: str) -> Version | None: ...
-    async def delete_version(self, container: str, name: str, etag: str) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +65,7 @@ class Done(StrEnum):
 class Replay:
     """Lists, replays and discards what lies in quarantine."""
 
-    blobs: QuarantineBlobs
+    blobs: Blobs
     queues: RawQueues
 
     async def entries(self, selection: Selection, now: datetime) -> AsyncIterator[Entry]:

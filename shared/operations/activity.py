@@ -8,12 +8,13 @@ is lost with it: good enough to see what is going on. The books are kept elsewhe
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
+from shared.storage.ports import Blobs, Listed
 from shared.telemetry import Happening
 from shared.values.errors import UnavailableError
 from shared.values.names import STATE_CONTAINER
@@ -30,20 +31,6 @@ _MAX_WORKERS: Final = 200
 logger = logging.getLogger(__name__)
 
 
-class Listed(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def metadata(self) -> Mapping[str, str]: ...
-
-
-class ActivityBlobs(Protocol):
-    async def put(self, container: str, name: str, data: bytes, metadata: Mapping[str, str]) -> str: ...
-    async def get(self, container: str, name: str) -> bytes | None: ...
-    async def delete(self, container: str, name: str) -> None: ...
-    def list(self, container: str) -> AsyncIterator[Listed]: ...
-
-
 type Minutes = dict[int, dict[str, int]]  # by minute since the epoch, by word
 
 
@@ -57,7 +44,7 @@ class Counts(msgspec.Struct, frozen=True):
 class Activity:
     """The counts of this worker. Belongs to one event loop. `now` is the clock, aware."""
 
-    def __init__(self, blobs: ActivityBlobs, worker: str, now: Callable[[], datetime]) -> None:
+    def __init__(self, blobs: Blobs, worker: str, now: Callable[[], datetime]) -> None:
         self._blobs = blobs
         self._name = f"{_PREFIX}{worker}.json"
         self._now = now
@@ -104,7 +91,7 @@ class Activity:
                 await self._blobs.delete(STATE_CONTAINER, blob.name)
 
 
-async def recent_activity(blobs: ActivityBlobs, now: datetime) -> dict[Happening, dict[str, list[int]]]:
+async def recent_activity(blobs: Blobs, now: datetime) -> dict[Happening, dict[str, list[int]]]:
     """What all workers counted, by word: for each of the last `MINUTES` whole minutes how many, the oldest first.
 
     Raises:

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from shared.notifications.poison import STUCK_AFTER
+from shared.storage.ports import Blobs
 from shared.values.errors import UnavailableError
 from shared.values.moment import Moment
 from shared.values.names import STATE_CONTAINER
@@ -37,20 +38,6 @@ _TRIES: Final = 3  # several functions may write at the same time
 _SECONDS: Final = 5.0  # an invocation is not held up for longer
 
 
-class Version(Protocol):
-    @property
-    def data(self) -> bytes: ...
-    @property
-    def etag(self) -> str: ...
-
-
-class VersionedBlobs(Protocol):
-    """See `shared.storage.blobs.Blobs`."""
-
-    async def get_version(self, container: str, name: str) -> Version | None: ...
-    async def put_version(self, container: str, name: str, data: bytes, etag: str | None) -> bool: ...
-
-
 class Runs(msgspec.Struct, frozen=True, kw_only=True):
     """What is known: since when, and when each function last ran (five minutes may be missing)."""
 
@@ -70,7 +57,7 @@ class Runs(msgspec.Struct, frozen=True, kw_only=True):
 class FunctionRuns:
     """Notes runs, each function's every five minutes at the most. `now` is the clock, aware."""
 
-    blobs: VersionedBlobs
+    blobs: Blobs
     now: Callable[[], datetime]
     _noted: dict[str, datetime] = field(default_factory=dict)
 

@@ -11,6 +11,7 @@ import msgspec
 
 from shared.notifications.poison import STUCK_AFTER
 from shared.operations.function_runs import Runs
+from shared.storage.ports import Queues
 from shared.subscriptions.renewal_state import Renewals
 from shared.values.errors import SettingsError, UnavailableError
 from shared.values.graph import SIGN_IN_REQUIRED
@@ -114,10 +115,6 @@ async def _guard(check: Awaitable[Check]) -> Check:
         return Check(ok=False, problem=f"an unexpected {type(error).__name__}", reason="unexpected")
 
 
-class RawQueues(Protocol):
-    async def oldest(self, queue: str) -> datetime | None: ...
-
-
 class Certificates(Protocol):
     async def exists(self) -> bool: ...
 
@@ -138,7 +135,7 @@ class FunctionRuns(Protocol):
 class HealthChecks:
     """The checks of an app that has its settings. `now` is the clock, aware."""
 
-    queues: RawQueues
+    queues: Queues
     certificates: Certificates
     renewals: RenewalStates
     runs: FunctionRuns

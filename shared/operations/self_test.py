@@ -15,6 +15,7 @@ import requests
 from shared.clock import Clock
 from shared.notifications.raw_queues import RawQueues
 from shared.operations.self_test_notification import SelfTestNotification
+from shared.storage.ports import Queues
 from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.values.event_types import CloudEvent, parse_message
@@ -26,10 +27,6 @@ _POLL_SECONDS: Final = 0.1
 _STALE: Final = timedelta(minutes=10)
 _ACCEPTED: Final = 202
 _AT_A_TIME: Final = 32
-
-
-class Queues(Protocol):
-    async def take(self, queue: str, see: Callable[[str], bool], *, at_most: int) -> int: ...
 
 
 class Certificates(Protocol):

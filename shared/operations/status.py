@@ -12,8 +12,9 @@ import msgspec
 
 from shared.notifications.poison import POISON_QUEUES, STUCK_AFTER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
-from shared.operations.activity import ActivityBlobs, recent_activity
+from shared.operations.activity import recent_activity
 from shared.operations.health import Check, Report
+from shared.storage import ports
 from shared.subscriptions.renewal_state import KeptSubscription, Renewals
 from shared.telemetry import ExpressOutcome, Happening
 from shared.values.errors import UnavailableError
@@ -159,11 +160,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     events: Events | Problem
 
 
-class QueueSource(Protocol):
-    async def oldest(self, queue: str) -> datetime | None: ...
-    async def count(self, queue: str) -> int: ...
-
-
 class HealthSource(Protocol):
     async def report(self) -> Report: ...
 
@@ -180,8 +176,8 @@ class PoisonSource(Protocol):
 class StatusReader:
     """Puts the status together. `now` is the clock, aware."""
 
-    queues: QueueSource
-    blobs: ActivityBlobs
+    queues: ports.Queues
+    blobs: ports.Blobs
     renewals: RenewalSource
     poison: PoisonSource
     health: HealthSource

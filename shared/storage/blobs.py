@@ -2,9 +2,8 @@
 
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import suppress
-from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from azure.core import MatchConditions
 from azure.core.exceptions import (
@@ -17,27 +16,12 @@ from azure.storage.blob import ContentSettings
 from azure.storage.blob.aio import BlobLeaseClient, ContainerClient
 
 from shared.storage.account import StorageAccount, storage_errors
+from shared.storage.ports import Listed, Version
 
 _NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-class Version(NamedTuple):
-    """A blob as it was at one time."""
-
-    data: bytes
-    etag: str
-    modified: datetime | None = None
-
-
-class Listed(NamedTuple):
-    """A blob as a list shows it."""
-
-    name: str
-    metadata: Mapping[str, str]
-    modified: datetime
-
-
-class Blobs:
+class AzureBlobs:
     """Private containers of one account, created on first use."""
 
     def __init__(self, account: StorageAccount) -> None:

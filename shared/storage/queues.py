@@ -21,7 +21,7 @@ _PAGE: Final = 32  # as many as storage gives at a time
 _LEASE_SECONDS: Final = 5
 
 
-class Queues:
+class AzureQueues:
     """Queues of one account, created on first use."""
 
     def __init__(self, account: StorageAccount) -> None:

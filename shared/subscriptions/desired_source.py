@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from shared.storage.blobs import Blobs
+from shared.storage.ports import Blobs
 from shared.subscriptions.desired import DesiredState, DesiredStateError, parse_desired
 
 _BLOB: Final = "blob:"

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
+from shared.storage.ports import Blobs
 from shared.subscriptions.run import RenewalReport
 from shared.telemetry import Life
 from shared.values.graph import Subscription
@@ -119,15 +120,10 @@ class Renewals:
         return None
 
 
-class StateBlobs(Protocol):
-    async def put(self, container: str, name: str, data: bytes) -> str: ...
-    async def get(self, container: str, name: str) -> bytes | None: ...
-
-
 class RenewalStates:
     """Keeps the state of the last run."""
 
-    def __init__(self, blobs: StateBlobs, now: Callable[[], datetime]) -> None:
+    def __init__(self, blobs: Blobs, now: Callable[[], datetime]) -> None:
         self._blobs = blobs
         self._now = now
 

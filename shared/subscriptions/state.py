@@ -11,10 +11,11 @@ import logging
 import secrets
 import uuid
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
+from shared.storage.ports import Blobs
 from shared.subscriptions.memory import LONGEST_LIFE, Changes, Memory, Recollection
 from shared.values.errors import MalformedInputError, NoTurnError, SwitchboardError, UnavailableError
 from shared.values.names import STATE_CONTAINER
@@ -26,24 +27,6 @@ _TURN_SECONDS: Final = 60  # the longest that storage lends
 _CONFLICTS: Final = 10
 
 _log = logging.getLogger(__name__)
-
-
-class Blob(Protocol):
-    @property
-    def data(self) -> bytes: ...
-    @property
-    def etag(self) -> str: ...
-    @property
-    def modified(self) -> datetime | None: ...
-
-
-class Blobs(Protocol):
-    async def get_version(self, container: str, name: str) -> Blob | None: ...
-    async def put_version(self, container: str, name: str, data: bytes, etag: str | None) -> bool: ...
-    async def put(self, container: str, name: str, data: bytes) -> str: ...
-    async def acquire_lease(self, container: str, name: str, lease_id: str, seconds: int) -> bool: ...
-    async def renew_lease(self, container: str, name: str, lease_id: str) -> bool: ...
-    async def release_lease(self, container: str, name: str, lease_id: str) -> None: ...
 
 
 class KnownSubscriptions:

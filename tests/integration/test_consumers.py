@@ -30,8 +30,8 @@ from shared.notifications.raw_messages import RawMessages
 from shared.notifications.raw_queues import RawQueues
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
-from shared.storage.blobs import Blobs
-from shared.storage.queues import Queues
+from shared.storage.blobs import AzureBlobs
+from shared.storage.queues import AzureQueues
 from shared.values.envelope import Envelope
 from shared.values.errors import UnknownCertificateError
 from shared.values.message_text import Encoding
@@ -56,7 +56,7 @@ RECORDS: list[dict[str, Any]] = [
 class Prefixed:
     """Queues under names that no other test uses."""
 
-    queues: Queues
+    queues: AzureQueues
     prefix: str
 
     async def put(self, queue: str, body: bytes, encoding: Encoding) -> None:
@@ -109,11 +109,11 @@ class Storage:
     async def _write(self, text: str, times: int, encoding: Encoding, batched: bool) -> None:
         account = StorageAccount(StorageSettings(self.connection_string, None, None, None))
         async with account.queues, account.blobs:
-            blobs = Blobs(account)
+            blobs = AzureBlobs(account)
             quarantine = Quarantine(blobs, lambda: RECEIVED)
             decryptor = Decryptor(
-                raw_messages=RawMessages(RawQueues(Queues(account), blobs), quarantine, lambda: RECEIVED),
-                queues=Prefixed(Queues(account), self.prefix),
+                raw_messages=RawMessages(RawQueues(AzureQueues(account), blobs), quarantine, lambda: RECEIVED),
+                queues=Prefixed(AzureQueues(account), self.prefix),
                 blobs=blobs,
                 private_keys=NoKeys(),
                 encoding=encoding,

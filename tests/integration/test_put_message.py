@@ -11,7 +11,7 @@ from aiohttp import web
 from dev.azurite import Azurite
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
-from shared.storage.queues import Queues
+from shared.storage.queues import AzureQueues
 from shared.values.errors import UnavailableError
 from shared.values.queue_messages import Receipt
 
@@ -59,7 +59,7 @@ class Storage:
 
 
 @asynccontextmanager
-async def queues_on(storage: Storage) -> AsyncIterator[Queues]:
+async def queues_on(storage: Storage) -> AsyncIterator[AzureQueues]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", storage.answer)
     runner = web.AppRunner(app)
@@ -71,11 +71,11 @@ async def queues_on(storage: Storage) -> AsyncIterator[Queues]:
 
 
 @asynccontextmanager
-async def queues_at(port: int) -> AsyncIterator[Queues]:
+async def queues_at(port: int) -> AsyncIterator[AzureQueues]:
     url = f"http://127.0.0.1:{port}/account"
     text = f"AccountName=account;AccountKey=a2V5;QueueEndpoint={url};BlobEndpoint={url}"
     account = StorageAccount(StorageSettings(text, None, None, None))
-    yield Queues(account)
+    yield AzureQueues(account)
     await account.queues.close()
 
 
@@ -173,7 +173,7 @@ async def test_trouble_with_a_receipt_is_not_taken_for_somebody_else(trouble: Be
 
 
 @asynccontextmanager
-async def queues_of(azurite: Azurite) -> AsyncIterator[Queues]:
+async def queues_of(azurite: Azurite) -> AsyncIterator[AzureQueues]:
     account = StorageAccount(StorageSettings(azurite.connection_string, None, None, None))
-    yield Queues(account)
+    yield AzureQueues(account)
     await account.queues.close()

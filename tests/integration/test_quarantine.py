@@ -18,8 +18,8 @@ from shared.notifications.raw_queues import RawQueues
 from shared.notifications.replay import Done, Replay, Selection
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
-from shared.storage.blobs import Blobs
-from shared.storage.queues import Queues
+from shared.storage.blobs import AzureBlobs
+from shared.storage.queues import AzureQueues
 from shared.values.envelope import parse_envelope
 from shared.values.errors import MalformedContentError, MalformedInputError, UnavailableError
 from shared.values.message_text import Encoding
@@ -199,15 +199,15 @@ async def test_an_unreadable_text_goes_back_verbatim_or_repaired(app: App, repai
 async def test_two_replays_at_once_say_what_happened(parked: App, empty_storage: str) -> None:
     account = StorageAccount(StorageSettings(empty_storage, None, None, None))
     async with account.queues, account.blobs:
-        blobs = Blobs(account)
+        blobs = AzureBlobs(account)
         (entry,) = await listed("--reason", "unknown-certificate")
-        plain = Replay(blobs, RawQueues(Queues(account), blobs))
+        plain = Replay(blobs, RawQueues(AzureQueues(account), blobs))
         outcomes = []
 
         async def other() -> None:
             outcomes.append(await plain.replay(entry["name"]))
 
-        late = Replay(blobs, RawQueues(_During(Queues(account), other), blobs))  # type: ignore[arg-type]
+        late = Replay(blobs, RawQueues(_During(AzureQueues(account), other), blobs))  # type: ignore[arg-type]
         outcomes.append(await late.replay(entry["name"]))
         assert outcomes == [Done.REPLAYED, Done.REPLAYED_GONE]
         assert await plain.replay(entry["name"]) is Done.GONE
@@ -261,7 +261,7 @@ async def test_storage_that_is_away_is_a_problem_and_not_a_traceback(monkeypatch
 class _During:
     """Queues where something happens right after a message has been put."""
 
-    queues: Queues
+    queues: AzureQueues
     then: Callable[[], Any]
 
     async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta) -> Receipt:
@@ -275,9 +275,9 @@ async def test_an_item_that_fails_again_before_its_replay_is_over_stays_in_quara
 ) -> None:
     account = StorageAccount(StorageSettings(empty_storage, None, None, None))
     async with account.queues, account.blobs:
-        blobs = Blobs(account)
+        blobs = AzureBlobs(account)
         (before,) = await listed("--reason", "unknown-certificate")
-        found = await Replay(blobs, RawQueues(Queues(account), blobs)).show(before["name"])
+        found = await Replay(blobs, RawQueues(AzureQueues(account), blobs)).show(before["name"])
         assert found is not None
         assert found.envelope is not None
         envelope = found.envelope
@@ -288,7 +288,7 @@ async def test_an_item_that_fails_again_before_its_replay_is_over_stays_in_quara
                 envelope, 0, queue="raw-notifications", error=MalformedContentError(), attempts=1
             )
 
-        replay = Replay(blobs, RawQueues(_During(Queues(account), fail), blobs))  # type: ignore[arg-type]
+        replay = Replay(blobs, RawQueues(_During(AzureQueues(account), fail), blobs))  # type: ignore[arg-type]
         assert await replay.replay(before["name"]) is Done.CHANGED
         selection = Selection(reasons=frozenset({"encrypted-content-malformed"}))
         assert [entry.name async for entry in replay.entries(selection, datetime.now(UTC))] == [before["name"]]

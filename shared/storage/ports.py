@@ -1,0 +1,70 @@
+"""What the rest of the app asks of storage: queues and blobs: one port each, filled by `queues` and `blobs`."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+
+from shared.values.message_text import Encoding
+from shared.values.queue_messages import LeasedMessage, Receipt
+
+
+class Version(NamedTuple):
+    """A blob as it was at one time."""
+
+    data: bytes
+    etag: str
+    modified: datetime | None = None
+
+
+class Listed(NamedTuple):
+    """A blob as a list shows it."""
+
+    name: str
+    metadata: Mapping[str, str]
+    modified: datetime
+
+
+class Queues(Protocol):
+    """See `shared.storage.queues.AzureQueues`, which says what each does and raises."""
+
+    async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta = ...) -> Receipt: ...
+
+    async def show(self, receipt: Receipt) -> bool: ...
+
+    async def delete(self, receipt: Receipt) -> bool: ...
+
+    async def lease(self, queue: str, lease: timedelta, *, at_most: int) -> list[LeasedMessage]: ...
+
+    async def oldest(self, queue: str) -> datetime | None: ...
+
+    async def count(self, queue: str) -> int: ...
+
+    async def peek(self, queue: str) -> list[str]: ...
+
+    async def take(self, queue: str, see: Callable[[str], bool], *, at_most: int) -> int: ...
+
+
+class Blobs(Protocol):
+    """See `shared.storage.blobs.AzureBlobs`, which says what each does and raises."""
+
+    async def put(self, container: str, name: str, data: bytes, metadata: Mapping[str, str] = ...) -> str: ...
+
+    async def get(self, container: str, name: str) -> bytes | None: ...
+
+    async def get_version(self, container: str, name: str) -> Version | None: ...
+
+    async def put_version(self, container: str, name: str, data: bytes, etag: str | None) -> bool: ...
+
+    async def append(self, container: str, name: str, data: bytes) -> None: ...
+
+    def list(self, container: str) -> AsyncIterator[Listed]: ...
+
+    async def delete(self, container: str, name: str) -> None: ...
+
+    async def delete_version(self, container: str, name: str, etag: str) -> bool: ...
+
+    async def acquire_lease(self, container: str, name: str, lease_id: str, seconds: int) -> bool: ...
+
+    async def renew_lease(self, container: str, name: str, lease_id: str) -> bool: ...
+
+    async def release_lease(self, container: str, name: str, lease_id: str) -> None: ...
