@@ -4,7 +4,7 @@
     python3 run.py demo             the whole app, end to end, on this machine
     python3 run.py start            the app and what it talks to, until Ctrl-C
     python3 run.py test [...]       the tests; arguments go to pytest, and --repeat N runs them N times
-    python3 run.py lint [--az]      ruff, mypy, and Microsoft's own parsers on the queries and the Bicep templates;
+    python3 run.py lint [--az]      ruff, mypy, layers, and Microsoft's own parsers on queries and Bicep templates;
                                     --az: the Azure CLI's, too, on what documents and hooks tell it
     python3 run.py bench [...]      the measurements; arguments go to them
     python3 run.py audit            known vulnerabilities, licences, and a bill of materials
@@ -62,6 +62,7 @@ COMMANDS: Mapping[str, Sequence[Sequence[str]]] = {
         ["ruff", "check"],
         ["ruff", "format", "--check"],
         ["mypy"],
+        ["dev.layers"],
         ["dev.kql"],
         ["dev.templates"],
         ["dev.az_commands"],
