@@ -24,9 +24,9 @@ from shared.notifications.paced_log import PacedLog
 from shared.notifications.raw_queues import RawQueues
 from shared.notifications.receive import Receiver
 from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey, SigningKeys
+from shared.storage.ports import Receipt
 from shared.values.envelope import pack, parse_envelope
 from shared.values.message_text import Encoding
-from shared.values.queue_messages import Receipt
 
 CERTIFICATE_ID = f"switchboard/{'0' * 32}"
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"

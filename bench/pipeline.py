@@ -31,9 +31,9 @@ from shared.notifications.raw_queues import RawQueues
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import AzureBlobs
+from shared.storage.ports import Receipt
 from shared.storage.queues import AzureQueues
 from shared.values.message_text import Encoding
-from shared.values.queue_messages import Receipt
 
 ITEMS = 40
 POSTS = 10

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from shared.storage.ports import LeasedMessage, Receipt
 from shared.values.errors import UnavailableError
 from shared.values.message_text import QUEUE_MESSAGE_BYTES, Encoding, encode
-from shared.values.queue_messages import LeasedMessage, Receipt
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -13,10 +13,10 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
 from shared.notifications.raw_queues import RawQueues
+from shared.storage.ports import Receipt
 from shared.telemetry import NO_TELEMETRY, ActivityLog, ExpressOutcome, Happening, Telemetry
 from shared.values.envelope import Envelope, RawMessage, pack
 from shared.values.errors import UnavailableError
-from shared.values.queue_messages import Receipt
 from shared.values.resources import EMERGENCY_QUEUE
 
 HIDDEN: Final = timedelta(seconds=15)

@@ -16,11 +16,10 @@ from typing import Final
 
 import msgspec
 
-from shared.storage.ports import Blobs, Queues
+from shared.storage.ports import Blobs, Queues, Receipt
 from shared.values.envelope import Envelope, RawMessage, pack, parse_envelope
 from shared.values.errors import MalformedInputError
 from shared.values.message_text import Encoding
-from shared.values.queue_messages import Receipt
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,10 @@
-"""What the rest of the app asks of storage: queues and blobs: one port each, filled by `queues` and `blobs`."""
+"""What the rest of the app asks of storage: one port for queues and one for blobs, and what they answer with."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from shared.values.message_text import Encoding
-from shared.values.queue_messages import LeasedMessage, Receipt
 
 
 class Version(NamedTuple):
@@ -22,6 +21,25 @@ class Listed(NamedTuple):
     name: str
     metadata: Mapping[str, str]
     modified: datetime
+
+
+class Receipt(NamedTuple):
+    """What shows or deletes a message, for as long as nobody else has taken it ("Put Message", "Get Messages").
+
+    Both ids are empty where storage named none: then it can be neither shown nor deleted.
+    """
+
+    queue: str
+    message_id: str
+    pop_receipt: str
+
+
+class LeasedMessage(NamedTuple):
+    """A message that nobody else sees until its lease is over: its text as it lies there, and since when it does."""
+
+    receipt: Receipt
+    text: str
+    inserted: datetime
 
 
 class Queues(Protocol):

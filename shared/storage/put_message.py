@@ -28,7 +28,7 @@ from azure.core.rest import HttpRequest
 from azure.storage.queue.aio import QueueClient
 
 from shared.storage.account import StorageAccount, quick_retries
-from shared.values.queue_messages import Receipt
+from shared.storage.ports import Receipt
 
 _NEVER: Final = -1
 _MARKUP: Final = "&<>"

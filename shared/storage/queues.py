@@ -10,9 +10,9 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError, Resour
 from azure.storage.queue.aio import QueueClient
 
 from shared.storage.account import StorageAccount, storage_errors
+from shared.storage.ports import LeasedMessage, Receipt
 from shared.storage.put_message import MessagePutter
 from shared.values.message_text import Encoding, encode
-from shared.values.queue_messages import LeasedMessage, Receipt
 
 _DONE_BY_ANOTHER: Final = (400, 404)
 _AT_ONCE: Final = timedelta(0)

@@ -22,8 +22,8 @@ from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
 from shared.notifications.raw_queues import RawQueues
 from shared.notifications.receive import Receiver
+from shared.storage.ports import Receipt
 from shared.values.errors import UnavailableError
-from shared.values.queue_messages import Receipt
 from tests.integration.app import App
 from tests.unit.test_receive import APP, KEY, PAIR, START, STATE, TENANT, setup
 

@@ -11,9 +11,9 @@ from aiohttp import web
 from dev.azurite import Azurite
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
+from shared.storage.ports import Receipt
 from shared.storage.queues import AzureQueues
 from shared.values.errors import UnavailableError
-from shared.values.queue_messages import Receipt
 
 QUEUE = "call-events"
 BODY = b'{"a":"<1>"}'

@@ -19,11 +19,11 @@ from shared.notifications.replay import Done, Replay, Selection
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import AzureBlobs
+from shared.storage.ports import Receipt
 from shared.storage.queues import AzureQueues
 from shared.values.envelope import parse_envelope
 from shared.values.errors import MalformedContentError, MalformedInputError, UnavailableError
 from shared.values.message_text import Encoding
-from shared.values.queue_messages import Receipt
 from tests.integration.app import CLIENT_STATE, App
 
 UNKNOWN = f"switchboard/{'0123456789abcdef' * 2}"

@@ -34,11 +34,11 @@ from shared.notifications.raw_messages import RawMessages
 from shared.notifications.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
 from shared.notifications.receive import Receiver
 from shared.notifications.replay import Replay, Selection
+from shared.storage.ports import Receipt
 from shared.subscriptions.lifecycle import Handled, LifecycleMessages
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.values.event_types import parse_message
 from shared.values.message_text import decode
-from shared.values.queue_messages import Receipt
 from shared.values.resources import CALL_RECORDS_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUES, emergency_path
 from tests.keys import PAIR, SIGNING_KEY
 from tests.simulation.virtual_time import InlineLoop

@@ -11,10 +11,10 @@ import pytest
 from shared.call_records.backfill import Backfill
 from shared.call_records.coverage import Coverage, Gap, ListedRecord, RecordPage, Step
 from shared.notifications.raw_queues import RawQueues
+from shared.storage.ports import Receipt
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import PermissionDeniedError, RequestRejectedError, Subscription
-from shared.values.queue_messages import Receipt
 from tests.storage_model import StorageModel
 from tests.unit.model_graph import OTHER_TENANT, START, TENANT, ModelGraph, VirtualClock, call_records, user
 

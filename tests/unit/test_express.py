@@ -28,11 +28,11 @@ from shared.notifications.raw_messages import RawMessages
 from shared.notifications.raw_queues import CLAIMS_CONTAINER, RawQueues
 from shared.notifications.receive import Receiver
 from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey
+from shared.storage.ports import Receipt
 from shared.telemetry import ExpressOutcome, Happening
 from shared.values.errors import UnavailableError, UnknownCertificateError
 from shared.values.event_types import CloudEvent, parse_message
 from shared.values.message_text import Encoding
-from shared.values.queue_messages import Receipt
 from shared.values.resources import EMERGENCY_QUEUE
 from tests.keys import PAIR, SIGNING_KEY
 from tests.simulation.virtual_time import InlineLoop

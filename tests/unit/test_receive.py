@@ -19,9 +19,9 @@ from shared.notifications.paced_log import PacedLog
 from shared.notifications.raw_queues import RawQueues
 from shared.notifications.receive import Receiver
 from shared.notifications.tokens import PUBLIC_CLOUD, Claims, PublishedKey, SigningKeys
+from shared.storage.ports import Receipt
 from shared.values.envelope import parse_envelope
 from shared.values.items import parse_item
-from shared.values.queue_messages import Receipt
 from shared.values.resources import RAW_QUEUE
 from tests.keys import PAIR
 from tests.keys import SIGNING_KEY as KEY

@@ -13,12 +13,12 @@ from shared.notifications.events import event_of
 from shared.notifications.raw_queues import RawQueues
 from shared.operations.self_test import Leg, SelfTest
 from shared.operations.self_test_notification import SelfTestNotification
+from shared.storage.ports import Receipt
 from shared.values.certificate import EncryptionCertificate
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.values.items import parse_item
 from shared.values.message_text import Encoding
-from shared.values.queue_messages import Receipt
 from shared.values.resources import EVENT_QUEUES, RAW_QUEUE, SELF_TEST
 from tests.keys import PAIR
 from tests.storage_model import StorageModel
