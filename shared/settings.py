@@ -13,8 +13,6 @@ from uuid import UUID
 from shared.values.errors import SettingsError
 from shared.values.urls import is_plain
 
-DEFAULT_RENEWAL_SCHEDULE: Final = "0 */5 * * * *"
-
 _CERTIFICATE_NAME: Final = re.compile(r"[0-9A-Za-z-]{1,95}")  # leaves room for "/" and a version within Graph's 128
 _LEAST_CLIENT_STATE: Final = 32
 _URL_CONCERN: Final = (

@@ -22,7 +22,7 @@ from azure.storage.queue.aio import QueueClient
 import shared
 from dev import templates
 from shared.call_records.missing import NOTES_KEPT
-from shared.settings import DEFAULT_RENEWAL_SCHEDULE, load
+from shared.settings import load
 from shared.values.resources import EVENT_QUEUES, RAW_QUEUES
 from tests.unit.deployed import SETS, deployed, last, without_references
 
@@ -353,7 +353,9 @@ class TestSettings:
         assert missing == []
 
     def test_defaults_are_those_of_the_code(self) -> None:
-        assert deployed().settings()["RENEWAL_SCHEDULE"] == DEFAULT_RENEWAL_SCHEDULE
+        from function_app import RENEWAL_SCHEDULE
+
+        assert deployed().settings()["RENEWAL_SCHEDULE"] == RENEWAL_SCHEDULE
         assert int(deployed().settings()["MAX_BODY_BYTES"]) == 4 * 1024 * 1024
 
     @pytest.mark.parametrize("parameters", SETS)

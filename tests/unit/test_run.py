@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -189,6 +191,34 @@ class TestFiles:
             for name in ("requirements.lock", "requirements-dev.lock")
         )
         assert deployed <= tested
+
+    def test_what_is_imported_is_declared(self) -> None:
+        """What another package happens to bring along is gone when that package no longer needs it."""
+
+        def normal(name: str) -> str:
+            return re.sub("[-_.]+", "-", name).lower()
+
+        folders = ("shared", "commands", "infra", "dev", "bench", "tests")
+        files = [*run.ROOT.glob("*.py"), *(file for folder in folders for file in (run.ROOT / folder).rglob("*.py"))]
+        imported = {
+            name
+            for file in files
+            for name in re.findall(r"^ *(?:from|import) (\w+)", file.read_text("utf-8"), re.MULTILINE)
+        }
+        declared = {
+            normal(name)
+            for file in run.ROOT.glob("requirements*.txt")
+            for name in re.findall(r"^[\w.-]*\w", file.read_text("utf-8"), re.MULTILINE)
+        }
+        brought_by = packages_distributions()
+
+        assert {"requests", "pytest"} <= imported
+        undeclared = [
+            name
+            for name in sorted(imported - sys.stdlib_module_names)
+            if name in brought_by and declared.isdisjoint(map(normal, brought_by[name]))
+        ]
+        assert undeclared == []
 
     def test_the_npm_lock_pins_by_hash_alone(self) -> None:
         packages = json.loads((run.NODE_FOLDER / "package-lock.json").read_text())["packages"]
