@@ -20,7 +20,8 @@ from dev.simulator import Simulator
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, Group
 from shared.subscriptions.endpoint import Endpoint
-from shared.subscriptions.run import Renewal, RenewalReport
+from shared.subscriptions.run import Renewal
+from shared.subscriptions.run_report import RenewalReport
 from shared.values.certificate import EncryptionCertificate
 from shared.values.graph import format_time
 from tests.unit.model_graph import Known

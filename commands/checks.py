@@ -21,8 +21,8 @@ from shared.operations.activity import MINUTES, recent_activity
 from shared.operations.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS
 from shared.operations.health import OLDEST, RENEWAL_OVERDUE
 from shared.subscriptions.desired import DesiredState, DesiredStateError
-from shared.subscriptions.plan import Reason, Verb
-from shared.subscriptions.run import Failure
+from shared.subscriptions.planned import Reason, Verb
+from shared.subscriptions.run_report import Failure
 from shared.subscriptions.tenant_run import Stage
 from shared.telemetry import Happening
 from shared.values.errors import SettingsError, SwitchboardError, UnavailableError, UnknownCertificateError

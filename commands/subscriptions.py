@@ -15,8 +15,8 @@ from shared.subscriptions.actions import Outcome
 from shared.subscriptions.endpoint import Standing
 from shared.subscriptions.finished_run import Runner
 from shared.subscriptions.memory import believed
-from shared.subscriptions.plan import Action, Reason, Verb
-from shared.subscriptions.run import Failure, Forecast, Removal, RenewalReport
+from shared.subscriptions.planned import Action, Reason, Verb
+from shared.subscriptions.run_report import Failure, Forecast, Removal, RenewalReport
 from shared.values.errors import UnavailableError
 from shared.values.graph import SignedInListError, Subscription
 

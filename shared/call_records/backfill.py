@@ -15,12 +15,11 @@ from typing import Final
 
 import msgspec
 
-from shared.call_records.coverage import Coverage, Gap, missed, observed, participants_of
+from shared.call_records.coverage import Coverage, Gap, missed, observed, participants_of, resource_key
 from shared.call_records.search import Records, Search, send_records
 from shared.clock import Clock
 from shared.notifications.raw_queues import RawQueues
 from shared.storage.ports import Blobs
-from shared.subscriptions.plan import resource_key
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import GraphError, Subscription
 from shared.values.names import STATE_CONTAINER

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -178,3 +179,13 @@ def notification_of(record: ListedRecord, tenant_id: str) -> bytes:
             "resourceData": msgspec.Raw(record.data),
         }
     )
+
+
+_RESOURCES: Final = 32_768  # each is compared several times a run, and there may be 10,000 of them
+
+
+@lru_cache(maxsize=_RESOURCES)
+def resource_key(resource: str) -> str:
+    """A resource path for naming what is kept of it: a leading slash does not count, nor case outside quotes."""
+    parts = resource.strip().lstrip("/").split("'")
+    return "'".join(part if place % 2 else part.lower() for place, part in enumerate(parts))

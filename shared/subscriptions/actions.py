@@ -12,18 +12,9 @@ from enum import StrEnum
 from typing import Any, Final
 
 from shared.subscriptions.endpoint import Endpoint, Standing
-from shared.subscriptions.plan import (
-    Action,
-    Desired,
-    Lifetimes,
-    Reason,
-    Verb,
-    certificate_fields,
-    creation_body,
-    half_life,
-    last_resort,
-    same_id,
-)
+from shared.subscriptions.lifetimes import Lifetimes, half_life, last_resort
+from shared.subscriptions.plan import certificate_fields, creation_body, same_id
+from shared.subscriptions.planned import Action, Desired, Reason, Verb
 from shared.values import graph
 from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import SwitchboardError, UnavailableError

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from shared.subscriptions.plan import Desired
+from shared.subscriptions.planned import Desired
 from shared.values import resources
 from shared.values.errors import SwitchboardError
 from shared.values.resources import ResourceKind, Rich

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from shared.subscriptions.renewal_state import RenewalStates, lives_by_kind
-from shared.subscriptions.run import RenewalReport
+from shared.subscriptions.run_report import RenewalReport
 from shared.telemetry import Life
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.values.graph import Subscription

@@ -14,7 +14,8 @@ import msgspec
 from shared.notifications.raw_messages import RawMessages, unexpected
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.finished_run import Runner
-from shared.subscriptions.run import Renewal, RenewalReport
+from shared.subscriptions.run import Renewal
+from shared.subscriptions.run_report import RenewalReport
 from shared.values.errors import MalformedInputError, SwitchboardError
 from shared.values.graph import Subscription
 from shared.values.items import is_plain_id

@@ -18,15 +18,16 @@ when a quarter of its life is left, or three runs of the timer. A duplicate goes
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final
 
 from shared.subscriptions.endpoint import _URLS, Endpoint, Standing
+from shared.subscriptions.lifetimes import LEAST_GRANTED, SMALLEST_MARGIN, Lifetimes, half_life, last_resort
 from shared.subscriptions.memory import SKEW, Names
+from shared.subscriptions.planned import Action, Course, Desired, Reason, Verb
 from shared.values import resources
 from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import SwitchboardError
@@ -38,130 +39,9 @@ from shared.values.graph import (
     UnauthorizedError,
     format_time,
 )
-from shared.values.resources import ResourceKind
-
-_RESOURCES: Final = 32_768  # each is compared several times a run, and there may be 10,000 of them
-_SMALLEST_MARGIN: Final = timedelta(minutes=2)
-_LEAST_GRANTED: Final = timedelta(minutes=45)  # Graph raises anything shorter to this
-_THREE_RUNS: Final = timedelta(minutes=15)  # of a timer of five minutes
-_LEAST_ASKED: Final = timedelta(minutes=30)  # on a clock that is ahead, Graph may find 45 minutes too many
 
 PATIENCE: Final = timedelta(minutes=15)
 """A missing subscription waits behind the live ones that would lapse sooner than this: keeping is surer than making."""
-
-
-@dataclass(frozen=True, slots=True)
-class Desired:
-    """A subscription that should exist. Two of them are the same if tenant and resource are, to the letter."""
-
-    tenant_id: str
-    kind: ResourceKind = field(hash=False, repr=False)
-    resource: str
-    rich: bool
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.tenant_id, self.resource
-
-
-class Lifetimes:
-    """How long a life to ask for, by tenant and kind.
-
-    A little less than Graph's documented maximum: clocks differ, and enforced limits have been seen below the
-    documented ones. What is learned lives as long as the process: forgetting it costs one refused request.
-    """
-
-    def __init__(self) -> None:
-        self._asked: dict[tuple[str, str], timedelta] = {}
-
-    def ask(self, tenant_id: str, kind: ResourceKind) -> timedelta:
-        return self._asked.get((tenant_id, kind.key)) or _less_a_margin(kind.max_lifetime)
-
-    def refused(self, tenant_id: str, kind: ResourceKind, asked: timedelta, maximum: timedelta) -> None:
-        """Graph refused what was asked for and named its maximum: ask for less than both from now on."""
-        shorter = max(min(_less_a_margin(maximum), asked * 0.9), _LEAST_ASKED)
-        self._asked[tenant_id, kind.key] = min(shorter, self.ask(tenant_id, kind))
-
-
-def half_life(one: Subscription, lifetimes: Lifetimes) -> timedelta:
-    """With this much or less remaining, renew: half of what Graph granted this very subscription."""
-    return _life(one, lifetimes) / 2
-
-
-def last_resort(one: Subscription, lifetimes: Lifetimes) -> timedelta:
-    """With this much or less remaining, a successor that would come too late is worse than a gap of a second."""
-    return max(_life(one, lifetimes) / 4, _THREE_RUNS)
-
-
-def _life(one: Subscription, lifetimes: Lifetimes) -> timedelta:
-    if one.life is not None:
-        return max(one.life, _LEAST_GRANTED)
-    return _LEAST_GRANTED if one.kind is None else lifetimes.ask(one.tenant_id, one.kind)
-
-
-class Verb(StrEnum):
-    CREATE = "create"
-    RENEW = "renew"
-    REPLACE = "replace"
-    DELETE = "delete"
-    LEAVE = "leave"
-
-
-class Reason(StrEnum):
-    MISSING = "missing"
-    HALF_LIFE = "half-life"
-    REAUTHORIZATION = "reauthorization"
-    CERTIFICATE = "certificate"
-    NOTIFICATION_URL = "notification-url"
-    CLIENT_STATE = "client-state"
-    UNKNOWN_MARK = "unknown-mark"
-    RESOURCE_DATA = "resource-data"
-    CHANGE_TYPE = "change-type"
-    REFUSED = "refused"
-    SUPERSEDED = "superseded"
-    DUPLICATE = "duplicate"
-    UNWANTED = "unwanted"
-    FRESH = "fresh"
-    FOREIGN = "foreign"
-    UNKNOWN_RESOURCE = "unknown-resource"
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """One thing to do, and why.
-
-    `desired` is None for a subscription that nothing asks for, `subscription` for one that does not exist. `kind` is
-    None only where `verb` is LEAVE or DELETE. `deadline` orders actions: the most urgent has the earliest.
-    `delete_first` allows a REPLACE to delete the old one before its successor is there, where Graph does not hold both.
-    `kept` is what stays when a duplicate is deleted: it is looked at once more before. `probe` has a REPLACE try once
-    more first whether a renewal does.
-    """
-
-    verb: Verb
-    reason: Reason
-    tenant_id: str
-    kind: ResourceKind | None = field(hash=False, repr=False)
-    deadline: datetime
-    desired: Desired | None = None
-    subscription: Subscription | None = None
-    delete_first: bool = False
-    kept: Subscription | None = None
-    probe: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """What a run has found out so far, besides what there is.
-
-    `begun` are the ids that it has renewed or tried to, `refused` those of them that Graph did not renew, and why.
-    `refused_kinds` are the tenants and kinds of which Graph refused the last creation. `held` are desired things of
-    which nothing more is to be made for now.
-    """
-
-    begun: Collection[str] = frozenset()
-    refused: Mapping[str, SwitchboardError] = field(default_factory=dict)
-    refused_kinds: Collection[tuple[str, str]] = frozenset()
-    held: Collection[tuple[str, str]] = frozenset()
 
 
 def plan(
@@ -330,7 +210,7 @@ class _Planner:
             return self._at_leisure(Verb.LEAVE, Reason.FRESH, found, want)
         action = self._action(verb, reason, want, deadline, found, delete_first=delete_first)
         # Graph raises a shorter life to its least: such a PATCH would prolong what is to come to its end.
-        leaves_its_end = found.expires - self.now > _LEAST_GRANTED + _SMALLEST_MARGIN
+        leaves_its_end = found.expires - self.now > LEAST_GRANTED + SMALLEST_MARGIN
         probe = verb is Verb.REPLACE and reason is Reason.CERTIFICATE and not begun and leaves_its_end
         return replace(action, probe=probe)
 
@@ -470,13 +350,6 @@ def _recognised(found: Subscription, names: Mapping[str, Names]) -> Subscription
     return replace(found, resource=path, spelling=found.spelling or found.resource)
 
 
-@lru_cache(maxsize=_RESOURCES)
-def resource_key(resource: str) -> str:
-    """A resource path for naming what is kept of it: a leading slash does not count, nor case outside quotes."""
-    parts = resource.strip().lstrip("/").split("'")
-    return "'".join(part if place % 2 else part.lower() for place, part in enumerate(parts))
-
-
 def _supersedes(want: Desired, old: Subscription) -> bool:
     return want.kind is resources.PRESENCE and old.kind is resources.PRESENCE and old.tenant_id == want.tenant_id
 
@@ -489,7 +362,3 @@ def _same_changes(found: Subscription, want: Desired) -> bool:
 @lru_cache(maxsize=_URLS)
 def _change_types(text: str) -> frozenset[str]:
     return frozenset(word.strip().casefold() for word in text.split(","))
-
-
-def _less_a_margin(lifetime: timedelta) -> timedelta:
-    return lifetime - max(_SMALLEST_MARGIN, lifetime / 100)

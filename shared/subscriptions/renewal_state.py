@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from shared.storage.ports import Blobs
-from shared.subscriptions.run import RenewalReport
+from shared.subscriptions.run_report import RenewalReport
 from shared.telemetry import Life
 from shared.values.graph import Subscription
 from shared.values.moment import Moment

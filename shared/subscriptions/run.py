@@ -1,6 +1,6 @@
 """Make Graph's subscriptions equal the desired ones, and renew each in time.
 
-A run does each tenant's part by itself (see `reconcile`), so none waits for another's trouble. Any run may be
+A run does each tenant's part by itself (see `tenant_run`), so none waits for another's trouble. Any run may be
 interrupted, repeated or overlapped by another. What depends on something that is down is left for the next run, and
 everything else is still done: live subscriptions are renewed even while Key Vault or storage is away, the list shows
 nothing, or the desired state cannot be read.
@@ -9,33 +9,27 @@ nothing, or the desired state cannot be read.
 import asyncio
 import itertools
 import logging
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Final, Protocol
 
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome, Result, Terms
 from shared.subscriptions.desired import DesiredState
-from shared.subscriptions.endpoint import Endpoint, Standing
-from shared.subscriptions.memory import Changes, Memory, Names, recalled
-from shared.subscriptions.plan import Action, Lifetimes, Reason, last_resort, plan
+from shared.subscriptions.endpoint import Endpoint
+from shared.subscriptions.lifetimes import Lifetimes
+from shared.subscriptions.memory import Changes, Memory, recalled
+from shared.subscriptions.plan import plan
+from shared.subscriptions.run_report import Forecast, Removal, RenewalReport, RunEnd, removal, summary
 from shared.subscriptions.scheduler import Batches
 from shared.subscriptions.tenant_run import Graph as TenantGraph
 from shared.subscriptions.tenant_run import Known, Order, Stage, TenantRun, Trouble
-from shared.values import graph, resources
+from shared.values import graph
 from shared.values.certificate import EncryptionCertificate
-from shared.values.errors import (
-    MalformedInputError,
-    NoTurnError,
-    SettingsError,
-    SwitchboardError,
-    UnavailableError,
-    UnexpectedError,
-)
+from shared.values.errors import MalformedInputError, SettingsError, SwitchboardError, UnavailableError, UnexpectedError
 from shared.values.graph import Call, Reply, Subscription
 from shared.values.items import is_plain_id
 
@@ -43,8 +37,6 @@ TIME_BUDGET: Final = timedelta(minutes=8)  # of the twelve that host.json gives 
 _ONE_BUDGET: Final = timedelta(seconds=60)  # for a single subscription
 _CERTIFICATE_SECONDS: Final = 10.0
 _DESIRED_SECONDS: Final = 60.0
-_LISTED_FAILURES: Final = 100
-_STAGES: Final[Mapping[type[SwitchboardError], Stage]] = {NoTurnError: Stage.TURN, SettingsError: Stage.SETTINGS}
 
 logger = logging.getLogger(__name__)
 
@@ -69,85 +61,6 @@ class DesiredSource(Protocol):
     async def load(self) -> DesiredState:
         """Read it; raises DesiredStateError or UnavailableError."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What was not done, `count` times for a tenant, stage, kind and reason; `subscription_id` and `detail` are of one.
-
-    `kind` is the catalogue's key, None where it is about no kind.
-    """
-
-    tenant_id: str
-    stage: Stage
-    kind: str | None
-    reason: str
-    count: int
-    detail: str
-    subscription_id: str | None = None
-
-    @property
-    def what(self) -> str:
-        """The kind, else the stage: one word for logs and lists."""
-        return self.kind or str(self.stage)
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A subscription that Graph does not renew, or not with what is current.
-
-    It is replaced from `replaced_from` on; None if nobody wants it.
-    """
-
-    subscription: Subscription
-    reason: str
-    replaced_from: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class RenewalReport:
-    """What a run did.
-
-    `nearest` is the shortest remaining life among the live subscriptions of ours at its end; `call_records` are those
-    of call records that are as desired, for these have a past that can be looked up. `previous_client_state` counts the
-    live ones that still carry it. `lists_whole` says whether Graph's lists were read to their ends. A run is `whole` if
-    it was for all tenants.
-    """
-
-    started: datetime
-    finished: datetime
-    desired: int
-    live: int
-    outcomes: Mapping[Outcome, int]
-    failures: tuple[Failure, ...]
-    nearest: timedelta | None
-    subscriptions: tuple[Subscription, ...] = ()  # all that are live, the nearest to its end first
-    call_records: tuple[Subscription, ...] = ()
-    previous_client_state: int = 0
-    kept: tuple[Kept, ...] = ()  # the nearest to its end first
-    lists_whole: bool = True
-    whole: bool = True
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything desired is as it should be."""
-        return not self.failures
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What a run would do with each subscription, and what could not be found out."""
-
-    actions: tuple[Action, ...]
-    failures: tuple[Failure, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """What became of what was to be deleted, and why something was not looked at."""
-
-    results: tuple[Result, ...]
-    failures: tuple[Failure, ...]
 
 
 class Renewal:
@@ -204,7 +117,7 @@ class Renewal:
             found = await asyncio.gather(*(tenant.forecast() for tenant in tenants))
         troubles = (*run.troubles, *(trouble for tenant in tenants for trouble in tenant.troubles))
         actions = sorted(itertools.chain.from_iterable(found), key=lambda action: action.deadline)
-        return Forecast(tuple(actions), _summary(troubles))
+        return Forecast(tuple(actions), summary(troubles))
 
     async def prune(self, ids: Collection[str]) -> "Removal":
         """Delete those of the ids that are ours and not desired, as all is found to be now.
@@ -215,7 +128,7 @@ class Renewal:
             run = self._new_run()
             async with self._tenants(run, Order(prune=True)) as tenants:
                 await asyncio.gather(*(tenant.prune(ids) for tenant in tenants))
-            return _removal(tenants, run.troubles)
+            return removal(tenants, run.troubles)
 
     async def delete(self, ids: Collection[str]) -> "Removal":
         """Delete subscriptions of ours, desired or not.
@@ -234,7 +147,7 @@ class Renewal:
                 self._check_ours(ids, itertools.chain.from_iterable(found), tenants)
                 theirs = [(tenant, of_it) for tenant, of_it in zip(tenants, found, strict=True) if of_it]
                 await asyncio.gather(*(tenant.delete(of_it) for tenant, of_it in theirs))
-            return _removal(tenant for tenant, _ in theirs)
+            return removal(tenant for tenant, _ in theirs)
 
     def _check_ours(self, ids: Iterable[str], found: Iterable[Subscription], tenants: Iterable[TenantRun]) -> None:
         by_id = {one.id: one for one in found}
@@ -352,7 +265,7 @@ class Renewal:
         async with self._tenants(run, order, tenant_ids) as tenants:
             await asyncio.gather(*(tenant.run() for tenant in tenants))
         await loading
-        ending = _Ending(
+        end = RunEnd(
             started,
             self._clock.now(),
             self._endpoint,
@@ -361,8 +274,8 @@ class Renewal:
             run.troubles,
             whole=set(tenant_ids) == set(self._tenant_ids),
         )
-        ending.check_anything_done()
-        return ending.report()
+        end.check_anything_done()
+        return end.report()
 
     @asynccontextmanager
     async def _tenants(
@@ -471,129 +384,3 @@ class _Run:
             return state
         self.troubles.append(Trouble("*", Stage.DESIRED_STATE, error))
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    """What came of all tenants."""
-
-    started: datetime
-    now: datetime
-    endpoint: Endpoint
-    lifetimes: Lifetimes
-    tenants: tuple[TenantRun, ...]
-    troubles: Sequence[Trouble]
-    whole: bool
-
-    @property
-    def results(self) -> Iterator[Result]:
-        return (result for tenant in self.tenants for result in tenant.results)
-
-    def check_anything_done(self) -> None:
-        """Raise what stopped everything, if something did: then not one subscription is known to be well."""
-        known = [result for result in self.results if result.action.reason is not Reason.FOREIGN]
-        undone = {Outcome.FAILED, Outcome.DEFERRED}
-        errors = [result.error for result in known if result.outcome in undone]
-        if len(errors) < len(known):
-            return
-        unlisted = [
-            trouble.error
-            for trouble in self._all_troubles()
-            if trouble.stage is Stage.LIST and not isinstance(trouble.error, graph.SignedInListError)
-        ]
-        first = next((error for error in (*errors, *unlisted) if isinstance(error, UnavailableError)), None)
-        if first is not None and (errors or unlisted):
-            raise UnavailableError("everything that renewal needs", reason=first.reason) from first
-
-    def report(self) -> RenewalReport:
-        live = sorted(self._live(), key=lambda one: one.expires)
-        kept = tuple(sorted(self._kept(), key=lambda kept: kept.subscription.expires))
-        standings = Counter(self.endpoint.standing(one.notification_url)[0] for one in live)
-        return RenewalReport(
-            started=self.started,
-            finished=self.now,
-            desired=sum(len(tenant.wanted) for tenant in self.tenants),
-            live=len(live),
-            outcomes=Counter(result.outcome for result in self.results),
-            failures=_summary((*self._all_troubles(), *self._undone(kept))),
-            nearest=min((one.expires - self.now for one in live), default=None),
-            subscriptions=tuple(live),
-            call_records=tuple(self._of_call_records()),
-            previous_client_state=standings[Standing.PREVIOUS],
-            kept=kept,
-            lists_whole=all(trouble.stage is not Stage.LIST for trouble in self._all_troubles()),
-            whole=self.whole,
-        )
-
-    def _all_troubles(self) -> Iterator[Trouble]:
-        return itertools.chain(self.troubles, *(tenant.troubles for tenant in self.tenants))
-
-    def _undone(self, kept: Iterable[Kept]) -> Iterator[Trouble]:
-        what_next = {one.subscription.id: self._what_next(one) for one in kept}
-        for result in self.results:
-            if result.error is None:
-                continue
-            stage = _STAGES.get(type(result.error), Stage.SUBSCRIPTION)
-            kind, one = result.action.kind, result.subscription
-            yield Trouble(
-                result.action.tenant_id,
-                stage,
-                result.error,
-                None if kind is None else kind.key,
-                None if one is None else one.id,
-                what_next.get(one.id) if one is not None and result.outcome is Outcome.KEPT else None,
-            )
-
-    def _kept(self) -> Iterator[Kept]:
-        for tenant in self.tenants:
-            results = [result for result in tenant.results if result.outcome is Outcome.KEPT]
-            names = Names(want.resource for want in tenant.wanted if results)
-            for result in results:
-                one, reason = result.subscription, str(result.action.reason)
-                if one is not None:
-                    is_wanted = names.recognised(one) is not None
-                    last = one.expires - last_resort(one, self.lifetimes) if is_wanted else None
-                    yield Kept(one, reason if result.error is None else result.error.reason, last)
-
-    @staticmethod
-    def _what_next(kept: Kept) -> str:
-        replaced = f"from {kept.replaced_from:%Y-%m-%d %H:%M} UTC on it is replaced, and " if kept.replaced_from else ""
-        ends = kept.subscription.expires
-        return f"it is kept, and tried again by every run; {replaced}it ends at {ends:%Y-%m-%d %H:%M} UTC"
-
-    def _live(self) -> Iterator[Subscription]:
-        for tenant in self.tenants:
-            for one in tenant.there.values():
-                if one.expires > self.now and self.endpoint.owns(one.notification_url):
-                    yield one
-
-    def _of_call_records(self) -> Iterator[Subscription]:
-        """Those that deliver: an unknown mark means that what comes from one is refused."""
-        for tenant in self.tenants:
-            wanted = {want.resource for want in tenant.wanted if want.kind is resources.CALL_RECORDS}
-            for identity in sorted(tenant.confirmed):
-                one = tenant.there[identity]
-                url = one.notification_url
-                delivers = self.endpoint.owns(url) and self.endpoint.standing(url)[0] is not Standing.UNKNOWN
-                if delivers and one.resource in wanted:
-                    yield one
-
-
-def _removal(tenants: Iterable[TenantRun], troubles: Iterable[Trouble] = ()) -> Removal:
-    tenants = tuple(tenants)
-    results = tuple(itertools.chain.from_iterable(tenant.results for tenant in tenants))
-    return Removal(results, _summary((*troubles, *(trouble for tenant in tenants for trouble in tenant.troubles))))
-
-
-def _summary(troubles: Iterable[Trouble]) -> tuple[Failure, ...]:
-    grouped: defaultdict[tuple[str, Stage, str | None, str], list[Trouble]] = defaultdict(list)
-    for trouble in troubles:
-        grouped[trouble.tenant_id, trouble.stage, trouble.kind, trouble.error.reason].append(trouble)
-    return tuple(
-        Failure(tenant_id, stage, kind, reason, len(found), _detail(found[0]), found[0].identity)
-        for (tenant_id, stage, kind, reason), found in itertools.islice(grouped.items(), _LISTED_FAILURES)
-    )
-
-
-def _detail(trouble: Trouble) -> str:
-    return str(trouble.error) if trouble.next is None else f"{trouble.error}; {trouble.next}"

@@ -13,7 +13,7 @@ from typing import Final, Protocol, Self
 
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome, Result, Steps, Terms, carry_out, look
-from shared.subscriptions.plan import Action, Reason, Verb
+from shared.subscriptions.planned import Action, Reason, Verb
 from shared.values import graph
 from shared.values.errors import NoTurnError, OutOfTimeError, UnavailableError
 from shared.values.graph import ApiVersion, Call, GraphError, OutcomeUnknownError, Reply, Subscription

@@ -22,20 +22,11 @@ from shared.clock import Clock
 from shared.subscriptions.actions import Outcome, Result, Terms
 from shared.subscriptions.desired import DesiredState, Group, call_events_of
 from shared.subscriptions.endpoint import Standing
+from shared.subscriptions.lifetimes import half_life, last_resort
 from shared.subscriptions.listing import Listing, Lists, Picture
 from shared.subscriptions.memory import Changes, Creation, Memory, Names, Recollection, believed, held_until, recalled
-from shared.subscriptions.plan import (
-    Action,
-    Course,
-    Desired,
-    Reason,
-    Verb,
-    half_life,
-    is_of_its_own,
-    last_resort,
-    plan,
-    renewals,
-)
+from shared.subscriptions.plan import is_of_its_own, plan, renewals
+from shared.subscriptions.planned import Action, Course, Desired, Reason, Verb
 from shared.subscriptions.readings import DESIRED_STATE, NotWholeError, read_again
 from shared.subscriptions.scheduler import GRACE, Batches
 from shared.values import graph, resources

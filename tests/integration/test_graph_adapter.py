@@ -17,7 +17,8 @@ from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState
 from shared.subscriptions.endpoint import Endpoint
 from shared.subscriptions.graph import GraphClient
-from shared.subscriptions.plan import Desired, creation_body
+from shared.subscriptions.plan import creation_body
+from shared.subscriptions.planned import Desired
 from shared.subscriptions.run import Renewal
 from shared.values import graph, resources
 from shared.values.certificate import EncryptionCertificate

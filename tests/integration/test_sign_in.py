@@ -15,8 +15,9 @@ from shared.subscriptions.desired import DesiredState
 from shared.subscriptions.endpoint import Endpoint
 from shared.subscriptions.graph import GraphClient
 from shared.subscriptions.identity import GraphCredentials
-from shared.subscriptions.plan import Desired
-from shared.subscriptions.run import Renewal, RenewalReport
+from shared.subscriptions.planned import Desired
+from shared.subscriptions.run import Renewal
+from shared.subscriptions.run_report import RenewalReport
 from shared.subscriptions.sign_in import SignInPrompt, SignIns
 from shared.values import resources
 from shared.values.certificate import EncryptionCertificate

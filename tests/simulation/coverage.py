@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from dev.simulator.clock import Clock
 from dev.simulator.subscriptions import Store, Subscription
-from shared.subscriptions.plan import resource_key
+from shared.call_records.coverage import resource_key
 
 type Cause = Literal["new", "lapsed", "removed", "deleted", "refused", "old certificate"]
 type Nuisance = Literal["graph", "timers", "vault", "storage", "renewals", "creation", "reads", "deletion"]

@@ -15,7 +15,7 @@ from dev.simulator.clock import ManualClock
 from dev.simulator.faults import Fault
 from dev.simulator.rules import RULES
 from dev.simulator.subscriptions import Subscription
-from shared.subscriptions import plan
+from shared.subscriptions import lifetimes, plan
 from shared.subscriptions.desired import DesiredState
 from shared.subscriptions.memory import Recollection
 from shared.values.resources import CATALOGUE
@@ -124,7 +124,7 @@ def test_deleting_at_the_first_refusal_is_noticed(monkeypatch: pytest.MonkeyPatc
     fault = Fault("graph", "PATCH", "/subscriptions/", status=400)
     monkeypatch.setattr(year_module, "forecast", lambda *_: [Event(hour, "refused renewals", 20 * hour, fault)])
     assert not simulate(1, 1).violations
-    monkeypatch.setattr(plan, "last_resort", plan.half_life)
+    monkeypatch.setattr(plan, "last_resort", lifetimes.half_life)
     assert any("deleted alone" in violation for violation in simulate(1, 1).violations)
 
 

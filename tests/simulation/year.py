@@ -34,8 +34,9 @@ from shared.subscriptions.desired import DesiredState, Group
 from shared.subscriptions.endpoint import Endpoint
 from shared.subscriptions.lifecycle import Lifecycle
 from shared.subscriptions.memory import Memory, Remembered, held_until
-from shared.subscriptions.plan import Desired
-from shared.subscriptions.run import Failure, Renewal, RenewalReport
+from shared.subscriptions.planned import Desired
+from shared.subscriptions.run import Renewal
+from shared.subscriptions.run_report import Failure, RenewalReport
 from shared.values import graph, resources
 from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import SwitchboardError, UnavailableError

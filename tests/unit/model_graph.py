@@ -13,7 +13,7 @@ from uuid import UUID
 from shared.subscriptions.desired import DesiredState
 from shared.subscriptions.endpoint import Endpoint
 from shared.subscriptions.memory import Changes, Memory, Recollection, normal_form
-from shared.subscriptions.plan import Desired
+from shared.subscriptions.planned import Desired
 from shared.values import graph, resources
 from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import NoTurnError, SwitchboardError, UnavailableError

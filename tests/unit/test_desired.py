@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.subscriptions.desired import DesiredState, DesiredStateError, Group, call_events_of, parse_desired
-from shared.subscriptions.plan import Desired
+from shared.subscriptions.planned import Desired
 from shared.values import resources
 
 TENANT = "aaaaaaaa-0000-4000-8000-000000000001"

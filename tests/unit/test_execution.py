@@ -8,7 +8,9 @@ import pytest
 
 from shared.subscriptions.actions import Outcome, Result, Terms, carry_out
 from shared.subscriptions.endpoint import Endpoint
-from shared.subscriptions.plan import Action, Desired, Lifetimes, Reason, Verb, creation_body
+from shared.subscriptions.lifetimes import Lifetimes
+from shared.subscriptions.plan import creation_body
+from shared.subscriptions.planned import Action, Desired, Reason, Verb
 from shared.values import graph, resources
 from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import SwitchboardError, UnavailableError

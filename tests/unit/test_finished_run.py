@@ -14,7 +14,7 @@ from shared.subscriptions.desired import DesiredState
 from shared.subscriptions.finished_run import FinishedRuns, Runner
 from shared.subscriptions.lifecycle import Lifecycle
 from shared.subscriptions.renewal_state import RenewalState, RenewalStates
-from shared.subscriptions.run import RenewalReport
+from shared.subscriptions.run_report import RenewalReport
 from shared.telemetry import Life
 from shared.values import graph
 from shared.values.errors import UnavailableError

@@ -9,8 +9,8 @@ import pytest
 
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, DesiredStateError, Group, parse_desired
-from shared.subscriptions.plan import Desired, Reason, Verb
-from shared.subscriptions.run import Removal, RenewalReport
+from shared.subscriptions.planned import Desired, Reason, Verb
+from shared.subscriptions.run_report import Removal, RenewalReport
 from shared.subscriptions.tenant_run import Stage
 from shared.values import graph, resources
 from shared.values.errors import MalformedInputError, UnavailableError

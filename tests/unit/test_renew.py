@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, DesiredStateError, Group
 from shared.subscriptions.endpoint import Endpoint, Standing
-from shared.subscriptions.plan import Desired
+from shared.subscriptions.planned import Desired
 from shared.subscriptions.run import Renewal
 from shared.subscriptions.tenant_run import Stage
 from shared.values import graph, resources

@@ -17,8 +17,8 @@ from shared.subscriptions.desired import DesiredState, Group
 from shared.subscriptions.endpoint import Endpoint, Standing
 from shared.subscriptions.lifecycle import Lifecycle
 from shared.subscriptions.memory import normal_form
-from shared.subscriptions.plan import Desired
-from shared.subscriptions.run import RenewalReport
+from shared.subscriptions.planned import Desired
+from shared.subscriptions.run_report import RenewalReport
 from shared.subscriptions.tenant_run import Stage
 from shared.values import graph, resources
 from shared.values.errors import SwitchboardError, UnavailableError

@@ -8,21 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.call_records.coverage import resource_key
 from shared.subscriptions.endpoint import Endpoint, Standing
-from shared.subscriptions.plan import (
-    PATIENCE,
-    Action,
-    Course,
-    Desired,
-    Lifetimes,
-    Reason,
-    Verb,
-    creation_body,
-    half_life,
-    last_resort,
-    plan,
-    resource_key,
-)
+from shared.subscriptions.lifetimes import Lifetimes, half_life, last_resort
+from shared.subscriptions.plan import PATIENCE, creation_body, plan
+from shared.subscriptions.planned import Action, Course, Desired, Reason, Verb
 from shared.values import resources
 from shared.values.certificate import EncryptionCertificate
 from shared.values.graph import Subscription

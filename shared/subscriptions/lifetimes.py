@@ -1,0 +1,51 @@
+"""How long a life to ask of Graph, and with how much of it left a subscription is renewed or replaced."""
+
+from datetime import timedelta
+from typing import Final
+
+from shared.values.graph import Subscription
+from shared.values.resources import ResourceKind
+
+SMALLEST_MARGIN: Final = timedelta(minutes=2)
+LEAST_GRANTED: Final = timedelta(minutes=45)  # Graph raises anything shorter to this
+_THREE_RUNS: Final = timedelta(minutes=15)  # of a timer of five minutes
+_LEAST_ASKED: Final = timedelta(minutes=30)  # on a clock that is ahead, Graph may find 45 minutes too many
+
+
+class Lifetimes:
+    """How long a life to ask for, by tenant and kind.
+
+    A little less than Graph's documented maximum: clocks differ, and enforced limits have been seen below the
+    documented ones. What is learned lives as long as the process: forgetting it costs one refused request.
+    """
+
+    def __init__(self) -> None:
+        self._asked: dict[tuple[str, str], timedelta] = {}
+
+    def ask(self, tenant_id: str, kind: ResourceKind) -> timedelta:
+        return self._asked.get((tenant_id, kind.key)) or _less_a_margin(kind.max_lifetime)
+
+    def refused(self, tenant_id: str, kind: ResourceKind, asked: timedelta, maximum: timedelta) -> None:
+        """Graph refused what was asked for and named its maximum: ask for less than both from now on."""
+        shorter = max(min(_less_a_margin(maximum), asked * 0.9), _LEAST_ASKED)
+        self._asked[tenant_id, kind.key] = min(shorter, self.ask(tenant_id, kind))
+
+
+def half_life(one: Subscription, lifetimes: Lifetimes) -> timedelta:
+    """With this much or less remaining, renew: half of what Graph granted this very subscription."""
+    return _life(one, lifetimes) / 2
+
+
+def last_resort(one: Subscription, lifetimes: Lifetimes) -> timedelta:
+    """With this much or less remaining, a successor that would come too late is worse than a gap of a second."""
+    return max(_life(one, lifetimes) / 4, _THREE_RUNS)
+
+
+def _life(one: Subscription, lifetimes: Lifetimes) -> timedelta:
+    if one.life is not None:
+        return max(one.life, LEAST_GRANTED)
+    return LEAST_GRANTED if one.kind is None else lifetimes.ask(one.tenant_id, one.kind)
+
+
+def _less_a_margin(lifetime: timedelta) -> timedelta:
+    return lifetime - max(SMALLEST_MARGIN, lifetime / 100)

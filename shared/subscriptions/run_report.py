@@ -1,0 +1,226 @@
+"""What a run did, and what it would do, as commands, health and telemetry are told."""
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from shared.subscriptions.actions import Outcome, Result
+from shared.subscriptions.endpoint import Endpoint, Standing
+from shared.subscriptions.lifetimes import Lifetimes, last_resort
+from shared.subscriptions.memory import Names
+from shared.subscriptions.planned import Action, Reason
+from shared.subscriptions.tenant_run import Stage, TenantRun, Trouble
+from shared.values import graph, resources
+from shared.values.errors import NoTurnError, SettingsError, SwitchboardError, UnavailableError
+from shared.values.graph import Subscription
+
+_LISTED_FAILURES: Final = 100
+_STAGES: Final[Mapping[type[SwitchboardError], Stage]] = {NoTurnError: Stage.TURN, SettingsError: Stage.SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What was not done, `count` times for a tenant, stage, kind and reason; `subscription_id` and `detail` are of one.
+
+    `kind` is the catalogue's key, None where it is about no kind.
+    """
+
+    tenant_id: str
+    stage: Stage
+    kind: str | None
+    reason: str
+    count: int
+    detail: str
+    subscription_id: str | None = None
+
+    @property
+    def what(self) -> str:
+        """The kind, else the stage: one word for logs and lists."""
+        return self.kind or str(self.stage)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A subscription that Graph does not renew, or not with what is current.
+
+    It is replaced from `replaced_from` on; None if nobody wants it.
+    """
+
+    subscription: Subscription
+    reason: str
+    replaced_from: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalReport:
+    """What a run did.
+
+    `nearest` is the shortest remaining life among the live subscriptions of ours at its end; `call_records` are those
+    of call records that are as desired, for these have a past that can be looked up. `previous_client_state` counts the
+    live ones that still carry it. `lists_whole` says whether Graph's lists were read to their ends. A run is `whole` if
+    it was for all tenants.
+    """
+
+    started: datetime
+    finished: datetime
+    desired: int
+    live: int
+    outcomes: Mapping[Outcome, int]
+    failures: tuple[Failure, ...]
+    nearest: timedelta | None
+    subscriptions: tuple[Subscription, ...] = ()  # all that are live, the nearest to its end first
+    call_records: tuple[Subscription, ...] = ()
+    previous_client_state: int = 0
+    kept: tuple[Kept, ...] = ()  # the nearest to its end first
+    lists_whole: bool = True
+    whole: bool = True
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything desired is as it should be."""
+        return not self.failures
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a run would do with each subscription, and what could not be found out."""
+
+    actions: tuple[Action, ...]
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What became of what was to be deleted, and why something was not looked at."""
+
+    results: tuple[Result, ...]
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """What came of all tenants."""
+
+    started: datetime
+    now: datetime
+    endpoint: Endpoint
+    lifetimes: Lifetimes
+    tenants: tuple[TenantRun, ...]
+    troubles: Sequence[Trouble]
+    whole: bool
+
+    @property
+    def results(self) -> Iterator[Result]:
+        return (result for tenant in self.tenants for result in tenant.results)
+
+    def check_anything_done(self) -> None:
+        """Raise what stopped everything, if something did: then not one subscription is known to be well."""
+        known = [result for result in self.results if result.action.reason is not Reason.FOREIGN]
+        undone = {Outcome.FAILED, Outcome.DEFERRED}
+        errors = [result.error for result in known if result.outcome in undone]
+        if len(errors) < len(known):
+            return
+        unlisted = [
+            trouble.error
+            for trouble in self._all_troubles()
+            if trouble.stage is Stage.LIST and not isinstance(trouble.error, graph.SignedInListError)
+        ]
+        first = next((error for error in (*errors, *unlisted) if isinstance(error, UnavailableError)), None)
+        if first is not None and (errors or unlisted):
+            raise UnavailableError("everything that renewal needs", reason=first.reason) from first
+
+    def report(self) -> RenewalReport:
+        live = sorted(self._live(), key=lambda one: one.expires)
+        kept = tuple(sorted(self._kept(), key=lambda kept: kept.subscription.expires))
+        standings = Counter(self.endpoint.standing(one.notification_url)[0] for one in live)
+        return RenewalReport(
+            started=self.started,
+            finished=self.now,
+            desired=sum(len(tenant.wanted) for tenant in self.tenants),
+            live=len(live),
+            outcomes=Counter(result.outcome for result in self.results),
+            failures=summary((*self._all_troubles(), *self._undone(kept))),
+            nearest=min((one.expires - self.now for one in live), default=None),
+            subscriptions=tuple(live),
+            call_records=tuple(self._of_call_records()),
+            previous_client_state=standings[Standing.PREVIOUS],
+            kept=kept,
+            lists_whole=all(trouble.stage is not Stage.LIST for trouble in self._all_troubles()),
+            whole=self.whole,
+        )
+
+    def _all_troubles(self) -> Iterator[Trouble]:
+        return itertools.chain(self.troubles, *(tenant.troubles for tenant in self.tenants))
+
+    def _undone(self, kept: Iterable[Kept]) -> Iterator[Trouble]:
+        what_next = {one.subscription.id: self._what_next(one) for one in kept}
+        for result in self.results:
+            if result.error is None:
+                continue
+            stage = _STAGES.get(type(result.error), Stage.SUBSCRIPTION)
+            kind, one = result.action.kind, result.subscription
+            yield Trouble(
+                result.action.tenant_id,
+                stage,
+                result.error,
+                None if kind is None else kind.key,
+                None if one is None else one.id,
+                what_next.get(one.id) if one is not None and result.outcome is Outcome.KEPT else None,
+            )
+
+    def _kept(self) -> Iterator[Kept]:
+        for tenant in self.tenants:
+            results = [result for result in tenant.results if result.outcome is Outcome.KEPT]
+            names = Names(want.resource for want in tenant.wanted if results)
+            for result in results:
+                one, reason = result.subscription, str(result.action.reason)
+                if one is not None:
+                    is_wanted = names.recognised(one) is not None
+                    last = one.expires - last_resort(one, self.lifetimes) if is_wanted else None
+                    yield Kept(one, reason if result.error is None else result.error.reason, last)
+
+    @staticmethod
+    def _what_next(kept: Kept) -> str:
+        replaced = f"from {kept.replaced_from:%Y-%m-%d %H:%M} UTC on it is replaced, and " if kept.replaced_from else ""
+        ends = kept.subscription.expires
+        return f"it is kept, and tried again by every run; {replaced}it ends at {ends:%Y-%m-%d %H:%M} UTC"
+
+    def _live(self) -> Iterator[Subscription]:
+        for tenant in self.tenants:
+            for one in tenant.there.values():
+                if one.expires > self.now and self.endpoint.owns(one.notification_url):
+                    yield one
+
+    def _of_call_records(self) -> Iterator[Subscription]:
+        """Those that deliver: an unknown mark means that what comes from one is refused."""
+        for tenant in self.tenants:
+            wanted = {want.resource for want in tenant.wanted if want.kind is resources.CALL_RECORDS}
+            for identity in sorted(tenant.confirmed):
+                one = tenant.there[identity]
+                url = one.notification_url
+                delivers = self.endpoint.owns(url) and self.endpoint.standing(url)[0] is not Standing.UNKNOWN
+                if delivers and one.resource in wanted:
+                    yield one
+
+
+def removal(tenants: Iterable[TenantRun], troubles: Iterable[Trouble] = ()) -> Removal:
+    tenants = tuple(tenants)
+    results = tuple(itertools.chain.from_iterable(tenant.results for tenant in tenants))
+    return Removal(results, summary((*troubles, *(trouble for tenant in tenants for trouble in tenant.troubles))))
+
+
+def summary(troubles: Iterable[Trouble]) -> tuple[Failure, ...]:
+    grouped: defaultdict[tuple[str, Stage, str | None, str], list[Trouble]] = defaultdict(list)
+    for trouble in troubles:
+        grouped[trouble.tenant_id, trouble.stage, trouble.kind, trouble.error.reason].append(trouble)
+    return tuple(
+        Failure(tenant_id, stage, kind, reason, len(found), _detail(found[0]), found[0].identity)
+        for (tenant_id, stage, kind, reason), found in itertools.islice(grouped.items(), _LISTED_FAILURES)
+    )
+
+
+def _detail(trouble: Trouble) -> str:
+    return str(trouble.error) if trouble.next is None else f"{trouble.error}; {trouble.next}"
