@@ -17,9 +17,9 @@ import msgspec
 
 from dev.simulator.payloads import Kind, Options, build
 from shared.notifications.events import JSON_CONTENT_TYPE, Event, event_of, schema_id
-from shared.values.event_types import DATA_TYPES, UNRECOGNIZED, CloudEvent
+from shared.values.event_types import DATA_TYPES, CloudEvent
 from shared.values.items import parse_item
-from shared.values.resources import CATALOGUE, UNRECOGNIZED_QUEUE
+from shared.values.resources import CATALOGUE, UNRECOGNIZED, UNRECOGNIZED_QUEUE
 
 JSON = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""From a notification's plaintext to a CloudEvent, and back for those who consume it.
+"""From a notification's plaintext to a CloudEvent.
 
 Sources: CloudEvents 1.0 (attributes, JSON format, JSON batch format, the Dataref and Distributed Tracing extensions);
 the Graph pages on notifications for calls, meetings, emergency calls, call records, presence and online meetings for
@@ -18,7 +18,6 @@ from msgspec import Meta
 
 from shared.values import resources
 from shared.values.errors import MalformedInputError
-from shared.values.event_types import UNRECOGNIZED
 from shared.values.items import BYTE_ORDER_MARK, ChangeNotification, Item
 from shared.values.unusual_json import read_leniently, replace_lone_surrogates
 
@@ -207,9 +206,9 @@ def event_of(
         word = event_word(notification.change_type)
     # What Graph only ever says encrypted is not believed in the clear.
     if kind is None or (plaintext is None and kind.rich is resources.Rich.ALWAYS):
-        event_type = UNRECOGNIZED
+        event_type = resources.UNRECOGNIZED
     else:
-        event_type = kind.event_types.get(word, UNRECOGNIZED)
+        event_type = kind.event_types.get(word, resources.UNRECOGNIZED)
     attributes = {
         "specversion": "1.0",
         "id": _event_id(notification) or fallback_id,
@@ -323,6 +322,3 @@ def _unsigned_data(item: Item) -> bytes:
         found = _RECORD_PATH.search(str(item.notification.resource))
         said |= {"id": msgspec.Raw(msgspec.json.encode(found[1]))} if found else {}
     return msgspec.json.encode(said)
-
-
-# --- for consumers --------------------------------------------------------------------------------------------------

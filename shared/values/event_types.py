@@ -9,9 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from shared.values.errors import MalformedInputError
+from shared.values.resources import UNRECOGNIZED
 from shared.values.unusual_json import read_leniently
-
-UNRECOGNIZED: Final = "Microsoft.Graph.Unrecognized"
 
 
 class _Graph(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

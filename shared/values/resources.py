@@ -21,6 +21,8 @@ CALL_RECORDS_QUEUE: Final = "raw-call-records"
 """For what takes its time, so that no call waits behind it: records that are fetched, and those of a gap."""
 
 UNRECOGNIZED_QUEUE: Final = "unrecognized-events"
+UNRECOGNIZED: Final = "Microsoft.Graph.Unrecognized"
+"""The type of an event that no row has a type for."""
 
 MAX_PRESENCE_IDS: Final = 650
 

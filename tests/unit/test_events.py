@@ -16,7 +16,6 @@ from shared.values import resources
 from shared.values.errors import MalformedInputError
 from shared.values.event_types import (
     DATA_TYPES,
-    UNRECOGNIZED,
     CallEventData,
     CallRecordData,
     EmergencyCallEventData,
@@ -25,6 +24,7 @@ from shared.values.event_types import (
     parse_message,
 )
 from shared.values.items import parse_item
+from shared.values.resources import UNRECOGNIZED
 
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

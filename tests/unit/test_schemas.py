@@ -15,8 +15,9 @@ from dev import schemas
 from dev.simulator.payloads import Kind, Options, Payload, Spelling, build
 from shared.notifications.events import Event, event_of, schema_id
 from shared.values import resources
-from shared.values.event_types import DATA_TYPES, UNRECOGNIZED, parse_message
+from shared.values.event_types import DATA_TYPES, parse_message
 from shared.values.items import parse_item
+from shared.values.resources import UNRECOGNIZED
 
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
