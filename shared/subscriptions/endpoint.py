@@ -13,7 +13,7 @@ from shared.values.urls import is_plain
 
 _MARK: Final = "mark"
 _MARKED: Final = re.compile(rf"[?&]{_MARK}=[0-9a-f]*$")
-_URLS: Final = 256  # thousands of subscriptions share a handful of notification URLs
+CACHED_URLS: Final = 256  # thousands of subscriptions share a handful of notification URLs
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -43,7 +43,7 @@ class Endpoint:
         address = _address(url)
         return address is not None and address == _address(self.notification_url)
 
-    @lru_cache(maxsize=_URLS)  # noqa: B019 - there is one endpoint
+    @lru_cache(maxsize=CACHED_URLS)  # noqa: B019 - there is one endpoint
     def standing(self, url: str) -> tuple[Standing, bool]:
         """Which secret the mark in a notification URL stands for, and whether the subscription is a rich one."""
         mark = dict(parse_qsl(urlsplit(url).query)).get(_MARK, "")
@@ -53,7 +53,7 @@ class Endpoint:
                     return standing, rich
         return Standing.UNKNOWN, False
 
-    @lru_cache(maxsize=_URLS)  # noqa: B019 - there is one endpoint
+    @lru_cache(maxsize=CACHED_URLS)  # noqa: B019 - there is one endpoint
     def was_ours(self, url: str) -> bool:
         """Whether a subscription with this notification URL is of our making, from when we had another address."""
         if _address(url) is None:
@@ -85,7 +85,7 @@ class Endpoint:
         return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()[:12]
 
 
-@lru_cache(maxsize=_URLS)
+@lru_cache(maxsize=CACHED_URLS)
 def _address(url: str) -> tuple[str, str | None, int | None, str] | None:
     """Scheme, host, port and path; None where that cannot be read."""
     try:
@@ -96,6 +96,6 @@ def _address(url: str) -> tuple[str, str | None, int | None, str] | None:
     return parts.scheme, parts.hostname, port, parts.path.rstrip("/").casefold()  # as the Functions host compares it
 
 
-@lru_cache(maxsize=_URLS)
+@lru_cache(maxsize=CACHED_URLS)
 def _query(url: str) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(pair for pair in parse_qsl(urlsplit(url).query, keep_blank_values=True) if pair[0] != _MARK))

@@ -5,18 +5,14 @@ Sources: "Combine multiple HTTP requests using JSON batching", "List subscriptio
 """
 
 import asyncio
-import codecs
 import contextvars
 import logging
-import random
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 import requests
@@ -25,11 +21,19 @@ from azure.core.exceptions import AzureError
 from requests.adapters import HTTPAdapter
 
 from shared.clock import Clock
+from shared.subscriptions.graph_answers import (
+    batch_parts,
+    decoded_json,
+    pause,
+    readable_subscriptions,
+    reply_to,
+    same_origin,
+)
 from shared.subscriptions.rate_limiter import Pace
+from shared.subscriptions.requested_pauses import LONGEST_PAUSE, SUBSCRIPTIONS, RequestedPauses, Service, service_of
 from shared.values import graph, resources
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.values.graph import Call, CredentialError, OutcomeUnknownError, Reply, Subscription
-from shared.values.unusual_json import read_leniently
 
 _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 60.0  # of a batch; each POST in it waits for our own endpoint's handshake, up to 10 s
@@ -39,27 +43,11 @@ _WRITES: Final = (500, 2000)  # per period, in a tenant and in all: POST, PATCH,
 _READS: Final = (500, 2000)  # per period, in a tenant and in all: GET by id, each part of a batch counted
 _LISTS: Final = (25, 40)  # per period, in a tenant and in all
 _TRIES: Final = 4
-_LONGEST_PAUSE: Final = 60.0  # seconds; whoever is asked to wait longer is told so instead
-_FIRST_PAUSE: Final = 2.0  # seconds, where Graph asks for a pause without saying how long; twice as long each time
-_ASSUMED_LIFE: Final = timedelta(minutes=45)  # Graph grants no less
 _MAX_PAGES: Final = 2000
 _CHANGE_TRACKING: Final = "Microsoft Graph Change Tracking"
 _CONTEXT: Final = "/$metadata#"
 
 _log = logging.getLogger(__name__)
-
-
-type _Service = tuple[str, str]  # a tenant, and what of Graph is spoken to
-_SUBSCRIPTIONS: Final = "subscriptions"
-
-
-@dataclass(frozen=True, slots=True)
-class _Embargo:
-    """A pause; `times` is how many of our own choice have come one after another, 0 where Graph said how long."""
-
-    since: datetime
-    until: datetime
-    times: int
 
 
 class Credentials(Protocol):
@@ -102,8 +90,8 @@ class GraphClient:
         self._writes = Pace(*_WRITES, clock)
         self._reads = Pace(*_READS, clock)
         self._lists = Pace(*_LISTS, clock)
-        self._embargoes: dict[_Service, _Embargo] = {}
-        self._threads: dict[_Service, ThreadPoolExecutor] = {}
+        self._pauses = RequestedPauses(clock)
+        self._threads: dict[Service, ThreadPoolExecutor] = {}
 
     def close(self) -> None:
         """Close the connections."""
@@ -125,13 +113,13 @@ class GraphClient:
             raise ValueError("a batch holds 1 to 20 calls of one tenant, API version and sort of token")
         (tenant_id, version, delegated), *_ = channels
         writes = sum(call.method != "GET" for call in calls)
-        service = (tenant_id, _SUBSCRIPTIONS)
+        service = (tenant_id, SUBSCRIPTIONS)
         urgent = min((call.expires for call in calls if call.expires is not None), default=None)
         paces = [(self._writes, writes), (self._reads, len(calls) - writes)]
         try:
             async with self._admission(service, [pace for pace in paces if pace[1]], urgent):
                 answer = await self._exchange(
-                    "POST", f"{self._endpoint}/{version}/$batch", tenant_id, delegated, {"requests": _parts(calls)}
+                    "POST", f"{self._endpoint}/{version}/$batch", tenant_id, delegated, {"requests": batch_parts(calls)}
                 )
         except SwitchboardError as error:
             return [error] * len(calls)
@@ -150,7 +138,7 @@ class GraphClient:
         seen: set[str] = set()
         for version in graph.API_VERSIONS:
             async for page in self.pages(f"{self._endpoint}/{version}/subscriptions", tenant_id, pace=self._lists):
-                found = list(_subscriptions(page, tenant_id, version, self._clock.now()))
+                found = list(readable_subscriptions(page, tenant_id, version, self._clock.now()))
                 yield [one for one in found if one.id not in seen]
                 seen.update(one.id for one in found)
         async for others in self._signed_in_pages(tenant_id):
@@ -165,7 +153,7 @@ class GraphClient:
                 return
             url = f"{self._endpoint}/{version}/subscriptions"
             async for page in self.pages(url, tenant_id, pace=self._lists, delegated=True):
-                yield list(_subscriptions(page, tenant_id, version, self._clock.now()))
+                yield list(readable_subscriptions(page, tenant_id, version, self._clock.now()))
         except graph.SignInRequiredError:
             return  # whether presence is wanted at all is not known here
         except (UnavailableError, graph.GraphError) as error:
@@ -273,7 +261,7 @@ class GraphClient:
         # The example in "Get callRecord" (https://learn.microsoft.com/graph/api/callrecords-callrecord-get) prints a
         # link to further sessions in the form of a context URL; what follows "#" would never be sent.
         url = url.replace(_CONTEXT, "/", 1)
-        if not _same_origin(url, self._endpoint):  # it would be handed the token
+        if not same_origin(url, self._endpoint):  # it would be handed the token
             raise UnavailableError("Graph's list", reason="paging")
         tries = 1
         service = (tenant_id, service_of(url))
@@ -285,17 +273,17 @@ class GraphClient:
                 raise
             except UnavailableError as error:
                 wait = pause(tries, error.retry_after)
-                if tries >= _TRIES or wait > _LONGEST_PAUSE:
+                if tries >= _TRIES or wait > LONGEST_PAUSE:
                     raise
             else:
-                self._forget_pauses(service)
+                self._pauses.forget(service)
                 return found
             tries += 1
             await self._clock.sleep(wait)
 
     @asynccontextmanager
     async def _admission(
-        self, service: "_Service", paces: Sequence[tuple[Pace, int]], urgent: datetime | None = None
+        self, service: Service, paces: Sequence[tuple[Pace, int]], urgent: datetime | None = None
     ) -> AsyncIterator[None]:
         """Wait until a request may be sent: first for a pause that Graph has asked for, then for the limits.
 
@@ -303,51 +291,15 @@ class GraphClient:
             UnavailableError: the pause is longer than a caller should be kept.
         """
         while True:
-            await self._observe_embargo(service, urgent)
+            await self._pauses.wait(service, urgent)
             async with AsyncExitStack() as stack:
                 entries = [await stack.enter_async_context(pace.enter(service[0], count)) for pace, count in paces]
-                if self._embargo_seconds(service, urgent) > 0:  # asked for meanwhile
+                if self._pauses.seconds_left(service, urgent) > 0:  # asked for meanwhile
                     for entry in entries:
                         entry.withdraw()
                     continue
                 yield
                 return
-
-    async def _observe_embargo(self, service: "_Service", urgent: datetime | None) -> None:
-        while (left := self._embargo_seconds(service, urgent)) > 0:
-            if left > _LONGEST_PAUSE:
-                raise UnavailableError("Graph", reason="throttled", retry_after=left)
-            await self._clock.sleep(left)
-
-    def _embargo_seconds(self, service: "_Service", urgent: datetime | None) -> float:
-        """How long the pause still is; one of our own choice never takes more than half of what the most urgent has."""
-        embargo, now = self._embargoes.get(service), self._clock.now()
-        if embargo is None:
-            return 0.0
-        until = embargo.until
-        if embargo.times and urgent is not None:
-            until = min(until, embargo.since + max((urgent - embargo.since) / 2, timedelta(seconds=_FIRST_PAUSE)))
-        return (until - now).total_seconds()
-
-    def _forget_pauses(self, service: "_Service") -> None:
-        """Graph has answered as if there had been none."""
-        embargo = self._embargoes.get(service)
-        if embargo is not None and embargo.until <= self._clock.now():
-            del self._embargoes[service]
-
-    def _note(self, service: "_Service", error: SwitchboardError) -> None:
-        """Remember the pause that Graph asks for; where it does not say how long, twice the one before."""
-        if not isinstance(error, UnavailableError) or error.reason != "throttled":
-            return
-        now, known = self._clock.now(), self._embargoes.get(service)
-        if error.retry_after:
-            until = now + timedelta(seconds=error.retry_after)
-            if known is None or until > known.until:
-                self._embargoes[service] = _Embargo(now, until, 0)
-        elif known is None or known.until <= now:
-            times = 1 if known is None else known.times + 1
-            seconds = min(_FIRST_PAUSE * 2.0 ** min(times - 1, 6), _LONGEST_PAUSE)
-            self._embargoes[service] = _Embargo(now, now + timedelta(seconds=seconds), times)
 
     async def _exchange(
         self, method: str, url: str, tenant_id: str, delegated: bool, body: Any = None
@@ -363,7 +315,7 @@ class GraphClient:
                 threads, context.run, self._request, method, url, tenant_id, delegated, body
             )
         except SwitchboardError as error:
-            self._note(service, error)
+            self._pauses.note(service, error)
             raise
 
     def _request(self, method: str, url: str, tenant_id: str, delegated: bool, body: Any) -> Mapping[str, Any]:
@@ -384,7 +336,7 @@ class GraphClient:
             raise UnavailableError("Graph", reason="unreachable") from error
         except requests.RequestException as error:
             raise OutcomeUnknownError from error
-        decoded = _decoded(response.content)
+        decoded = decoded_json(response.content)
         if response.status_code >= 300:
             retry_after = graph.parse_retry_after(response.headers.get("Retry-After"), self._clock.now())
             raise graph.error_of(response.status_code, decoded, retry_after)
@@ -400,80 +352,11 @@ class GraphClient:
             for part in (responses if isinstance(responses, list) else ())
             if isinstance(part, Mapping)
         }
-        replies = [self._reply(call, parts.get(str(place))) for place, call in enumerate(calls)]
-        service = (calls[0].tenant_id, _SUBSCRIPTIONS)
+        replies = [reply_to(call, parts.get(str(place)), self._clock.now()) for place, call in enumerate(calls)]
+        service = (calls[0].tenant_id, SUBSCRIPTIONS)
         throttled = [reply for reply in replies if isinstance(reply, UnavailableError) and reply.reason == "throttled"]
         for reply in throttled:
-            self._note(service, reply)
+            self._pauses.note(service, reply)
         if not throttled:
-            self._forget_pauses(service)
+            self._pauses.forget(service)
         return replies
-
-    def _reply(self, call: Call, part: Mapping[str, Any] | None) -> Reply:
-        if part is None or not isinstance(part.get("status"), int):
-            return OutcomeUnknownError()
-        status, body = part["status"], part.get("body")
-        if status >= 300:
-            headers = part.get("headers")
-            lower = (
-                {str(name).lower(): value for name, value in headers.items()} if isinstance(headers, Mapping) else {}
-            )
-            retry_after = graph.parse_retry_after(lower.get("retry-after"), self._clock.now())
-            return graph.error_of(status, body, retry_after)
-        if call.method == "DELETE":
-            return None
-        try:
-            assumed = self._clock.now() + (timedelta(0) if call.method == "GET" else _ASSUMED_LIFE)
-            return graph.parse_subscription(body, call.tenant_id, call.api_version, assumed=assumed)
-        except MalformedInputError:
-            return OutcomeUnknownError()
-
-
-def pause(tries: int, retry_after: float | None) -> float:
-    """Seconds to wait before the next try: what was asked for, else longer each time; spread, so that none collide."""
-    spread = random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
-    return retry_after + spread / 2 if retry_after is not None else spread * 2.0 ** min(tries, 6)
-
-
-def _subscriptions(
-    page: Sequence[Mapping[str, Any]], tenant_id: str, version: graph.ApiVersion, now: datetime
-) -> Iterator[Subscription]:
-    """Those of a page that can be read: one that cannot must not keep the others from being renewed.
-
-    One whose expiration is not told may end at any time.
-    """
-    for value in page:
-        try:
-            yield graph.parse_subscription(value, tenant_id, version, assumed=now)
-        except MalformedInputError as error:
-            _log.warning("a subscription in the list of tenant %s cannot be read: %s", tenant_id, error.reason)
-
-
-def _parts(calls: Sequence[Call]) -> list[dict[str, Any]]:
-    parts = []
-    for place, call in enumerate(calls):
-        part: dict[str, Any] = {"id": str(place), "method": call.method, "url": call.path}
-        if call.body is not None:
-            part |= {"headers": {"Content-Type": "application/json"}, "body": call.body}
-        parts.append(part)
-    return parts
-
-
-def _decoded(content: bytes) -> Any:
-    """The JSON of an answer, or None: an error page of a proxy is not JSON, and its status says enough."""
-    try:
-        # Some workloads of Graph's send a byte order mark, and names can be cut inside an emoji.
-        return read_leniently(msgspec.json.decode, content.removeprefix(codecs.BOM_UTF8))
-    except (ValueError, RecursionError):
-        return None
-
-
-def service_of(url: str) -> str:
-    """What of Graph a URL speaks to: the segment after the version, batches being about subscriptions."""
-    segment = urlsplit(url).path.lstrip("/").partition("/")[2].partition("/")[0].partition("(")[0]
-    return _SUBSCRIPTIONS if segment == "$batch" else segment
-
-
-def _same_origin(url: str, endpoint: str) -> bool:
-    one, other = urlsplit(url), urlsplit(endpoint)
-    return (one.scheme, one.netloc.lower()) == (other.scheme, other.netloc.lower())

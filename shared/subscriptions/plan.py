@@ -24,7 +24,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
-from shared.subscriptions.endpoint import _URLS, Endpoint, Standing
+from shared.subscriptions.endpoint import CACHED_URLS, Endpoint, Standing
 from shared.subscriptions.lifetimes import LEAST_GRANTED, SMALLEST_MARGIN, Lifetimes, half_life, last_resort
 from shared.subscriptions.memory import SKEW, Names
 from shared.subscriptions.planned import Action, Course, Desired, Reason, Verb
@@ -359,6 +359,6 @@ def _same_changes(found: Subscription, want: Desired) -> bool:
     return not found.change_type or _change_types(found.change_type) == _change_types(want.kind.change_type)
 
 
-@lru_cache(maxsize=_URLS)
+@lru_cache(maxsize=CACHED_URLS)
 def _change_types(text: str) -> frozenset[str]:
     return frozenset(word.strip().casefold() for word in text.split(","))

@@ -19,7 +19,8 @@ from dev.simulator.entra import Caller, Entra, TokenError, User
 from dev.simulator.faults import Fault
 from dev.simulator.graph_api import GraphApi, GraphRequest
 from shared.clock import Clock
-from shared.subscriptions.graph import GraphClient, service_of
+from shared.subscriptions.graph import GraphClient
+from shared.subscriptions.requested_pauses import service_of
 from shared.values import graph
 from shared.values.errors import SwitchboardError
 from shared.values.graph import CredentialError, OutcomeUnknownError, SignInRequiredError
@@ -205,7 +206,7 @@ class InProcessClient(GraphClient):
         try:
             return await self._dispatch(method, url, tenant_id, delegated, body)
         except SwitchboardError as error:
-            self._note((tenant_id, service_of(url)), error)
+            self._pauses.note((tenant_id, service_of(url)), error)
             raise
 
     async def _dispatch(self, method: str, url: str, tenant_id: str, delegated: bool, body: Any) -> Mapping[str, Any]:
