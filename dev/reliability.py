@@ -38,7 +38,7 @@ from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
 from dev.simulator.delivery import Notification
 from dev.simulator.tokens import Forgery, forge
 from dev.stack import Stack, StackPorts
-from shared.notifications.claims import ClaimSweep
+from shared.notifications.claim_checks import ClaimSweep
 from shared.notifications.decrypt import DATA_CONTAINER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.notifications.raw_queues import CLAIMS_CONTAINER, RawQueues

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from dev.simulator.crypto import Recipient, encrypt
 from dev.simulator.tokens import validation_claims
 from shared.call_records.fetch import CallRecordFetch
-from shared.notifications.claims import ClaimSweep
+from shared.notifications.claim_checks import ClaimSweep
 from shared.notifications.decrypt import Decryptor
 from shared.notifications.express import Express
 from shared.notifications.poison import POISON_QUEUES, PoisonDrain, PoisonStates

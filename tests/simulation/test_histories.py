@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.notifications import claims
+from shared.notifications import claim_checks
 from shared.notifications.poison import PoisonDrain
 from shared.notifications.raw_queues import CLAIMS_CONTAINER, RawQueues
 from tests.simulation.histories import Fault, Mode, lived, scenarios, try_some
@@ -44,6 +44,6 @@ def test_deleting_before_putting_back_is_noticed(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_entry_for_what_the_sweep_has_delivered_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "entry_name", lambda *_: "none")
+    monkeypatch.setattr(claim_checks, "entry_name", lambda *_: "none")
     scenario = next(one for one in scenarios() if one.claims_seconds > 48 * 3600)
     assert any("done with is in quarantine" in violation for violation in lived(scenario).violations)

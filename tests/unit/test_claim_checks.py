@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from shared.notifications.claims import ClaimSweep
+from shared.notifications.claim_checks import ClaimSweep
 from shared.notifications.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER
 from shared.values.envelope import Envelope, RawMessage
 from shared.values.message_text import QUEUE_MESSAGE_BYTES, encode
