@@ -137,7 +137,7 @@ class PoisonDrain:
             await self.quarantine.park_unreadable(message.text, queue=queue, error=error, attempts=TRIES)
             return
         try:
-            await self.raw_messages.take_back(text, queue=queue, attempts=TRIES)
+            await self.raw_messages.requeue_or_quarantine(text, queue=queue, attempts=TRIES)
         except UnavailableError:
             raise
         except Exception as error:  # noqa: BLE001 - kept in quarantine, and no neighbour has to pay for a fault of ours

@@ -131,7 +131,7 @@ class RawMessages:
             # The last thing to do: a settled claim check tells a later try that all is done.
             await self.queues.settle(unpacked.claim)
 
-    async def take_back(self, text: str, *, queue: str, attempts: int) -> None:
+    async def requeue_or_quarantine(self, text: str, *, queue: str, attempts: int) -> None:
         """Handle a message that the platform has given up: put it back while it has not failed for long, else park it.
 
         Args:

@@ -114,13 +114,13 @@ async def test_a_fault_of_ours_costs_its_own_message_and_tells_no_data(caplog: p
     world = World()
     poison(world, message(basic("a")), message(basic("b"), id="bad"), message(basic("c")))
     drain = drain_of(world)
-    take_back = type(drain.raw_messages).take_back
+    requeue_or_quarantine = type(drain.raw_messages).requeue_or_quarantine
 
     class Faulty(type(drain.raw_messages)):  # type: ignore[misc]
-        async def take_back(self, text: str, **options: Any) -> None:
+        async def requeue_or_quarantine(self, text: str, **options: Any) -> None:
             if '"bad"' in text:
                 raise ZeroDivisionError("+49 89 1234567")
-            await take_back(self, text, **options)
+            await requeue_or_quarantine(self, text, **options)
 
     object.__setattr__(drain, "raw_messages", Faulty(world.raw_queues(), drain.quarantine, lambda: world.now))
     await drain.run(world.now + FIVE_MINUTES)

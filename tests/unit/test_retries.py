@@ -96,7 +96,9 @@ class World:
         decryptor = self.decryptor()
         try:
             if message.dequeued > TRIES_OF_THE_PLATFORM:
-                await decryptor.raw_messages.take_back(message.body, queue=queue, attempts=TRIES_OF_THE_PLATFORM)
+                await decryptor.raw_messages.requeue_or_quarantine(
+                    message.body, queue=queue, attempts=TRIES_OF_THE_PLATFORM
+                )
             else:
                 await decryptor.handle(message.body, queue=queue, attempts=message.dequeued)
         except (Crash, UnavailableError):
