@@ -19,7 +19,7 @@ from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
 from shared.notifications.collection import ClientStates, parse_collection
-from shared.notifications.decrypt import Sealed, open_items, seal_of
+from shared.notifications.decrypt import Sealed, open_items, parse_sealed
 from shared.notifications.paced_log import PacedLog
 from shared.notifications.raw_queues import RawQueues
 from shared.notifications.receive import Receiver
@@ -84,7 +84,7 @@ class DecryptPath:
 
     def _run(self) -> list[bytes]:
         envelope = parse_envelope(next(self._messages))
-        items = [seal_of(bytes(raw)) for raw in envelope.notifications]
+        items = [parse_sealed(bytes(raw)) for raw in envelope.notifications]
         assert all(isinstance(item, Sealed) for item in items)
         return [one.result.to_json() for one in open_items(envelope, items, self._keys)]  # type: ignore[union-attr]
 
@@ -125,7 +125,7 @@ def loop_delay() -> Finding:
         for raw in parse_collection(collection([change_notification(build(Kind.CALL_STARTED), to)]), STATES).raws
     ]
     [message] = pack(raws[:1], delivery_id="d" * 32, received=datetime.now(UTC), traceparent=TRACE)
-    envelope, items = parse_envelope(message.body), [seal_of(raw) for raw in raws]
+    envelope, items = parse_envelope(message.body), [parse_sealed(raw) for raw in raws]
 
     async def delays() -> list[float]:
         found = []

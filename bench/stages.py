@@ -20,7 +20,7 @@ from bench.measure import Stage
 from bench.pipeline import ITEMS, Connect, close, production
 from dev.simulator import Kind
 from shared.notifications.collection import parse_collection
-from shared.notifications.decrypt import Sealed, seal_of
+from shared.notifications.decrypt import Sealed, parse_sealed
 from shared.notifications.encryption import decrypt
 from shared.notifications.events import Event, event_of
 from shared.storage.account import StorageAccount
@@ -55,7 +55,7 @@ class _Stages:
         raws = [bytes(raw) for raw in parse_collection(self._posts.body, STATES).raws]
         packed = pack(raws, delivery_id="d" * 32, received=self._received, traceparent=TRACE)
         self._messages = [message.body for message in packed]
-        self._sealed = [one for raw in raws if isinstance(one := seal_of(raw), Sealed)]
+        self._sealed = [one for raw in raws if isinstance(one := parse_sealed(raw), Sealed)]
         self._contents = [dict(one.content or {}) for one in self._sealed]
         self._plaintexts = [decrypt(content, self._key) for content in self._contents]
 
@@ -85,7 +85,9 @@ class _Stages:
             Stage(
                 "parse the raw message and the item",
                 await self._share(
-                    lambda: [seal_of(bytes(raw)) for one in self._messages for raw in parse_envelope(one).notifications]
+                    lambda: [
+                        parse_sealed(bytes(raw)) for one in self._messages for raw in parse_envelope(one).notifications
+                    ]
                 ),
                 await self._share(lambda: [scan(one) for one in self._messages]),
                 _PARSER,

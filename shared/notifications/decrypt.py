@@ -106,7 +106,7 @@ class Decryptor:
         count = len(envelope.notifications)
         with self.telemetry.processing(queue, envelope.id, count, envelope.traceparent) as traceparent:
             envelope = msgspec.structs.replace(envelope, traceparent=traceparent)
-            items = [seal_of(bytes(raw)) for raw in envelope.notifications]
+            items = [parse_sealed(bytes(raw)) for raw in envelope.notifications]
             try:
                 async with asyncio.timeout(key_seconds):
                     keys = await self._keys({item.certificate_id for item in items if isinstance(item, Sealed)})
@@ -127,7 +127,7 @@ class Decryptor:
         await self._keys((certificate_id,))
 
     async def _handle(self, unpacked: Unpacked, envelope: Envelope) -> None:
-        items = [seal_of(bytes(raw)) for raw in envelope.notifications]
+        items = [parse_sealed(bytes(raw)) for raw in envelope.notifications]
         keys = await self._keys({item.certificate_id for item in items if isinstance(item, Sealed)})
         opened = await asyncio.to_thread(open_items, envelope, items, keys)
         if self.completion is not None:
@@ -251,7 +251,7 @@ class Sealed:
         return self.item.notification.certificate_id
 
 
-def seal_of(raw: bytes) -> Sealed | SwitchboardError:
+def parse_sealed(raw: bytes) -> Sealed | SwitchboardError:
     """Parse one item of an envelope; what is wrong with it comes back as a value, as it concerns this item alone."""
     try:
         item = parse_item(raw)
