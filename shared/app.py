@@ -190,7 +190,7 @@ class App:
         settings = self.settings
         if settings.call_records != "fetch":
             return self.express_decryptor
-        return replace(self.express_decryptor, completion=CallRecordFetch(self.call_records, settings.tenant_ids))
+        return replace(self.express_decryptor, enrichment=CallRecordFetch(self.call_records, settings.tenant_ids))
 
     async def _are_emergencies_expected(self) -> bool:
         from shared.values.resources import EMERGENCY_CALL_EVENTS

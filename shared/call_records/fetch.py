@@ -35,7 +35,7 @@ class CallRecordFetch:
     seconds: float = _SECONDS
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
-    async def complete(self, opened: Sequence[Opened]) -> list[Opened]:
+    async def enrich(self, opened: Sequence[Opened]) -> list[Opened]:
         """Put the records in; whatever is no event of a call record is left as it is.
 
         Several notifications of one record become one event: they would all carry the same, newest version.
@@ -53,8 +53,8 @@ class CallRecordFetch:
             elif isinstance(name, SwitchboardError):
                 found.append(replace(one, result=name))
             elif isinstance(record := read[name], bytes):
-                if (completed := _completed(one, record)) is not None:
-                    found.append(completed)
+                if (enriched := _enriched(one, record)) is not None:
+                    found.append(enriched)
                 read[name] = None
             elif record is not None:
                 found.append(replace(one, result=record))
@@ -82,7 +82,7 @@ class CallRecordFetch:
             return error
 
 
-def _completed(one: Opened, record: bytes) -> Opened | None:
+def _enriched(one: Opened, record: bytes) -> Opened | None:
     if not isinstance(one.result, Event):
         return None
     try:

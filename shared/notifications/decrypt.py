@@ -50,10 +50,10 @@ class DeliveryNotes(Protocol):
     def add(self, event: Event, received: datetime) -> None: ...
 
 
-class Completion(Protocol):
+class Enrichment(Protocol):
     """What adds to events what Graph's notifications only name; see `shared.call_records.fetch`."""
 
-    async def complete(self, opened: Sequence[Opened]) -> list[Opened]: ...
+    async def enrich(self, opened: Sequence[Opened]) -> list[Opened]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Decryptor:
     private_keys: PrivateKeys
     encoding: Encoding
     batched: bool
-    completion: Completion | None = None
+    enrichment: Enrichment | None = None
     activity: ActivityLog | None = None
     deliveries: DeliveryNotes | None = None
     telemetry: Telemetry = NO_TELEMETRY
@@ -130,8 +130,8 @@ class Decryptor:
         items = [parse_sealed(bytes(raw)) for raw in envelope.notifications]
         keys = await self._keys({item.certificate_id for item in items if isinstance(item, Sealed)})
         opened = await asyncio.to_thread(open_items, envelope, items, keys)
-        if self.completion is not None:
-            opened = await self.completion.complete(opened)
+        if self.enrichment is not None:
+            opened = await self.enrichment.enrich(opened)
         failures = await self._write(envelope, opened)
         self._report(unpacked.queue, envelope, items, [one for one in opened if one.index not in failures])
         await self.raw_messages.finish(unpacked, failures)

@@ -260,7 +260,7 @@ class History:
             private_keys=self,
             encoding="none",
             batched=self.scenario.batched,
-            completion=CallRecordFetch(self, {TENANT}) if fetch else None,
+            enrichment=CallRecordFetch(self, {TENANT}) if fetch else None,
         )
 
     def _receiver(self) -> Receiver:

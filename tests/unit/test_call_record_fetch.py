@@ -72,7 +72,7 @@ async def test_each_gets_its_own_and_the_rest_is_left_alone() -> None:
     records = Records({"a": 1, "b": 7})
     other = opened(3, "x", resource="users/1/presence", resourceData={"@odata.type": "#microsoft.graph.presence"})
     broken = Opened(4, MalformedContentError())
-    found = await CallRecordFetch(records, {TENANT}).complete(
+    found = await CallRecordFetch(records, {TENANT}).enrich(
         [opened(0, "a"), opened(1, "b"), opened(2, "c"), other, broken]
     )
     assert ids(found) == {0: "a/1", 1: "b/7", 2: "call-record-not-found", 3: "3", 4: broken.result.reason}  # type: ignore[union-attr]
@@ -81,33 +81,33 @@ async def test_each_gets_its_own_and_the_rest_is_left_alone() -> None:
 
 async def test_a_change_of_an_unknown_sort_is_delivered_as_it_is() -> None:
     records = Records()
-    found = await CallRecordFetch(records, {TENANT}).complete([opened(0, "a", changeType="archived")])
+    found = await CallRecordFetch(records, {TENANT}).enrich([opened(0, "a", changeType="archived")])
     assert (ids(found), records.asked) == ({0: "0"}, [])
 
 
 async def test_several_notifications_of_a_record_are_one_event_and_one_question() -> None:
     records = Records({"a": 3})
-    found = await CallRecordFetch(records, {TENANT}).complete([opened(number, "a") for number in range(5)])
+    found = await CallRecordFetch(records, {TENANT}).enrich([opened(number, "a") for number in range(5)])
     assert (ids(found), records.asked) == ({0: "a/3"}, ["a"])
 
 
 async def test_if_it_cannot_be_read_none_of_them_is_done_with() -> None:
-    found = await CallRecordFetch(Records(), {TENANT}).complete([opened(number, "a") for number in range(2)])
+    found = await CallRecordFetch(Records(), {TENANT}).enrich([opened(number, "a") for number in range(2)])
     assert ids(found) == dict.fromkeys(range(2), "call-record-not-found")
 
 
 async def test_few_are_read_at_once() -> None:
     records = Records({f"{number}": 1 for number in range(20)})
-    await CallRecordFetch(records, {TENANT}).complete([opened(number, f"{number}") for number in range(20)])
+    await CallRecordFetch(records, {TENANT}).enrich([opened(number, f"{number}") for number in range(20)])
     assert records.most == 3
 
 
 async def test_what_hangs_holds_nothing_up_for_good() -> None:
     records = Records({"a": 1}, hanging={"b"})
     fetch = CallRecordFetch(records, {TENANT}, seconds=0.05)
-    assert ids(await fetch.complete([opened(0, "a"), opened(1, "b")])) == {0: "a/1", 1: "out-of-time"}
+    assert ids(await fetch.enrich([opened(0, "a"), opened(1, "b")])) == {0: "a/1", 1: "out-of-time"}
     records.hanging.clear()
-    assert ids(await fetch.complete([opened(0, "a")])) == {0: "a/1"}
+    assert ids(await fetch.enrich([opened(0, "a")])) == {0: "a/1"}
 
 
 @dataclass

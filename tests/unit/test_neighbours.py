@@ -111,7 +111,7 @@ async def test_a_notification_that_names_no_record_holds_up_no_other(record: byt
     for message in pack(items, delivery_id="d", received=START, traceparent="00-t"):
         await world.raw_queues().put(RAW_QUEUE, message)
     (message,) = world.storage.messages[RAW_QUEUE]
-    decryptor = replace(world.decryptor(), completion=fetch)
+    decryptor = replace(world.decryptor(), enrichment=fetch)
     await decryptor.handle(message.body, queue=RAW_QUEUE, attempts=1)
     assert set(world.events()) == {"a", "b"}
     assert set(world.events().values()) == {1}
