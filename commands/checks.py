@@ -14,7 +14,6 @@ import requests
 from azure.core.exceptions import AzureError
 
 from commands.context import CommandContext
-from commands.terminal import span
 from shared.notifications.poison import POISON_QUEUES, STUCK_AFTER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.operations.activity import MINUTES, recent_activity
@@ -25,6 +24,7 @@ from shared.subscriptions.planned import Reason, Verb
 from shared.subscriptions.run_report import Failure
 from shared.subscriptions.tenant_run import Stage
 from shared.telemetry import Happening
+from shared.values.duration import span
 from shared.values.errors import SettingsError, SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.values.graph import CredentialError, GraphError, PermissionDeniedError, SignInRequiredError
 from shared.values.resources import RAW_QUEUE

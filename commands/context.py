@@ -8,8 +8,9 @@ from azure.identity import DefaultAzureCredential
 from commands.environment import environment
 from commands.log_analytics import ENDPOINT, LogAnalytics
 from shared.app import App
-from shared.settings import Settings, load
+from shared.settings import Settings, StorageSettings, load, storage_settings
 from shared.telemetry import NO_TELEMETRY, Telemetry
+from shared.values.errors import SettingsError
 
 
 class CommandContext(App):
@@ -20,6 +21,15 @@ class CommandContext(App):
         # The SDKs look for their own settings (identity, certificates) in the environment.
         os.environ.update(environment())
         return load(os.environ)
+
+    @cached_property
+    def storage_settings(self) -> StorageSettings:
+        """Read alone: what lies in quarantine is reached even where another setting is wrong."""
+        os.environ.update(environment())
+        settings = storage_settings(os.environ)
+        if settings is None:
+            raise SettingsError(["AzureWebJobsStorage is missing: the settings name no storage"])
+        return settings
 
     @cached_property
     def telemetry(self) -> Telemetry:

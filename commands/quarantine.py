@@ -2,28 +2,22 @@
 
 import asyncio
 import re
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from functools import partial
-from typing import Annotated, Any, Final, Never
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from commands.environment import environment
-from commands.terminal import Json, Yes, console, group, print_json
+from commands.context import CommandContext
+from commands.terminal import Json, Yes, confirm, console, fail, group, perform, print_json, table
 from shared.notifications.quarantine import Parked
-from shared.notifications.raw_queues import RawQueues
 from shared.notifications.replay import Done, Entry, Replay, Selection
-from shared.settings import storage_settings
-from shared.storage.account import StorageAccount
-from shared.storage.blobs import AzureBlobs
-from shared.storage.queues import AzureQueues
+from shared.values.duration import span
 from shared.values.errors import SwitchboardError
 from shared.values.message_text import repaired
 
@@ -66,51 +60,49 @@ def list_entries(
 ) -> None:
     """List what lies in quarantine, by reason, kind and age."""
     selection = _selection(reason, kind, older_than, younger_than)
-    now = datetime.now(UTC)
 
-    async def entries() -> list[Entry]:
-        async with _replay() as replay:
-            return [entry async for entry in replay.entries(selection, now)]
+    async def work(context: CommandContext) -> list[tuple[timedelta, Entry]]:
+        now = context.clock.now()
+        return [(now - entry.quarantined, entry) async for entry in _replay(context).entries(selection, now)]
 
-    found = _run(entries())
+    entries = perform(work, as_json=as_json)
     if as_json:
-        print_json([msgspec.to_builtins(entry) for entry in found])
+        print_json([msgspec.to_builtins(entry) for _, entry in entries])
         return
-    if not found:
+    if not entries:
         console().print(
             "Quarantine is empty." if selection == Selection() else "Nothing of that kind is in quarantine."
         )
         return
-    table = Table("reason", "kind", "age", "name", box=None, pad_edge=False, header_style="bold")
-    for entry in sorted(found, key=lambda entry: (entry.reason, entry.quarantined)):
-        table.add_row(entry.reason, entry.kind, _short(now - entry.quarantined), entry.name)
-    console().print(table)
-    totals = Counter(entry.reason for entry in found).most_common()
-    console().print(f"\n{len(found)} in quarantine: " + ", ".join(f"{count} {name}" for name, count in totals))
+    rows = table("reason", "kind", "age", "name")
+    for age, entry in sorted(entries, key=lambda row: (row[1].reason, row[1].quarantined)):
+        rows.add_row(entry.reason, entry.kind, span(age), entry.name)
+    console().print(rows)
+    totals = Counter(entry.reason for _, entry in entries).most_common()
+    console().print(f"\n{len(entries)} in quarantine: " + ", ".join(f"{count} {name}" for name, count in totals))
 
 
 @app.command()
 def show(name: str, as_json: Json = False) -> None:
     """Show one entry as it was received, still encrypted; its client state is left out."""
 
-    async def entry() -> Parked | None:
-        async with _replay() as replay:
-            return await replay.show(name)
+    async def work(context: CommandContext) -> Parked | None:
+        return await _replay(context).show(name)
 
-    parked = _run(entry())
+    parked = perform(work, as_json=as_json)
     if parked is None:
-        _fail(f"{name} is not in quarantine")
-    found = _disclosed(parked)
+        fail(f"{name} is not in quarantine", reason="not-in-quarantine", as_json=as_json)
+    shown = _disclosed(parked)
     if as_json:
-        print_json(found)
+        print_json(shown)
         return
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for key, value in found.items():
+    rows = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in shown.items():
         if key != "envelope":
-            table.add_row(key, str(value))
-    console().print(table)
-    if "envelope" in found:
-        console().print_json(data=found["envelope"])
+            rows.add_row(key, str(value))
+    console().print(rows)
+    if "envelope" in shown:
+        console().print_json(data=shown["envelope"])
 
 
 @app.command()
@@ -149,12 +141,11 @@ def discard(
     as_json: Json = False,
 ) -> None:
     """Delete entries. The account keeps what is deleted readable for some days, 7 as deployed."""
-    if not yes:
-        if as_json or not sys.stdin.isatty():
-            raise typer.BadParameter("say --yes: nothing replays what is discarded")
-        typer.confirm(
-            "Nothing replays what is discarded; the account may keep it readable for some days. Go on?", abort=True
-        )
+    confirm(
+        "Nothing replays what is discarded; the account may keep it readable for some days. Go on?",
+        yes=yes,
+        as_json=as_json,
+    )
     _carry_out(
         Replay.discard,
         "Discarding",
@@ -187,28 +178,27 @@ def _carry_out(
         transient=True,
     )
 
-    async def work() -> tuple[Counter[str], dict[str, str]]:
+    async def work(context: CommandContext) -> tuple[Counter[str], dict[str, str]]:
         outcomes: Counter[str] = Counter()
         problems: dict[str, str] = {}
         slots = asyncio.Semaphore(_AT_ONCE)
-        async with _replay() as found:
-            now = datetime.now(UTC)
-            todo = names or [entry.name async for entry in found.entries(selection, now)]
-            task = progress.add_task(title, total=len(todo))
+        replay = _replay(context)
+        todo = names or [entry.name async for entry in replay.entries(selection, context.clock.now())]
+        task = progress.add_task(title, total=len(todo))
 
-            async def one(name: str) -> None:
-                async with slots:
-                    try:
-                        outcomes[await act(found, name)] += 1
-                    except SwitchboardError as error:
-                        problems[name] = error.reason
-                progress.advance(task)
+        async def act_on(name: str) -> None:
+            async with slots:
+                try:
+                    outcomes[await act(replay, name)] += 1
+                except SwitchboardError as error:
+                    problems[name] = error.reason
+            progress.advance(task)
 
-            await asyncio.gather(*map(one, todo))
+        await asyncio.gather(*map(act_on, todo))
         return outcomes, problems
 
     with progress:
-        outcomes, problems = _run(work())
+        outcomes, problems = perform(work, as_json=as_json)
     if as_json:
         print_json({"outcomes": outcomes, "problems": problems})
     else:
@@ -227,44 +217,17 @@ def _selection(
     return Selection(frozenset(reasons or ()), frozenset(kinds or ()), older, younger)
 
 
-@asynccontextmanager
-async def _replay() -> AsyncIterator[Replay]:
-    settings = storage_settings(environment())
-    if settings is None:
-        _fail("AzureWebJobsStorage is missing: the settings name no storage")
-    account = StorageAccount(settings)
-    async with account.queues, account.blobs:
-        blobs = AzureBlobs(account)
-        yield Replay(blobs, RawQueues(AzureQueues(account), blobs))
-
-
-def _run[T](work: Coroutine[Any, Any, T]) -> T:
-    try:
-        return asyncio.run(work)
-    except SwitchboardError as error:
-        _fail(f"{error} ({error.reason})")
-
-
-def _fail(problem: str) -> Never:
-    console(stderr=True).print(problem)
-    raise typer.Exit(1)
+def _replay(context: CommandContext) -> Replay:
+    return Replay(context.blobs, context.raw_queues)
 
 
 def _disclosed(parked: Parked) -> dict[str, Any]:
     """An entry without the shared secret that each notification carries."""
-    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(parked))
+    shown: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(parked))
     if parked.text is not None:
         text = repaired(parked.text).decode() if parked.unreadable else parked.text
-        found["text"] = _SECRET_IN_TEXT.sub(rf"\1{_HIDDEN}", text)
-    for notification in found.get("envelope", {}).get("notifications", ()):
+        shown["text"] = _SECRET_IN_TEXT.sub(rf"\1{_HIDDEN}", text)
+    for notification in shown.get("envelope", {}).get("notifications", ()):
         if isinstance(notification, dict) and _SECRET in notification:
             notification[_SECRET] = _HIDDEN
-    return found
-
-
-def _short(age: timedelta) -> str:
-    seconds = int(age.total_seconds())
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{max(seconds, 0)}s"
+    return shown

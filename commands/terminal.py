@@ -4,7 +4,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from typing import Annotated, Any, Final, Never
 
 import typer
@@ -12,13 +11,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from commands.context import CommandContext
-from shared.values.errors import SwitchboardError
+from shared.values.errors import SwitchboardError, UnavailableError
 
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of tables and bars.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 _WIDTH: Final = 140  # where no terminal says how wide it is
-_UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def group(about: str) -> typer.Typer:
@@ -51,6 +49,8 @@ def perform[T](work: Callable[[CommandContext], Awaitable[T]], *, as_json: bool)
 
     try:
         return asyncio.run(within())
+    except UnavailableError as error:
+        fail(f"{error} ({error.reason})", reason=error.reason, as_json=as_json)
     except SwitchboardError as error:
         fail(str(error), reason=error.reason, as_json=as_json)
 
@@ -71,16 +71,3 @@ def confirm(question: str, *, yes: bool, as_json: bool) -> None:
     if as_json or not sys.stdin.isatty():
         raise typer.BadParameter("there is nobody to ask: say --yes")
     typer.confirm(question, abort=True)
-
-
-def span(length: timedelta) -> str:
-    """A length of time, to two units: ``1 d 4 h``, ``53 min 20 s``."""
-    seconds = int(abs(length.total_seconds()))
-    parts: list[str] = []
-    for size, unit in _UNITS:
-        if seconds >= size or (size == 1 and not parts):
-            parts.append(f"{seconds // size} {unit}")
-            seconds %= size
-        elif parts:
-            break
-    return ("-" if length < timedelta(0) else "") + " ".join(parts[:2])

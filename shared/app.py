@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from shared.operations.health import Checks, Health
     from shared.operations.self_test import SelfTest
     from shared.operations.status import StatusReader
-    from shared.settings import Settings
+    from shared.settings import Settings, StorageSettings
     from shared.storage.account import StorageAccount
     from shared.storage.blobs import AzureBlobs
     from shared.storage.queues import AzureQueues
@@ -79,10 +79,14 @@ class App:
         return load(os.environ)
 
     @cached_property
+    def storage_settings(self) -> "StorageSettings":
+        return self.settings.storage
+
+    @cached_property
     def storage(self) -> "StorageAccount":
         from shared.storage.account import StorageAccount
 
-        storage = StorageAccount(self.settings.storage)
+        storage = StorageAccount(self.storage_settings)
         self._closing.push_async_callback(storage.queues.close)
         self._closing.push_async_callback(storage.blobs.close)
         return storage

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from html import escape
 from pathlib import Path
 from string import Template
@@ -20,6 +21,7 @@ from shared.operations.status import (
     Status,
     Subscriptions,
 )
+from shared.values.duration import span
 
 _HERE: Final = Path(__file__).parent
 _TEMPLATE: Final = Template((_HERE / "status.html").read_text("utf-8"))
@@ -221,13 +223,4 @@ def _spark(counts: list[int]) -> str:
 
 
 def _span(seconds: float) -> str:
-    """A length of time in its two largest units."""
-    left = round(seconds)
-    parts: list[str] = []
-    for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count or (name == "s" and not parts):
-            parts.append(f"{count} {name}")
-        elif parts:
-            break
-    return " ".join(parts[:2])
+    return span(timedelta(seconds=seconds))

@@ -90,7 +90,7 @@ async def test_the_list_tells_reason_kind_queue_and_age(parked: App) -> None:
     }
     text = (await command("list")).stdout
     assert "3 in quarantine" in text
-    assert "3h" in text
+    assert "3 h" in text
     assert all(entry["name"] in text for entry in found.values())
 
 

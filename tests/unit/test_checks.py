@@ -20,7 +20,6 @@ from commands.checks import (
     _reception,
     _timer,
 )
-from commands.terminal import span
 from shared.notifications.poison import PoisonStates
 from shared.operations.activity import Activity
 from shared.operations.function_runs import FunctionRuns, Runs
@@ -227,22 +226,6 @@ async def test_functions_whose_time_has_not_come(runs: Runs | None) -> None:
 @pytest.mark.parametrize("check", [_raw_messages, _poison, _timer, _kept, _client_state, _functions])
 async def test_what_storage_does_not_tell_is_said_by_the_check_of_storage(check: Any) -> None:
     assert await check(Workshop(storage=False)) == []
-
-
-@pytest.mark.parametrize(
-    ("length", "text"),
-    [
-        (timedelta(0), "0 s"),
-        (timedelta(seconds=59.9), "59 s"),
-        (timedelta(minutes=53, seconds=20), "53 min 20 s"),
-        (timedelta(hours=1), "1 h"),
-        (timedelta(hours=1, seconds=5), "1 h"),
-        (timedelta(days=2, hours=21, minutes=3), "2 d 21 h"),
-        (timedelta(minutes=-5), "-5 min"),
-    ],
-)
-def test_a_length_of_time_is_said_in_two_units(length: timedelta, text: str) -> None:
-    assert span(length) == text
 
 
 class Logs:
