@@ -1,4 +1,4 @@
-"""Receiving: from the body of a POST to raw messages on queues, or to nothing at all."""
+"""Receiving: what of a POST's body is authentic goes to the raw queues; the rest is dropped."""
 
 import asyncio
 import re
@@ -29,7 +29,7 @@ _DURABLE_SECONDS: Final = 2.0
 _MAX_TOKENS: Final = 200
 _ITEMS_AT_A_TIME: Final = 200
 # Authentic bodies under way at once; a worker's memory holds several times as much while it handles them.
-_MAX_LOAD_BYTES: Final = 32 * 1024 * 1024
+_MAX_IN_FLIGHT_BYTES: Final = 32 * 1024 * 1024
 _MAX_VERIFIED: Final = 1000
 _BELIEVED_FOR: Final = timedelta(hours=1)
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -40,10 +40,10 @@ class SigningKeySource(Protocol):
 
 
 @dataclass(slots=True)
-class Load:
-    """What a worker has found to be authentic, and has not answered yet."""
+class InFlightBytes:
+    """How much a worker has found to be authentic and has not answered yet."""
 
-    body_bytes: int = 0
+    total: int = 0
 
     @contextmanager
     def of(self, count: int) -> Iterator[None]:
@@ -52,13 +52,13 @@ class Load:
         Raises:
             UnavailableError: there is no room for it.
         """
-        if self.body_bytes and self.body_bytes + count > _MAX_LOAD_BYTES:
+        if self.total and self.total + count > _MAX_IN_FLIGHT_BYTES:
             raise UnavailableError("room for another body", reason="too-much-under-way")
-        self.body_bytes += count
+        self.total += count
         try:
             yield
         finally:
-            self.body_bytes -= count
+            self.total -= count
 
 
 class VerifiedTokens:
@@ -104,7 +104,7 @@ class Receiver:
     verified: VerifiedTokens = field(default_factory=VerifiedTokens)
     telemetry: Telemetry = NO_TELEMETRY
     activity: ActivityLog | None = None
-    load: Load = field(default_factory=Load)
+    in_flight: InFlightBytes = field(default_factory=InFlightBytes)
     turns: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def receive(self, body: bytes, traceparent: str | None) -> Answer:
@@ -139,7 +139,7 @@ class Receiver:
         collection = await self._read(body)
         if not collection.authentic:
             return ()
-        with self.load.of(len(body)):
+        with self.in_flight.of(len(body)):
             return await self._sort(collection, received, traceparent)
 
     async def _read(self, body: bytes) -> Collection:
