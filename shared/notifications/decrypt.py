@@ -145,8 +145,8 @@ class Decryptor:
     ) -> None:
         """Tell what has become of a message."""
         now, received, decrypted = self.raw_messages.now(), envelope.received, 0
-        for one in written:
-            event, item = one.result, items[one.index]
+        for opened in written:
+            event, item = opened.result, items[opened.index]
             if not isinstance(event, Event):
                 continue
             decrypted += isinstance(item, Sealed) and item.content is not None
@@ -172,19 +172,20 @@ class Decryptor:
             except (UnknownCertificateError, UnavailableError) as error:
                 return error
 
-        ids = [found for found in certificate_ids if found is not None]
+        ids = [each for each in certificate_ids if each is not None]
         return dict(zip(ids, await asyncio.gather(*map(key, ids)), strict=True))
 
     async def _write(self, envelope: Envelope, opened: Sequence[Opened]) -> dict[int, SwitchboardError]:
         """Put the events; return what failed, by index."""
         failures: dict[int, SwitchboardError] = {}
-        lanes: dict[str, list[tuple[int, Event]]] = {}
-        for one in opened:
-            if isinstance(one.result, Event):
-                lanes.setdefault(one.result.queue, []).append((one.index, one.result))
+        by_queue: dict[str, list[tuple[int, Event]]] = {}
+        for item in opened:
+            if isinstance(item.result, Event):
+                by_queue.setdefault(item.result.queue, []).append((item.index, item.result))
             else:
-                failures[one.index] = one.result
-        for failed in await asyncio.gather(*(self._send(queue, events, envelope) for queue, events in lanes.items())):
+                failures[item.index] = item.result
+        sends = [self._send(queue, events, envelope) for queue, events in by_queue.items()]
+        for failed in await asyncio.gather(*sends):
             failures.update(failed)
         return failures
 

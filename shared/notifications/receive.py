@@ -162,8 +162,8 @@ class Receiver:
     async def _sort(
         self, collection: Collection, received: datetime, traceparent: str | None
     ) -> Group[asyncio.Task[None]]:
-        lanes: dict[str, list[bytes]] = {}
-        known = await self._items(collection, lanes)
+        by_queue: dict[str, list[bytes]] = {}
+        known = await self._items(collection, by_queue)
         wanted = {tenant for item in known if item.notification.needs_token and (tenant := item.notification.tenant)}
         covered = await self._covered_tenants(collection, wanted, received) if wanted else frozenset()
         uncovered: list[Item] = []
@@ -172,19 +172,19 @@ class Receiver:
                 uncovered.append(item)
                 continue
             for queue in item.notification.queues:
-                lanes.setdefault(self._lane(queue, item), []).append(item.raw)
+                by_queue.setdefault(self._raw_queue(queue, item), []).append(item.raw)
         if uncovered:
-            ids = (item.notification.subscription_id for item in uncovered)
-            self._refuse("not-covered-by-a-validation-token", len(uncovered), lambda: ids)
-        begun = await self._enqueue(lanes, received, traceparent)
+            subscriptions = [item.notification.subscription_id for item in uncovered]
+            self._refuse("not-covered-by-a-validation-token", len(uncovered), lambda: subscriptions)
+        begun = await self._enqueue(by_queue, received, traceparent)
         if self.express is not None and covered:
-            vouched = (item.notification for item in known if item.notification.tenant in covered)
-            named = next((found for one in vouched if (found := one.certificate_id) is not None), None)
-            if named is not None:
-                self.express.fetch_ahead(named)
+            ids = (item.notification.certificate_id for item in known if item.notification.tenant in covered)
+            certificate_id = next((each for each in ids if each is not None), None)
+            if certificate_id is not None:
+                self.express.fetch_ahead(certificate_id)
         return begun
 
-    async def _items(self, collection: Collection, lanes: dict[str, list[bytes]]) -> list[Item]:
+    async def _items(self, collection: Collection, by_queue: dict[str, list[bytes]]) -> list[Item]:
         """The authentic items; those that cannot be read are on their way to where decrypting parks them."""
         items, raws = [], collection.raws
         for done, place in enumerate(collection.authentic, 1):
@@ -192,7 +192,7 @@ class Receiver:
             try:
                 items.append(self._of_a_tenant(parse_item(raw)))
             except MalformedInputError:
-                lanes.setdefault(RAW_QUEUE, []).append(raw)
+                by_queue.setdefault(RAW_QUEUE, []).append(raw)
             if done % _ITEMS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
         return items
@@ -213,7 +213,7 @@ class Receiver:
         if self.activity is not None:
             self.activity.add(reason, Happening.REFUSED, count)
 
-    def _lane(self, queue: str, item: Item) -> str:
+    def _raw_queue(self, queue: str, item: Item) -> str:
         return self.call_records_queue if queue == RAW_QUEUE and item.notification.kind is CALL_RECORDS else queue
 
     async def _covered_tenants(self, collection: Collection, wanted: Group[str], now: datetime) -> frozenset[str]:
@@ -273,10 +273,10 @@ class Receiver:
             return {}
 
     async def _enqueue(
-        self, lanes: Mapping[str, list[bytes]], received: datetime, traceparent: str | None
+        self, by_queue: Mapping[str, list[bytes]], received: datetime, traceparent: str | None
     ) -> Group[asyncio.Task[None]]:
         trace = _trace(traceparent)
-        puts = [self._send(queue, raws, received, trace) for queue, raws in lanes.items()]
+        puts = [self._send(queue, raws, received, trace) for queue, raws in by_queue.items()]
         begun = []
         for result in await asyncio.gather(*puts, return_exceptions=True):
             if isinstance(result, BaseException):

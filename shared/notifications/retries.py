@@ -28,7 +28,7 @@ def pause(queue: str, tries: int, asked: float | None = None) -> timedelta:
     """How long to wait for the next try: doubled at each, up to a limit; whole seconds, as queues count them.
 
     Args:
-        queue: the raw queue, whose lane sets the limit.
+        queue: the raw queue, which sets the limit.
         tries: that have failed so far, at least 1.
         asked: seconds that the other side asked for (Retry-After); more than the limit is not granted.
     """
