@@ -22,7 +22,7 @@ from shared.operations.health import OLDEST, RENEWAL_OVERDUE
 from shared.subscriptions.desired import DesiredState, DesiredStateError
 from shared.subscriptions.planned import Reason, Verb
 from shared.subscriptions.run_report import Failure
-from shared.subscriptions.tenant_run import Stage
+from shared.subscriptions.tenant_contract import Stage
 from shared.telemetry import Happening
 from shared.values.duration import span
 from shared.values.errors import SettingsError, SwitchboardError, UnavailableError, UnknownCertificateError

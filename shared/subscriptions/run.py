@@ -25,8 +25,9 @@ from shared.subscriptions.memory import Changes, Memory, recalled
 from shared.subscriptions.plan import plan
 from shared.subscriptions.run_report import Forecast, Removal, RenewalReport, RunEnd, removal, summary
 from shared.subscriptions.scheduler import Batches
-from shared.subscriptions.tenant_run import Graph as TenantGraph
-from shared.subscriptions.tenant_run import Known, Order, Stage, TenantRun, Trouble
+from shared.subscriptions.tenant_contract import Graph as TenantGraph
+from shared.subscriptions.tenant_contract import Known, Order, Stage, Trouble
+from shared.subscriptions.tenant_run import TenantRun
 from shared.values import graph
 from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import MalformedInputError, SettingsError, SwitchboardError, UnavailableError, UnexpectedError

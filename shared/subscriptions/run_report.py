@@ -12,7 +12,8 @@ from shared.subscriptions.endpoint import Endpoint, Standing
 from shared.subscriptions.lifetimes import Lifetimes, last_resort
 from shared.subscriptions.memory import Names
 from shared.subscriptions.planned import Action, Reason
-from shared.subscriptions.tenant_run import Stage, TenantRun, Trouble
+from shared.subscriptions.tenant_contract import Stage, Trouble
+from shared.subscriptions.tenant_run import TenantRun
 from shared.values import graph, resources
 from shared.values.errors import NoTurnError, SettingsError, SwitchboardError, UnavailableError
 from shared.values.graph import Subscription

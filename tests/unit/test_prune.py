@@ -11,7 +11,7 @@ from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, DesiredStateError, Group, parse_desired
 from shared.subscriptions.planned import Desired, Reason, Verb
 from shared.subscriptions.run_report import Removal, RenewalReport
-from shared.subscriptions.tenant_run import Stage
+from shared.subscriptions.tenant_contract import Stage
 from shared.values import graph, resources
 from shared.values.errors import MalformedInputError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription

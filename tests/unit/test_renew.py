@@ -14,7 +14,7 @@ from shared.subscriptions.desired import DesiredState, DesiredStateError, Group
 from shared.subscriptions.endpoint import Endpoint, Standing
 from shared.subscriptions.planned import Desired
 from shared.subscriptions.run import Renewal
-from shared.subscriptions.tenant_run import Stage
+from shared.subscriptions.tenant_contract import Stage
 from shared.values import graph, resources
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, CredentialError

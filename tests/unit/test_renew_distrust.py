@@ -19,7 +19,7 @@ from shared.subscriptions.lifecycle import Lifecycle
 from shared.subscriptions.memory import normal_form
 from shared.subscriptions.planned import Desired
 from shared.subscriptions.run_report import RenewalReport
-from shared.subscriptions.tenant_run import Stage
+from shared.subscriptions.tenant_contract import Stage
 from shared.values import graph, resources
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, Subscription
