@@ -44,14 +44,14 @@ class ClaimSweep:
         if not orphans:
             return 0
         handled = {mark.name: mark.modified async for mark in self.blobs.list(HANDLED_CONTAINER)}
-        found = 0
+        count = 0
         for orphan in orphans:
             mark = handled.get(handled_name(orphan.name))
             if mark is not None and mark > orphan.modified:
                 await self.blobs.delete(CLAIMS_CONTAINER, orphan.name)
             else:
-                found += await self._put(orphan.name)
-        return found
+                count += await self._put(orphan.name)
+        return count
 
     async def _older_than(self, limit: datetime) -> AsyncIterator[Listed]:
         last = f"{limit:%Y/%m/%d}"

@@ -87,10 +87,10 @@ class ClientStates:
         # NUL stands nowhere in JSON: so the values, taken together and apart again, become bytes at once.
         lengths = self._lengths
         alike = b"\0".join([value if len(value) in lengths else b"" for value in spelled]).split(b"\0")
-        found = set(self._with_escapes(spelled))
+        places = set(self._with_escapes(spelled))
         if not self._accepted.isdisjoint(alike):
-            found.update(place for place, value in enumerate(alike) if value in self._accepted)
-        return tuple(sorted(found))
+            places.update(place for place, value in enumerate(alike) if value in self._accepted)
+        return tuple(sorted(places))
 
     def _with_escapes(self, spelled: Sequence[msgspec.Raw]) -> Iterator[int]:
         least, most = self._shortest, self._longest_escaped
@@ -166,11 +166,11 @@ class Collection:
         """What some of the items that do not know the secret call their subscription, as they came."""
         known = set(self.authentic)
         places = itertools.islice((place for place in range(self.count) if place not in known), limit)
-        found = []
+        ids: list[str] = []
         for place in places:
             with suppress(MalformedInputError):
-                found.append(parse_item(bytes(self.raws[place])).notification.subscription_id)
-        return found
+                ids.append(parse_item(bytes(self.raws[place])).notification.subscription_id)
+        return ids
 
 
 def parse_collection(body: bytes, accepted: ClientStates) -> Collection:
@@ -221,18 +221,18 @@ def _reread(body: bytes, refusal: Exception) -> tuple[bytes, int]:
 
 def _objects_alone(body: bytes) -> tuple[bytes, int]:
     try:
-        found = _read_elements(body)
+        elements = _read_elements(body)
     except msgspec.ValidationError:
         raise _no_collection() from None
-    _check_count(len(found.value), len(body))
+    _check_count(len(elements.value), len(body))
     objects, others = [], 0
-    for raw in found.value:
+    for raw in elements.value:
         if _first(raw) == b"{":
             objects.append(raw)
         elif (others := others + 1) > MAX_NON_OBJECTS:
             raise OversizedBodyError("the body holds too many elements that are no objects", reason="non-objects")
     # Also where there are none: an earlier "value" of the same body may be what the parser has refused.
-    return b'{"value":[%b],"validationTokens":%b}' % (b",".join(objects), found.validation_tokens), others
+    return b'{"value":[%b],"validationTokens":%b}' % (b",".join(objects), elements.validation_tokens), others
 
 
 def _first(raw: msgspec.Raw) -> bytes:

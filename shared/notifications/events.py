@@ -110,7 +110,7 @@ def _strict_clues(plaintext: bytes) -> tuple[str, Any]:
     nested = clues.emergencyCallEvent if isinstance(clues.emergencyCallEvent, dict) else {}
     # The published emergency page nests the event, the entity page has it flat.
     candidates = (nested.get("callEventType"), nested.get("eventType"), clues.eventType, clues.callEventType)
-    word = next((found for found in map(event_word, candidates) if found), "")
+    word = next(filter(None, map(event_word, candidates)), "")
     return word, nested.get("eventDateTime") or clues.eventDateTime
 
 
@@ -123,14 +123,14 @@ def _strings(data: msgspec.Raw | bytes, *, nested: bool = True) -> dict[str, Any
         fields = _read_fields(data)
     except msgspec.ValidationError:
         return None
-    found: dict[str, Any] = {}
+    strings: dict[str, Any] = {}
     for name, raw in fields.items():
         match bytes(raw)[:1]:
             case b'"':
-                found[name] = _read_string(raw)
+                strings[name] = _read_string(raw)
             case b"{" if nested:
-                found[name] = _strings(raw, nested=False)
-    return found
+                strings[name] = _strings(raw, nested=False)
+    return strings
 
 
 def _check_json(plaintext: bytes) -> None:
@@ -319,6 +319,6 @@ def _unsigned_data(item: Item) -> bytes:
     else:
         said = {}
     if kind is resources.CALL_RECORDS and "id" not in said:
-        found = _RECORD_PATH.search(str(item.notification.resource))
-        said |= {"id": msgspec.Raw(msgspec.json.encode(found[1]))} if found else {}
+        path = _RECORD_PATH.search(str(item.notification.resource))
+        said |= {"id": msgspec.Raw(msgspec.json.encode(path[1]))} if path else {}
     return msgspec.json.encode(said)

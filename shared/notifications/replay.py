@@ -86,8 +86,8 @@ class Replay:
             UnavailableError: storage did not answer.
             MalformedInputError: the blob was not written by quarantine.
         """
-        found = await self.blobs.get_version(QUARANTINE_CONTAINER, name)
-        return None if found is None else _parked(found.data)
+        version = await self.blobs.get_version(QUARANTINE_CONTAINER, name)
+        return None if version is None else _parked(version.data)
 
     async def replay(self, name: str, *, repair: bool = False) -> Done:
         """Put an entry back on its queue as if it had just come, and remove it once it is durably there.
@@ -102,13 +102,13 @@ class Replay:
             UnavailableError: storage did not answer; the entry is still there.
             MalformedInputError: the blob was not written by quarantine.
         """
-        found = await self.blobs.get_version(QUARANTINE_CONTAINER, name)
-        if found is None:
+        version = await self.blobs.get_version(QUARANTINE_CONTAINER, name)
+        if version is None:
             return Done.GONE
-        parked = _parked(found.data)
+        parked = _parked(version.data)
         await self._put_back(parked, repair=repair)
         # The item may have failed again by now, and lie here anew under the same name.
-        if await self.blobs.delete_version(QUARANTINE_CONTAINER, name, found.etag):
+        if await self.blobs.delete_version(QUARANTINE_CONTAINER, name, version.etag):
             return Done.REPLAYED
         return Done.CHANGED if await self._is_there(name) else Done.REPLAYED_GONE
 
@@ -119,11 +119,11 @@ class Replay:
             UnavailableError: storage did not answer.
             MalformedInputError: the blob was not written by quarantine.
         """
-        found = await self.blobs.get_version(QUARANTINE_CONTAINER, name)
-        if found is None:
+        version = await self.blobs.get_version(QUARANTINE_CONTAINER, name)
+        if version is None:
             return Done.GONE
-        parked = _parked(found.data)
-        if not await self.blobs.delete_version(QUARANTINE_CONTAINER, name, found.etag):
+        parked = _parked(version.data)
+        if not await self.blobs.delete_version(QUARANTINE_CONTAINER, name, version.etag):
             return Done.CHANGED if await self._is_there(name) else Done.GONE
         # Not before: had the entry changed, it would stay, and need what its ticket stands for.
         if parked.envelope is not None and (claim := _claim(parked.envelope, parked.queue)) is not None:

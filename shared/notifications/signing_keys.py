@@ -85,12 +85,12 @@ class SigningKeys:
 def _download(document: str) -> Keys:
     with requests.Session() as session:
         key_set = _json(session, _json(session, document)["jwks_uri"])
-    found: dict[str, list[PublishedKey]] = {}
+    keys: dict[str, list[PublishedKey]] = {}
     for kid, key in filter(None, map(_key, key_set["keys"])):
-        found.setdefault(kid, []).append(key)
-    if not found:
+        keys.setdefault(kid, []).append(key)
+    if not keys:
         raise ValueError("the key set is empty")
-    return found
+    return keys
 
 
 def _json(session: requests.Session, url: str) -> Any:

@@ -117,12 +117,12 @@ def item_key(raw: bytes) -> str:
     items of one id and different content are different items.
     """
     try:
-        found = _decode_identity(raw)
+        identity = _decode_identity(raw)
     except (ValueError, RecursionError):
         return _hash((raw,))
-    if not bytes(found.id).startswith(b'"') or bytes(found.id) == b'""':
+    if not bytes(identity.id).startswith(b'"') or bytes(identity.id) == b'""':
         return _hash((raw,))
-    return _hash(bytes(part) for part in msgspec.structs.astuple(found))
+    return _hash(bytes(part) for part in msgspec.structs.astuple(identity))
 
 
 def _hash(parts: Iterable[bytes]) -> str:

@@ -270,8 +270,8 @@ def parse_time(text: str) -> datetime:
         MalformedInputError: it is not a time.
     """
     try:
-        found = datetime.fromisoformat(text)
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+        time = datetime.fromisoformat(text)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError) as error:  # the first hours of the year 1, east of Greenwich, are before it
         raise MalformedInputError("not a time", reason="time-malformed") from error
 
@@ -322,7 +322,7 @@ def error_of(status: int, body: object, retry_after: float | None = None) -> Swi
         case 404 | 410:
             return SubscriptionNotFoundError(text)
         case 409:
-            return SubscriptionConflictError(text, *dict.fromkeys(found.lower() for found in _GUID.findall(message)))
+            return SubscriptionConflictError(text, *dict.fromkeys(guid.lower() for guid in _GUID.findall(message)))
         case _ if status >= 500 or status == 408:
             return OutcomeUnknownError()
     if (maximum := _allowed_lifetime(message)) is not None:
@@ -348,9 +348,9 @@ def _words(error: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _allowed_lifetime(message: str) -> timedelta | None:
-    if found := _LIFETIME_MINUTES.search(message):
-        return timedelta(minutes=int(found[1]))
-    if found := _LIFETIME_SPAN.search(message):
-        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    if match := _LIFETIME_MINUTES.search(message):
+        return timedelta(minutes=int(match[1]))
+    if match := _LIFETIME_SPAN.search(message):
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
         return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     return None

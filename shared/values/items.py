@@ -41,8 +41,8 @@ class ChangeNotification(msgspec.Struct, frozen=True, dict=True, rename="camel")
     def certificate_id(self) -> str | None:
         """The certificate that its encrypted content names; None where it has none, or names none."""
         content = self.encrypted_content
-        found = content.get("encryptionCertificateId") if isinstance(content, dict) else None
-        return found if isinstance(found, str) else None
+        value = content.get("encryptionCertificateId") if isinstance(content, dict) else None
+        return value if isinstance(value, str) else None
 
     @cached_property
     def kind(self) -> resources.ResourceKind | None:

@@ -200,9 +200,9 @@ def match(resource: object, odata_type: object = None) -> ResourceKind | None:
     """
     if isinstance(resource, str):
         path = resource.strip().lstrip("/").lower()
-        found = _match_known_path(path) if len(path) <= _CACHED_CHARS else _match_path(path)
-        if found is not None:
-            return found
+        kind = _match_known_path(path) if len(path) <= _CACHED_CHARS else _match_path(path)
+        if kind is not None:
+            return kind
     if isinstance(odata_type, str):
         name = odata_type.lstrip("#").lower()
         for kind in CATALOGUE.values():

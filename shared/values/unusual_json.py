@@ -70,10 +70,10 @@ def read_leniently[Value](read: Callable[[bytes], Value], text: bytes) -> Value:
 
 def _lone_escape(text: bytearray, refusal: str) -> int | None:
     """Where the escape begins that the parser has refused; None where it has refused something else."""
-    found = _REFUSED.search(refusal)
-    if found is None:
+    refused = _REFUSED.search(refusal)
+    if refused is None:
         return None
-    start = int(found[2]) - _ESCAPE_BYTES
-    if found[1].startswith("invalid") and not _LOW.match(text, start):
+    start = int(refused[2]) - _ESCAPE_BYTES
+    if refused[1].startswith("invalid") and not _LOW.match(text, start):
         start -= _ESCAPE_BYTES  # it was the one before that wanted a second half
     return start if start >= 0 and _ESCAPE.match(text, start) else None
