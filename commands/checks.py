@@ -14,11 +14,11 @@ import requests
 from azure.core.exceptions import AzureError
 
 from commands.context import CommandContext
-from shared.notifications.poison import POISON_QUEUES, STUCK_AFTER
+from shared.notifications.poison import POISON_QUEUES
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.operations.activity import MINUTES, recent_activity
 from shared.operations.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS
-from shared.operations.health import OLDEST, RENEWAL_OVERDUE
+from shared.operations.limits import POISON, RAW_MESSAGES, RENEWAL, Level, Limit
 from shared.subscriptions.desired import DesiredState, DesiredStateError
 from shared.subscriptions.planned import Reason, Verb
 from shared.subscriptions.run_report import Failure
@@ -67,6 +67,13 @@ def _warning(name: str, found: str, remedy: str) -> Check:
 
 def _problem(name: str, found: str, remedy: str) -> Check:
     return Check(name, State.PROBLEM, found, remedy)
+
+
+def _lasting(name: str, found: str, limit: Limit, age: timedelta) -> Check:
+    level = limit.level(age)
+    if level is Level.WELL:
+        return _ok(name, found)
+    return (_problem if level is Level.BAD else _warning)(name, found, limit.remedy)
 
 
 async def examine(context: CommandContext) -> list[Check]:
@@ -351,18 +358,15 @@ async def _timer(context: CommandContext) -> list[Check]:
         renewals = await context.renewal_states.latest()
     except UnavailableError:
         return []  # the check of storage has said so
-    remedy = "see that renew_subscriptions is enabled, RENEWAL_SCHEDULE is valid, and what its log says"
     now, state = context.clock.now(), renewals.last
     if (trouble := renewals.trouble(now)) is not None:
         return [_problem(name, trouble.text, f"{_remedy([trouble.text])}; the log of renew_subscriptions says more")]
     if state is None:
-        return [_problem(name, "no run has finished yet", remedy)]
+        return [_problem(name, "no run has finished yet", RENEWAL.remedy)]
     ago = now - state.finished
-    if ago > RENEWAL_OVERDUE:
-        return [_problem(name, f"the last run was {span(ago)} ago", remedy)]
-    if state.failures:
+    if state.failures and RENEWAL.level(ago) is not Level.BAD:
         return [_problem(name, f"the last run, {span(ago)} ago: {'; '.join(state.failures)}", _remedy(state.failures))]
-    return [_ok(name, f"the last run was {span(ago)} ago")]
+    return [_lasting(name, f"the last run was {span(ago)} ago", RENEWAL, ago)]
 
 
 async def _kept(context: CommandContext) -> list[Check]:
@@ -434,16 +438,17 @@ def _remedy(failures: Iterable[str]) -> str:
 async def _raw_messages(context: CommandContext) -> list[Check]:
     name = "raw messages"
     try:
-        fronts = await asyncio.gather(*(context.queues.oldest(queue) for queue in OLDEST))
+        fronts = await asyncio.gather(*(context.queues.oldest(queue) for queue in RAW_MESSAGES))
     except UnavailableError:
         return []  # the check of storage has said so
     now = context.clock.now()
-    ages = {queue: now - front for queue, front in zip(OLDEST, fronts, strict=True) if front is not None}
-    late = {queue: age for queue, age in ages.items() if age > OLDEST[queue]}
-    if late:
-        text = ", ".join(f"{queue} has waited for {span(age)}" for queue, age in late.items())
-        return [_problem(name, text, "see that the queue functions are enabled, and what their log says")]
-    return [_ok(name, f"the oldest has waited for {span(max(ages.values()))}" if ages else "none is waiting")]
+    ages = {queue: now - front for queue, front in zip(RAW_MESSAGES, fronts, strict=True) if front is not None}
+    late = [
+        _lasting(name, f"{queue} has waited for {span(age)}", RAW_MESSAGES[queue], age)
+        for queue, age in ages.items()
+        if RAW_MESSAGES[queue].level(age) is not Level.WELL
+    ]
+    return late or [_ok(name, f"the oldest has waited for {span(max(ages.values()))}" if ages else "none is waiting")]
 
 
 async def _poison(context: CommandContext) -> list[Check]:
@@ -457,10 +462,7 @@ async def _poison(context: CommandContext) -> list[Check]:
     if not since:
         return [_ok(name, "none")]
     age = context.clock.now() - min(since)
-    found = f"the oldest has lain there for {span(age)}"
-    if age <= STUCK_AFTER:
-        return [_ok(name, found)]
-    return [_problem(name, found, "see that the function drain_poison is enabled, and what its log says")]
+    return [_lasting(name, f"the oldest has lain there for {span(age)}", POISON, age)]
 
 
 async def _reception(context: CommandContext) -> list[Check]:

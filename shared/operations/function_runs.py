@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from shared.notifications.poison import STUCK_AFTER
+from shared.operations.limits import POISON, RENEWAL
 from shared.storage.ports import Blobs
 from shared.values.errors import UnavailableError
 from shared.values.moment import Moment
@@ -26,8 +26,8 @@ QUEUE_FUNCTIONS: Final = ("decrypt_notifications", "decrypt_emergency", "decrypt
 """They run when there is something for them: that nothing waits for long is another check."""
 
 OVERDUE_AFTER: Final = {
-    "renew_subscriptions": timedelta(hours=1),
-    "drain_poison": STUCK_AFTER,
+    "renew_subscriptions": RENEWAL.bad,
+    "drain_poison": POISON.bad,
     "sweep_claim_checks": timedelta(hours=26),
 }
 """For each timer that is always there: when it must have run again."""

@@ -9,13 +9,13 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared.notifications.poison import STUCK_AFTER
 from shared.operations.function_runs import Runs
+from shared.operations.limits import POISON, RAW_MESSAGES, RENEWAL, Level
 from shared.storage.ports import Queues
 from shared.subscriptions.renewal_state import Renewals
+from shared.values.duration import span
 from shared.values.errors import SettingsError, UnavailableError
 from shared.values.graph import SIGN_IN_REQUIRED
-from shared.values.resources import CALL_RECORDS_QUEUE, EMERGENCY_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUE
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +23,6 @@ KEPT: Final = timedelta(seconds=30)
 """How long a report is given to whoever asks."""
 
 _SECONDS: Final = 5.0  # for all checks, which are made at once
-# A raw message waits for seconds; one that is older than this is not being handled.
-OLDEST: Final = {
-    RAW_QUEUE: timedelta(minutes=5),
-    EMERGENCY_QUEUE: timedelta(minutes=1),
-    LIFECYCLE_QUEUE: timedelta(minutes=5),
-    CALL_RECORDS_QUEUE: timedelta(hours=1),  # a gap may hold thousands of them, and fetching takes its time
-}
-RENEWAL_OVERDUE: Final = timedelta(hours=1)
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,10 +146,12 @@ class HealthChecks:
 
     async def storage(self) -> Check:
         """Whether storage answers, and every raw message is soon handled."""
-        fronts = await asyncio.gather(*(self.queues.oldest(queue) for queue in OLDEST))
+        fronts = await asyncio.gather(*(self.queues.oldest(queue) for queue in RAW_MESSAGES))
         now = self.now()
-        ages = {queue: now - front for queue, front in zip(OLDEST, fronts, strict=True) if front is not None}
-        late = [f"{queue} for {age.total_seconds():.0f} s" for queue, age in ages.items() if age > OLDEST[queue]]
+        ages = {queue: now - front for queue, front in zip(RAW_MESSAGES, fronts, strict=True) if front is not None}
+        late = [
+            f"{queue} for {span(age)}" for queue, age in ages.items() if RAW_MESSAGES[queue].level(age) is Level.BAD
+        ]
         if late:
             return Check(ok=False, problem=f"messages are not being handled: {', '.join(late)}", reason="late")
         return _OK
@@ -176,7 +170,7 @@ class HealthChecks:
         state = renewals.last
         if state is None:
             return Check(ok=False, problem="no renewal run has finished yet", reason="no-run")
-        if now - state.finished > RENEWAL_OVERDUE:
+        if RENEWAL.level(now - state.finished) is Level.BAD:
             return Check(ok=False, problem="the renewal timer does not run", reason="overdue")
         if state.nearest_expiry is not None and state.nearest_expiry <= now:
             return Check(ok=False, problem="a subscription has lapsed", reason="lapsed")
@@ -198,7 +192,7 @@ class HealthChecks:
     async def poisoned(self) -> Check:
         """Whether the timer gets the poison queues empty; anything there was authentic, and ends after seven days."""
         left, now = await self.poison.oldest(), self.now()
-        late = [queue for queue, since in left.items() if now - since > STUCK_AFTER]
+        late = [queue for queue, since in left.items() if POISON.level(now - since) is Level.BAD]
         if late:
             return Check(ok=False, problem=f"messages stay on: {', '.join(late)}", reason="poison")
         return _OK

@@ -4,45 +4,29 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from enum import StrEnum
+from datetime import datetime
 from typing import Final, Protocol
 
 import msgspec
 
-from shared.notifications.poison import POISON_QUEUES, STUCK_AFTER
+from shared.notifications.poison import POISON_QUEUES
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.operations.activity import recent_activity
 from shared.operations.health import Check, Report
+from shared.operations.limits import POISON, RAW_MESSAGES, RENEWAL, Level
 from shared.storage import ports
 from shared.subscriptions.renewal_state import KeptSubscription, Renewals
 from shared.telemetry import ExpressOutcome, Happening
 from shared.values.errors import UnavailableError
-from shared.values.resources import CATALOGUE, EMERGENCY_QUEUE, EVENT_QUEUES, RAW_QUEUES
+from shared.values.resources import CATALOGUE, EVENT_QUEUES, RAW_QUEUES
 
 MAX_QUARANTINED: Final = 5000
 """Where counting stops: one page of a list."""
 
 _SECONDS: Final = 5.0  # for each section
 _NEAR_ITS_END: Final = 0.25  # of the life that Graph granted; renewal comes at half
-_LATE_AFTER: Final = {
-    **dict.fromkeys(RAW_QUEUES, timedelta(minutes=1)),
-    EMERGENCY_QUEUE: timedelta(seconds=10),
-    **dict.fromkeys(POISON_QUEUES, STUCK_AFTER),
-}
-_RENEWAL_OVERDUE: Final = timedelta(minutes=15)  # three runs
-
-
+_QUEUE_LIMITS: Final = {**RAW_MESSAGES, **dict.fromkeys(POISON_QUEUES, POISON)}
 _DELAYED: Final = frozenset(ExpressOutcome) - {ExpressOutcome.DONE, ExpressOutcome.MANY, ExpressOutcome.LARGE}
-
-
-class Level(StrEnum):
-    """How something is, from well to bad."""
-
-    WELL = "well"
-    ATTENTION = "attention"
-    BAD = "bad"
-    UNKNOWN = "unknown"
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,12 +234,19 @@ class StatusReader:
         if state is None:
             return _NO_RUN if trouble is None else Problem(problem=trouble.text, level=Level.BAD)
         ago = now - state.finished
-        found = None if trouble is None else trouble.text
-        if found is None and ago > _RENEWAL_OVERDUE:
-            found = "the timer does not run"
+        text = None if trouble is None else trouble.text
+        late = RENEWAL.level(ago)
+        if text is None and late is not Level.WELL:
+            text = "the timer does not run"
         return Renewal(
-            level=Level.BAD if found is not None else Level.ATTENTION if state.failures else Level.WELL,
-            trouble=found,
+            level=_worst(
+                [
+                    late,
+                    Level.WELL if trouble is None else Level.BAD,
+                    Level.ATTENTION if state.failures else Level.WELL,
+                ]
+            ),
+            trouble=text,
             finished=state.finished,
             seconds_ago=ago.total_seconds(),
             by=state.by,
@@ -274,12 +265,12 @@ class StatusReader:
         depth, front = await asyncio.gather(self.queues.count(queue), self.queues.oldest(queue))
         since = min((one for one in (front, left) if one is not None), default=None)
         age = None if since is None else self.now() - since
-        late = _LATE_AFTER.get(queue)
+        limit = _QUEUE_LIMITS.get(queue)
         return QueueRow(
             name=queue,
             depth=depth,
             oldest_seconds=None if age is None else max(age.total_seconds(), 0.0),
-            level=Level.ATTENTION if age is not None and late is not None and age > late else Level.WELL,
+            level=Level.WELL if age is None or limit is None else limit.level(age),
         )
 
     async def _quarantine(self) -> Quarantine:

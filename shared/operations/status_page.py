@@ -10,10 +10,10 @@ from string import Template
 from typing import Final
 
 from shared.operations.activity import MINUTES
+from shared.operations.limits import Level
 from shared.operations.status import (
     Checks,
     Events,
-    Level,
     Problem,
     Quarantine,
     Queues,

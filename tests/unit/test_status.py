@@ -17,8 +17,9 @@ import pytest
 from shared.notifications.poison import PoisonStates
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.operations.activity import Activity, recent_activity
-from shared.operations.health import Check, Health
-from shared.operations.status import Level, Problem, Status, StatusReader
+from shared.operations.health import Check, Health, HealthChecks
+from shared.operations.limits import Level
+from shared.operations.status import Problem, Status, StatusReader
 from shared.operations.status_page import HEADERS, page
 from shared.subscriptions.renewal_state import (
     BegunRun,
@@ -154,9 +155,11 @@ class TestLevels:
         [
             ("raw-notifications", 9, timedelta(seconds=59), Level.WELL),
             ("raw-notifications", 9, timedelta(seconds=61), Level.ATTENTION),
+            ("raw-notifications", 9, timedelta(minutes=6), Level.BAD),
             ("raw-emergency", 1, timedelta(seconds=11), Level.ATTENTION),
+            ("raw-emergency", 1, timedelta(seconds=61), Level.BAD),
             ("raw-emergency-poison", 1, timedelta(minutes=14), Level.WELL),
-            ("raw-emergency-poison", 1, timedelta(minutes=16), Level.ATTENTION),
+            ("raw-emergency-poison", 1, timedelta(minutes=16), Level.BAD),
             ("meeting-events", 10**6, timedelta(days=9), Level.WELL),
         ],
     )
@@ -172,7 +175,7 @@ class TestLevels:
         storage.depths = {"raw-emergency-poison": (1, None)}
         await PoisonStates(storage).save({"raw-emergency-poison": NOW - timedelta(hours=1)})
         found = (await read(storage)).queues
-        assert found.level is Level.ATTENTION
+        assert found.level is Level.BAD
         assert [row.oldest_seconds for row in found.queues if row.depth] == [3600]
 
     async def test_a_check_of_health_that_fails_is_bad_and_says_why(self, storage: FakeStorage) -> None:
@@ -190,9 +193,28 @@ class TestLevels:
         found = (await read(storage)).quarantine
         assert (found.total, found.by_reason, found.level) == (3, {"a": 2, "b": 1}, Level.ATTENTION)
 
-    async def test_a_timer_that_does_not_run(self, storage: FakeStorage) -> None:
-        storage.state = state(finished=NOW - timedelta(minutes=16))
-        assert (await read(storage)).renewal.level is Level.BAD
+    @pytest.mark.parametrize(
+        ("ago", "level", "healthy"),
+        [
+            (timedelta(minutes=14), Level.WELL, True),
+            (timedelta(minutes=20), Level.ATTENTION, True),
+            (timedelta(minutes=61), Level.BAD, False),
+        ],
+    )
+    async def test_a_timer_that_does_not_run_is_bad_where_health_fails(
+        self, storage: FakeStorage, ago: timedelta, level: Level, healthy: bool
+    ) -> None:
+        storage.state = state(finished=NOW - ago)
+        checks = HealthChecks(
+            queues=None,  # type: ignore[arg-type]
+            certificates=None,  # type: ignore[arg-type]
+            renewals=storage,
+            runs=None,  # type: ignore[arg-type]
+            poison=None,  # type: ignore[arg-type]
+            now=lambda: NOW,
+        )
+        assert (await read(storage)).renewal.level is level
+        assert (await checks.subscriptions()).ok is healthy
 
     @pytest.mark.parametrize(
         ("failed", "begun", "told"),
