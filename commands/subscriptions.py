@@ -12,7 +12,7 @@ from rich.text import Text
 from commands.context import CommandContext
 from commands.terminal import Json, Yes, confirm, console, fail, group, perform, print_json, table
 from shared.subscriptions.actions import Outcome
-from shared.subscriptions.endpoint import Standing
+from shared.subscriptions.endpoint import ClientStateVersion
 from shared.subscriptions.finished_run import Runner
 from shared.subscriptions.memory import believed
 from shared.subscriptions.planned import Action, Reason, Verb
@@ -315,16 +315,16 @@ def _kind(one: Subscription) -> str:
 def _state(one: Subscription, context: CommandContext) -> str:
     if not context.endpoint.owns(one.notification_url):
         return "foreign"
-    standing, _ = context.endpoint.standing(one.notification_url)
-    return str(standing)
+    version, _ = context.endpoint.read_mark(one.notification_url)
+    return str(version)
 
 
 def _state_text(state: str) -> Text:
     """Whose it is, and which client state it carries."""
     texts = {
-        str(Standing.CURRENT): ("ours", "green"),
-        str(Standing.PREVIOUS): ("ours, of the previous client state", "yellow"),
-        str(Standing.UNKNOWN): ("ours, of an unknown client state: refused", "red"),
+        str(ClientStateVersion.CURRENT): ("ours", "green"),
+        str(ClientStateVersion.PREVIOUS): ("ours, of the previous client state", "yellow"),
+        str(ClientStateVersion.UNKNOWN): ("ours, of an unknown client state: refused", "red"),
     }
     text, style = texts.get(state, ("not ours", "dim"))
     return Text(text, style=style)

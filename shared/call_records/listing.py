@@ -14,7 +14,7 @@ import msgspec
 from shared.call_records.coverage import ListedRecord, RecordPage, Step, parse_record
 from shared.clock import Clock
 from shared.subscriptions.graph import GraphClient
-from shared.subscriptions.rate_limiter import Pace
+from shared.subscriptions.rate_limiter import RateLimiter
 from shared.values import graph
 from shared.values.errors import MalformedInputError, UnavailableError
 
@@ -37,8 +37,8 @@ class CallRecords:
         """
         self._client = client
         self._url = f"{endpoint}/v1.0/communications/callRecords"
-        self._reads = Pace(*_READS, clock)
-        self._lists = Pace(*_LISTS, clock)
+        self._reads = RateLimiter(*_READS, clock)
+        self._lists = RateLimiter(*_LISTS, clock)
 
     async def page(self, tenant_id: str, step: Step, link: str | None) -> RecordPage:
         """A page of a step's records: the one that `link` leads to, or the first.
@@ -48,7 +48,7 @@ class CallRecords:
             GraphError: Graph refuses.
         """
         url = link or f"{self._url}?$filter={quote(step.condition)}"
-        page = await self._client.get(url, tenant_id, pace=self._lists)
+        page = await self._client.get(url, tenant_id, limiter=self._lists)
         found = page.get("value")
         if not isinstance(found, list):
             raise UnavailableError("Graph's list", reason="paging")
@@ -68,7 +68,7 @@ class CallRecords:
         url = f"{self._url}/{quote(record_id, safe='')}"
         try:
             record = dict(
-                await self._client.get(f"{url}?$expand=sessions($expand=segments)", tenant_id, pace=self._reads)
+                await self._client.get(f"{url}?$expand=sessions($expand=segments)", tenant_id, limiter=self._reads)
             )
             sessions = record.get("sessions")
             link = record.pop("sessions@odata.nextLink", None)
@@ -81,7 +81,7 @@ class CallRecords:
     async def _all(self, url: object, tenant_id: str) -> list[Any]:
         if not isinstance(url, str) or not url:
             return []
-        return [value async for page in self._client.pages(url, tenant_id, pace=self._reads) for value in page]
+        return [value async for page in self._client.pages(url, tenant_id, limiter=self._reads) for value in page]
 
 
 def _records(page: Iterable[Any]) -> Iterator[ListedRecord]:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from shared.subscriptions.endpoint import Endpoint, Standing
+from shared.subscriptions.endpoint import ClientStateVersion, Endpoint
 from shared.subscriptions.lifetimes import Lifetimes, half_life, last_resort
 from shared.subscriptions.plan import certificate_fields, creation_body, same_id
 from shared.subscriptions.planned import Action, Desired, Reason, Verb
@@ -56,7 +56,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class RunContext:
     """What all actions of a run share. `certificate` is None while Key Vault does not give it."""
 
     endpoint: Endpoint
@@ -69,9 +69,9 @@ type Steps = Generator[Call, Reply, Result]
 type _Exchange = Generator[Call, Reply, Reply]
 
 
-def carry_out(action: Action, terms: Terms) -> Steps:
+def carry_out(action: Action, context: RunContext) -> Steps:
     """Start an action."""
-    return _Execution(action, terms).steps()
+    return _Execution(action, context).steps()
 
 
 def look(action: Action, old: Subscription) -> Steps:
@@ -88,7 +88,7 @@ def look(action: Action, old: Subscription) -> Steps:
 @dataclass(frozen=True, slots=True)
 class _Execution:
     action: Action
-    terms: Terms
+    context: RunContext
 
     def steps(self) -> Steps:
         match self.action:
@@ -135,9 +135,9 @@ class _Execution:
         result = yield from self._exchange(old, want)
         if result.subscription is None or result.outcome not in {Outcome.FAILED, Outcome.KEPT}:
             return result
-        left = old.expires - self.terms.now()
-        waits = result.outcome is Outcome.KEPT and left > last_resort(old, self.terms.lifetimes)
-        if not waits and left <= half_life(old, self.terms.lifetimes) and self.action.reason is not Reason.REFUSED:
+        left = old.expires - self.context.now()
+        waits = result.outcome is Outcome.KEPT and left > last_resort(old, self.context.lifetimes)
+        if not waits and left <= half_life(old, self.context.lifetimes) and self.action.reason is not Reason.REFUSED:
             reply = yield from self._patch(old, want.kind, {})
             if isinstance(reply, Subscription) and self._extended(reply, old, want.kind):
                 return self._result(Outcome.RENEWED, reply, result.error)
@@ -154,7 +154,7 @@ class _Execution:
                 return self._not_made(reply, old)
             holds_the_place = True
         else:
-            useless = self.terms.endpoint.standing(old.notification_url)[0] is Standing.UNKNOWN
+            useless = self.context.endpoint.read_mark(old.notification_url)[0] is ClientStateVersion.UNKNOWN
             holds_the_place = useless and isinstance(reply, graph.QuotaExceededError)
         if not holds_the_place:
             return self._not_made(reply, old)
@@ -180,7 +180,7 @@ class _Execution:
             if not isinstance(reply, Subscription):
                 return self._result(Outcome.FAILED, old, _refusal(reply))
             expires = reply.expires if reply.expires_told else kept.expires
-            if expires - self.terms.now() <= half_life(kept, self.terms.lifetimes):
+            if expires - self.context.now() <= half_life(kept, self.context.lifetimes):
                 return self._result(Outcome.LEFT, old)
         reply = yield Call("DELETE", old.tenant_id, old.api_version, delegated, old.id)
         if _is_gone(reply):
@@ -188,13 +188,13 @@ class _Execution:
         return self._result(Outcome.FAILED, old, _refusal(reply))
 
     def _post(self, want: Desired) -> _Exchange:
-        certificate = self.terms.certificate
+        certificate = self.context.certificate
         if want.rich and certificate is None:
             return UnavailableError("Key Vault's certificate", reason="certificate")
         woken = False
         for _ in range(_CREATIONS):
-            now, asked = self.terms.now(), self.terms.lifetimes.ask(want.tenant_id, want.kind)
-            body = creation_body(want, now + asked, self.terms.endpoint, certificate)
+            now, asked = self.context.now(), self.context.lifetimes.ask(want.tenant_id, want.kind)
+            body = creation_body(want, now + asked, self.context.endpoint, certificate)
             reply: Reply = yield Call(
                 "POST", want.tenant_id, want.kind.api_version, want.kind.delegated_only, None, body
             )
@@ -203,7 +203,7 @@ class _Execution:
             elif not self._shortened(reply, want.kind, asked):
                 break
         if isinstance(reply, graph.EndpointValidationError):
-            return graph.EndpointValidationError(f"{reply} (of {self.terms.endpoint.addresses})")
+            return graph.EndpointValidationError(f"{reply} (of {self.context.endpoint.addresses})")
         if not isinstance(reply, Subscription):
             return reply
         expires = reply.expires if reply.expires_told else now + min(asked, _LEAST_ASSUMED)
@@ -225,7 +225,7 @@ class _Execution:
     ) -> _Exchange:
         """A PATCH, and of its answer the subscription by what was sent; `until` changes nothing about its end."""
         for _ in range(_SHORTENINGS):
-            now, asked = self.terms.now(), self.terms.lifetimes.ask(old.tenant_id, kind)
+            now, asked = self.context.now(), self.context.lifetimes.ask(old.tenant_id, kind)
             expiry = {"expirationDateTime": graph.format_time(until or now + asked)}
             reply: Reply = yield self._call("PATCH", old, kind, expiry | changes)
             if until is not None or not self._shortened(reply, kind, asked):
@@ -253,29 +253,29 @@ class _Execution:
     def _shortened(self, reply: Reply, kind: ResourceKind, asked: timedelta) -> bool:
         if not isinstance(reply, graph.LifetimeExceededError):
             return False
-        self.terms.lifetimes.refused(self.action.tenant_id, kind, asked, reply.maximum)
+        self.context.lifetimes.refused(self.action.tenant_id, kind, asked, reply.maximum)
         return True
 
     def _changes(self, old: Subscription) -> dict[str, Any]:
         """What a renewal changes besides the expiration: an outdated or undisclosed certificate, the URL's query."""
-        standing, rich = self.terms.endpoint.standing(old.notification_url)
-        certificate = self.terms.certificate
+        version, rich = self.context.endpoint.read_mark(old.notification_url)
+        certificate = self.context.certificate
         changes: dict[str, Any] = (
             dict(certificate_fields(certificate))
             if rich and certificate is not None and old.certificate_id != certificate.id
             else {}
         )
-        if standing is Standing.CURRENT and not self.terms.endpoint.up_to_date(old.notification_url):
-            changes["notificationUrl"] = self.terms.endpoint.url(rich=rich)
+        if version is ClientStateVersion.CURRENT and not self.context.endpoint.up_to_date(old.notification_url):
+            changes["notificationUrl"] = self.context.endpoint.url(rich=rich)
         return changes
 
     def _extended(self, reply: Subscription, old: Subscription, kind: ResourceKind) -> bool:
         """Whether Graph has granted anything: another expiration than before, or all that could be asked for."""
-        whole_life = self.terms.now() + self.terms.lifetimes.ask(old.tenant_id, kind) - _ROUNDING
+        whole_life = self.context.now() + self.context.lifetimes.ask(old.tenant_id, kind) - _ROUNDING
         return reply.expires != old.expires or reply.expires >= whole_life
 
     def _keeps_certificate(self, reply: Subscription) -> bool:
-        return self.terms.certificate is not None and reply.kept_certificate == self.terms.certificate.id
+        return self.context.certificate is not None and reply.kept_certificate == self.context.certificate.id
 
     def _call(self, method: Any, old: Subscription, kind: ResourceKind, body: dict[str, Any] | None = None) -> Call:
         return Call(method, old.tenant_id, old.api_version, kind.delegated_only, old.id, body, old.expires)

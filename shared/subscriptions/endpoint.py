@@ -17,7 +17,7 @@ CACHED_URLS: Final = 256  # thousands of subscriptions share a handful of notifi
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 
 
-class Standing(StrEnum):
+class ClientStateVersion(StrEnum):
     """Which secret a subscription of ours carries."""
 
     CURRENT = "current"
@@ -44,14 +44,16 @@ class Endpoint:
         return address is not None and address == _address(self.notification_url)
 
     @lru_cache(maxsize=CACHED_URLS)  # noqa: B019 - there is one endpoint
-    def standing(self, url: str) -> tuple[Standing, bool]:
+    def read_mark(self, url: str) -> tuple[ClientStateVersion, bool]:
         """Which secret the mark in a notification URL stands for, and whether the subscription is a rich one."""
         mark = dict(parse_qsl(urlsplit(url).query)).get(_MARK, "")
-        for standing, secret in zip((Standing.CURRENT, Standing.PREVIOUS), self.client_states, strict=False):
+        for version, secret in zip(
+            (ClientStateVersion.CURRENT, ClientStateVersion.PREVIOUS), self.client_states, strict=False
+        ):
             for rich in (True, False):
                 if hmac.compare_digest(mark.encode(), self._mark(secret, rich=rich).encode()):
-                    return standing, rich
-        return Standing.UNKNOWN, False
+                    return version, rich
+        return ClientStateVersion.UNKNOWN, False
 
     @lru_cache(maxsize=CACHED_URLS)  # noqa: B019 - there is one endpoint
     def was_ours(self, url: str) -> bool:
@@ -64,7 +66,7 @@ class Endpoint:
             _MARKED.sub("", url),  # where the notification URL serves for both
         )
         formers = (replace(self, lifecycle_url=lifecycle_url) for lifecycle_url in lifecycle_urls)
-        return any(former.standing(url)[0] is not Standing.UNKNOWN for former in formers)
+        return any(former.read_mark(url)[0] is not ClientStateVersion.UNKNOWN for former in formers)
 
     @property
     def addresses(self) -> str:
@@ -73,7 +75,7 @@ class Endpoint:
 
     @property
     def is_plain(self) -> bool:
-        """Whether Graph gives our URLs back as they are; else nothing can be told by them, and nothing is moved."""
+        """Whether Graph gives our URLs back unchanged; if not, comparing them says nothing, and nothing is moved."""
         return is_plain(self.notification_url) and is_plain(self.lifecycle_url)
 
     def up_to_date(self, url: str) -> bool:

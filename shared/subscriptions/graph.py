@@ -29,7 +29,7 @@ from shared.subscriptions.graph_answers import (
     reply_to,
     same_origin,
 )
-from shared.subscriptions.rate_limiter import Pace
+from shared.subscriptions.rate_limiter import RateLimiter
 from shared.subscriptions.requested_pauses import LONGEST_PAUSE, SUBSCRIPTIONS, RequestedPauses, Service, service_of
 from shared.values import graph, resources
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
@@ -87,9 +87,9 @@ class GraphClient:
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # threads share the session
         self._session.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
-        self._writes = Pace(*_WRITES, clock)
-        self._reads = Pace(*_READS, clock)
-        self._lists = Pace(*_LISTS, clock)
+        self._writes = RateLimiter(*_WRITES, clock)
+        self._reads = RateLimiter(*_READS, clock)
+        self._lists = RateLimiter(*_LISTS, clock)
         self._pauses = RequestedPauses(clock)
         self._threads: dict[Service, ThreadPoolExecutor] = {}
 
@@ -115,9 +115,9 @@ class GraphClient:
         writes = sum(call.method != "GET" for call in calls)
         service = (tenant_id, SUBSCRIPTIONS)
         urgent = min((call.expires for call in calls if call.expires is not None), default=None)
-        paces = [(self._writes, writes), (self._reads, len(calls) - writes)]
+        limiters = [(self._writes, writes), (self._reads, len(calls) - writes)]
         try:
-            async with self._admission(service, [pace for pace in paces if pace[1]], urgent):
+            async with self._admission(service, [limiter for limiter in limiters if limiter[1]], urgent):
                 answer = await self._exchange(
                     "POST", f"{self._endpoint}/{version}/$batch", tenant_id, delegated, {"requests": batch_parts(calls)}
                 )
@@ -137,7 +137,7 @@ class GraphClient:
         """
         seen: set[str] = set()
         for version in graph.API_VERSIONS:
-            async for page in self.pages(f"{self._endpoint}/{version}/subscriptions", tenant_id, pace=self._lists):
+            async for page in self.pages(f"{self._endpoint}/{version}/subscriptions", tenant_id, limiter=self._lists):
                 found = list(readable_subscriptions(page, tenant_id, version, self._clock.now()))
                 yield [one for one in found if one.id not in seen]
                 seen.update(one.id for one in found)
@@ -152,7 +152,7 @@ class GraphClient:
             if len(credentials) == 1:
                 return
             url = f"{self._endpoint}/{version}/subscriptions"
-            async for page in self.pages(url, tenant_id, pace=self._lists, delegated=True):
+            async for page in self.pages(url, tenant_id, limiter=self._lists, delegated=True):
                 yield list(readable_subscriptions(page, tenant_id, version, self._clock.now()))
         except graph.SignInRequiredError:
             return  # whether presence is wanted at all is not known here
@@ -228,7 +228,7 @@ class GraphClient:
             raise UnavailableError("what Graph says of the subscription", reason=error.reason) from error
 
     async def pages(
-        self, url: str, tenant_id: str, *, pace: Pace | None = None, delegated: bool = False
+        self, url: str, tenant_id: str, *, limiter: RateLimiter | None = None, delegated: bool = False
     ) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
         """A collection, following `@odata.nextLink` after empty pages too; see `get`."""
         asked: set[str] = set()
@@ -236,7 +236,7 @@ class GraphClient:
             if url in asked or len(asked) >= _MAX_PAGES:
                 raise UnavailableError("Graph's list", reason="paging")
             asked.add(url)
-            page = await self.get(url, tenant_id, pace=pace, delegated=delegated)
+            page = await self.get(url, tenant_id, limiter=limiter, delegated=delegated)
             found = page.get("value")
             if not isinstance(found, list):
                 raise UnavailableError("Graph's list", reason="paging")
@@ -244,14 +244,14 @@ class GraphClient:
             url = str(page.get("@odata.nextLink") or "")
 
     async def get(
-        self, url: str, tenant_id: str, *, pace: Pace | None = None, delegated: bool = False
+        self, url: str, tenant_id: str, *, limiter: RateLimiter | None = None, delegated: bool = False
     ) -> Mapping[str, Any]:
         """GET one answer, tried again where that may help.
 
         Args:
             url: below the endpoint, or as Graph gave it in a link.
             tenant_id: whose data it is.
-            pace: the limit that it counts against.
+            limiter: the limit that it counts against.
             delegated: as the signed-in user.
 
         Raises:
@@ -267,7 +267,7 @@ class GraphClient:
         service = (tenant_id, service_of(url))
         while True:
             try:
-                async with self._admission(service, [] if pace is None else [(pace, 1)]):
+                async with self._admission(service, [] if limiter is None else [(limiter, 1)]):
                     found = await self._exchange("GET", url, tenant_id, delegated)
             except CredentialError:
                 raise
@@ -283,7 +283,7 @@ class GraphClient:
 
     @asynccontextmanager
     async def _admission(
-        self, service: Service, paces: Sequence[tuple[Pace, int]], urgent: datetime | None = None
+        self, service: Service, limiters: Sequence[tuple[RateLimiter, int]], urgent: datetime | None = None
     ) -> AsyncIterator[None]:
         """Wait until a request may be sent: first for a pause that Graph has asked for, then for the limits.
 
@@ -293,7 +293,9 @@ class GraphClient:
         while True:
             await self._pauses.wait(service, urgent)
             async with AsyncExitStack() as stack:
-                entries = [await stack.enter_async_context(pace.enter(service[0], count)) for pace, count in paces]
+                entries = [
+                    await stack.enter_async_context(limiter.enter(service[0], count)) for limiter, count in limiters
+                ]
                 if self._pauses.seconds_left(service, urgent) > 0:  # asked for meanwhile
                     for entry in entries:
                         entry.withdraw()

@@ -37,7 +37,7 @@ def half_life(one: Subscription, lifetimes: Lifetimes) -> timedelta:
 
 
 def last_resort(one: Subscription, lifetimes: Lifetimes) -> timedelta:
-    """With this much or less remaining, a successor that would come too late is worse than a gap of a second."""
+    """With this much or less remaining, delete before creating: the gap of a second is better than expiring."""
     return max(_life(one, lifetimes) / 4, _THREE_RUNS)
 
 

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.memory import SKEW, Memory, believed, recalled
-from shared.subscriptions.scheduler import Batches
+from shared.subscriptions.scheduler import BatchScheduler
 from shared.values import graph
 from shared.values.errors import OutOfTimeError, SwitchboardError, UnavailableError
 from shared.values.graph import GraphError, Subscription
@@ -55,7 +55,7 @@ class Listing:
     """Takes stock of a tenant."""
 
     lists: Lists
-    batches: Batches
+    scheduler: BatchScheduler
     clock: Clock
     deadline: datetime
 
@@ -122,7 +122,7 @@ class Listing:
     async def read(self, picture: Picture, hidden: set[str]) -> None:
         """Read by id some of what is there by all that is known, and is not listed."""
         found = 0
-        for result in await self.batches.look(picture.there[one] for one in self._share(hidden, _HIDDEN)):
+        for result in await self.scheduler.look(picture.there[one] for one in self._share(hidden, _HIDDEN)):
             one = result.subscription
             if result.outcome is Outcome.GONE and result.removed is not None:
                 picture.lost[result.removed] = picture.there.pop(result.removed)

@@ -12,9 +12,10 @@ it would have been at that address, is of one of our secrets: it gives way to a 
 Graph would not hold both. Any other subscription, of whatever application, is never touched; so deployments that share
 an application need secrets of their own, or the last one to run would take all.
 
-*DELETE comes last.* A subscription that delivers nothing usable may be deleted before its successor is there. One that
-delivers, and whose renewal is refused or whose certificate or secret is of yesterday, may be so only as a last resort:
-when a quarter of its life is left, or three runs of the timer. A duplicate goes only beside one that was looked at.
+*When something is deleted.* A subscription that delivers nothing usable may be deleted before its successor exists. One
+that delivers is deleted first only as a last resort, when no more is left of its life than a quarter or three runs of
+the timer, and only if Graph refuses to renew it or if its certificate or secret is an old one. A duplicate is deleted
+only after the one that stays has been read from Graph.
 """
 
 from collections import defaultdict
@@ -24,7 +25,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
-from shared.subscriptions.endpoint import CACHED_URLS, Endpoint, Standing
+from shared.subscriptions.endpoint import CACHED_URLS, ClientStateVersion, Endpoint
 from shared.subscriptions.lifetimes import LEAST_GRANTED, SMALLEST_MARGIN, Lifetimes, half_life, last_resort
 from shared.subscriptions.memory import SKEW, Names
 from shared.subscriptions.planned import Action, Course, Desired, Reason, Verb
@@ -41,7 +42,10 @@ from shared.values.graph import (
 )
 
 PATIENCE: Final = timedelta(minutes=15)
-"""A missing subscription waits behind the live ones that would lapse sooner than this: keeping is surer than making."""
+"""Live subscriptions that lapse sooner than this are renewed before missing ones are created.
+
+A live subscription delivers now, whereas a creation may still be refused.
+"""
 
 
 def plan(
@@ -83,8 +87,8 @@ def renewals(
 ) -> tuple[Action, ...]:
     """What to renew without knowing anything else, most urgent first.
 
-    That is what is due, or has the certificate or the function key of yesterday, and has nothing that only a successor
-    would mend. What carries the previous secret is left to the plan: to replace it, one has to know what it is for.
+    That is what is due, or has an old certificate or an old function key, and has no fault that only a replacement
+    mends. What carries the previous secret is left to the plan, which knows what it has to be replaced by.
     """
     planner = _Planner(now, endpoint, certificate_id, lifetimes, frozenset(), Course(), prune=False)
     found = (planner.renewal(one) for one in actual)
@@ -105,18 +109,18 @@ class _Planner:
         kind = found.kind
         if kind is None or found.expires <= self.now - SKEW:
             return None
-        standing, rich = self.endpoint.standing(found.notification_url)
-        reason = self._reason_to_renew(found, standing, rich=rich)
+        version, rich = self.endpoint.read_mark(found.notification_url)
+        reason = self._reason_to_renew(found, version, rich=rich)
         if reason is None:
             return None
         want = Desired(found.tenant_id, kind, found.resource, rich)
         return Action(Verb.RENEW, reason, found.tenant_id, kind, found.expires, want, found)
 
-    def _reason_to_renew(self, found: Subscription, standing: Standing, *, rich: bool) -> Reason | None:
+    def _reason_to_renew(self, found: Subscription, version: ClientStateVersion, *, rich: bool) -> Reason | None:
         if not self.endpoint.is_plain:
-            ours = standing is not Standing.UNKNOWN or self._was_ours(found)
+            ours = version is not ClientStateVersion.UNKNOWN or self._was_ours(found)
             return self._due(found) if ours else None
-        if standing is not Standing.CURRENT or not self.endpoint.owns(found.notification_url):
+        if version is not ClientStateVersion.CURRENT or not self.endpoint.owns(found.notification_url):
             return None
         if self._outdated(found, rich=rich):
             return None if self._is_kept(found) else Reason.CERTIFICATE
@@ -154,7 +158,7 @@ class _Planner:
         for one in former.values():
             yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, one)
         for one in unwanted:
-            # By a spelling of Graph's that nobody recognises, it may be the very one that covers something desired.
+            # Graph may spell the resource in a way that is not recognised: then this one covers something desired.
             yield self._unwanted(one, is_sure=one.sent or all_covered)
 
     def _was_ours(self, one: Subscription) -> bool:
@@ -179,22 +183,22 @@ class _Planner:
 
     def _is_useless(self, want: Desired, one: Subscription) -> bool:
         """Whether nothing that it delivers is of any use as what is wanted."""
-        standing, rich = self.endpoint.standing(one.notification_url)
-        return standing is Standing.UNKNOWN or rich != want.rich or not _same_changes(one, want)
+        version, rich = self.endpoint.read_mark(one.notification_url)
+        return version is ClientStateVersion.UNKNOWN or rich != want.rich or not _same_changes(one, want)
 
     def _keep(self, want: Desired, found: Subscription) -> Action:
-        standing, rich = self.endpoint.standing(found.notification_url)
+        version, rich = self.endpoint.read_mark(found.notification_url)
         due, last = self._due(found), self._is_last_resort(found)
         verb, reason, deadline, delete_first = Verb.REPLACE, Reason.FRESH, found.expires, True
         begun = found.id in self.course.begun
-        if standing is Standing.UNKNOWN:
+        if version is ClientStateVersion.UNKNOWN:
             # Its notifications are refused: as good as missing.
             reason, deadline = Reason.UNKNOWN_MARK, min(found.expires, self.now + PATIENCE)
         elif rich != want.rich:
             reason = Reason.RESOURCE_DATA
         elif not _same_changes(found, want):
             reason = Reason.CHANGE_TYPE
-        elif standing is Standing.PREVIOUS and (due is not None or self._outdated(found, rich=rich)):
+        elif version is ClientStateVersion.PREVIOUS and (due is not None or self._outdated(found, rich=rich)):
             reason, delete_first = Reason.CLIENT_STATE, last
         elif self._outdated(found, rich=rich) and self._is_kept(found):
             reason, delete_first = Reason.CERTIFICATE, last
@@ -202,7 +206,9 @@ class _Planner:
             return self._refused(want, found, self.course.refused[found.id], last=last)
         elif self._outdated(found, rich=rich) and not begun:
             verb, reason, delete_first = Verb.RENEW, Reason.CERTIFICATE, False
-        elif standing is Standing.CURRENT and not self.endpoint.up_to_date(found.notification_url) and not begun:
+        elif (
+            version is ClientStateVersion.CURRENT and not self.endpoint.up_to_date(found.notification_url) and not begun
+        ):
             verb, reason, delete_first = Verb.RENEW, Reason.NOTIFICATION_URL, False
         elif due is not None and not begun:
             verb, reason, delete_first = Verb.RENEW, due, False
@@ -259,16 +265,16 @@ class _Planner:
 
     def _unwanted(self, found: Subscription, *, is_sure: bool) -> Action:
         kind = found.kind
-        standing, _ = self.endpoint.standing(found.notification_url)
+        version, _ = self.endpoint.read_mark(found.notification_url)
         if self.prune and is_sure:
             return self._at_leisure(Verb.DELETE, Reason.UNWANTED, found)
         if kind is None:
             return self._at_leisure(Verb.LEAVE, Reason.UNKNOWN_RESOURCE, found)
-        if standing is Standing.UNKNOWN:
+        if version is ClientStateVersion.UNKNOWN:
             return self._at_leisure(Verb.LEAVE, Reason.UNKNOWN_MARK, found)
         due = self._due(found)
         # A group that cannot be read may want it, and then it is to be replaced, not renewed.
-        waits = standing is Standing.PREVIOUS and not self._is_last_resort(found) and due is Reason.HALF_LIFE
+        waits = version is ClientStateVersion.PREVIOUS and not self._is_last_resort(found) and due is Reason.HALF_LIFE
         if due is None or waits or found.id in self.course.begun:
             return self._at_leisure(Verb.LEAVE, Reason.UNWANTED, found)
         return Action(Verb.RENEW, due, found.tenant_id, kind, found.expires, None, found)
@@ -290,12 +296,12 @@ class _Planner:
 
     def _faults(self, want: Desired, found: Subscription) -> tuple[bool, ...]:
         """What is not as wanted, the gravest first, judged only by what no renewal changes back."""
-        standing, rich = self.endpoint.standing(found.notification_url)
+        version, rich = self.endpoint.read_mark(found.notification_url)
         return (
             found.expires <= self.now,
-            standing is Standing.UNKNOWN,
+            version is ClientStateVersion.UNKNOWN,
             rich != want.rich or not _same_changes(found, want),
-            standing is not Standing.CURRENT,
+            version is not ClientStateVersion.CURRENT,
             self._outdated(found, rich=rich),
         )
 

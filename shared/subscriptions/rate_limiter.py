@@ -12,7 +12,7 @@ from shared.clock import Clock
 _PERIOD: Final = timedelta(seconds=20)
 
 
-class Pace:
+class RateLimiter:
     """Keeps within a limit for each tenant and one for all of them together."""
 
     def __init__(self, in_a_tenant: int, in_all: int, clock: Clock) -> None:

@@ -17,14 +17,14 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from shared.clock import Clock
-from shared.subscriptions.actions import Outcome, Result, Terms
+from shared.subscriptions.actions import Outcome, Result, RunContext
 from shared.subscriptions.desired import DesiredState
 from shared.subscriptions.endpoint import Endpoint
 from shared.subscriptions.lifetimes import Lifetimes
 from shared.subscriptions.memory import Changes, Memory, recalled
 from shared.subscriptions.plan import plan
 from shared.subscriptions.run_report import Forecast, Removal, RenewalReport, RunEnd, removal, summary
-from shared.subscriptions.scheduler import Batches
+from shared.subscriptions.scheduler import BatchScheduler
 from shared.subscriptions.tenant_contract import Graph as TenantGraph
 from shared.subscriptions.tenant_contract import Known, Order, Stage, Trouble
 from shared.subscriptions.tenant_run import TenantRun
@@ -112,9 +112,9 @@ class Renewal:
             prune: say also what `prune` would delete; that is nothing while not all is known.
         """
         run = self._new_run()
-        terms = await self._terms(run)
-        async with self._batches(terms, self._budget) as batches:
-            tenants = [self._tenant(run, batches, tenant_id, Order(prune=prune)) for tenant_id in self._tenant_ids]
+        context = await self._context(run)
+        async with self._scheduler(context, self._budget) as scheduler:
+            tenants = [self._tenant(run, scheduler, tenant_id, Order(prune=prune)) for tenant_id in self._tenant_ids]
             found = await asyncio.gather(*(tenant.forecast() for tenant in tenants))
         troubles = (*run.troubles, *(trouble for tenant in tenants for trouble in tenant.troubles))
         actions = sorted(itertools.chain.from_iterable(found), key=lambda action: action.deadline)
@@ -211,9 +211,9 @@ class Renewal:
             lifetimes=self._lifetimes,
             reauthorize=frozenset({subscription_id}),
         )
-        terms = Terms(self._endpoint, None, self._lifetimes, self._clock.now)
-        async with self._batches(terms, _ONE_BUDGET) as batches:
-            results = await batches.perform(actions)
+        context = RunContext(self._endpoint, None, self._lifetimes, self._clock.now)
+        async with self._scheduler(context, _ONE_BUDGET) as scheduler:
+            results = await scheduler.perform(actions)
         await self._remember(tenant_id, results)
         for result in results:
             if result.error is not None:
@@ -288,10 +288,10 @@ class Renewal:
         async def guard(tenant_id: str) -> None:
             await tenants[tenant_id].guard()
 
-        terms = await self._terms(run)
-        async with self._batches(terms, self._budget, guard) as batches:
+        context = await self._context(run)
+        async with self._scheduler(context, self._budget, guard) as scheduler:
             for tenant_id in self._tenant_ids if tenant_ids is None else tenant_ids:
-                tenants[tenant_id] = self._tenant(run, batches, tenant_id, order)
+                tenants[tenant_id] = self._tenant(run, scheduler, tenant_id, order)
                 if (unsaved := self._unsaved.pop(tenant_id, None)) is not None:
                     tenants[tenant_id].changes.add(unsaved)
             yield tuple(tenants.values())
@@ -305,7 +305,7 @@ class Renewal:
         concerns = (SettingsError([f"{name} {concern}"]) for name, concern in self._concerns.items())
         return _Run(self._desired, self._clock, [Trouble("*", Stage.SETTINGS, concern) for concern in concerns])
 
-    async def _terms(self, run: "_Run") -> Terms:
+    async def _context(self, run: "_Run") -> RunContext:
         certificate = None
         try:
             async with asyncio.timeout(_CERTIFICATE_SECONDS):
@@ -314,24 +314,24 @@ class Renewal:
             run.troubles.append(Trouble("*", Stage.CERTIFICATE, error))
         except TimeoutError:
             run.troubles.append(Trouble("*", Stage.CERTIFICATE, UnavailableError("Key Vault", reason="out-of-time")))
-        return Terms(self._endpoint, certificate, self._lifetimes, self._clock.now)
+        return RunContext(self._endpoint, certificate, self._lifetimes, self._clock.now)
 
-    def _batches(
-        self, terms: Terms, budget: timedelta, guard: Callable[[str], Awaitable[None]] | None = None
-    ) -> Batches:
+    def _scheduler(
+        self, context: RunContext, budget: timedelta, guard: Callable[[str], Awaitable[None]] | None = None
+    ) -> BatchScheduler:
         deadline = self._clock.now() + budget
         if guard is None:
-            return Batches(self._graph, self._clock, terms, deadline)
-        return Batches(self._graph, self._clock, terms, deadline, guard)
+            return BatchScheduler(self._graph, self._clock, context, deadline)
+        return BatchScheduler(self._graph, self._clock, context, deadline, guard)
 
-    def _tenant(self, run: "_Run", batches: Batches, tenant_id: str, order: Order) -> TenantRun:
+    def _tenant(self, run: "_Run", scheduler: BatchScheduler, tenant_id: str, order: Order) -> TenantRun:
         return TenantRun(
             tenant_id=tenant_id,
             graph=self._graph,
             known=self._known,
             clock=self._clock,
-            batches=batches,
-            deadline=batches.deadline,
+            scheduler=scheduler,
+            deadline=scheduler.deadline,
             order=order,
             desired=run.desired,
             remembered=self._remembered.get(tenant_id),

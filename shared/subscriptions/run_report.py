@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from shared.subscriptions.actions import Outcome, Result
-from shared.subscriptions.endpoint import Endpoint, Standing
+from shared.subscriptions.endpoint import ClientStateVersion, Endpoint
 from shared.subscriptions.lifetimes import Lifetimes, last_resort
 from shared.subscriptions.memory import Names
 from shared.subscriptions.planned import Action, Reason
@@ -136,7 +136,7 @@ class RunEnd:
     def report(self) -> RenewalReport:
         live = sorted(self._live(), key=lambda one: one.expires)
         kept = tuple(sorted(self._kept(), key=lambda kept: kept.subscription.expires))
-        standings = Counter(self.endpoint.standing(one.notification_url)[0] for one in live)
+        versions = Counter(self.endpoint.read_mark(one.notification_url)[0] for one in live)
         return RenewalReport(
             started=self.started,
             finished=self.now,
@@ -147,7 +147,7 @@ class RunEnd:
             nearest=min((one.expires - self.now for one in live), default=None),
             subscriptions=tuple(live),
             call_records=tuple(self._of_call_records()),
-            previous_client_state=standings[Standing.PREVIOUS],
+            previous_client_state=versions[ClientStateVersion.PREVIOUS],
             kept=kept,
             lists_whole=all(trouble.stage is not Stage.LIST for trouble in self._all_troubles()),
             whole=self.whole,
@@ -202,7 +202,7 @@ class RunEnd:
             for identity in sorted(tenant.confirmed):
                 one = tenant.there[identity]
                 url = one.notification_url
-                delivers = self.endpoint.owns(url) and self.endpoint.standing(url)[0] is not Standing.UNKNOWN
+                delivers = self.endpoint.owns(url) and self.endpoint.read_mark(url)[0] is not ClientStateVersion.UNKNOWN
                 if delivers and one.resource in wanted:
                     yield one
 

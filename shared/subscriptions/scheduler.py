@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from shared.clock import Clock
-from shared.subscriptions.actions import Outcome, Result, Steps, Terms, carry_out, look
+from shared.subscriptions.actions import Outcome, Result, RunContext, Steps, carry_out, look
 from shared.subscriptions.planned import Action, Reason, Verb
 from shared.values import graph
 from shared.values.errors import NoTurnError, OutOfTimeError, UnavailableError
@@ -70,7 +70,7 @@ class _Task:
 
 
 @dataclass(slots=True)
-class Batches:
+class BatchScheduler:
     """Carries actions out, many at a time, while it is entered as a context.
 
     Tenants, kinds and verbs take turns, each with its most urgent first: thousands of one kind, or a tenant in trouble,
@@ -80,7 +80,7 @@ class Batches:
 
     sender: Sender
     clock: Clock
-    terms: Terms
+    context: RunContext
     deadline: datetime
     guard: Callable[[str], Awaitable[None]] = _no_guard
     posted: list[Posted] = field(default_factory=list)
@@ -116,7 +116,7 @@ class Batches:
 
     def begin(self, actions: Iterable[Action]) -> list[asyncio.Future[Result]]:
         """Take on actions, the most urgent first; their results come by and by."""
-        return [self._begin(action, carry_out(action, self.terms)) for action in actions]
+        return [self._begin(action, carry_out(action, self.context)) for action in actions]
 
     async def look(self, subscriptions: Iterable[Subscription]) -> list[Result]:
         """Read subscriptions, each once; what cannot be read now has FAILED."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from shared.subscriptions.actions import Outcome, Result
-from shared.subscriptions.endpoint import Standing
+from shared.subscriptions.endpoint import ClientStateVersion
 from shared.subscriptions.lifetimes import half_life, last_resort
 from shared.subscriptions.listing import Picture
 from shared.subscriptions.memory import Memory, Names, held_until, recalled
@@ -31,20 +31,20 @@ class TenantActions(TenantView):
 
     def _renew(self, subscriptions: Iterable[Subscription]) -> None:
         """Begin to renew what needs nothing else."""
-        terms = self.terms
+        context = self.context
         actions = renewals(
             (one for one in subscriptions if one.id not in self._begun),
             self.clock.now(),
-            endpoint=terms.endpoint,
-            certificate_id=None if terms.certificate is None else terms.certificate.id,
-            lifetimes=terms.lifetimes,
+            endpoint=context.endpoint,
+            certificate_id=None if context.certificate is None else context.certificate.id,
+            lifetimes=context.lifetimes,
         )
-        for action, result in zip(actions, self.batches.begin(actions), strict=True):
+        for action, result in zip(actions, self.scheduler.begin(actions), strict=True):
             if action.subscription is not None:
                 self._begun[action.subscription.id] = result
 
     async def _look_for_refused(self, picture: Picture) -> None:
-        """Read what Graph neither lists nor renews: that it does not renew it does not tell that it still has it."""
+        """Read what Graph neither lists nor renews, because a refused renewal does not show that it still exists."""
         self._note_renewals()
         refused = {identity for identity, result in self._renewed.items() if is_of_its_own(result.error)}
         hidden = (refused & picture.there.keys() & self.there.keys()) - self.confirmed
@@ -110,15 +110,15 @@ class TenantActions(TenantView):
             wanted.subscriptions,
             self.there.values(),
             self.clock.now(),
-            endpoint=self.terms.endpoint,
-            certificate_id=None if self.terms.certificate is None else self.terms.certificate.id,
-            lifetimes=self.terms.lifetimes,
+            endpoint=self.context.endpoint,
+            certificate_id=None if self.context.certificate is None else self.context.certificate.id,
+            lifetimes=self.context.lifetimes,
             prune=prune,
             course=course,
         )
 
     def _held(self, memory: Memory, wanted: Wanted) -> set[tuple[str, str]]:
-        """Of what nothing more is made for now, because nothing was to be seen of what was made."""
+        """What is not created again for now, because Graph does not show what was created before."""
         now, held = self.clock.now(), set()
         unseen = self.changes.applied(memory, now).unseen
         for want in wanted.subscriptions:
@@ -205,14 +205,14 @@ class TenantActions(TenantView):
         one = action.subscription
         if one is None or action.kind is None:
             return replace(action, verb=Verb.LEAVE)
-        lifetimes = self.terms.lifetimes
-        usable = self.terms.endpoint.standing(one.notification_url)[0] is not Standing.UNKNOWN
+        lifetimes = self.context.lifetimes
+        usable = self.context.endpoint.read_mark(one.notification_url)[0] is not ClientStateVersion.UNKNOWN
         limit = half_life(one, lifetimes) if refused else last_resort(one, lifetimes)
         due = usable and one.expires - self.clock.now() <= limit and one.id not in self._begun
         return replace(action, verb=Verb.RENEW if due else Verb.LEAVE, delete_first=False)
 
     async def _perform(self, actions: Iterable[Action]) -> list[Result]:
-        results = await self.batches.perform(actions)
+        results = await self.scheduler.perform(actions)
         for result in results:
             self._take_in(result)
         self.results += results

@@ -49,7 +49,7 @@ class TenantRun(TenantActions):
         await self._through(self._delete(subscriptions))
 
     async def _through(self, work: Coroutine[None, None, None]) -> None:
-        """Do some work, whose turn is kept meanwhile, and what is learned by it remembered."""
+        """Do some work. The turn is kept meanwhile, and afterwards what was learned is saved."""
         try:
             async with asyncio.TaskGroup() as group:
                 keeping = group.create_task(self._keep_turn())
@@ -114,7 +114,7 @@ class TenantRun(TenantActions):
         await self._settle(memory, wanted)
 
     async def _renew_without_list(self, wanted: Wanted) -> None:
-        """What is at its last resort is renewed even though nobody knows what else there is."""
+        """Renew what is nearly over, even though the list could not be read."""
         planned = self._plan(wanted, self._course())
         actions = [self._instead(action, refused=False) if needs_turn(action) else action for action in planned]
         self.results += self._renewed.values()
@@ -179,7 +179,7 @@ class TenantRun(TenantActions):
     ) -> None:
         """Read each by its id, and delete it if it is still ours and unwanted by what Graph says now."""
         doomed = []
-        for result in await self.batches.look(subscriptions):
+        for result in await self.scheduler.look(subscriptions):
             one = result.subscription
             if result.outcome is not Outcome.LEFT or one is None:
                 if result.outcome is Outcome.GONE:
@@ -187,7 +187,7 @@ class TenantRun(TenantActions):
                 self.results.append(result)
                 continue
             one = believed(one, memory.known.get(one.id))
-            if self.terms.endpoint.owns(one.notification_url) and is_unwanted(one):
+            if self.context.endpoint.owns(one.notification_url) and is_unwanted(one):
                 doomed.append(
                     Action(Verb.DELETE, Reason.UNWANTED, one.tenant_id, one.kind, result.action.deadline, None, one)
                 )
@@ -200,7 +200,7 @@ class TenantRun(TenantActions):
     async def _settle(self, memory: Memory, wanted: Wanted) -> None:
         """Find out by fresh lists what became of creations that Graph answered with a conflict or not at all.
 
-        Planned is with all that is desired, lest the rest be taken for something to be superseded.
+        The plan is made with all that is desired: what is left out of it would be taken for unwanted, and superseded.
         """
         for _ in range(_ROUNDS - 1):
             open_ = {
@@ -247,7 +247,7 @@ class TenantRun(TenantActions):
         ]
 
     async def _settled(self, actions: Iterable[Action]) -> list[Result]:
-        results = await self.batches.perform(actions)
+        results = await self.scheduler.perform(actions)
         for result in results:
             self._take_in(result)
         self._note_posts()
@@ -262,11 +262,11 @@ class TenantRun(TenantActions):
         What Graph did not find and now lists is not new: it is as Graph tells it.
         """
         names = Names(resource for (_, resource), result in open_.items() if _is_unanswered(result))
-        certificate = self.terms.certificate
+        certificate = self.context.certificate
         for identity in self.there.keys() - before - self.changes.gone:
             one = self.there[identity]
             path = names.recognised(one)
-            if path is None or not self.terms.endpoint.owns(one.notification_url):
+            if path is None or not self.context.endpoint.owns(one.notification_url):
                 continue
             want = open_[self.tenant_id, path].action.desired
             if want is None:
@@ -274,7 +274,7 @@ class TenantRun(TenantActions):
             self.there[identity] = replace(
                 one,
                 resource=want.resource,
-                notification_url=self.terms.endpoint.url(rich=want.rich),
+                notification_url=self.context.endpoint.url(rich=want.rich),
                 change_type=want.kind.change_type,
                 certificate_id=certificate.id if want.rich and certificate is not None else None,
                 life=one.expires - self.clock.now(),
@@ -307,7 +307,7 @@ class TenantRun(TenantActions):
         want = result.action.desired
         if want is not None and not self._shows_all:
             now = self.clock.now()
-            life = self.terms.lifetimes.ask(self.tenant_id, want.kind)
+            life = self.context.lifetimes.ask(self.tenant_id, want.kind)
             self.changes.unseen[want.resource].append(Creation(at=now, until=now + life))
 
     async def _take_stock(self, memory: Memory, *, renewing: bool) -> Picture:

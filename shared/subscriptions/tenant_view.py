@@ -11,13 +11,13 @@ from typing import Final
 import msgspec
 
 from shared.clock import Clock
-from shared.subscriptions.actions import Outcome, Result, Terms
+from shared.subscriptions.actions import Outcome, Result, RunContext
 from shared.subscriptions.desired import DesiredState, Group, call_events_of
 from shared.subscriptions.listing import Listing, Picture
 from shared.subscriptions.memory import Changes, Creation, Memory, Recollection
 from shared.subscriptions.planned import Desired, Reason
 from shared.subscriptions.readings import DESIRED_STATE, NotWholeError, read_again
-from shared.subscriptions.scheduler import Batches
+from shared.subscriptions.scheduler import BatchScheduler
 from shared.subscriptions.tenant_contract import Graph, Known, Order, Stage, Trouble, Turn
 from shared.values.errors import NoTurnError, OutOfTimeError, SettingsError, SwitchboardError, UnavailableError
 from shared.values.graph import GraphError, Subscription
@@ -53,7 +53,7 @@ class TenantView:
     graph: Graph
     known: Known
     clock: Clock
-    batches: Batches
+    scheduler: BatchScheduler
     deadline: datetime
     order: Order
     desired: Callable[[], Awaitable[DesiredState | None]]
@@ -79,8 +79,8 @@ class TenantView:
         self._turn = self.known.turn(self.tenant_id)
 
     @property
-    def terms(self) -> Terms:
-        return self.batches.terms
+    def context(self) -> RunContext:
+        return self.scheduler.context
 
     # What there is
 
@@ -101,7 +101,7 @@ class TenantView:
         if one is None or result.action.reason is Reason.FOREIGN:
             return
         if one.life is None and one.kind is not None:
-            life = max(self.terms.lifetimes.ask(one.tenant_id, one.kind), one.expires - self.clock.now())
+            life = max(self.context.lifetimes.ask(one.tenant_id, one.kind), one.expires - self.clock.now())
             one = replace(one, life=life)
         self.there[one.id] = one
         self.changes.saw(one)
@@ -123,7 +123,7 @@ class TenantView:
         self.changes.lost(identity)
 
     def _note_posts(self) -> None:
-        posted, self._posted = self.batches.posted[self._posted :], len(self.batches.posted)
+        posted, self._posted = self.scheduler.posted[self._posted :], len(self.scheduler.posted)
         for post in posted:
             if post.tenant_id != self.tenant_id:
                 continue
@@ -134,7 +134,7 @@ class TenantView:
                 self.changes.refused(post.kind, post.resource, reason)
 
     def _listing(self) -> Listing:
-        return Listing(self.graph, self.batches, self.clock, self.deadline)
+        return Listing(self.graph, self.scheduler, self.clock, self.deadline)
 
     # What is wanted
 
@@ -233,14 +233,14 @@ class TenantView:
         return self.remembered
 
     def _hold_back(self, found: Recollection) -> None:
-        """Make and delete nothing with settings that Graph would not give back, or that are too weak to begin with."""
+        """Create and delete nothing while a setting is one that Graph changes, or one too weak for a first run."""
         decisive = {name for name in self.concerns if name != "CLIENT_STATE" or found.is_first}
         if decisive:
             problems = [f"nothing is made or deleted: {name} {self.concerns[name]}" for name in sorted(decisive)]
             self._mine, self._no_turn = False, SettingsError(problems)
 
     def _go_without(self, error: UnavailableError) -> None:
-        """Without knowing what was made, nothing is made or deleted."""
+        """Create and delete nothing, because what was created before is not known."""
         self._trouble(Stage.KNOWN, error)
         self._mine, self._no_turn = False, _waiting_for_storage(error)
 

@@ -128,7 +128,7 @@ async def listed(client: GraphClient, tenant_id: str) -> tuple[Subscription, ...
 
 async def test_the_life_of_a_subscription(client: GraphClient, clock: LeapingClock) -> None:
     [made] = await create(client, clock, records())
-    assert ENDPOINT.standing(made.notification_url) == ("current", False)
+    assert ENDPOINT.read_mark(made.notification_url) == ("current", False)
     later = graph.format_time(clock.now() + 2 * HOUR)
     [patched] = await client.send([on("PATCH", made, {"expirationDateTime": later})])
     assert isinstance(patched, Subscription)

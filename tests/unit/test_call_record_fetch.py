@@ -15,7 +15,7 @@ from shared.call_records.listing import CallRecords
 from shared.notifications.decrypt import Opened
 from shared.notifications.events import Event, event_of
 from shared.subscriptions.graph import GraphClient
-from shared.subscriptions.rate_limiter import Pace
+from shared.subscriptions.rate_limiter import RateLimiter
 from shared.values.errors import MalformedContentError, SwitchboardError, UnavailableError
 from shared.values.items import parse_item
 from tests.unit.model_graph import START, TENANT, VirtualClock
@@ -117,13 +117,15 @@ class Client:
     clock: VirtualClock
     asked: int = 0
 
-    async def get(self, url: str, tenant_id: str, *, pace: Pace) -> Mapping[str, Any]:
-        async with pace.enter(tenant_id, 1):
+    async def get(self, url: str, tenant_id: str, *, limiter: RateLimiter) -> Mapping[str, Any]:
+        async with limiter.enter(tenant_id, 1):
             self.asked += 1
         return {"id": "r", "value": []}
 
-    async def pages(self, url: str, tenant_id: str, *, pace: Pace) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-        yield (await self.get(url, tenant_id, pace=pace))["value"]
+    async def pages(
+        self, url: str, tenant_id: str, *, limiter: RateLimiter
+    ) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        yield (await self.get(url, tenant_id, limiter=limiter))["value"]
 
 
 @pytest.mark.parametrize(("lists", "seconds"), [(40, 0), (41, 20), (80, 20), (81, 40)])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shared.subscriptions.actions import Outcome, Result, Terms, carry_out
+from shared.subscriptions.actions import Outcome, Result, RunContext, carry_out
 from shared.subscriptions.endpoint import Endpoint
 from shared.subscriptions.lifetimes import Lifetimes
 from shared.subscriptions.plan import creation_body
@@ -68,10 +68,10 @@ NEW = existing(id="new", expires=NOW + ASKED)
 class Play:
     """An action and Graph's answers to it, one after another; all of them must be asked for, and no more."""
 
-    def __init__(self, action: Action, *replies: Reply, **terms: Any) -> None:
+    def __init__(self, action: Action, *replies: Reply, **context: Any) -> None:
         self.lifetimes = Lifetimes()
         given: dict[str, Any] = {"endpoint": ENDPOINT, "certificate": CERTIFICATE, "now": lambda: NOW}
-        steps = carry_out(action, Terms(**(given | {"lifetimes": self.lifetimes} | terms)))
+        steps = carry_out(action, RunContext(**(given | {"lifetimes": self.lifetimes} | context)))
         self.calls: list[Call] = []
         answers: list[Reply] = [None, *replies]
         try:
@@ -95,12 +95,12 @@ class Play:
         return self.result.outcome, self.result.subscription, self.result.error
 
 
-def create(*replies: Reply, want: Desired = CALLS, **terms: Any) -> Play:
-    return Play(Action(Verb.CREATE, Reason.MISSING, TENANT, want.kind, NOW, want), *replies, **terms)
+def create(*replies: Reply, want: Desired = CALLS, **context: Any) -> Play:
+    return Play(Action(Verb.CREATE, Reason.MISSING, TENANT, want.kind, NOW, want), *replies, **context)
 
 
-def renew(*replies: Reply, old: Subscription = OLD, want: Desired | None = CALLS, **terms: Any) -> Play:
-    return Play(Action(Verb.RENEW, Reason.HALF_LIFE, TENANT, old.kind, NOW, want, old), *replies, **terms)
+def renew(*replies: Reply, old: Subscription = OLD, want: Desired | None = CALLS, **context: Any) -> Play:
+    return Play(Action(Verb.RENEW, Reason.HALF_LIFE, TENANT, old.kind, NOW, want, old), *replies, **context)
 
 
 def exchange(
@@ -110,10 +110,10 @@ def exchange(
     reason: Reason = Reason.UNKNOWN_MARK,
     first: bool = True,
     probe: bool = False,
-    **terms: Any,
+    **context: Any,
 ) -> Play:
     action = Action(Verb.REPLACE, reason, TENANT, want.kind, NOW, want, old, delete_first=first, probe=probe)
-    return Play(action, *replies, **terms)
+    return Play(action, *replies, **context)
 
 
 def delete(*replies: Reply, old: Subscription = OLD, kept: Subscription | None = None) -> Play:

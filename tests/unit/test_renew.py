@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, DesiredStateError, Group
-from shared.subscriptions.endpoint import Endpoint, Standing
+from shared.subscriptions.endpoint import ClientStateVersion, Endpoint
 from shared.subscriptions.planned import Desired
 from shared.subscriptions.run import Renewal
 from shared.subscriptions.tenant_contract import Stage
@@ -790,7 +790,7 @@ def test_no_order_of_faults_loses_a_desired_subscription(
         """A live subscription may be deleted only if another is there, or Graph just refused to hold two."""
         if call.method == "DELETE" and (going := house.graph.all.get(call.subscription_id or "")) is not None:
             same = [one for one in house.graph.live() if one.resource == going.resource]
-            good = house.endpoint.standing(going.notification_url)[0] is not Standing.UNKNOWN
+            good = house.endpoint.read_mark(going.notification_url)[0] is not ClientStateVersion.UNKNOWN
             assert len(same) > 1 or unique or not good
         return next(remaining, None)
 
@@ -819,8 +819,8 @@ def test_no_order_of_faults_loses_a_desired_subscription(
         assert len(house.graph.calls) == calls
         for want in wanted:
             [one] = house.graph.holds(want)
-            standing, _ = house.endpoint.standing(one.notification_url)
-            assert standing is not Standing.UNKNOWN
+            version, _ = house.endpoint.read_mark(one.notification_url)
+            assert version is not ClientStateVersion.UNKNOWN
             if tells:
                 assert one.certificate_id == house.certificates.certificate.id  # type: ignore[union-attr]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, Group
-from shared.subscriptions.endpoint import Endpoint, Standing
+from shared.subscriptions.endpoint import ClientStateVersion, Endpoint
 from shared.subscriptions.lifecycle import Lifecycle
 from shared.subscriptions.memory import normal_form
 from shared.subscriptions.planned import Desired
@@ -285,7 +285,9 @@ class TestRenewalRefused:
         assert len(house.graph.live()) == 19
         refusing = False
         await runs(house, 2)
-        assert {house.endpoint.standing(one.notification_url)[0] for one in house.graph.live()} == {Standing.CURRENT}
+        assert {house.endpoint.read_mark(one.notification_url)[0] for one in house.graph.live()} == {
+            ClientStateVersion.CURRENT
+        }
         assert len(house.graph.live()) == 20
 
     @pytest.mark.parametrize("refusal", REFUSALS, ids=str)
@@ -711,7 +713,10 @@ def landed(house: House) -> Callable[[], Any]:
         for want in house.desired:
             same_thing = sorted(
                 (one for one in found if normal_form(one.resource) == normal_form(want.resource)),
-                key=lambda one: (list(Standing).index(house.endpoint.standing(one.notification_url)[0]), one.id),
+                key=lambda one: (
+                    list(ClientStateVersion).index(house.endpoint.read_mark(one.notification_url)[0]),
+                    one.id,
+                ),
             )
             if not same_thing:
                 await house.graph.send([_post(house, want)])
@@ -801,6 +806,6 @@ def test_whoever_runs_at_once_in_whatever_order_ends_as_one_after_the_other_woul
         assert set(report.outcomes) <= {Outcome.LEFT}
         for want in wanted:
             [one] = house.graph.holds(want)
-            assert house.endpoint.standing(one.notification_url)[0] is not Standing.UNKNOWN
+            assert house.endpoint.read_mark(one.notification_url)[0] is not ClientStateVersion.UNKNOWN
 
     asyncio.run(scenario(), loop_factory=VirtualLoop)

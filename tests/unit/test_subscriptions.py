@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.call_records.coverage import resource_key
-from shared.subscriptions.endpoint import Endpoint, Standing
+from shared.subscriptions.endpoint import ClientStateVersion, Endpoint
 from shared.subscriptions.lifetimes import Lifetimes, half_life, last_resort
 from shared.subscriptions.plan import PATIENCE, creation_body, plan
 from shared.subscriptions.planned import Action, Course, Desired, Reason, Verb
@@ -78,7 +78,7 @@ def verdict(found: Subscription, want: Desired = CALLS) -> tuple[Verb, Reason]:
 
 def test_verbs_and_reasons_have_the_names_that_plans_and_logs_give_them() -> None:
     assert " ".join(Verb) == "create renew replace delete leave"
-    assert " ".join(Standing) == "current previous unknown"
+    assert " ".join(ClientStateVersion) == "current previous unknown"
     assert " ".join(Reason) == (
         "missing half-life reauthorization certificate notification-url client-state unknown-mark resource-data "
         "change-type refused superseded duplicate unwanted fresh foreign unknown-resource"
@@ -338,11 +338,11 @@ class TestEndpoint:
         made = endpoint.url(rich=rich)
         assert made.startswith(url)
         assert endpoint.owns(made)
-        assert endpoint.standing(made) == (Standing.CURRENT, rich)
+        assert endpoint.read_mark(made) == (ClientStateVersion.CURRENT, rich)
         assert endpoint.up_to_date(made)
         later = Endpoint(url, LIFECYCLE, ("newest", "newer"))
-        assert later.standing(made) == (Standing.PREVIOUS, rich)
-        assert Endpoint(url, LIFECYCLE, ("newest",)).standing(made) == (Standing.UNKNOWN, False)
+        assert later.read_mark(made) == (ClientStateVersion.PREVIOUS, rich)
+        assert Endpoint(url, LIFECYCLE, ("newest",)).read_mark(made) == (ClientStateVersion.UNKNOWN, False)
 
     def test_the_mark_outlives_releases(self) -> None:
         """Subscriptions carry it; were it made in another way, all of them would have to be made anew."""
