@@ -74,7 +74,7 @@ class CallRecords:
             link = record.pop("sessions@odata.nextLink", None)
             record["sessions"] = [*(sessions if isinstance(sessions, list) else ()), *await self._all(link, tenant_id)]
             record["participants_v2"] = await self._all(f"{url}/participants_v2", tenant_id)
-        except graph.SubscriptionNotFoundError as error:
+        except graph.NotFoundError as error:
             raise UnavailableError("the call record", reason="call-record-not-found") from error
         return msgspec.json.encode(record)
 

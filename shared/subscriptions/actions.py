@@ -78,7 +78,7 @@ def look(action: Action, old: Subscription) -> Steps:
     """Read a subscription, and do nothing about it."""
     delegated = action.kind is not None and action.kind.delegated_only
     reply = yield Call("GET", old.tenant_id, old.api_version, delegated, old.id)
-    if isinstance(reply, graph.SubscriptionNotFoundError):
+    if isinstance(reply, graph.NotFoundError):
         return Result(action, Outcome.GONE, removed=old.id)
     if isinstance(reply, Subscription):
         return Result(action, Outcome.LEFT, reply)
@@ -109,9 +109,9 @@ class _Execution:
     def _renew(self, old: Subscription, kind: ResourceKind) -> Steps:
         """PATCH and nothing else: what is to become of one that is gone or refused is for a plan to decide."""
         reply = yield from self._patch(old, kind, self._changes(old))
-        if isinstance(reply, graph.SubscriptionNotFoundError):
+        if isinstance(reply, graph.NotFoundError):
             reply = yield self._call("GET", old, kind)
-            if isinstance(reply, graph.SubscriptionNotFoundError):
+            if isinstance(reply, graph.NotFoundError):
                 return self._result(Outcome.GONE, removed=old.id)
             if isinstance(reply, Subscription):
                 reply = yield from self._patch(old, kind, self._changes(old))
@@ -300,7 +300,7 @@ class _Execution:
 
 
 def _is_gone(reply: Reply) -> bool:
-    return reply is None or isinstance(reply, graph.SubscriptionNotFoundError)
+    return reply is None or isinstance(reply, graph.NotFoundError)
 
 
 def _refusal(reply: Reply) -> SwitchboardError:

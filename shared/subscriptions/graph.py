@@ -200,17 +200,17 @@ class GraphClient:
         Graph refuses the application's own token for what a signed-in user subscribed to.
 
         Raises:
-            SubscriptionNotFoundError: nobody can see it.
+            NotFoundError: nobody can see it.
             UnavailableError: Graph or Entra ID did not answer.
             GraphError: Graph refuses.
         """
-        refusal: graph.GraphError = graph.SubscriptionNotFoundError(f"no subscription {subscription_id}")
+        refusal: graph.GraphError = graph.NotFoundError(f"no subscription {subscription_id}")
         ways = [*((version, False) for version in graph.API_VERSIONS), (resources.PRESENCE.api_version, True)]
         for version, delegated in ways:
             url = f"{self._endpoint}/{version}/subscriptions/{subscription_id}"
             try:
                 value = await self.get(url, tenant_id, delegated=delegated)
-            except graph.SubscriptionNotFoundError:
+            except graph.NotFoundError:
                 continue
             except graph.PermissionDeniedError as error:
                 refusal = error

@@ -150,7 +150,7 @@ class Listing:
                     return
                 try:
                     one = await self.lists.subscription(tenant_id, identity)
-                except graph.SubscriptionNotFoundError:
+                except graph.NotFoundError:
                     picture.lost[identity] = None
                 except (UnavailableError, GraphError) as error:
                     picture.unread.append(error)

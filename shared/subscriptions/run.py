@@ -157,7 +157,7 @@ class Renewal:
             if one is None:
                 troubles = (trouble for tenant in tenants for trouble in tenant.troubles)
                 why = next((trouble.error for trouble in troubles if trouble.identity == identity), None)
-                raise why or graph.SubscriptionNotFoundError(f"there is no subscription {identity}")
+                raise why or graph.NotFoundError(f"there is no subscription {identity}")
             if not self._endpoint.owns(one.notification_url):
                 message = f"{identity} delivers elsewhere: it is not ours to delete"
                 raise MalformedInputError(message, reason="not-ours")
@@ -200,7 +200,7 @@ class Renewal:
         self._check_served(tenant_id)
         try:
             found = await self._recall(tenant_id, subscription_id)
-        except graph.SubscriptionNotFoundError:
+        except graph.NotFoundError:
             return Outcome.GONE
         actions = plan(
             (),

@@ -158,7 +158,7 @@ class TenantRun(TenantActions):
             one = None if known is None else recalled(identity, self.tenant_id, known)
             try:
                 found.append(one or await self.graph.subscription(self.tenant_id, identity))
-            except graph.SubscriptionNotFoundError:
+            except graph.NotFoundError:
                 continue
             except (UnavailableError, GraphError) as error:
                 self._trouble(Stage.READ, error, identity=identity)

@@ -156,8 +156,8 @@ class QuotaExceededError(GraphError):
     reason_of_class = "quota"
 
 
-class SubscriptionNotFoundError(GraphError):
-    """404: there is no such subscription, or not for this application."""
+class NotFoundError(GraphError):
+    """404: there is no such thing, or not for this application."""
 
     reason_of_class = "not-found"
 
@@ -320,7 +320,7 @@ def error_of(status: int, body: object, retry_after: float | None = None) -> Swi
         case 403:
             return QuotaExceededError(text) if _QUOTA.search(message) else PermissionDeniedError(text)
         case 404 | 410:
-            return SubscriptionNotFoundError(text)
+            return NotFoundError(text)
         case 409:
             return SubscriptionConflictError(text, *dict.fromkeys(guid.lower() for guid in _GUID.findall(message)))
         case _ if status >= 500 or status == 408:

@@ -138,8 +138,8 @@ async def test_the_life_of_a_subscription(client: GraphClient, clock: LeapingClo
     assert await listed(client, OTHER_TENANT) == ()
     assert await client.send([on("DELETE", made)]) == [None]
     gone = await client.send([on(method, made) for method in ("GET", "DELETE")])
-    assert [type(reply) for reply in gone] == [graph.SubscriptionNotFoundError] * 2
-    with pytest.raises(graph.SubscriptionNotFoundError):
+    assert [type(reply) for reply in gone] == [graph.NotFoundError] * 2
+    with pytest.raises(graph.NotFoundError):
         await client.subscription(TENANT, made.id)
 
 
@@ -210,8 +210,8 @@ async def test_answers_that_open_with_a_byte_order_mark_are_read(
     [made] = await create(client, clock, records())
     assert await listed(client, TENANT) == (made,)
     [_, gone] = await client.send([on("DELETE", made), on("GET", made)])
-    assert isinstance(gone, graph.SubscriptionNotFoundError)
-    with pytest.raises(graph.SubscriptionNotFoundError):
+    assert isinstance(gone, graph.NotFoundError)
+    with pytest.raises(graph.NotFoundError):
         await client.subscription(TENANT, made.id)
 
 
@@ -332,7 +332,7 @@ async def test_members_of_a_group_page_by_page(client: GraphClient, sim: Simulat
     sim.directory.groups["everyone"] = [user(number) for number in range(25)]
     sim.directory.group_page = 10
     assert await client.group_members(TENANT, "everyone") == tuple(sim.directory.groups["everyone"])
-    with pytest.raises(graph.SubscriptionNotFoundError):
+    with pytest.raises(graph.NotFoundError):
         await client.group_members(TENANT, "nobody")
 
 

@@ -75,7 +75,7 @@ def lose_answer(work: Callable[[], Reply]) -> Reply:
 UNAVAILABLE = refuse(UnavailableError("Graph"))
 THROTTLED = refuse(UnavailableError("Graph", reason="throttled", retry_after=3.0))
 NOT_DONE = refuse(graph.OutcomeUnknownError())
-NOT_FOUND = refuse(graph.SubscriptionNotFoundError("404"))
+NOT_FOUND = refuse(graph.NotFoundError("404"))
 REJECTED = refuse(graph.RequestRejectedError("400"))
 NOT_VALIDATED = refuse(graph.EndpointValidationError("400 ValidationError: Subscription validation request failed."))
 FORBIDDEN = refuse(graph.PermissionDeniedError("403"))
@@ -164,13 +164,13 @@ class ModelGraph:
             raise error
         found = self.all.get(subscription_id)
         if found is None or found.expires <= self.clock.now() or found.tenant_id != tenant_id:
-            raise graph.SubscriptionNotFoundError("404")
+            raise graph.NotFoundError("404")
         return self._told(found)
 
     async def group_members(self, tenant_id: str, group_id: str) -> tuple[str, ...]:
         await self._be_overtaken(tenant_id)
         if group_id not in self.members:
-            raise graph.SubscriptionNotFoundError("no such group")
+            raise graph.NotFoundError("no such group")
         return self.members[group_id]
 
     async def send(self, calls: Sequence[Call]) -> list[Reply]:
@@ -206,7 +206,7 @@ class ModelGraph:
             return self._create(call)
         found = self.all.get(call.subscription_id or "")
         if found is None or found.expires <= self.clock.now():
-            return graph.SubscriptionNotFoundError("404")
+            return graph.NotFoundError("404")
         if call.method == "DELETE":
             del self.all[found.id]
             return None

@@ -35,7 +35,7 @@ ASKED = Lifetimes().ask(TENANT, resources.CALL_EVENTS)
 WHOLE = format_time(NOW + ASKED)
 
 REJECTED = graph.RequestRejectedError("400")
-NOT_FOUND = graph.SubscriptionNotFoundError("404")
+NOT_FOUND = graph.NotFoundError("404")
 QUOTA = graph.QuotaExceededError("403")
 BUSY = UnavailableError("Graph")
 UNKNOWN = graph.OutcomeUnknownError()

@@ -185,7 +185,7 @@ async def test_a_failure_of_our_own_credentials_makes_nothing_gone(client: Clien
     def answer(_: str, url: str) -> Mapping[str, Any]:
         del url
         if len(client.asked) <= 2:
-            raise graph.SubscriptionNotFoundError("404")
+            raise graph.NotFoundError("404")
         raise CredentialError("the sign-in in Key Vault")
 
     client.answer = answer

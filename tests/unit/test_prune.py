@@ -324,7 +324,7 @@ class TestLists:
 
     async def test_a_list_that_shows_what_is_not_there_any_more(self) -> None:
         house, doomed = await self.prepared()
-        house.graph.reading = lambda found: graph.SubscriptionNotFoundError("404") if found == doomed.id else None
+        house.graph.reading = lambda found: graph.NotFoundError("404") if found == doomed.id else None
         removal = await house.process().prune([doomed.id])
         assert [(result.outcome, result.removed) for result in removal.results] == [(Outcome.GONE, doomed.id)]
         assert house.graph.methods()["DELETE"] == 0
@@ -459,7 +459,7 @@ class TestDelete:
     async def test_nothing_goes_where_one_of_them_is_not_there(self, name: str) -> None:
         house = await settled(call_records())
         [one] = house.graph.holds(call_records())
-        with pytest.raises((MalformedInputError, graph.SubscriptionNotFoundError)):
+        with pytest.raises((MalformedInputError, graph.NotFoundError)):
             await house.process().delete([one.id, name])
         assert everything(house) == {one.id}
 

@@ -137,7 +137,7 @@ class TestSpelling:
         await house.renewal.run()
         [one] = house.graph.live()
         house.graph.blind = True
-        blips = iter([graph.SubscriptionNotFoundError("404")])
+        blips = iter([graph.NotFoundError("404")])
         house.graph.reading = lambda _: next(blips, None)
         house.graph.echo = lambda one: replace(one, notification_url=one.notification_url.partition("?")[0])
         for _ in range(3):
@@ -378,7 +378,7 @@ class TestNeverMoreThanTwo:
     async def test_what_is_not_to_be_seen_is_not_made_again_and_again(self, *, lost: bool) -> None:
         house = House(call_records(), unique=False)
         house.graph.blind = True
-        house.graph.reading = lambda _: graph.SubscriptionNotFoundError("404")
+        house.graph.reading = lambda _: graph.NotFoundError("404")
         if lost:
             house.graph.faults = on("POST", graph.OutcomeUnknownError())
         said = 0
