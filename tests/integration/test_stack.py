@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 import requests
+from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import ContainerClient
 from azure.storage.queue import QueueServiceClient
 
@@ -37,9 +38,18 @@ def until(ready: Callable[[], bool], what: str) -> None:
 
 
 def renew(stack: Stack) -> None:
-    """Fire the renewal timer, and wait for the subscriptions."""
-    stack.host.start_function("renew_subscriptions")
-    until(lambda: len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT, "the subscriptions")
+    """Fire the renewal timer, and wait for the end of its run: health tells of one that has not come to it."""
+    with _container(stack, "state") as state:
+
+        def finished() -> str | None:
+            with suppress(ResourceNotFoundError):
+                return str(json.loads(state.download_blob("renewal.json").readall())["finished"])
+            return None
+
+        before = finished()
+        stack.host.start_function("renew_subscriptions")
+        until(lambda: finished() not in {None, before}, "the end of the run")
+    assert len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT
 
 
 def send(stack: Stack, count: int) -> list[Notification]:
@@ -89,7 +99,7 @@ def everything_arrives(stack: Stack) -> None:
     assert {delivery.state for delivery in stack.sim.graph.deliveries} == {"delivered"}
     # It reaches storage, Key Vault and Graph, with the tenant and the application that the simulator knows.
     health = requests.get(f"{stack.url}/api/health", timeout=90)
-    assert health.status_code == 200, health.text
+    assert health.status_code == 200, requests.get(f"{stack.url}/api/status", headers=as_json(stack), timeout=90).text
     until(lambda: _count(queues) == before + len(sent), f"{len(sent)} events")
     text_that_no_function_is_given_is_parked(stack, queues)
 
@@ -120,16 +130,20 @@ def text_that_no_function_is_given_is_parked(stack: Stack, queues: QueueServiceC
     queues.get_queue_client("raw-notifications").send_message(PLAIN)
     until(lambda: bool(poison.get_queue_properties().approximate_message_count), "the host's giving up")
     stack.host.start_function("drain_poison")
-    with _quarantine(stack) as quarantine:
+    with _container(stack, "quarantine") as quarantine:
         until(lambda: _parked(quarantine) == [PLAIN], "its entry")
     assert poison.get_queue_properties().approximate_message_count == 0
 
 
-def _quarantine(stack: Stack) -> ContainerClient:
+def as_json(stack: Stack) -> dict[str, str]:
+    return {**stack.host.key_header, "Accept": "application/json"}
+
+
+def _container(stack: Stack, name: str) -> ContainerClient:
     if stack.azurite.tls is None:
-        return ContainerClient.from_connection_string(stack.azurite.connection_string, "quarantine")
+        return ContainerClient.from_connection_string(stack.azurite.connection_string, name)
     ca_bundle = str(stack.sim.ca_bundle)
-    return ContainerClient(stack.azurite.blob_url, "quarantine", ACCOUNT_KEY, connection_verify=ca_bundle)
+    return ContainerClient(stack.azurite.blob_url, name, ACCOUNT_KEY, connection_verify=ca_bundle)
 
 
 def _parked(quarantine: ContainerClient) -> list[str]:
