@@ -1,7 +1,41 @@
 """What can go wrong, and whether trying again can help.
 
-Every error that Switchboard raises on purpose is a leaf of `SwitchboardError`. `permanent` decides what becomes of the
-work at hand: a permanent failure goes to quarantine at once, a transient one is raised so that the platform retries.
+Every error that Switchboard raises on purpose is one of these. A permanent one sends the work at hand to quarantine at
+once; one with a ~ is transient, and is raised or put back so that the work is tried again::
+
+    SwitchboardError
+        MalformedInputError             bytes from outside do not have the shape they must have
+            OversizedBodyError
+        TokenRejected                   a validation token fails a check
+        DecryptionError                 encrypted content cannot be opened
+            MalformedContentError
+            WrongKeyError
+            SignatureMismatchError
+            UnknownCertificateError
+        GraphError                      Graph understood the request and will not do it (`values.graph`)
+            RequestRejectedError
+            UnchangedError
+            UnseenError
+            LifetimeExceededError
+            EndpointValidationError
+            PermissionDeniedError
+            QuotaExceededError
+            NotFoundError
+            SubscriptionConflictError
+        UnexpectedError                 a fault of ours
+        ~ UnavailableError              something outside did not answer, or refused for now
+            ~ OutOfTimeError
+            ~ NoTurnError
+            ~ OutcomeUnknownError       the request may have been carried out (`values.graph`)
+            ~ CredentialError           Entra ID gave no token (`values.graph`)
+                ~ UnauthorizedError
+                ~ SignInRequiredError
+            ~ SignedInListError         the signed-in user's subscriptions cannot be listed (`values.graph`)
+        ~ SettingsError                 app settings are missing or wrong
+        ~ DesiredStateError             the file of what to subscribe to is wrong (`subscriptions.desired`)
+        ~ NotWholeError                 a list may not be whole (`subscriptions.readings`)
+        ~ AbandonedError                the platform has used up its tries
+        ~ InvocationError               what the platform gets to know of any failure
 """
 
 from typing import ClassVar
