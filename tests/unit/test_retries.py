@@ -237,6 +237,56 @@ async def test_a_claim_check_waits_like_everything_else(what: str) -> None:
     assert world.claims() == []
 
 
+async def test_what_stands_together_is_put_back_together() -> None:
+    world = World(vault_until=START + timedelta(minutes=1))
+    await put(world, basic("a"), rich("b"), rich("c"), basic("d"), rich("e"))
+    (message,) = world.storage.messages[RAW_QUEUE]
+    await world.deliver(message, RAW_QUEUE)
+    waiting = [json.loads(one.body) for one in world.storage.messages[RAW_QUEUE]]
+    assert sorted((one["first"], len(one["notifications"])) for one in waiting) == [(1, 2), (4, 1)]
+
+
+async def test_an_item_with_a_claim_check_is_put_back_as_its_ticket() -> None:
+    world = World(vault_until=START + timedelta(minutes=1))
+    await put(world, rich("a", size=100_000))
+    (message,) = world.storage.messages[RAW_QUEUE]
+    await world.deliver(message, RAW_QUEUE)
+    (again,) = world.storage.messages[RAW_QUEUE]
+    assert json.loads(again.body)["claim"] == json.loads(message.body)["claim"]
+    assert world.storage.log.count(("put blob", CLAIMS_CONTAINER)) == 1
+
+
+async def test_what_is_put_back_shows_when_whoever_failed_has_asked_for_it() -> None:
+    world = World()
+    raw_messages = world.decryptor().raw_messages
+    await put(world, basic("a"), basic("b"))
+    (message,) = world.storage.messages[RAW_QUEUE]
+    unpacked = await raw_messages.open(message.body, queue=RAW_QUEUE, attempts=1)
+    assert unpacked is not None
+    throttled = UnavailableError("Graph", reason="throttled", retry_after=120.0)
+    await raw_messages.finish(unpacked, {0: UnavailableError("Graph"), 1: throttled})
+    assert world.storage.messages[RAW_QUEUE][-1].visible == START + timedelta(seconds=120)
+
+
+async def test_what_the_platform_gives_up_after_all_that_time_is_parked_item_by_item() -> None:
+    world = World()
+    await put(world, basic("a"), basic("b"), failing_since=START - GIVE_UP_AFTER)
+    world.storage.messages[RAW_QUEUE][0].dequeued = TRIES_OF_THE_PLATFORM
+    await world.run()
+    assert [one["reason"] for one in world.parked()] == ["retries-exhausted"] * 2
+    assert world.events() == Counter()
+
+
+async def test_what_the_platform_gave_up_after_its_claim_check_was_settled_is_done_with() -> None:
+    world = World()
+    await put(world, rich("a", size=100_000), failing_since=START - GIVE_UP_AFTER)
+    (message,) = world.storage.messages[RAW_QUEUE]
+    world.storage.containers.clear()
+    message.dequeued = TRIES_OF_THE_PLATFORM
+    await world.run()
+    assert (world.storage.messages[RAW_QUEUE], world.parked()) == ([], [])
+
+
 async def test_a_claim_check_that_stays_unreadable_is_parked_with_its_blob() -> None:
     world = World()
     await put(world, rich("a", size=100_000))
@@ -253,7 +303,9 @@ async def test_while_quarantine_is_away_what_belongs_there_is_put_back() -> None
     world.storage.refused = {QUARANTINE_CONTAINER}
     (message,) = world.storage.messages[RAW_QUEUE]
     await world.deliver(message, RAW_QUEUE)
-    assert len(world.storage.messages[RAW_QUEUE]) == 1
+    (again,) = world.storage.messages[RAW_QUEUE]
+    assert again is not message
+    assert len(json.loads(again.body)["notifications"]) == 1
     world.storage.refused.clear()
     await world.run()
     assert len(world.parked()) == 1
