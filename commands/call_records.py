@@ -74,9 +74,9 @@ def backfill(since: Since, until: Until = None, tenant: Tenant = None, as_json: 
             task = progress.add_task(want.tenant_id, total=None, listed=0, absent=0)
             listed = absent = 0
             try:
-                async for found in context.record_audit.backfill(want.tenant_id, want.resource, gap):
-                    listed, absent = found.listed, found.absent
-                    progress.update(task, completed=found.done, total=found.steps, listed=listed, absent=absent)
+                async for step in context.record_audit.backfill(want.tenant_id, want.resource, gap):
+                    listed, absent = step.listed, step.absent
+                    progress.update(task, completed=step.done, total=step.steps, listed=listed, absent=absent)
             except SwitchboardError as error:
                 problems[want.tenant_id] = error
             counts.update(listed=listed, absent=absent)

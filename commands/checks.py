@@ -104,12 +104,12 @@ async def examine(context: CommandContext) -> list[Check]:
         _quarantine,
         _ingestion,
     )
-    found = await asyncio.gather(*(check(context) for check in checks))
-    return [_ok("settings", f"{len(settings.tenant_ids)} tenant(s)"), *(check for some in found for check in some)]
+    results = await asyncio.gather(*(check(context) for check in checks))
+    return [_ok("settings", f"{len(settings.tenant_ids)} tenant(s)"), *(check for some in results for check in some)]
 
 
 async def _storage(context: CommandContext) -> list[Check]:
-    found = []
+    checks = []
     for name, role, question in (
         ("queue storage", "Storage Queue Data Contributor", context.queues.count(RAW_QUEUE)),
         ("blob storage", "Storage Blob Data Contributor", context.blobs.get("state", "renewal.json")),
@@ -122,16 +122,16 @@ async def _storage(context: CommandContext) -> list[Check]:
                 if error.reason == "storage-no-answer"
                 else f"grant this identity the role {role}, or correct the key in AzureWebJobsStorage"
             )
-            found.append(_problem(name, f"{error} ({error.reason})", remedy))
+            checks.append(_problem(name, f"{error} ({error.reason})", remedy))
         else:
-            found.append(_ok(name, "answers"))
-    return found
+            checks.append(_ok(name, "answers"))
+    return checks
 
 
 async def _certificate(context: CommandContext) -> list[Check]:
     name, certificate = "certificate", context.settings.certificate_name
     try:
-        found = await context.certificates.inspect()
+        inspected = await context.certificates.inspect()
     except UnknownCertificateError:
         remedy = f"create an RSA certificate named {certificate} in Key Vault (az keyvault certificate create)"
         return [_problem(name, f"Key Vault has no RSA certificate {certificate}", remedy)]
@@ -142,10 +142,10 @@ async def _certificate(context: CommandContext) -> list[Check]:
             else "check KEY_VAULT_URL and the vault's firewall"
         )
         return [_problem(name, f"{error} ({error.reason})", remedy)]
-    left = found.expires - context.clock.now()
-    facts = f"{found.id}, RSA {found.key_size}"
+    left = inspected.expires - context.clock.now()
+    facts = f"{inspected.id}, RSA {inspected.key_size}"
     rotate = "rotate it: az keyvault certificate create makes a new version, which renewals move to"
-    if found.key_size not in _KEY_SIZES:
+    if inspected.key_size not in _KEY_SIZES:
         return [_problem(name, f"{facts}: Graph takes 2048 to 4096 bits", f"make a key of 2048 bits; {rotate}")]
     if left <= timedelta(0):
         return [_problem(name, f"{facts}: expired {span(-left)} ago", rotate)]
@@ -172,7 +172,7 @@ async def _policy(context: CommandContext) -> list[Check]:
 
 
 async def _graph_token(context: CommandContext) -> list[Check]:
-    found: list[Check] = []
+    checks: list[Check] = []
     desired = await _desired(context)
     for tenant_id in sorted(context.settings.tenant_ids):
         name = f"Graph token, tenant {tenant_id}"
@@ -182,11 +182,11 @@ async def _graph_token(context: CommandContext) -> list[Check]:
             claims = jwt.decode(token.token, options={"verify_signature": False})  # it is Graph's to verify
         except (AzureError, SwitchboardError, jwt.InvalidTokenError) as error:
             remedy = "check the managed identity (AZURE_CLIENT_ID), or sign in where this runs; then LOGIN_ENDPOINT"
-            found.append(_problem(name, f"no token: {type(error).__name__}", remedy))
+            checks.append(_problem(name, f"no token: {type(error).__name__}", remedy))
             continue
-        found += _identity_checks(name, claims, tenant_id, context.settings.app_ids)
-        found += _permission_checks(claims, desired, tenant_id)
-    return found
+        checks += _identity_checks(name, claims, tenant_id, context.settings.app_ids)
+        checks += _permission_checks(claims, desired, tenant_id)
+    return checks
 
 
 def _identity_checks(name: str, claims: dict[str, Any], tenant_id: str, app_ids: frozenset[str]) -> list[Check]:
@@ -225,7 +225,7 @@ def _permission_checks(claims: dict[str, Any], desired: DesiredState | None, ten
 
 
 async def _validation_tokens(context: CommandContext) -> list[Check]:
-    found = []
+    checks = []
     for tenant_id in sorted(context.settings.tenant_ids):
         for app_id in sorted(context.settings.app_ids):
             name = f"appRoleAssignmentRequired, application {app_id}"
@@ -234,27 +234,27 @@ async def _validation_tokens(context: CommandContext) -> list[Check]:
                 well = await context.graph.may_get_validation_tokens(tenant_id, app_id)
             except PermissionDeniedError:
                 remedy = f"grant Application.Read.All to this identity, or see that it is No: {where}"
-                found.append(_warning(name, "cannot be read", remedy))
+                checks.append(_warning(name, "cannot be read", remedy))
             except CredentialError:
                 continue  # the check of the token has said so
             except (GraphError, UnavailableError) as error:
-                found.append(_warning(name, f"cannot be read: {error.reason}", f"see that it is No: {where}"))
+                checks.append(_warning(name, f"cannot be read: {error.reason}", f"see that it is No: {where}"))
             else:
                 remedy = f"set it to No ({where}), or assign a role to Microsoft Graph Change Tracking"
-                found.append(
+                checks.append(
                     _ok(name, "Graph can vouch for rich notifications")
                     if well
                     else _problem(
                         name, "true: rich notifications come without validation tokens and are refused", remedy
                     )
                 )
-    return found
+    return checks
 
 
 async def _sign_in(context: CommandContext) -> list[Check]:
     desired = await _desired(context)
     tenants = {want.tenant_id for want in desired.subscriptions if want.kind.delegated_only} if desired else set()
-    found = []
+    checks = []
     for tenant_id in sorted(tenants):
         name = f"sign-in for presence, tenant {tenant_id}"
         try:
@@ -262,12 +262,12 @@ async def _sign_in(context: CommandContext) -> list[Check]:
             await asyncio.to_thread(user.get_token)
         except SignInRequiredError:
             remedy = _LOGIN if context.settings.sign_in_app_id else f"set SIGN_IN_APP_ID, then {_LOGIN}"
-            found.append(_problem(name, "nobody is signed in, or not any more", remedy))
+            checks.append(_problem(name, "nobody is signed in, or not any more", remedy))
         except UnavailableError as error:
-            found.append(_problem(name, f"{error} ({error.reason})", "see that Key Vault and Entra ID can be reached"))
+            checks.append(_problem(name, f"{error} ({error.reason})", "see that Key Vault and Entra ID can be reached"))
         else:
-            found.append(_ok(name, "good"))
-    return found
+            checks.append(_ok(name, "good"))
+    return checks
 
 
 async def _handshakes(context: CommandContext) -> list[Check]:
@@ -315,7 +315,7 @@ async def _subscriptions(context: CommandContext) -> list[Check]:
     except UnavailableError as error:
         return [_problem("desired state", f"{error} ({error.reason})", "see that storage can be reached")]
     forecast = await context.renewal.plan()
-    found = [_failure(failure) for failure in forecast.failures if failure.stage is not Stage.CERTIFICATE]
+    checks = [_failure(failure) for failure in forecast.failures if failure.stage is not Stage.CERTIFICATE]
     missing = sum(action.verb is Verb.CREATE for action in forecast.actions)
     useless = sum(action.reason is Reason.UNKNOWN_MARK and action.desired is not None for action in forecast.actions)
     late = sum(action.verb in {Verb.RENEW, Verb.REPLACE} for action in forecast.actions) - useless
@@ -326,14 +326,14 @@ async def _subscriptions(context: CommandContext) -> list[Check]:
     )
     if missing or useless:
         text = f"{missing} missing, {useless} of another client state, {well} well"
-        found.append(_problem(name, text, f"{_APPLY}, and says what is in the way"))
+        checks.append(_problem(name, text, f"{_APPLY}, and says what is in the way"))
     elif late:
-        found.append(_warning(name, f"{late} due for renewal or replacement, {well} well", _APPLY))
-    elif not found:
-        found.append(_ok(name, f"{well} as desired"))
+        checks.append(_warning(name, f"{late} due for renewal or replacement, {well} well", _APPLY))
+    elif not checks:
+        checks.append(_ok(name, f"{well} as desired"))
     if unwanted:
-        found.append(_warning(name, f"{unwanted} that nothing asks for", "python manage.py subscriptions prune"))
-    return found
+        checks.append(_warning(name, f"{unwanted} that nothing asks for", "python manage.py subscriptions prune"))
+    return checks
 
 
 def _failure(failure: Failure) -> Check:
@@ -414,7 +414,7 @@ async def _functions(context: CommandContext) -> list[Check]:
         return [_ok("functions", "none has been called yet")]
     now = context.clock.now()
     overdue = runs.overdue(now)
-    found = [
+    late = [
         _problem(
             f"function {function}",
             f"has not run {'once in' if last is None else 'for'} {span(now - (last or runs.since))}",
@@ -426,7 +426,7 @@ async def _functions(context: CommandContext) -> list[Check]:
     lately = [f"{function} {span(now - last)} ago" for function, last in runs.last.items() if function not in overdue]
     never = [function for function in (*OVERDUE_AFTER, *QUEUE_FUNCTIONS) if function not in runs.last.keys() | overdue]
     text = ", ".join(lately) + (f"; not yet: {', '.join(never)}" if never else "")
-    return [*found, _ok("functions", text)]
+    return [*late, _ok("functions", text)]
 
 
 def _remedy(failures: Iterable[str]) -> str:
@@ -468,11 +468,11 @@ async def _poison(context: CommandContext) -> list[Check]:
 async def _reception(context: CommandContext) -> list[Check]:
     name = "reception"
     try:
-        found = await recent_activity(context.blobs, context.clock.now())
+        activity = await recent_activity(context.blobs, context.clock.now())
     except UnavailableError:
         return []  # the check of storage has said so
-    received = sum(map(sum, found[Happening.RECEIVED].values()))
-    refused = {reason: sum(counts) for reason, counts in found[Happening.REFUSED].items()}
+    received = sum(map(sum, activity[Happening.RECEIVED].values()))
+    refused = {reason: sum(counts) for reason, counts in activity[Happening.REFUSED].items()}
     text = f"{received} accepted in the last {MINUTES} minutes"
     if not refused:
         return [_ok(name, text)]

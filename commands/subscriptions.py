@@ -119,17 +119,18 @@ def list_subscriptions(as_json: Json = False) -> None:
         listed = [one for tenant_id in context.settings.tenant_ids for one in await _listed(context, tenant_id)]
         return [(one, _state(one, context)) for one in sorted(listed, key=lambda one: one.expires)]
 
-    found = perform(work, as_json=as_json)
+    states = perform(work, as_json=as_json)
     now = datetime.now().astimezone()
     if as_json:
-        print_json([_subscription_json(one, now) | {"state": state} for one, state in found])
+        print_json([_subscription_json(one, now) | {"state": state} for one, state in states])
         return
-    if not found:
+    if not states:
         console().print("There are no subscriptions.")
         return
     shown = table(Column("id", min_width=36), "kind", _resource_column(), "left", "", "state")
-    for one, state in found:
-        shown.add_row(one.id, _kind(one), one.resource, span(one.expires - now), _life(one, now), _state_text(state))
+    for listed, state in states:
+        left = span(listed.expires - now)
+        shown.add_row(listed.id, _kind(listed), listed.resource, left, _life(listed, now), _state_text(state))
     console().print(shown)
 
 
@@ -186,13 +187,13 @@ async def _listed(context: CommandContext, tenant_id: str) -> list[Subscription]
         known = (await context.known.load(tenant_id)).memory.known
     except UnavailableError:
         known = {}
-    found: list[Subscription] = []
+    listed: list[Subscription] = []
     try:
         async for page in context.graph.subscription_pages(tenant_id):
-            found += (believed(one, known.get(one.id)) for one in page)
+            listed += (believed(one, known.get(one.id)) for one in page)
     except SignedInListError as error:
         console(stderr=True).print(str(error), style="yellow")
-    return found
+    return listed
 
 
 def _print_unsure(actions: Iterable[Action]) -> None:
@@ -285,15 +286,15 @@ def _failure_json(failure: Failure) -> dict[str, Any]:
     }
 
 
-def _subscription_json(one: Subscription, now: datetime) -> dict[str, Any]:
+def _subscription_json(subscription: Subscription, now: datetime) -> dict[str, Any]:
     return {
-        "id": one.id,
-        "tenantId": one.tenant_id,
-        "kind": None if one.kind is None else one.kind.key,
-        "resource": one.resource,
-        "expires": one.expires.isoformat(),
-        "remainingSeconds": round((one.expires - now).total_seconds()),
-        "certificateId": one.certificate_id,
+        "id": subscription.id,
+        "tenantId": subscription.tenant_id,
+        "kind": None if subscription.kind is None else subscription.kind.key,
+        "resource": subscription.resource,
+        "expires": subscription.expires.isoformat(),
+        "remainingSeconds": round((subscription.expires - now).total_seconds()),
+        "certificateId": subscription.certificate_id,
     }
 
 
@@ -308,14 +309,14 @@ def _resource_column() -> Column:
     return Column("resource", no_wrap=True, overflow="ellipsis", max_width=_RESOURCE)
 
 
-def _kind(one: Subscription) -> str:
-    return "?" if one.kind is None else one.kind.key
+def _kind(subscription: Subscription) -> str:
+    return "?" if subscription.kind is None else subscription.kind.key
 
 
-def _state(one: Subscription, context: CommandContext) -> str:
-    if not context.endpoint.owns(one.notification_url):
+def _state(subscription: Subscription, context: CommandContext) -> str:
+    if not context.endpoint.owns(subscription.notification_url):
         return "foreign"
-    version, _ = context.endpoint.read_mark(one.notification_url)
+    version, _ = context.endpoint.read_mark(subscription.notification_url)
     return str(version)
 
 
@@ -330,11 +331,11 @@ def _state_text(state: str) -> Text:
     return Text(text, style=style)
 
 
-def _life(one: Subscription, now: datetime) -> Text:
+def _life(subscription: Subscription, now: datetime) -> Text:
     """What is left of the life that Graph granted, or of the longest of the kind; renewal is due at half of it."""
-    if one.kind is None:
+    if subscription.kind is None:
         return Text()
-    share = min(max((one.expires - now) / (one.life or one.kind.max_lifetime), 0.0), 1.0)
+    share = min(max((subscription.expires - now) / (subscription.life or subscription.kind.max_lifetime), 0.0), 1.0)
     filled = round(share * _BAR)
     # Renewal comes by every five minutes, so a subscription well below half is one that it does not reach.
     style = "green" if share > 0.45 else "yellow" if share > 0.2 else "red"

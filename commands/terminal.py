@@ -26,8 +26,8 @@ def group(about: str) -> typer.Typer:
 
 def console(*, stderr: bool = False) -> Console:
     """Where to print for people; names are printed to the letter, square brackets too."""
-    found = Console(stderr=stderr, highlight=False, markup=False)
-    return found if found.is_terminal else Console(stderr=stderr, highlight=False, markup=False, width=_WIDTH)
+    terminal = Console(stderr=stderr, highlight=False, markup=False)
+    return terminal if terminal.is_terminal else Console(stderr=stderr, highlight=False, markup=False, width=_WIDTH)
 
 
 def table(*columns: Column | str) -> Table:
@@ -35,9 +35,9 @@ def table(*columns: Column | str) -> Table:
     return Table(*columns, box=None, pad_edge=False, header_style="bold")
 
 
-def print_json(found: Any) -> None:
+def print_json(value: Any) -> None:
     """Print for programs."""
-    typer.echo(json.dumps(found, indent=2))
+    typer.echo(json.dumps(value, indent=2))
 
 
 def perform[T](work: Callable[[CommandContext], Awaitable[T]], *, as_json: bool) -> T:

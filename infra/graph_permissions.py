@@ -47,9 +47,11 @@ class Directory:
         Raises:
             DirectoryError: Graph refused, or did not answer.
         """
-        found = self._call("GET", f"servicePrincipals(appId='{_GRAPH_APP_ID}')?$select=id,appRoles")
-        roles = {role["value"]: role["id"] for role in found["appRoles"] if "Application" in role["allowedMemberTypes"]}
-        return found["id"], roles
+        principal = self._call("GET", f"servicePrincipals(appId='{_GRAPH_APP_ID}')?$select=id,appRoles")
+        roles = {
+            role["value"]: role["id"] for role in principal["appRoles"] if "Application" in role["allowedMemberTypes"]
+        }
+        return principal["id"], roles
 
     def granted(self, identity: str, graph: str) -> frozenset[str]:
         """Ids of the app roles of Graph that an identity has.
@@ -58,7 +60,7 @@ class Directory:
             DirectoryError: Graph refused, or did not answer.
         """
         assignments = self._pages(f"servicePrincipals/{identity}/appRoleAssignments")
-        return frozenset(found["appRoleId"] for found in assignments if found["resourceId"] == graph)
+        return frozenset(each["appRoleId"] for each in assignments if each["resourceId"] == graph)
 
     def grant(self, identity: str, graph: str, role: str) -> None:
         """Give an identity an app role of Graph.
@@ -92,21 +94,22 @@ class Directory:
         except requests.RequestException as error:
             raise DirectoryError(f"Graph did not answer: {type(error).__name__}") from error
         if not answer.ok:
-            found = content.get("error", {})
-            raise DirectoryError(f"Graph refused ({answer.status_code} {found.get('code')}): {found.get('message')}")
+            refusal = content.get("error", {})
+            code, message = refusal.get("code"), refusal.get("message")
+            raise DirectoryError(f"Graph refused ({answer.status_code} {code}): {message}")
         return content
 
 
 def needed(state: DesiredState) -> dict[str, frozenset[str]]:
     """The application permissions that the desired state needs, each with the kinds that need it."""
-    found: dict[str, set[str]] = {}
+    kinds_by_permission: dict[str, set[str]] = {}
     for want in state.subscriptions:
         if not want.kind.delegated_only:
-            found.setdefault(want.kind.permission, set()).add(want.kind.key)
+            kinds_by_permission.setdefault(want.kind.permission, set()).add(want.kind.key)
     if state.groups:
-        found.setdefault(CALL_EVENTS.permission, set()).add(CALL_EVENTS.key)
-        found.setdefault(_READ_MEMBERS, set()).add(f"groups of {CALL_EVENTS.key}")
-    return {permission: frozenset(kinds) for permission, kinds in found.items()}
+        kinds_by_permission.setdefault(CALL_EVENTS.permission, set()).add(CALL_EVENTS.key)
+        kinds_by_permission.setdefault(_READ_MEMBERS, set()).add(f"groups of {CALL_EVENTS.key}")
+    return {permission: frozenset(kinds) for permission, kinds in kinds_by_permission.items()}
 
 
 def grant_needed(directory: Directory, state: DesiredState, identity: str, *, agreed: bool) -> bool:
@@ -166,9 +169,9 @@ def main(
     endpoint = graph_endpoint.rstrip("/")
     try:
         token = AzureCliCredential(tenant_id=tenant).get_token(f"{endpoint}/.default").token
-        found = jwt.decode(token, options={"verify_signature": False})["tid"]  # our own token: only read
+        signed_in_to = jwt.decode(token, options={"verify_signature": False})["tid"]  # our own token: only read
         state = parse_desired(
-            subscriptions.read_text(encoding="utf-8"), tenant_ids=frozenset({found}), source=subscriptions.name
+            subscriptions.read_text(encoding="utf-8"), tenant_ids=frozenset({signed_in_to}), source=subscriptions.name
         )
         done = grant_needed(Directory(endpoint, token), state, str(identity), agreed=yes)
     except (ClientAuthenticationError, DesiredStateError, DirectoryError, OSError) as error:

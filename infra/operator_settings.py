@@ -57,8 +57,8 @@ def settings_of(resource_group: str, app: str) -> dict[str, str]:
     Raises:
         AzureCliError: the Azure CLI is not installed, or failed.
     """
-    found = azure("functionapp", "config", "appsettings", "list", "--resource-group", resource_group, "--name", app)
-    settings = {setting["name"]: setting["value"] for setting in found if setting["name"] not in _IDENTITY}
+    listed = azure("functionapp", "config", "appsettings", "list", "--resource-group", resource_group, "--name", app)
+    settings = {setting["name"]: setting["value"] for setting in listed if setting["name"] not in _IDENTITY}
     for name, value in settings.items():
         if reference := _REFERENCE.fullmatch(value):
             settings[name] = azure("keyvault", "secret", "show", "--id", reference["uri"])["value"]

@@ -126,9 +126,9 @@ class SelfTest:
         """Whether a message is done with: our own, or one that a test before us has left behind."""
         events = _events(text)
         for event in events:
-            found = _id(event)
-            if found in started:
-                arrived.setdefault(found, time.monotonic())
+            event_id = _id(event)
+            if event_id in started:
+                arrived.setdefault(event_id, time.monotonic())
         return all(_id(event) in started or self.clock.now() - event.time > _STALE for event in events)
 
     @staticmethod

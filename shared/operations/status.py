@@ -199,17 +199,17 @@ class StatusReader:
             return _NO_RUN
         now = self.now()
         rows = []
-        for one in state.subscriptions:
-            left = (one.expires - now).total_seconds()
-            kind = CATALOGUE.get(one.kind)
-            life = one.life if one.life or kind is None else kind.max_lifetime.total_seconds()
+        for subscription in state.subscriptions:
+            left = (subscription.expires - now).total_seconds()
+            kind = CATALOGUE.get(subscription.kind)
+            life = subscription.life if subscription.life or kind is None else kind.max_lifetime.total_seconds()
             share = min(max(left / life, 0.0), 1.0) if life else 0.0
             level = Level.BAD if left <= 0 else Level.ATTENTION if share < _NEAR_ITS_END else Level.WELL
             rows.append(
                 SubscriptionRow(
-                    id=one.id,
-                    kind=one.kind,
-                    expires=one.expires,
+                    id=subscription.id,
+                    kind=subscription.kind,
+                    expires=subscription.expires,
                     remaining_seconds=left,
                     life_left=share,
                     level=level,
@@ -252,7 +252,7 @@ class StatusReader:
             by=state.by,
             outcomes=dict(state.outcomes),
             failures=list(state.failures),
-            kept=[_kept_row(one) for one in state.kept],
+            kept=[_kept_row(kept) for kept in state.kept],
         )
 
     async def _queues(self) -> Queues:
@@ -263,7 +263,7 @@ class StatusReader:
 
     async def _queue(self, queue: str, left: datetime | None) -> QueueRow:
         depth, front = await asyncio.gather(self.queues.count(queue), self.queues.oldest(queue))
-        since = min((one for one in (front, left) if one is not None), default=None)
+        since = min((moment for moment in (front, left) if moment is not None), default=None)
         age = None if since is None else self.now() - since
         limit = _QUEUE_LIMITS.get(queue)
         return QueueRow(
@@ -288,23 +288,25 @@ class StatusReader:
         )
 
     async def _events(self) -> Events:
-        found = await recent_activity(self.blobs, self.now())
+        activity = await recent_activity(self.blobs, self.now())
         totals = {
-            happening: {word: sum(counts) for word, counts in words.items()} for happening, words in found.items()
+            happening: {word: sum(counts) for word, counts in words.items()} for happening, words in activity.items()
         }
         received, refused = sum(totals[Happening.RECEIVED].values()), totals[Happening.REFUSED]
         delayed = _DELAYED & totals[Happening.EXPRESS].keys()
         return Events(
             level=Level.ATTENTION if (refused and not received) or delayed else Level.WELL,
-            by_minute=found[Happening.WRITTEN],
+            by_minute=activity[Happening.WRITTEN],
             received=received,
             refused=refused,
             emergencies=totals[Happening.EXPRESS],
         )
 
 
-def _kept_row(one: KeptSubscription) -> KeptRow:
-    return KeptRow(id=one.id, kind=one.kind, reason=one.reason, replaced_from=one.replaced_from, expires=one.expires)
+def _kept_row(kept: KeptSubscription) -> KeptRow:
+    return KeptRow(
+        id=kept.id, kind=kept.kind, reason=kept.reason, replaced_from=kept.replaced_from, expires=kept.expires
+    )
 
 
 _NO_RUN: Final = Problem(problem="no renewal run has finished yet", level=Level.ATTENTION)

@@ -66,62 +66,62 @@ def page(status: Status) -> str:
     )
 
 
-def _section(found: Subscriptions | Renewal | Queues | Quarantine | Events | Problem) -> str:
-    match found:
+def _section(section: Subscriptions | Renewal | Queues | Quarantine | Events | Problem) -> str:
+    match section:
         case Subscriptions():
-            return _subscriptions(found)
+            return _subscriptions(section)
         case Renewal():
-            return _renewal(found)
+            return _renewal(section)
         case Queues():
-            return _queues(found)
+            return _queues(section)
         case Quarantine():
-            return _quarantine(found)
+            return _quarantine(section)
         case Events():
-            return _events(found)
+            return _events(section)
         case Problem():
-            return f'<p class="problem {found.level}">{escape(found.problem)}</p>'
+            return f'<p class="problem {section.level}">{escape(section.problem)}</p>'
 
 
-def _checks(found: Checks) -> str:
+def _checks(health: Checks) -> str:
     return "".join(
         f"<p>{escape(name)}: ok</p>"
         if check.ok
         else f'<p class="problem {Level.BAD}">{escape(f"{name}: {check.problem}")}</p>'
-        for name, check in found.checks.items()
+        for name, check in health.checks.items()
     )
 
 
-def _subscriptions(found: Subscriptions) -> str:
-    kinds = ", ".join(f"{count} {kind}" for kind, count in found.by_kind.items())
-    counts = f"{found.live} live of {found.desired} wanted" + (f": {kinds}" if kinds else "")
+def _subscriptions(subscriptions: Subscriptions) -> str:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in subscriptions.by_kind.items())
+    counts = f"{subscriptions.live} live of {subscriptions.desired} wanted" + (f": {kinds}" if kinds else "")
     rows = (
         (
             f"<td>{escape(row.kind)} <code>{escape(row.id)}</code></td>",
             f'<td class="bar {row.level}">{_bar(row.life_left)}</td>',
             _marked(_span(row.remaining_seconds) if row.remaining_seconds > 0 else "lapsed", row.level),
         )
-        for row in found.nearest
+        for row in subscriptions.nearest
     )
-    shown = len(found.nearest)
-    note = f'<p class="soft">the {shown} nearest to their end</p>' if shown < found.live else ""
-    if found.previous_client_state:
-        count = found.previous_client_state
+    shown = len(subscriptions.nearest)
+    note = f'<p class="soft">the {shown} nearest to their end</p>' if shown < subscriptions.live else ""
+    if subscriptions.previous_client_state:
+        count = subscriptions.previous_client_state
         note = f'<p class="soft">{count:,} of them still carry the previous client state</p>{note}'
-    if not found.lists_whole:
+    if not subscriptions.lists_whole:
         note = f'<p class="soft">Graph did not give the whole list: there may be more</p>{note}'
     return f"<p>{escape(counts)}</p>{note}" + _table(("kind and id", "life left", "#"), rows)
 
 
-def _renewal(found: Renewal) -> str:
-    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in found.outcomes.items()) or "nothing to do"
-    failures = "".join(f'<p class="problem attention">{escape(failure)}</p>' for failure in found.failures)
-    text = f"{_span(found.seconds_ago)} ago ({found.finished:%Y-%m-%d %H:%M:%S} UTC): {outcomes}"
-    trouble = "" if found.trouble is None else f'<p class="problem bad">{escape(found.trouble)}</p>'
-    return f"{trouble}<p>{escape(text)}</p>{failures}{_kept(found)}"
+def _renewal(renewal: Renewal) -> str:
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in renewal.outcomes.items()) or "nothing to do"
+    failures = "".join(f'<p class="problem attention">{escape(failure)}</p>' for failure in renewal.failures)
+    text = f"{_span(renewal.seconds_ago)} ago ({renewal.finished:%Y-%m-%d %H:%M:%S} UTC): {outcomes}"
+    trouble = "" if renewal.trouble is None else f'<p class="problem bad">{escape(renewal.trouble)}</p>'
+    return f"{trouble}<p>{escape(text)}</p>{failures}{_kept(renewal)}"
 
 
-def _kept(found: Renewal) -> str:
-    if not found.kept:
+def _kept(renewal: Renewal) -> str:
+    if not renewal.kept:
         return ""
     rows = (
         (
@@ -130,42 +130,42 @@ def _kept(found: Renewal) -> str:
             _cell("" if row.replaced_from is None else f"{row.replaced_from:%m-%d %H:%M}", "number"),
             _cell(f"{row.expires:%m-%d %H:%M}", "number"),
         )
-        for row in found.kept
+        for row in renewal.kept
     )
     note = '<p class="soft">not renewed by Graph, or not with what is current, and kept: every run tries again</p>'
     return note + _table(("kind and id", "why", "#replaced from (UTC)", "#ends (UTC)"), rows)
 
 
-def _queues(found: Queues) -> str:
+def _queues(queues: Queues) -> str:
     rows = (
         (
             _cell(row.name),
             _cell(f"{row.depth:,}", "number"),
             _marked("" if row.oldest_seconds is None else _span(row.oldest_seconds), row.level),
         )
-        for row in found.queues
+        for row in queues.queues
     )
     return _table(("queue", "#messages", "#oldest"), rows)
 
 
-def _quarantine(found: Quarantine) -> str:
-    if not found.total:
+def _quarantine(quarantine: Quarantine) -> str:
+    if not quarantine.total:
         return "<p>empty</p>"
-    rows = ((_cell(reason), _cell(f"{count:,}", "number")) for reason, count in found.by_reason.items())
-    total = f"{found.total:,}" + ("" if found.complete else " or more")
+    rows = ((_cell(reason), _cell(f"{count:,}", "number")) for reason, count in quarantine.by_reason.items())
+    total = f"{quarantine.total:,}" + ("" if quarantine.complete else " or more")
     return f'<p class="problem attention">{total} parked</p>' + _table(("reason", "#parked"), rows)
 
 
-def _events(found: Events) -> str:
+def _events(events: Events) -> str:
     notes = ""
-    if found.refused:
-        refused = ", ".join(f"{count:,} {reason}" for reason, count in found.refused.items())
-        kind = "problem attention" if not found.received else "soft"
-        notes += f'<p class="{kind}">{escape(f"{found.received:,} accepted, refused: {refused}")}</p>'
-    if found.emergencies:
-        emergencies = ", ".join(f"{count:,} {outcome}" for outcome, count in found.emergencies.items())
+    if events.refused:
+        refused = ", ".join(f"{count:,} {reason}" for reason, count in events.refused.items())
+        kind = "problem attention" if not events.received else "soft"
+        notes += f'<p class="{kind}">{escape(f"{events.received:,} accepted, refused: {refused}")}</p>'
+    if events.emergencies:
+        emergencies = ", ".join(f"{count:,} {outcome}" for outcome, count in events.emergencies.items())
         notes += f'<p class="soft">{escape(f"emergencies where they were received: {emergencies}")}</p>'
-    if not found.by_minute:
+    if not events.by_minute:
         return f"{notes}<p>none in the last {MINUTES} minutes</p>"
     rows = (
         (
@@ -173,7 +173,7 @@ def _events(found: Events) -> str:
             f'<td class="bar">{_spark(counts)}</td>',
             _cell(f"{sum(counts) / MINUTES:.1f}", "number"),
         )
-        for event_type, counts in found.by_minute.items()
+        for event_type, counts in events.by_minute.items()
     )
     return notes + _table(("type", f"last {MINUTES} minutes", "#mean"), rows)
 
