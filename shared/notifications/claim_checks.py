@@ -1,9 +1,9 @@
-"""Claim checks that nobody holds a ticket for.
+"""Sweeping up claim checks whose message was lost.
 
 A worker that ends between writing a claim check's blob and putting its message leaves a blob that nothing refers to.
-Graph's next delivery takes it over, unless the day has changed or Graph has given up. From the outside such a blob
-looks like one whose message waits. So it gets a message of its own, which makes at worst an event of an id that was
-there before, and ends like any other. It is deleted only where the same item was done with after it was written.
+Graph's next delivery takes it over, unless the day has changed or Graph has given up. Such a blob cannot be told from
+one whose message still waits. So the sweep puts another message for it; at worst that repeats an event under the id
+that it had before. The sweep deletes a blob only where the same item was done with after the blob was written.
 """
 
 import logging
@@ -71,7 +71,7 @@ class ClaimSweep:
         except (MalformedInputError, IndexError):
             logger.warning("not a claim check: blob=%s", claim)
             return False
-        # Counted as tried: where another message has done it meanwhile, the missing blob says that all is well.
+        # It counts as tried once, because then a missing blob means that another message has handled the item.
         ticket = msgspec.structs.replace(envelope, notifications=(), claim=claim, attempts=1)
         for queue in queues:
             # A message that could not fetch the blob may have been parked. It is on its way again, now or, as the blob

@@ -24,7 +24,7 @@ from shared.values.unusual_json import replace_lone_surrogates
 MAX_NON_OBJECTS: Final = 100
 """How many elements of `value` may be no JSON objects; they are left out."""
 
-# What a body costs its reader beside its length is weighed: each of these bytes as the time that it takes. 4 MiB of the
+# Some bytes take the parser longer than others; each has a weight, which grows with that time. 4 MiB of the
 # smallest notifications of resources that Graph sends (presence, basic) hold 90,102 marks, the densest that are known
 # 99,001. All of an organization's Teams subscriptions are 10,000 ("Overview of change notifications").
 _WEIGHT_OF_A_MARK: Final = 24
@@ -39,9 +39,8 @@ _MAX_MIXED_BYTES: Final = 1024 * 1024
 _WEIGHTLESS: Final = bytes(set(range(256)) - set(b"".join(letters for letters, _ in _WEIGHTS)))
 _WINDOW: Final = 65_536
 _STRIDE: Final = 29  # no divisor of the lengths that items like to have
-_DOUBT: Final = (
-    32  # the sample errs by less than this part of the bound often, and weighing costs a third of the reading
-)
+# The sample is often wrong by less than this part of the bound, and weighing all of a body costs a third of reading it.
+_DOUBT: Final = 32
 _MAX_WRONG_ESCAPED: Final = 1_000  # to read one takes as long as several items
 
 

@@ -101,7 +101,7 @@ class Decryptor:
         Args:
             envelope: with its notifications.
             queue: the raw queue on which it lies.
-            key_seconds: how long to wait for a private key, which is fetched on even if it comes too late for this.
+            key_seconds: how long to wait for a private key, whose fetch goes on after that, for the message that needs it next.
         """
         count = len(envelope.notifications)
         with self.telemetry.processing(queue, envelope.id, count, envelope.traceparent) as traceparent:
@@ -226,19 +226,6 @@ class Decryptor:
         return event.to_json_with_ref(await self.blobs.put(DATA_CONTAINER, name, event.data))
 
 
-async def _failures(attempts: Iterable[tuple[Sequence[int], Awaitable[object]]]) -> Failures:
-    """Make all attempts at once, each for the items at some indexes; return what storage did not take, by index."""
-    known = list(attempts)
-    results = await asyncio.gather(*(attempt for _, attempt in known), return_exceptions=True)
-    failures: Failures = {}
-    for (concerned, _), result in zip(known, results, strict=True):
-        if isinstance(result, UnavailableError):
-            failures.update(dict.fromkeys(concerned, result))
-        elif isinstance(result, BaseException):
-            raise result
-    return failures
-
-
 @dataclass(frozen=True, slots=True)
 class Sealed:
     """An item before it is opened. `content` is its encrypted content, or None for a basic notification."""
@@ -292,3 +279,16 @@ def _plaintext(sealed: Sealed, keys: Keys) -> bytes | None:
     if isinstance(key, SwitchboardError):
         raise key
     return decrypt(sealed.content, key)
+
+
+async def _failures(attempts: Iterable[tuple[Sequence[int], Awaitable[object]]]) -> Failures:
+    """Make all attempts at once, each for the items at some indexes; return what storage did not take, by index."""
+    known = list(attempts)
+    results = await asyncio.gather(*(attempt for _, attempt in known), return_exceptions=True)
+    failures: Failures = {}
+    for (concerned, _), result in zip(known, results, strict=True):
+        if isinstance(result, UnavailableError):
+            failures.update(dict.fromkeys(concerned, result))
+        elif isinstance(result, BaseException):
+            raise result
+    return failures

@@ -1,8 +1,8 @@
 """The express way of an emergency: opened where it was received, while the raw message lies hidden on its queue.
 
-The raw message comes first, so nothing here can lose it: it is invisible for `HIDDEN`, is deleted once every event is
-written, and is shown at once where that does not come to pass. Then `decrypt_emergency` handles it as it handles all.
-If the process ends in between, the message shows by itself.
+The raw message is put first, so nothing here can lose it. It is invisible for `HIDDEN`. Once every event is written it
+is deleted; where one cannot be, it is shown at once, and `decrypt_emergency` handles it like any other. If the process
+ends in between, the message becomes visible when `HIDDEN` is over.
 """
 
 import asyncio

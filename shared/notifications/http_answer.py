@@ -36,8 +36,8 @@ def try_again(reason: str, after: float | None = None) -> Answer:
 def handshake(validation_token: str) -> Answer:
     """Answer a validation request by echoing its token.
 
-    Source: "Receive change notifications through webhooks" (Microsoft Graph). Graph never sends markup; whoever does
-    wants this answer to be read as a page.
+    Source: "Receive change notifications through webhooks" (Microsoft Graph). Graph never sends markup; a token that
+    holds some was sent so that a browser would show this answer as a page.
 
     Args:
         validation_token: decoded, as the query string's parser gives it.

@@ -1,4 +1,4 @@
-"""Taking a raw message off its queue, and seeing to it that each of its items is done with, parked, or put back."""
+"""Opening a raw message, and finishing it: each of its items is done with, parked in quarantine, or put back."""
 
 import asyncio
 import itertools

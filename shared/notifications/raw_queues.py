@@ -1,9 +1,9 @@
 """Putting raw messages on their queues, and the claim checks of those that are too large for one.
 
-Nobody else knows how either is done. A claim check's blob is written before its message, and deleted once its item is
-done with. Its name follows from the item, so that Graph's next delivery takes over what a failed put has left. An
-answer that was lost, or a sweep, can give one blob two messages: so a mark is kept of what is done with, and whoever
-finds the mark in place of the blob knows that all is well.
+No other module does either. A claim check's blob is written before its message, and deleted once its item is done with.
+Its name follows from the item, so that Graph's next delivery takes over what a failed put has left. After a lost answer
+of storage, or after a sweep, one blob can have two messages. So each item that is done with leaves a mark, and a message
+whose blob is gone is done with where the mark is there.
 """
 
 import asyncio

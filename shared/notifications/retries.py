@@ -1,8 +1,8 @@
-"""How long what has failed for now waits for its next try, and when it has waited long enough.
+"""How long to wait before what failed is tried again, and when to give it up.
 
 The platform tries a queue message five times and then gives it up ("Azure Queue storage trigger", `maxDequeueCount`),
-which an outage of minutes outlasts. So what fails for a reason that may pass is put back on its queue as a new message
-that stays invisible for a while, and the platform's count begins anew.
+and an outage of minutes lasts longer than that. So what fails for a reason that may pass is put back on its queue as a
+new message, which stays invisible for a while, and the platform's count begins anew.
 """
 
 from datetime import datetime, timedelta
