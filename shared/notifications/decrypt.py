@@ -101,7 +101,7 @@ class Decryptor:
         Args:
             envelope: with its notifications.
             queue: the raw queue on which it lies.
-            key_seconds: how long to wait for a private key, whose fetch goes on after that, for the message that needs it next.
+            key_seconds: how long to wait for a private key; its fetch goes on after that, for whoever needs it next.
         """
         count = len(envelope.notifications)
         with self.telemetry.processing(queue, envelope.id, count, envelope.traceparent) as traceparent:

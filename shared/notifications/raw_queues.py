@@ -2,8 +2,8 @@
 
 No other module does either. A claim check's blob is written before its message, and deleted once its item is done with.
 Its name follows from the item, so that Graph's next delivery takes over what a failed put has left. After a lost answer
-of storage, or after a sweep, one blob can have two messages. So each item that is done with leaves a mark, and a message
-whose blob is gone is done with where the mark is there.
+of storage, or after a sweep, one blob can have two messages. So each item that is done with leaves a mark: where a
+message finds the mark instead of the blob, there is nothing left to do.
 """
 
 import asyncio
