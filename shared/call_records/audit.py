@@ -22,11 +22,10 @@ from shared.call_records.missing import Audit, Delivered, Told, first_audit
 from shared.call_records.search import Records, Search, send_records
 from shared.clock import Clock
 from shared.notifications.raw_queues import RawQueues
-from shared.storage.ports import Blobs
+from shared.storage.ports import STATE_CONTAINER, Blobs
 from shared.telemetry import Telemetry
 from shared.values.errors import UnavailableError
 from shared.values.graph import GraphError, Subscription
-from shared.values.names import STATE_CONTAINER
 
 PAGES: Final = 30
 """That a run reads for a subscription; Graph gives 40 lists in 20 seconds to a tenant, and gaps come first."""

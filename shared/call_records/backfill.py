@@ -19,10 +19,9 @@ from shared.call_records.coverage import Coverage, Gap, missed, observed, partic
 from shared.call_records.search import Records, Search, send_records
 from shared.clock import Clock
 from shared.notifications.raw_queues import RawQueues
-from shared.storage.ports import Blobs
+from shared.storage.ports import STATE_CONTAINER, Blobs
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import GraphError, Subscription
-from shared.values.names import STATE_CONTAINER
 
 LEAST_TIME: Final = timedelta(seconds=20)
 """What a run gets even where renewal has used up the time."""

@@ -19,11 +19,10 @@ import msgspec
 
 from shared.notifications.quarantine import Quarantine
 from shared.notifications.raw_messages import RawMessages, unexpected
-from shared.storage.ports import Blobs, LeasedMessage, Queues
+from shared.storage.ports import STATE_CONTAINER, Blobs, LeasedMessage, Queues
 from shared.values.errors import MalformedInputError, UnavailableError
 from shared.values.message_text import decode
 from shared.values.moment import Moment
-from shared.values.names import STATE_CONTAINER
 from shared.values.resources import RAW_QUEUES
 
 logger = logging.getLogger(__name__)

@@ -14,10 +14,9 @@ from typing import Final
 
 import msgspec
 
-from shared.storage.ports import Blobs, Listed
+from shared.storage.ports import STATE_CONTAINER, Blobs, Listed
 from shared.telemetry import Happening
 from shared.values.errors import UnavailableError
-from shared.values.names import STATE_CONTAINER
 
 MINUTES: Final = 15
 """How far back the counts go."""

@@ -15,10 +15,9 @@ from typing import Final
 import msgspec
 
 from shared.operations.limits import POISON, RENEWAL
-from shared.storage.ports import Blobs
+from shared.storage.ports import STATE_CONTAINER, Blobs
 from shared.values.errors import UnavailableError
 from shared.values.moment import Moment
-from shared.values.names import STATE_CONTAINER
 
 logger = logging.getLogger(__name__)
 

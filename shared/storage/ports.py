@@ -2,9 +2,12 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from shared.values.message_text import Encoding
+
+STATE_CONTAINER: Final = "state"
+"""Where what outlives a worker is kept: small blobs that every worker can read."""
 
 
 class Version(NamedTuple):

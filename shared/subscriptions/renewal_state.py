@@ -10,12 +10,11 @@ from typing import Final
 
 import msgspec
 
-from shared.storage.ports import Blobs
+from shared.storage.ports import STATE_CONTAINER, Blobs
 from shared.subscriptions.run_report import RenewalReport
 from shared.telemetry import Life
 from shared.values.graph import Subscription
 from shared.values.moment import Moment
-from shared.values.names import STATE_CONTAINER
 from shared.values.resources import CATALOGUE
 
 _NAME: Final = "renewal.json"

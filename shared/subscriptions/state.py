@@ -15,10 +15,9 @@ from typing import Final
 
 import msgspec
 
-from shared.storage.ports import Blobs
+from shared.storage.ports import STATE_CONTAINER, Blobs
 from shared.subscriptions.memory import LONGEST_LIFE, Changes, Memory, Recollection
 from shared.values.errors import MalformedInputError, NoTurnError, SwitchboardError, UnavailableError
-from shared.values.names import STATE_CONTAINER
 
 _NAME: Final = "known/{}.json"
 _IDS: Final = "subscriptions-{}.json"

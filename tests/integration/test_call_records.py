@@ -16,8 +16,8 @@ from shared import triggers
 from shared.call_records.coverage import Coverage
 from shared.call_records.missing import EVERY, SETTLED, Audit
 from shared.notifications.retries import GIVE_UP_AFTER
+from shared.storage.ports import STATE_CONTAINER
 from shared.values.event_types import CloudEvent
-from shared.values.names import STATE_CONTAINER
 from shared.values.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
 from tests.integration.app import App, Message
 

@@ -17,11 +17,11 @@ from shared.call_records.deliveries import DELIVERIES_CONTAINER, Deliveries
 from shared.call_records.missing import EVERY, SETTLED, Audit, Delivered, Told, delivered_by, first_audit
 from shared.notifications.events import Event, event_of, with_record
 from shared.notifications.raw_queues import RawQueues
+from shared.storage.ports import STATE_CONTAINER
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import PermissionDeniedError, Subscription
 from shared.values.items import parse_item
-from shared.values.names import STATE_CONTAINER
 from tests.storage_model import Crash, StorageModel
 from tests.unit.model_graph import OTHER_TENANT, START, TENANT, ModelGraph, VirtualClock, call_records, user
 
