@@ -88,7 +88,7 @@ async def test_an_envelope_without_offset_is_handled_like_any_other() -> None:
 class Lists:
     """Graph's client with one page of a list."""
 
-    async def get(self, url: str, tenant_id: str, *, pace: Any) -> Mapping[str, Any]:
+    async def get(self, url: str, tenant_id: str, *, limiter: Any) -> Mapping[str, Any]:
         return {"value": [{"id": "a"}, {"version": 1}, 7, {"id": ""}, {"id": "b"}]}
 
 
