@@ -23,7 +23,7 @@ from shared.notifications.decrypt import Sealed, open_items, parse_sealed
 from shared.notifications.paced_log import PacedLog
 from shared.notifications.raw_queues import RawQueues
 from shared.notifications.receive import Receiver
-from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey, SigningKeys
+from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey, PublishedKeys
 from shared.storage.ports import Receipt
 from shared.values.envelope import pack, parse_envelope
 from shared.values.message_text import Encoding
@@ -156,10 +156,10 @@ class _Sink:
 class FixedKeys:
     """Entra ID's keys, at hand."""
 
-    def __init__(self, keys: SigningKeys) -> None:
+    def __init__(self, keys: PublishedKeys) -> None:
         self._keys = keys
 
-    async def get(self, _wanted: object) -> SigningKeys:
+    async def get(self, _wanted: object) -> PublishedKeys:
         return self._keys
 
 

@@ -15,7 +15,7 @@ from shared.notifications.express import WAIT_SECONDS, Express
 from shared.notifications.http_answer import ACCEPTED, Answer, refused, try_again
 from shared.notifications.paced_log import MAX_IDS, PacedLog
 from shared.notifications.raw_queues import RawQueues
-from shared.notifications.tokens import Claims, Issuers, SigningKeys, key_id, tenant_hint, validate
+from shared.notifications.tokens import Claims, Issuers, PublishedKeys, key_id, tenant_hint, validate
 from shared.telemetry import NO_TELEMETRY, ActivityLog, Happening, Telemetry
 from shared.values.errors import MalformedInputError, OversizedBodyError, TokenRejected, UnavailableError
 from shared.values.items import Item, parse_item, with_tenant
@@ -36,7 +36,7 @@ _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16
 
 
 class SigningKeySource(Protocol):
-    async def get(self, wanted: Group[str]) -> SigningKeys: ...
+    async def get(self, wanted: Group[str]) -> PublishedKeys: ...
 
 
 @dataclass(slots=True)
@@ -266,7 +266,7 @@ class Receiver:
     def _refuse_token(self, error: TokenRejected) -> None:
         self.log.say("validation token refused", error.reason)
 
-    async def _known_keys(self) -> SigningKeys:
+    async def _known_keys(self) -> PublishedKeys:
         try:
             return await self.signing_keys.get(())
         except UnavailableError:

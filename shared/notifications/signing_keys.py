@@ -14,8 +14,7 @@ import jwt
 import requests
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from shared.notifications.tokens import PublishedKey
-from shared.notifications.tokens import SigningKeys as Keys
+from shared.notifications.tokens import PublishedKey, PublishedKeys
 from shared.values.errors import UnavailableError
 
 _REFRESH_SECONDS: Final = 12 * 3600.0
@@ -31,12 +30,12 @@ class SigningKeys:
     def __init__(self, login_endpoint: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._document = f"{login_endpoint}/common/v2.0/.well-known/openid-configuration"
         self._monotonic = monotonic
-        self._keys: Keys = {}
+        self._keys: PublishedKeys = {}
         self._fetched = float("-inf")
         self._not_before = float("-inf")
         self._fetch: asyncio.Task[None] | None = None
 
-    async def get(self, wanted: Collection[str]) -> Keys:
+    async def get(self, wanted: Collection[str]) -> PublishedKeys:
         """The current keys by key id.
 
         Args:
@@ -82,7 +81,7 @@ class SigningKeys:
             self._fetch = None
 
 
-def _download(document: str) -> Keys:
+def _download(document: str) -> PublishedKeys:
     with requests.Session() as session:
         key_set = _json(session, _json(session, document)["jwks_uri"])
     keys: dict[str, list[PublishedKey]] = {}

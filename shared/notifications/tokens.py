@@ -69,7 +69,7 @@ class PublishedKey:
         return self.issuer.replace("{tenantid}", tenant_id) == issuers.v2.replace("{tid}", tenant_id)
 
 
-type SigningKeys = Mapping[str, Collection[PublishedKey]]
+type PublishedKeys = Mapping[str, Collection[PublishedKey]]
 """By key id, which several may share."""
 
 
@@ -128,7 +128,7 @@ def tenant_hint(token: str) -> str | None:
 def validate(
     token: str,
     *,
-    signing_keys: SigningKeys,
+    signing_keys: PublishedKeys,
     audiences: Collection[str],
     tenants: Collection[str],
     now: datetime,

@@ -18,7 +18,7 @@ from shared.notifications.collection import ClientStates
 from shared.notifications.paced_log import PacedLog
 from shared.notifications.raw_queues import RawQueues
 from shared.notifications.receive import Receiver
-from shared.notifications.tokens import PUBLIC_CLOUD, Claims, PublishedKey, SigningKeys
+from shared.notifications.tokens import PUBLIC_CLOUD, Claims, PublishedKey, PublishedKeys
 from shared.storage.ports import Receipt
 from shared.values.envelope import parse_envelope
 from shared.values.items import parse_item
@@ -39,10 +39,10 @@ START = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 class Keys:
     """Entra ID's key set, and how often it was asked for."""
 
-    known: SigningKeys = field(default_factory=lambda: PUBLISHED)
+    known: PublishedKeys = field(default_factory=lambda: PUBLISHED)
     asked: int = 0
 
-    async def get(self, wanted: Collection[str]) -> SigningKeys:
+    async def get(self, wanted: Collection[str]) -> PublishedKeys:
         self.asked += 1
         return self.known
 
