@@ -138,9 +138,9 @@ class GraphClient:
         seen: set[str] = set()
         for version in graph.API_VERSIONS:
             async for page in self.pages(f"{self._endpoint}/{version}/subscriptions", tenant_id, limiter=self._lists):
-                found = list(readable_subscriptions(page, tenant_id, version, self._clock.now()))
-                yield [one for one in found if one.id not in seen]
-                seen.update(one.id for one in found)
+                subscriptions = list(readable_subscriptions(page, tenant_id, version, self._clock.now()))
+                yield [one for one in subscriptions if one.id not in seen]
+                seen.update(one.id for one in subscriptions)
         async for others in self._signed_in_pages(tenant_id):
             yield [one for one in others if one.id not in seen]
 
@@ -186,8 +186,8 @@ class GraphClient:
             GraphError: there is no such application in the tenant, or Application.Read.All is not granted.
         """
         principal = f"{self._endpoint}/v1.0/servicePrincipals(appId='{app_id}')"
-        found = await self.get(f"{principal}?$select=id,appRoleAssignmentRequired", tenant_id)
-        if not found.get("appRoleAssignmentRequired"):
+        value = await self.get(f"{principal}?$select=id,appRoleAssignmentRequired", tenant_id)
+        if not value.get("appRoleAssignmentRequired"):
             return True
         async for page in self.pages(f"{principal}/appRoleAssignedTo", tenant_id):
             if any(value.get("principalDisplayName") == _CHANGE_TRACKING for value in page):
@@ -237,10 +237,10 @@ class GraphClient:
                 raise UnavailableError("Graph's list", reason="paging")
             asked.add(url)
             page = await self.get(url, tenant_id, limiter=limiter, delegated=delegated)
-            found = page.get("value")
-            if not isinstance(found, list):
+            values = page.get("value")
+            if not isinstance(values, list):
                 raise UnavailableError("Graph's list", reason="paging")
-            yield [value for value in found if isinstance(value, Mapping)]
+            yield [value for value in values if isinstance(value, Mapping)]
             url = str(page.get("@odata.nextLink") or "")
 
     async def get(
@@ -268,7 +268,7 @@ class GraphClient:
         while True:
             try:
                 async with self._admission(service, [] if limiter is None else [(limiter, 1)]):
-                    found = await self._exchange("GET", url, tenant_id, delegated)
+                    answer = await self._exchange("GET", url, tenant_id, delegated)
             except CredentialError:
                 raise
             except UnavailableError as error:
@@ -277,7 +277,7 @@ class GraphClient:
                     raise
             else:
                 self._pauses.forget(service)
-                return found
+                return answer
             tries += 1
             await self._clock.sleep(wait)
 

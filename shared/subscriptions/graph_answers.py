@@ -60,8 +60,8 @@ def decoded_json(content: bytes) -> Any:
 
 
 def same_origin(url: str, endpoint: str) -> bool:
-    one, other = urlsplit(url), urlsplit(endpoint)
-    return (one.scheme, one.netloc.lower()) == (other.scheme, other.netloc.lower())
+    left, right = urlsplit(url), urlsplit(endpoint)
+    return (left.scheme, left.netloc.lower()) == (right.scheme, right.netloc.lower())
 
 
 def reply_to(call: Call, part: Mapping[str, Any] | None, now: datetime) -> Reply:

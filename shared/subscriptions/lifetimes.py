@@ -31,20 +31,20 @@ class Lifetimes:
         self._asked[tenant_id, kind.key] = min(shorter, self.ask(tenant_id, kind))
 
 
-def half_life(one: Subscription, lifetimes: Lifetimes) -> timedelta:
+def half_life(subscription: Subscription, lifetimes: Lifetimes) -> timedelta:
     """With this much or less remaining, renew: half of what Graph granted this very subscription."""
-    return _life(one, lifetimes) / 2
+    return _life(subscription, lifetimes) / 2
 
 
-def last_resort(one: Subscription, lifetimes: Lifetimes) -> timedelta:
+def last_resort(subscription: Subscription, lifetimes: Lifetimes) -> timedelta:
     """With this much or less remaining, delete before creating: the gap of a second is better than expiring."""
-    return max(_life(one, lifetimes) / 4, _THREE_RUNS)
+    return max(_life(subscription, lifetimes) / 4, _THREE_RUNS)
 
 
-def _life(one: Subscription, lifetimes: Lifetimes) -> timedelta:
-    if one.life is not None:
-        return max(one.life, LEAST_GRANTED)
-    return LEAST_GRANTED if one.kind is None else lifetimes.ask(one.tenant_id, one.kind)
+def _life(subscription: Subscription, lifetimes: Lifetimes) -> timedelta:
+    if subscription.life is not None:
+        return max(subscription.life, LEAST_GRANTED)
+    return LEAST_GRANTED if subscription.kind is None else lifetimes.ask(subscription.tenant_id, subscription.kind)
 
 
 def _less_a_margin(lifetime: timedelta) -> timedelta:

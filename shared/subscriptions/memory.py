@@ -117,11 +117,11 @@ class Changes:
     readings: dict[str, Reading] = field(default_factory=dict)
     sources: frozenset[str] | None = None  # what readings there may be of; None where that is not known
 
-    def saw(self, one: Subscription) -> None:
+    def saw(self, subscription: Subscription) -> None:
         """A subscription of ours is there."""
-        if (found := remembered(one)) is not None:
-            self.known[one.id] = found
-            self.gone.discard(one.id)
+        if (found := remembered(subscription)) is not None:
+            self.known[subscription.id] = found
+            self.gone.discard(subscription.id)
 
     def lost(self, subscription_id: str) -> None:
         """It is there no more."""
@@ -181,20 +181,20 @@ class Changes:
         return Memory(known=known, faceless=faceless, refusals=refusals, unseen=unseen, readings=readings)
 
 
-def remembered(one: Subscription) -> Remembered | None:
+def remembered(subscription: Subscription) -> Remembered | None:
     """What is to be kept of a subscription of ours; None where its resource is in no row of the catalogue."""
-    if one.kind is None or one.life is None:
+    if subscription.kind is None or subscription.life is None:
         return None
     return Remembered(
-        kind=one.kind.key,
-        resource=one.resource,
-        url=one.notification_url,
-        change_type=one.change_type,
-        expires=one.expires,
-        life=one.life.total_seconds(),
-        certificate_id=one.certificate_id,
-        kept_certificate=one.kept_certificate,
-        sent=one.sent,
+        kind=subscription.kind.key,
+        resource=subscription.resource,
+        url=subscription.notification_url,
+        change_type=subscription.change_type,
+        expires=subscription.expires,
+        life=subscription.life.total_seconds(),
+        certificate_id=subscription.certificate_id,
+        kept_certificate=subscription.kept_certificate,
+        sent=subscription.sent,
     )
 
 
@@ -221,11 +221,13 @@ def recalled(identity: str, tenant_id: str, known: Remembered) -> Subscription |
 
 def believed(found: Subscription, known: Remembered | None) -> Subscription:
     """What to make of a subscription that Graph shows: its expiration, and else what we sent, if we remember that."""
-    one = None if known is None else recalled(found.id, found.tenant_id, known)
-    if one is None:
+    subscription = None if known is None else recalled(found.id, found.tenant_id, known)
+    if subscription is None:
         return found
-    expires = found.expires if found.expires_told else one.expires
-    return replace(one, expires=expires, spelling=found.spelling or found.resource, expires_told=found.expires_told)
+    expires = found.expires if found.expires_told else subscription.expires
+    return replace(
+        subscription, expires=expires, spelling=found.spelling or found.resource, expires_told=found.expires_told
+    )
 
 
 def held_until(creations: Collection[Creation]) -> datetime | None:
@@ -253,11 +255,11 @@ class Names:
         for path in self._exact:
             self._normal[normal_form(path)].append(path)
 
-    def recognised(self, one: Subscription) -> str | None:
+    def recognised(self, subscription: Subscription) -> str | None:
         """The desired path, or None where there is none or more than one."""
-        if one.resource in self._exact:
-            return one.resource
-        found = () if one.sent else self._normal.get(normal_form(one.resource), ())
+        if subscription.resource in self._exact:
+            return subscription.resource
+        found = () if subscription.sent else self._normal.get(normal_form(subscription.resource), ())
         return found[0] if len(found) == 1 else None
 
 

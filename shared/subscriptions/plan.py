@@ -91,8 +91,8 @@ def renewals(
     mends. What carries the previous secret is left to the plan, which knows what it has to be replaced by.
     """
     planner = _Planner(now, endpoint, certificate_id, lifetimes, frozenset(), Course(), prune=False)
-    found = (planner.renewal(one) for one in actual)
-    return tuple(sorted((one for one in found if one is not None), key=lambda action: action.deadline))
+    actions = (planner.renewal(one) for one in actual)
+    return tuple(sorted((action for action in actions if action is not None), key=lambda action: action.deadline))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,46 +105,46 @@ class _Planner:
     course: Course
     prune: bool
 
-    def renewal(self, found: Subscription) -> Action | None:
-        kind = found.kind
-        if kind is None or found.expires <= self.now - SKEW:
+    def renewal(self, existing: Subscription) -> Action | None:
+        kind = existing.kind
+        if kind is None or existing.expires <= self.now - SKEW:
             return None
-        version, rich = self.endpoint.read_mark(found.notification_url)
-        reason = self._reason_to_renew(found, version, rich=rich)
+        version, rich = self.endpoint.read_mark(existing.notification_url)
+        reason = self._reason_to_renew(existing, version, rich=rich)
         if reason is None:
             return None
-        want = Desired(found.tenant_id, kind, found.resource, rich)
-        return Action(Verb.RENEW, reason, found.tenant_id, kind, found.expires, want, found)
+        want = Desired(existing.tenant_id, kind, existing.resource, rich)
+        return Action(Verb.RENEW, reason, existing.tenant_id, kind, existing.expires, want, existing)
 
-    def _reason_to_renew(self, found: Subscription, version: ClientStateVersion, *, rich: bool) -> Reason | None:
+    def _reason_to_renew(self, existing: Subscription, version: ClientStateVersion, *, rich: bool) -> Reason | None:
         if not self.endpoint.is_plain:
-            ours = version is not ClientStateVersion.UNKNOWN or self._was_ours(found)
-            return self._due(found) if ours else None
-        if version is not ClientStateVersion.CURRENT or not self.endpoint.owns(found.notification_url):
+            ours = version is not ClientStateVersion.UNKNOWN or self._was_ours(existing)
+            return self._due(existing) if ours else None
+        if version is not ClientStateVersion.CURRENT or not self.endpoint.owns(existing.notification_url):
             return None
-        if self._outdated(found, rich=rich):
-            return None if self._is_kept(found) else Reason.CERTIFICATE
-        if not self.endpoint.up_to_date(found.notification_url):
+        if self._outdated(existing, rich=rich):
+            return None if self._is_kept(existing) else Reason.CERTIFICATE
+        if not self.endpoint.up_to_date(existing.notification_url):
             return Reason.NOTIFICATION_URL
-        return self._due(found)
+        return self._due(existing)
 
     def actions(self, desired: Iterable[Desired], actual: Iterable[Subscription]) -> Iterable[Action]:
         wanted = {want.key: want for want in desired}
         paths: defaultdict[str, list[str]] = defaultdict(list)
         for tenant_id, path in wanted:
             paths[tenant_id].append(path)
-        names = {tenant_id: Names(found) for tenant_id, found in paths.items()}
+        names = {tenant_id: Names(of_tenant) for tenant_id, of_tenant in paths.items()}
         ours: defaultdict[tuple[str, str], list[Subscription]] = defaultdict(list)
         former: dict[tuple[str, str], Subscription] = {}
-        for found in actual:
-            one = _recognised(found, names)
-            if self.endpoint.owns(one.notification_url):
-                if one.expires > self.now - SKEW:
-                    ours[subscription_key(one)].append(one)
-            elif subscription_key(one) not in former and self._was_ours(one):
-                former[subscription_key(one)] = one
+        for subscription in actual:
+            existing = _recognised(subscription, names)
+            if self.endpoint.owns(existing.notification_url):
+                if existing.expires > self.now - SKEW:
+                    ours[subscription_key(existing)].append(existing)
+            elif subscription_key(existing) not in former and self._was_ours(existing):
+                former[subscription_key(existing)] = existing
             else:
-                yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, one)
+                yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, existing)
         missing, all_covered = [], True
         for want in wanted.values():
             of_it = sorted(ours.pop(want.key, ()), key=lambda one: (self._faults(want, one), one.id))
@@ -155,14 +155,14 @@ class _Planner:
                 missing.append(want)
         unwanted = [one for group in ours.values() for one in group]
         yield from self._make(missing, unwanted, former)
-        for one in former.values():
-            yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, one)
-        for one in unwanted:
+        for existing in former.values():
+            yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, existing)
+        for existing in unwanted:
             # Graph may spell the resource in a way that is not recognised: then this one covers something desired.
-            yield self._unwanted(one, is_sure=one.sent or all_covered)
+            yield self._unwanted(existing, is_sure=existing.sent or all_covered)
 
-    def _was_ours(self, one: Subscription) -> bool:
-        return one.remembered or self.endpoint.was_ours(one.notification_url)
+    def _was_ours(self, existing: Subscription) -> bool:
+        return existing.remembered or self.endpoint.was_ours(existing.notification_url)
 
     def _keep_one(self, want: Desired, best: Subscription, *others: Subscription) -> Iterable[Action]:
         kept = self._keep(want, best)
@@ -181,51 +181,53 @@ class _Planner:
             action = self._at_leisure(Verb.DELETE if goes else Verb.LEAVE, Reason.DUPLICATE, other)
             yield replace(action, kept=best if goes and usable else None)
 
-    def _is_useless(self, want: Desired, one: Subscription) -> bool:
+    def _is_useless(self, want: Desired, existing: Subscription) -> bool:
         """Whether nothing that it delivers is of any use as what is wanted."""
-        version, rich = self.endpoint.read_mark(one.notification_url)
-        return version is ClientStateVersion.UNKNOWN or rich != want.rich or not _same_changes(one, want)
+        version, rich = self.endpoint.read_mark(existing.notification_url)
+        return version is ClientStateVersion.UNKNOWN or rich != want.rich or not _same_changes(existing, want)
 
-    def _keep(self, want: Desired, found: Subscription) -> Action:
-        version, rich = self.endpoint.read_mark(found.notification_url)
-        due, last = self._due(found), self._is_last_resort(found)
-        verb, reason, deadline, delete_first = Verb.REPLACE, Reason.FRESH, found.expires, True
-        begun = found.id in self.course.begun
+    def _keep(self, want: Desired, existing: Subscription) -> Action:
+        version, rich = self.endpoint.read_mark(existing.notification_url)
+        due, last = self._due(existing), self._is_last_resort(existing)
+        verb, reason, deadline, delete_first = Verb.REPLACE, Reason.FRESH, existing.expires, True
+        begun = existing.id in self.course.begun
         if version is ClientStateVersion.UNKNOWN:
             # Its notifications are refused: as good as missing.
-            reason, deadline = Reason.UNKNOWN_MARK, min(found.expires, self.now + PATIENCE)
+            reason, deadline = Reason.UNKNOWN_MARK, min(existing.expires, self.now + PATIENCE)
         elif rich != want.rich:
             reason = Reason.RESOURCE_DATA
-        elif not _same_changes(found, want):
+        elif not _same_changes(existing, want):
             reason = Reason.CHANGE_TYPE
-        elif version is ClientStateVersion.PREVIOUS and (due is not None or self._outdated(found, rich=rich)):
+        elif version is ClientStateVersion.PREVIOUS and (due is not None or self._outdated(existing, rich=rich)):
             reason, delete_first = Reason.CLIENT_STATE, last
-        elif self._outdated(found, rich=rich) and self._is_kept(found):
+        elif self._outdated(existing, rich=rich) and self._is_kept(existing):
             reason, delete_first = Reason.CERTIFICATE, last
-        elif found.id in self.course.refused:
-            return self._refused(want, found, self.course.refused[found.id], last=last)
-        elif self._outdated(found, rich=rich) and not begun:
+        elif existing.id in self.course.refused:
+            return self._refused(want, existing, self.course.refused[existing.id], last=last)
+        elif self._outdated(existing, rich=rich) and not begun:
             verb, reason, delete_first = Verb.RENEW, Reason.CERTIFICATE, False
         elif (
-            version is ClientStateVersion.CURRENT and not self.endpoint.up_to_date(found.notification_url) and not begun
+            version is ClientStateVersion.CURRENT
+            and not self.endpoint.up_to_date(existing.notification_url)
+            and not begun
         ):
             verb, reason, delete_first = Verb.RENEW, Reason.NOTIFICATION_URL, False
         elif due is not None and not begun:
             verb, reason, delete_first = Verb.RENEW, due, False
         else:
-            return self._at_leisure(Verb.LEAVE, Reason.FRESH, found, want)
-        action = self._action(verb, reason, want, deadline, found, delete_first=delete_first)
+            return self._at_leisure(Verb.LEAVE, Reason.FRESH, existing, want)
+        action = self._action(verb, reason, want, deadline, existing, delete_first=delete_first)
         # Graph raises a shorter life to its least: such a PATCH would prolong what is to come to its end.
-        leaves_its_end = found.expires - self.now > LEAST_GRANTED + SMALLEST_MARGIN
+        leaves_its_end = existing.expires - self.now > LEAST_GRANTED + SMALLEST_MARGIN
         probe = verb is Verb.REPLACE and reason is Reason.CERTIFICATE and not begun and leaves_its_end
         return replace(action, probe=probe)
 
-    def _refused(self, want: Desired, found: Subscription, error: SwitchboardError, *, last: bool) -> Action:
+    def _refused(self, want: Desired, existing: Subscription, error: SwitchboardError, *, last: bool) -> Action:
         """What Graph does not renew is kept, and replaced when it is nearly over and only itself is to blame."""
         if not (last and is_of_its_own(error)):
-            return self._at_leisure(Verb.LEAVE, Reason.REFUSED, found, want)
+            return self._at_leisure(Verb.LEAVE, Reason.REFUSED, existing, want)
         delete_first = isinstance(error, GraphError) and not isinstance(error, EndpointValidationError)
-        return self._action(Verb.REPLACE, Reason.REFUSED, want, found.expires, found, delete_first=delete_first)
+        return self._action(Verb.REPLACE, Reason.REFUSED, want, existing.expires, existing, delete_first=delete_first)
 
     def _action(
         self,
@@ -233,12 +235,12 @@ class _Planner:
         reason: Reason,
         want: Desired,
         deadline: datetime,
-        found: Subscription | None,
+        existing: Subscription | None,
         *,
         delete_first: bool = False,
     ) -> Action:
         may = delete_first and (want.tenant_id, want.kind.key) not in self.course.refused_kinds
-        return Action(verb, reason, want.tenant_id, want.kind, deadline, want, found, may)
+        return Action(verb, reason, want.tenant_id, want.kind, deadline, want, existing, may)
 
     def _make(
         self, missing: list[Desired], unwanted: list[Subscription], former: dict[tuple[str, str], Subscription]
@@ -263,51 +265,53 @@ class _Planner:
             deadline = self.now + PATIENCE
             yield self._action(verb, reason, want, deadline, old, delete_first=old is not None)
 
-    def _unwanted(self, found: Subscription, *, is_sure: bool) -> Action:
-        kind = found.kind
-        version, _ = self.endpoint.read_mark(found.notification_url)
+    def _unwanted(self, existing: Subscription, *, is_sure: bool) -> Action:
+        kind = existing.kind
+        version, _ = self.endpoint.read_mark(existing.notification_url)
         if self.prune and is_sure:
-            return self._at_leisure(Verb.DELETE, Reason.UNWANTED, found)
+            return self._at_leisure(Verb.DELETE, Reason.UNWANTED, existing)
         if kind is None:
-            return self._at_leisure(Verb.LEAVE, Reason.UNKNOWN_RESOURCE, found)
+            return self._at_leisure(Verb.LEAVE, Reason.UNKNOWN_RESOURCE, existing)
         if version is ClientStateVersion.UNKNOWN:
-            return self._at_leisure(Verb.LEAVE, Reason.UNKNOWN_MARK, found)
-        due = self._due(found)
+            return self._at_leisure(Verb.LEAVE, Reason.UNKNOWN_MARK, existing)
+        due = self._due(existing)
         # A group that cannot be read may want it, and then it is to be replaced, not renewed.
-        waits = version is ClientStateVersion.PREVIOUS and not self._is_last_resort(found) and due is Reason.HALF_LIFE
-        if due is None or waits or found.id in self.course.begun:
-            return self._at_leisure(Verb.LEAVE, Reason.UNWANTED, found)
-        return Action(Verb.RENEW, due, found.tenant_id, kind, found.expires, None, found)
+        waits = (
+            version is ClientStateVersion.PREVIOUS and not self._is_last_resort(existing) and due is Reason.HALF_LIFE
+        )
+        if due is None or waits or existing.id in self.course.begun:
+            return self._at_leisure(Verb.LEAVE, Reason.UNWANTED, existing)
+        return Action(Verb.RENEW, due, existing.tenant_id, kind, existing.expires, None, existing)
 
-    def _due(self, found: Subscription) -> Reason | None:
-        if found.id in self.reauthorize:
+    def _due(self, existing: Subscription) -> Reason | None:
+        if existing.id in self.reauthorize:
             return Reason.REAUTHORIZATION
-        return Reason.HALF_LIFE if found.expires - self.now <= half_life(found, self.lifetimes) else None
+        return Reason.HALF_LIFE if existing.expires - self.now <= half_life(existing, self.lifetimes) else None
 
-    def _is_last_resort(self, found: Subscription) -> bool:
-        return found.expires - self.now <= last_resort(found, self.lifetimes)
+    def _is_last_resort(self, existing: Subscription) -> bool:
+        return existing.expires - self.now <= last_resort(existing, self.lifetimes)
 
-    def _outdated(self, found: Subscription, *, rich: bool) -> bool:
-        return rich and self.certificate_id is not None and not same_id(found.certificate_id, self.certificate_id)
+    def _outdated(self, existing: Subscription, *, rich: bool) -> bool:
+        return rich and self.certificate_id is not None and not same_id(existing.certificate_id, self.certificate_id)
 
-    def _is_kept(self, found: Subscription) -> bool:
+    def _is_kept(self, existing: Subscription) -> bool:
         """Whether Graph did not take the current certificate in a renewal."""
-        return found.kept_certificate is not None and found.kept_certificate == self.certificate_id
+        return existing.kept_certificate is not None and existing.kept_certificate == self.certificate_id
 
-    def _faults(self, want: Desired, found: Subscription) -> tuple[bool, ...]:
+    def _faults(self, want: Desired, existing: Subscription) -> tuple[bool, ...]:
         """What is not as wanted, the gravest first, judged only by what no renewal changes back."""
-        version, rich = self.endpoint.read_mark(found.notification_url)
+        version, rich = self.endpoint.read_mark(existing.notification_url)
         return (
-            found.expires <= self.now,
+            existing.expires <= self.now,
             version is ClientStateVersion.UNKNOWN,
-            rich != want.rich or not _same_changes(found, want),
+            rich != want.rich or not _same_changes(existing, want),
             version is not ClientStateVersion.CURRENT,
-            self._outdated(found, rich=rich),
+            self._outdated(existing, rich=rich),
         )
 
-    def _at_leisure(self, verb: Verb, reason: Reason, found: Subscription, want: Desired | None = None) -> Action:
+    def _at_leisure(self, verb: Verb, reason: Reason, existing: Subscription, want: Desired | None = None) -> Action:
         latest = datetime.max.replace(tzinfo=self.now.tzinfo)
-        return Action(verb, reason, found.tenant_id, found.kind, latest, want, found)
+        return Action(verb, reason, existing.tenant_id, existing.kind, latest, want, existing)
 
 
 def is_of_its_own(error: SwitchboardError | None) -> bool:
@@ -338,9 +342,9 @@ def certificate_fields(certificate: EncryptionCertificate) -> Mapping[str, str]:
     return {"encryptionCertificate": certificate.der_base64, "encryptionCertificateId": certificate.id}
 
 
-def subscription_key(found: Subscription) -> tuple[str, str]:
+def subscription_key(existing: Subscription) -> tuple[str, str]:
     """What a subscription is for: the same as the `key` of the `Desired` that it fulfils, once it is recognised."""
-    return found.tenant_id, found.resource
+    return existing.tenant_id, existing.resource
 
 
 def same_id(told: str | None, wanted: str) -> bool:
@@ -348,21 +352,21 @@ def same_id(told: str | None, wanted: str) -> bool:
     return told is None or told.casefold() == wanted.casefold()
 
 
-def _recognised(found: Subscription, names: Mapping[str, Names]) -> Subscription:
-    of_tenant = names.get(found.tenant_id)
-    path = None if of_tenant is None else of_tenant.recognised(found)
-    if path is None or path == found.resource:
-        return found
-    return replace(found, resource=path, spelling=found.spelling or found.resource)
+def _recognised(existing: Subscription, names: Mapping[str, Names]) -> Subscription:
+    of_tenant = names.get(existing.tenant_id)
+    path = None if of_tenant is None else of_tenant.recognised(existing)
+    if path is None or path == existing.resource:
+        return existing
+    return replace(existing, resource=path, spelling=existing.spelling or existing.resource)
 
 
 def _supersedes(want: Desired, old: Subscription) -> bool:
     return want.kind is resources.PRESENCE and old.kind is resources.PRESENCE and old.tenant_id == want.tenant_id
 
 
-def _same_changes(found: Subscription, want: Desired) -> bool:
+def _same_changes(existing: Subscription, want: Desired) -> bool:
     """Whether the change types are the wanted ones; where Graph tells none, nothing speaks against it."""
-    return not found.change_type or _change_types(found.change_type) == _change_types(want.kind.change_type)
+    return not existing.change_type or _change_types(existing.change_type) == _change_types(want.kind.change_type)
 
 
 @lru_cache(maxsize=CACHED_URLS)

@@ -217,15 +217,17 @@ class RenewalStates:
 def lives_by_kind(report: RenewalReport) -> dict[str, Life]:
     """Of each kind, the subscription that comes first to a quarter of its life; of one that has none left, its end."""
     lives: dict[str, Life] = {}
-    for one in report.subscriptions:
-        if one.kind is not None:
-            life = Life(one.expires, one.life or one.kind.max_lifetime)
-            lives[one.kind.key] = min(life, lives.get(one.kind.key, life), key=lambda life: life.quarter)
+    for subscription in report.subscriptions:
+        if subscription.kind is not None:
+            life = Life(subscription.expires, subscription.life or subscription.kind.max_lifetime)
+            lives[subscription.kind.key] = min(
+                life, lives.get(subscription.kind.key, life), key=lambda life: life.quarter
+            )
     for failure in report.failures:
         if (kind := CATALOGUE.get(failure.kind or "")) is not None:
             lives.setdefault(kind.key, Life(report.finished, kind.max_lifetime))
     return lives
 
 
-def _kind(one: Subscription) -> str:
-    return _UNKNOWN_KIND if one.kind is None else one.kind.key
+def _kind(subscription: Subscription) -> str:
+    return _UNKNOWN_KIND if subscription.kind is None else subscription.kind.key

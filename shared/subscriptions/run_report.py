@@ -162,14 +162,14 @@ class RunEnd:
             if result.error is None:
                 continue
             stage = _STAGES.get(type(result.error), Stage.SUBSCRIPTION)
-            kind, one = result.action.kind, result.subscription
+            kind, subscription = result.action.kind, result.subscription
             yield Trouble(
                 result.action.tenant_id,
                 stage,
                 result.error,
                 None if kind is None else kind.key,
-                None if one is None else one.id,
-                what_next.get(one.id) if one is not None and result.outcome is Outcome.KEPT else None,
+                None if subscription is None else subscription.id,
+                what_next.get(subscription.id) if subscription is not None and result.outcome is Outcome.KEPT else None,
             )
 
     def _kept(self) -> Iterator[Kept]:
@@ -177,11 +177,11 @@ class RunEnd:
             results = [result for result in tenant.results if result.outcome is Outcome.KEPT]
             names = Names(want.resource for want in tenant.wanted if results)
             for result in results:
-                one, reason = result.subscription, str(result.action.reason)
-                if one is not None:
-                    is_wanted = names.recognised(one) is not None
-                    last = one.expires - last_resort(one, self.lifetimes) if is_wanted else None
-                    yield Kept(one, reason if result.error is None else result.error.reason, last)
+                subscription, reason = result.subscription, str(result.action.reason)
+                if subscription is not None:
+                    is_wanted = names.recognised(subscription) is not None
+                    last = subscription.expires - last_resort(subscription, self.lifetimes) if is_wanted else None
+                    yield Kept(subscription, reason if result.error is None else result.error.reason, last)
 
     @staticmethod
     def _what_next(kept: Kept) -> str:
@@ -191,20 +191,20 @@ class RunEnd:
 
     def _live(self) -> Iterator[Subscription]:
         for tenant in self.tenants:
-            for one in tenant.there.values():
-                if one.expires > self.now and self.endpoint.owns(one.notification_url):
-                    yield one
+            for subscription in tenant.there.values():
+                if subscription.expires > self.now and self.endpoint.owns(subscription.notification_url):
+                    yield subscription
 
     def _of_call_records(self) -> Iterator[Subscription]:
         """Those that deliver: an unknown mark means that what comes from one is refused."""
         for tenant in self.tenants:
             wanted = {want.resource for want in tenant.wanted if want.kind is resources.CALL_RECORDS}
             for identity in sorted(tenant.confirmed):
-                one = tenant.there[identity]
-                url = one.notification_url
+                subscription = tenant.there[identity]
+                url = subscription.notification_url
                 delivers = self.endpoint.owns(url) and self.endpoint.read_mark(url)[0] is not ClientStateVersion.UNKNOWN
-                if delivers and one.resource in wanted:
-                    yield one
+                if delivers and subscription.resource in wanted:
+                    yield subscription
 
 
 def removal(tenants: Iterable[TenantRun], troubles: Iterable[Trouble] = ()) -> Removal:
@@ -218,8 +218,8 @@ def summary(troubles: Iterable[Trouble]) -> tuple[Failure, ...]:
     for trouble in troubles:
         grouped[trouble.tenant_id, trouble.stage, trouble.kind, trouble.error.reason].append(trouble)
     return tuple(
-        Failure(tenant_id, stage, kind, reason, len(found), _detail(found[0]), found[0].identity)
-        for (tenant_id, stage, kind, reason), found in itertools.islice(grouped.items(), _LISTED_FAILURES)
+        Failure(tenant_id, stage, kind, reason, len(alike), _detail(alike[0]), alike[0].identity)
+        for (tenant_id, stage, kind, reason), alike in itertools.islice(grouped.items(), _LISTED_FAILURES)
     )
 
 

@@ -121,9 +121,17 @@ class BatchScheduler:
     async def look(self, subscriptions: Iterable[Subscription]) -> list[Result]:
         """Read subscriptions, each once; what cannot be read now has FAILED."""
         found = []
-        for one in subscriptions:
-            action = Action(Verb.LEAVE, Reason.FRESH, one.tenant_id, one.kind, one.expires, None, one)
-            found.append(self._begin(action, look(action, one), patient=False))
+        for subscription in subscriptions:
+            action = Action(
+                Verb.LEAVE,
+                Reason.FRESH,
+                subscription.tenant_id,
+                subscription.kind,
+                subscription.expires,
+                None,
+                subscription,
+            )
+            found.append(self._begin(action, look(action, subscription), patient=False))
         return list(await asyncio.gather(*found))
 
     def _begin(self, action: Action, steps: Steps, *, patient: bool = True) -> asyncio.Future[Result]:

@@ -179,9 +179,9 @@ class TenantActions(TenantView):
 
     def _recognise(self, action: Action) -> bool:
         """Take over what the plan has recognised of one that was renewed; nothing is left to be done about it."""
-        one = action.subscription
-        if one is not None and one.id in self.there and action.reason is not Reason.FOREIGN:
-            self.there[one.id] = one
+        subscription = action.subscription
+        if subscription is not None and subscription.id in self.there and action.reason is not Reason.FOREIGN:
+            self.there[subscription.id] = subscription
         return False
 
     def _without_turn(self, action: Action) -> Action | None:
@@ -202,13 +202,13 @@ class TenantActions(TenantView):
 
     def _instead(self, action: Action, *, refused: bool) -> Action:
         """What to do with a subscription that is not replaced now: it is renewed when it has to be, and else left."""
-        one = action.subscription
-        if one is None or action.kind is None:
+        subscription = action.subscription
+        if subscription is None or action.kind is None:
             return replace(action, verb=Verb.LEAVE)
         lifetimes = self.context.lifetimes
-        usable = self.context.endpoint.read_mark(one.notification_url)[0] is not ClientStateVersion.UNKNOWN
-        limit = half_life(one, lifetimes) if refused else last_resort(one, lifetimes)
-        due = usable and one.expires - self.clock.now() <= limit and one.id not in self._begun
+        usable = self.context.endpoint.read_mark(subscription.notification_url)[0] is not ClientStateVersion.UNKNOWN
+        limit = half_life(subscription, lifetimes) if refused else last_resort(subscription, lifetimes)
+        due = usable and subscription.expires - self.clock.now() <= limit and subscription.id not in self._begun
         return replace(action, verb=Verb.RENEW if due else Verb.LEAVE, delete_first=False)
 
     async def _perform(self, actions: Iterable[Action]) -> list[Result]:
@@ -228,9 +228,9 @@ class _Waiting:
     paths: frozenset[str | None]
 
     def concerns(self, action: Action) -> bool:
-        one, want = action.subscription, action.desired
-        about = {None if one is None else one.resource, None if want is None else want.resource}
-        return (one is not None and one.id in self.ids) or not self.paths.isdisjoint(about)
+        subscription, want = action.subscription, action.desired
+        about = {None if subscription is None else subscription.resource, None if want is None else want.resource}
+        return (subscription is not None and subscription.id in self.ids) or not self.paths.isdisjoint(about)
 
 
 def _acts(action: Action) -> bool:
@@ -242,5 +242,5 @@ def needs_turn(action: Action) -> bool:
 
 
 def _is_wanted(result: Result, names: Names) -> bool:
-    one = result.action.subscription
-    return one is not None and names.recognised(one) is not None
+    subscription = result.action.subscription
+    return subscription is not None and names.recognised(subscription) is not None

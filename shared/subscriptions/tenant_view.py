@@ -97,18 +97,21 @@ class TenantView:
                 self._vanished(result.removed, result.action.subscription)
             else:
                 self._lose(result.removed)
-        one = result.subscription
-        if one is None or result.action.reason is Reason.FOREIGN:
+        subscription = result.subscription
+        if subscription is None or result.action.reason is Reason.FOREIGN:
             return
-        if one.life is None and one.kind is not None:
-            life = max(self.context.lifetimes.ask(one.tenant_id, one.kind), one.expires - self.clock.now())
-            one = replace(one, life=life)
-        self.there[one.id] = one
-        self.changes.saw(one)
+        if subscription.life is None and subscription.kind is not None:
+            life = max(
+                self.context.lifetimes.ask(subscription.tenant_id, subscription.kind),
+                subscription.expires - self.clock.now(),
+            )
+            subscription = replace(subscription, life=life)
+        self.there[subscription.id] = subscription
+        self.changes.saw(subscription)
         if result.outcome in {Outcome.CREATED, Outcome.RENEWED, Outcome.REPLACED, Outcome.ADOPTED}:
-            self.confirmed.add(one.id)
-        if one.id in self.confirmed and result.outcome not in {Outcome.CREATED, Outcome.REPLACED}:
-            self.changes.seen.add(one.resource)
+            self.confirmed.add(subscription.id)
+        if subscription.id in self.confirmed and result.outcome not in {Outcome.CREATED, Outcome.REPLACED}:
+            self.changes.seen.add(subscription.resource)
 
     def _vanished(self, identity: str, one: Subscription | None) -> None:
         """Graph does not know one that was made, and was not deleted."""
@@ -148,8 +151,8 @@ class TenantView:
         sources = [group.group_id for group in groups]
         asked_for = [*(want.resource for want in wanted), *sources]
         members = await self._members(groups)
-        for group, found in zip(groups, members, strict=True):
-            wanted += call_events_of(group, found or ())
+        for group, of_group in zip(groups, members, strict=True):
+            wanted += call_events_of(group, of_group or ())
         read = {source: found for source, found in zip(sources, members, strict=True) if found is not None}
         sure = self._note_readings(memory, {DESIRED_STATE: asked_for, **read})
         self.changes.sources = frozenset({DESIRED_STATE, *sources})
@@ -221,20 +224,20 @@ class TenantView:
 
     async def _load(self) -> Memory:
         try:
-            found = await self.known.load(self.tenant_id)
+            recollection = await self.known.load(self.tenant_id)
         except UnavailableError as error:
             self._go_without(error)
             return self.remembered or Memory()
-        for problem in found.problems:
+        for problem in recollection.problems:
             self._trouble(Stage.KNOWN, problem)
-        known = self.changes.applied(found.memory, self.clock.now()).known
-        self.remembered = msgspec.structs.replace(found.memory, known=known)
-        self._hold_back(found)
+        known = self.changes.applied(recollection.memory, self.clock.now()).known
+        self.remembered = msgspec.structs.replace(recollection.memory, known=known)
+        self._hold_back(recollection)
         return self.remembered
 
-    def _hold_back(self, found: Recollection) -> None:
+    def _hold_back(self, recollection: Recollection) -> None:
         """Create and delete nothing while a setting is one that Graph changes, or one too weak for a first run."""
-        decisive = {name for name in self.concerns if name != "CLIENT_STATE" or found.is_first}
+        decisive = {name for name in self.concerns if name != "CLIENT_STATE" or recollection.is_first}
         if decisive:
             problems = [f"nothing is made or deleted: {name} {self.concerns[name]}" for name in sorted(decisive)]
             self._mine, self._no_turn = False, SettingsError(problems)
