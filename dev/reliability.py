@@ -410,13 +410,15 @@ class Run:
             self._proxy.faults.append(StorageFault(operation="get", queue=EMERGENCY_QUEUE))
         held = self._proxy.held
         began = time.monotonic()
-        self._send_emergencies(emergencies)
+        sent = self._send_emergencies(emergencies)
         self._await(lambda: self._proxy.held > held, "an event on its way")
-        self._stack.sim.graph.drain(self._plan.patience)  # what comes later comes from the raw message
+        self._await(lambda: self._is_accepted(sent), "Graph's answer")  # what comes later comes from the raw message
+        answered = time.monotonic() - began
         self._stack.kill_host()
         self._proxy.faults = []
         self._stack.restart_host()
         self._await(lambda: not self._ledger.missing, "the emergency")
+        self._note(f"{name}: Graph had its answer {answered:.1f} s after it began to send")
         self._report.emergency_delays[name].append(time.monotonic() - began)
         self._proxy.lease_seconds = self._plan.lease_seconds
 
@@ -537,11 +539,21 @@ class Run:
     def _send_some(self) -> None:
         self._send(self._prepare(40), [])
 
-    def _send_emergencies(self, count: int) -> None:
-        """Send so many in one POST."""
+    def _send_emergencies(self, count: int) -> list[Notification]:
+        """Send so many in one POST, and return them."""
         graph, resource = self._stack.sim.graph, traffic.EMERGENCY
         happenings = (traffic.unique(resource) for _ in range(count))
-        self._send([one for each in happenings for one in graph.prepare(resource, Kind.EMERGENCY_NESTED, each)], [])
+        sent = [one for each in happenings for one in graph.prepare(resource, Kind.EMERGENCY_NESTED, each)]
+        self._send(sent, [])
+        return sent
+
+    def _is_accepted(self, sent: list[Notification]) -> bool:
+        keys = {one.key for one in sent}
+        return all(
+            delivery.state == "delivered"
+            for delivery in self._stack.sim.graph.deliveries
+            if any(one.key in keys for one in delivery.notifications)
+        )
 
     def _cut(self) -> None:
         for link in self._links:
