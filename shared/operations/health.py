@@ -115,7 +115,7 @@ class RenewalStates(Protocol):
     async def latest(self) -> Renewals: ...
 
 
-class Poison(Protocol):
+class PoisonAges(Protocol):
     async def oldest(self) -> Mapping[str, datetime]: ...
 
 
@@ -131,7 +131,7 @@ class HealthChecks:
     certificates: Certificates
     renewals: RenewalStates
     runs: FunctionRuns
-    poison: Poison
+    poison: PoisonAges
     now: Callable[[], datetime]
 
     def by_name(self) -> Checks:

@@ -12,10 +12,10 @@ import msgspec
 from shared.notifications.poison import POISON_QUEUES
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.operations.activity import recent_activity
-from shared.operations.health import Check, Report
+from shared.operations.health import Check, PoisonAges, RenewalStates, Report
 from shared.operations.limits import POISON, RAW_MESSAGES, RENEWAL, Level
 from shared.storage import ports
-from shared.subscriptions.renewal_state import KeptSubscription, Renewals
+from shared.subscriptions.renewal_state import KeptSubscription
 from shared.telemetry import ExpressOutcome, Happening
 from shared.values.errors import UnavailableError
 from shared.values.resources import CATALOGUE, EVENT_QUEUES, RAW_QUEUES
@@ -148,22 +148,14 @@ class HealthSource(Protocol):
     async def report(self) -> Report: ...
 
 
-class RenewalSource(Protocol):
-    async def latest(self) -> Renewals: ...
-
-
-class PoisonSource(Protocol):
-    async def oldest(self) -> Mapping[str, datetime]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class StatusReader:
     """Puts the status together. `now` is the clock, aware."""
 
     queues: ports.Queues
     blobs: ports.Blobs
-    renewals: RenewalSource
-    poison: PoisonSource
+    renewals: RenewalStates
+    poison: PoisonAges
     health: HealthSource
     now: Callable[[], datetime]
 

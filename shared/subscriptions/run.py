@@ -24,7 +24,7 @@ from shared.subscriptions.lifetimes import Lifetimes
 from shared.subscriptions.memory import Changes, Memory, recalled
 from shared.subscriptions.plan import plan
 from shared.subscriptions.run_report import Forecast, Removal, RenewalReport, RunEnd, removal, summary
-from shared.subscriptions.scheduler import BatchScheduler
+from shared.subscriptions.scheduler import BatchScheduler, no_guard
 from shared.subscriptions.tenant_contract import Graph as TenantGraph
 from shared.subscriptions.tenant_contract import Known, Order, Stage, Trouble
 from shared.subscriptions.tenant_run import TenantRun
@@ -317,12 +317,9 @@ class Renewal:
         return RunContext(self._endpoint, certificate, self._lifetimes, self._clock.now)
 
     def _scheduler(
-        self, context: RunContext, budget: timedelta, guard: Callable[[str], Awaitable[None]] | None = None
+        self, context: RunContext, budget: timedelta, guard: Callable[[str], Awaitable[None]] = no_guard
     ) -> BatchScheduler:
-        deadline = self._clock.now() + budget
-        if guard is None:
-            return BatchScheduler(self._graph, self._clock, context, deadline)
-        return BatchScheduler(self._graph, self._clock, context, deadline, guard)
+        return BatchScheduler(self._graph, self._clock, context, self._clock.now() + budget, guard)
 
     def _tenant(self, run: "_Run", scheduler: BatchScheduler, tenant_id: str, order: Order) -> TenantRun:
         return TenantRun(

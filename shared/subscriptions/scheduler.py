@@ -35,8 +35,8 @@ class Sender(Protocol):
     async def send(self, calls: Sequence[Call]) -> list[Reply]: ...
 
 
-async def _no_guard(_: str) -> None:
-    return
+async def no_guard(_: str) -> None:
+    """Let every batch go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class BatchScheduler:
     clock: Clock
     context: RunContext
     deadline: datetime
-    guard: Callable[[str], Awaitable[None]] = _no_guard
+    guard: Callable[[str], Awaitable[None]] = no_guard
     posted: list[Posted] = field(default_factory=list)
     _ready: defaultdict[_Line, list[tuple[bool, int, int, _Task]]] = field(default_factory=lambda: defaultdict(list))
     _later: list[tuple[datetime, int, _Task]] = field(default_factory=list)  # a heap
