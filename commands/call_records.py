@@ -11,7 +11,6 @@ from commands.context import CommandContext
 from commands.terminal import Json, console, fail, group, perform, print_json
 from shared.call_records.coverage import KEPT, Gap
 from shared.values.errors import SwitchboardError
-from shared.values.resources import CALL_RECORDS
 
 app = group("What Graph lists of call records, beside what was delivered.")
 
@@ -65,7 +64,7 @@ def backfill(since: Since, until: Until = None, tenant: Tenant = None, as_json: 
         wanted = [
             want
             for want in (await context.desired.load()).subscriptions
-            if want.kind is CALL_RECORDS and (tenant is None or want.tenant_id == tenant.lower())
+            if want.kind.is_fetchable and (tenant is None or want.tenant_id == tenant.lower())
         ]
         if not wanted:
             return None

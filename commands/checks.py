@@ -19,7 +19,7 @@ from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.operations.activity import MINUTES, recent_activity
 from shared.operations.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS
 from shared.operations.limits import POISON, RAW_MESSAGES, RENEWAL, Level, Limit
-from shared.subscriptions.desired import DesiredState, DesiredStateError
+from shared.subscriptions.desired import READ_MEMBERS, DesiredState, DesiredStateError
 from shared.subscriptions.planned import Reason, Verb
 from shared.subscriptions.run_report import Failure
 from shared.subscriptions.tenant_contract import Stage
@@ -205,12 +205,13 @@ def _permission_checks(claims: dict[str, Any], desired: DesiredState | None, ten
         return []
     held = set(claims.get("roles", ()))
     needed = {
-        want.kind.permission
+        want.form.permission
         for want in desired.subscriptions
         if want.tenant_id == tenant_id and not want.kind.delegated_only
     }
-    if any(group.tenant_id == tenant_id for group in desired.groups):
-        needed |= {"CallEvents.Read.All", "GroupMember.Read.All"}
+    for group in desired.groups:
+        if group.tenant_id == tenant_id:
+            needed |= {group.form.permission, READ_MEMBERS}
     return [
         _ok(f"permission {permission}", "granted")
         if permission in held

@@ -8,13 +8,14 @@ Source: JSON Schema 2020-12; CloudEvents 1.0, "JSON Event Format for CloudEvents
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from dev import pages
 from dev.simulator.payloads import Kind, Options, build
 from shared.notifications.events import JSON_CONTENT_TYPE, Event, event_of, schema_id
 from shared.values.event_types import DATA_TYPES, CloudEvent
@@ -32,19 +33,8 @@ _PREFIX: Final = "Microsoft.Graph."
 _REF: Final = "#/$defs/{name}"
 
 _WHEN: Final[Mapping[str, str]] = {
-    "CallStarted": "A call of a subscribed user has started.",
-    "CallEnded": "A call of a subscribed user has ended.",
-    "CallRosterUpdated": "Participants of a subscribed user's call have come, gone or changed.",
-    "MeetingCallStarted": "The call of a subscribed meeting has started.",
-    "MeetingCallEnded": "The call of a subscribed meeting has ended.",
-    "MeetingRosterUpdated": "Participants of a subscribed meeting's call have come, gone or changed.",
-    "EmergencyCallStarted": "A user under a subscribed emergency calling policy has made an emergency call.",
-    "EmergencyCallEnded": "Such an emergency call has ended. Graph documents no such event so far.",
-    "CallRecordCreated": "A call record can be read from Graph.",
-    "CallRecordUpdated": "A call record has changed, or can be read for the first time.",
-    "PresenceUpdated": "A subscribed user's presence has changed.",
-    "OnlineMeetingUpdated": "A subscribed online meeting has changed in a way that is not one of its call.",
-    "Unrecognized": "An authentic notification says what this version of Switchboard does not know.",
+    **{each.name: each.when for kind in CATALOGUE.values() for each in kind.event_types.values()},
+    UNRECOGNIZED: "An authentic notification says what this version of Switchboard does not know.",
 }
 
 # What every event has, although a reader can do without.
@@ -54,7 +44,7 @@ _ALWAYS: Final = ("datacontenttype", "dataschema", "traceparent")
 def generated(root: Path) -> dict[Path, str]:
     """The text of every generated file by its path under `root`, where the page's hand-written parts are read."""
     files = {SCHEMAS / f"{name(event_type)}.json": _json(schema(event_type)) for event_type in DATA_TYPES}
-    return files | {PAGE: _filled((root / PAGE).read_text("utf-8"))}
+    return files | {PAGE: pages.filled(root, PAGE, _PARTS)}
 
 
 def name(event_type: str) -> str:
@@ -78,7 +68,7 @@ def schema(event_type: str) -> JSON:
         "$schema": _DIALECT,
         "$id": schema_id(event_type),
         "title": event_type,
-        "description": _WHEN[name(event_type)],
+        "description": _WHEN[event_type],
         "type": "object",
         "properties": properties,
         "required": [*event["required"], *_ALWAYS],
@@ -123,17 +113,6 @@ def _json(value: Any) -> str:
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-def _filled(page: str) -> str:
-    for part, text in (("example", _example()), ("types", _types()), ("attributes", _attributes()), ("data", _data())):
-        begin, end = f"<!-- generated: {part} -->\n", f"<!-- end: {part} -->\n"
-        before, found, rest = page.partition(begin)
-        _, closed, after = rest.partition(end)
-        if not (found and closed):
-            raise ValueError(f"{PAGE} has no place for {part!r}: {begin}{end}")
-        page = f"{before}{begin}\n{text}\n{end}{after}"
-    return page
-
-
 def example() -> Event:
     """The event that the page shows."""
     at = datetime(2026, 1, 15, 9, 30, 12, 345678, tzinfo=UTC)
@@ -160,17 +139,17 @@ def _example() -> str:
 
 def _types() -> str:
     def row(event_type: str, data_type: Any) -> tuple[str, ...]:
-        kinds = [kind for kind in CATALOGUE.values() if event_type in kind.event_types.values()]
+        kinds = [kind for kind in CATALOGUE.values() if event_type in {each.name for each in kind.event_types.values()}]
         return (
             f"[`{event_type}`](schemas/{name(event_type)}.json)",
-            _codes(kind.events_queue for kind in kinds) or f"`{UNRECOGNIZED_QUEUE}`, or the resource's own queue",
-            _codes(kind.key for kind in kinds) or "any",
-            _WHEN[name(event_type)],
+            pages.codes(kind.events_queue for kind in kinds) or f"`{UNRECOGNIZED_QUEUE}`, or the resource's own queue",
+            pages.codes(kind.key for kind in kinds) or "any",
+            _WHEN[event_type],
             "anything" if data_type is Any else _link(data_type.__name__),
         )
 
     rows = [row(event_type, data_type) for event_type, data_type in DATA_TYPES.items()]
-    return _table(("`type`", "queue", "resource", "when", "`data`"), rows)
+    return pages.table(("`type`", "queue", "resource", "when", "`data`"), rows)
 
 
 def _attributes() -> str:
@@ -181,7 +160,7 @@ def _attributes() -> str:
         (f"`{key}`", there.get(key, "where known"), attribute["description"])
         for key, attribute in event["properties"].items()
     ]
-    return _table(("attribute", "there", "what it is"), rows)
+    return pages.table(("attribute", "there", "what it is"), rows)
 
 
 def _data() -> str:
@@ -195,7 +174,7 @@ def _section(shape: str, definition: JSON) -> str:
     rows = [
         (f"`{key}`", _type_of(field), field.get("description", "")) for key, field in definition["properties"].items()
     ]
-    return f"### {shape}\n\n{definition['description']}\n\n{_table(('field', 'type', 'what it is'), rows)}"
+    return f"### {shape}\n\n{definition['description']}\n\n{pages.table(('field', 'type', 'what it is'), rows)}"
 
 
 def _type_of(field: JSON) -> str:
@@ -222,19 +201,12 @@ def _targets(found: Any) -> Iterator[str]:
         yield from _targets(list(found.values()))
 
 
-def _codes(names: Iterable[str]) -> str:
-    return ", ".join(f"`{found}`" for found in names)
-
-
 def _link(shape: str) -> str:
     return f"[{shape}](#{shape.lower()})"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+_PARTS: Final = {"example": _example, "types": _types, "attributes": _attributes, "data": _data}
 
 
 if __name__ == "__main__":
-    for path, text in generated(ROOT).items():
-        (ROOT / path).write_text(text, "utf-8")
+    pages.write(ROOT, generated(ROOT))

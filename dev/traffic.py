@@ -1,69 +1,70 @@
-"""What happens in a tenant on a busy day: notifications of every kind, for the demo and for `run.py start`."""
+"""What happens in a tenant on a busy day: notifications of every kind, for the demo and for `run.py start`.
+
+What is subscribed to follows from the catalogue: every form of every row.
+"""
 
 import itertools
+import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from dev.simulator import Kind, Options, Spelling
-from dev.simulator.payloads import JOIN_WEB_URL, meeting_resource
+from dev.simulator.payloads import JOIN_WEB_URL, default_resource
+from shared.subscriptions.desired import parse_desired
+from shared.values.resource_row import JOIN_URL, POLICY, USER, Gather, PathForm, ResourceKind, Value
+from shared.values.resources import CATALOGUE, match
 
-POLICY: Final = "Headquarters"
 USERS: Final = ("11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222")
+EXAMPLES: Final[Mapping[Value, tuple[str, ...]]] = {USER: USERS, POLICY: ("Headquarters",), JOIN_URL: (JOIN_WEB_URL,)}
 
-SUBSCRIPTIONS: Final = f"""\
-[[callRecords]]
 
-[[callEvents]]
-users = ["{USERS[0]}", "{USERS[1]}"]
+def _entry(kind: ResourceKind, form: PathForm) -> str:
+    if form.value is None:
+        return f"[[{kind.key}]]\n"
+    examples = EXAMPLES[form.value]
+    return f"[[{kind.key}]]\n{form.key} = {json.dumps(examples if form.gather is Gather.EACH else examples[:1])}\n"
 
-[[emergencyCallEvents]]
-policies = ["{POLICY}"]
 
-[[meetingCallEvents]]
-joinWebUrls = ["{JOIN_WEB_URL}"]
+def desired_state(kinds: Iterable[ResourceKind]) -> str:
+    """A `subscriptions.toml` that asks for every form of some rows; a filter shows nothing that the whole does not."""
+    return "\n".join(_entry(kind, form) for kind in kinds for form in kind.forms if form.gather is not Gather.ENTRY)
 
-[[onlineMeeting]]
-joinWebUrls = ["{JOIN_WEB_URL}"]
-"""
+
+def _count(text: str) -> int:
+    return len(parse_desired(text, tenant_ids=("the only one",)).subscriptions)
+
+
+SUBSCRIPTIONS: Final = desired_state(kind for kind in CATALOGUE.values() if not kind.delegated_only)
 """All that an application may subscribe to by itself; presence is for a signed-in user."""
-SUBSCRIPTION_COUNT: Final = 6
+SUBSCRIPTION_COUNT: Final = _count(SUBSCRIPTIONS)
 
-WITH_PRESENCE: Final = f"""\
-{SUBSCRIPTIONS}
-[[presence]]
-users = ["{USERS[0]}"]
-"""
+WITH_PRESENCE: Final = desired_state(CATALOGUE.values())
 """The same and presence, for which somebody has to sign in (`Stack.sign_in`)."""
-WITH_PRESENCE_COUNT: Final = SUBSCRIPTION_COUNT + 1
+WITH_PRESENCE_COUNT: Final = _count(WITH_PRESENCE)
 
-CALL: Final = f"users/{USERS[0]}/communications/callEvents"
-MEETING: Final = meeting_resource(JOIN_WEB_URL)
-ONLINE_MEETING: Final = f"communications/onlineMeetings/?$filter=JoinWebUrl eq '{JOIN_WEB_URL}'"
-EMERGENCY: Final = f"communications/calls/getEmergencyEventsByPolicy(policyName='{POLICY}')"
-RECORDS: Final = "communications/callRecords"
-PRESENCE: Final = f"communications/presences/{USERS[0]}"
+_SUBSCRIBED: Final = {
+    want.form: want.resource
+    for want in reversed(parse_desired(WITH_PRESENCE, tenant_ids=("the only one",)).subscriptions)
+}
 
-EVERYTHING: Final[tuple[tuple[str, Kind], ...]] = (
-    (CALL, Kind.CALL_STARTED),
-    (MEETING, Kind.MEETING_STARTED),
-    (MEETING, Kind.ROSTER_LOBBY),
-    (MEETING, Kind.ROSTER_JOINED),
-    (PRESENCE, Kind.PRESENCE),
-    (ONLINE_MEETING, Kind.ONLINE_MEETING_UPDATED),
-    (EMERGENCY, Kind.EMERGENCY_NESTED),
-    (EMERGENCY, Kind.EMERGENCY_FLAT),
-    (MEETING, Kind.ROSTER_INACTIVE),
-    (MEETING, Kind.ROSTER_EXITED),
-    (MEETING, Kind.MEETING_ENDED),
-    (ONLINE_MEETING, Kind.LEGACY_MEETING_STARTED),
-    (ONLINE_MEETING, Kind.LEGACY_ROSTER),
-    (ONLINE_MEETING, Kind.LEGACY_MEETING_ENDED),
-    (CALL, Kind.CALL_ENDED),
-    (RECORDS, Kind.CALL_RECORD_CREATED),
-    (RECORDS, Kind.CALL_RECORD_UPDATED),
-)
+
+def _subscribed(resource: str) -> str:
+    """What is subscribed to, of the row and form that a resource has."""
+    kind = match(resource)
+    if kind is None:
+        raise ValueError(f"the catalogue has no row for {resource}")
+    return _SUBSCRIBED[kind.form(resource)]
+
+
+EVERYTHING: Final[tuple[tuple[str, Kind], ...]] = tuple((_subscribed(default_resource(kind)), kind) for kind in Kind)
 """Every kind of happening, with the resource that it happens to."""
+
+_HAPPENS_TO: Final = {kind: resource for resource, kind in EVERYTHING}
+CALL: Final = _HAPPENS_TO[Kind.CALL_STARTED]
+MEETING: Final = _HAPPENS_TO[Kind.MEETING_STARTED]
+EMERGENCY: Final = _HAPPENS_TO[Kind.EMERGENCY_NESTED]
+RECORDS: Final = _HAPPENS_TO[Kind.CALL_RECORD_CREATED]
 
 
 def a_day() -> Iterator[tuple[str, Kind, Options]]:

@@ -20,11 +20,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.subscriptions.desired import DesiredState, DesiredStateError, parse_desired
-from shared.values.resources import CALL_EVENTS
+from shared.subscriptions.desired import READ_MEMBERS, DesiredState, DesiredStateError, parse_desired
 
 _GRAPH_APP_ID = "00000003-0000-0000-c000-000000000000"  # Microsoft Graph's own, the same in every tenant
-_READ_MEMBERS = "GroupMember.Read.All"
 _TIMEOUT = 30.0  # seconds
 
 console = Console(highlight=False)
@@ -105,10 +103,10 @@ def needed(state: DesiredState) -> dict[str, frozenset[str]]:
     kinds_by_permission: dict[str, set[str]] = {}
     for want in state.subscriptions:
         if not want.kind.delegated_only:
-            kinds_by_permission.setdefault(want.kind.permission, set()).add(want.kind.key)
-    if state.groups:
-        kinds_by_permission.setdefault(CALL_EVENTS.permission, set()).add(CALL_EVENTS.key)
-        kinds_by_permission.setdefault(_READ_MEMBERS, set()).add(f"groups of {CALL_EVENTS.key}")
+            kinds_by_permission.setdefault(want.form.permission, set()).add(want.kind.key)
+    for group in state.groups:
+        kinds_by_permission.setdefault(group.form.permission, set()).add(group.kind.key)
+        kinds_by_permission.setdefault(READ_MEMBERS, set()).add(f"groups of {group.kind.key}")
     return {permission: frozenset(kinds) for permission, kinds in kinds_by_permission.items()}
 
 

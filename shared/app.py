@@ -197,10 +197,11 @@ class App:
         return replace(self.express_decryptor, enrichment=CallRecordFetch(self.call_records, settings.tenant_ids))
 
     async def _are_emergencies_expected(self) -> bool:
-        from shared.values.resources import EMERGENCY_CALL_EVENTS
+        from shared.values.resources import CATALOGUE, EMERGENCY_QUEUE
 
         state = (await self.renewal_states.latest()).last
-        return state is not None and state.by_kind.get(EMERGENCY_CALL_EVENTS.key, 0) > 0
+        urgent = (key for key, kind in CATALOGUE.items() if kind.raw_queue == EMERGENCY_QUEUE)
+        return state is not None and any(state.by_kind.get(key, 0) > 0 for key in urgent)
 
     @cached_property
     def express_decryptor(self) -> "Decryptor":

@@ -20,6 +20,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from dev.simulator.clock import Clock
+from dev.simulator.rules import RULES
 from dev.simulator.tokens import (
     GRAPH_APP_ID,
     PERSONAL_ACCOUNTS,
@@ -32,10 +33,7 @@ from dev.simulator.tokens import (
 )
 
 APP_ROLES: Final = (
-    "CallRecords.Read.All",
-    "CallEvents.Read.All",
-    "CallEvents-Emergency.Read.All",
-    "OnlineMeetings.Read.All",
+    *sorted({rule.permission for rule in RULES if not rule.delegated}),
     "GroupMember.Read.All",
     "User.Read.All",
     "Application.Read.All",

@@ -24,25 +24,25 @@ POLICY_NAME: Final = "EmergencyPolicy"
 
 
 class Kind(StrEnum):
-    """One kind of happening."""
+    """One kind of happening, in an order in which they may happen."""
 
     CALL_STARTED = "call-started"
-    CALL_ENDED = "call-ended"
     MEETING_STARTED = "meeting-started"
-    MEETING_ENDED = "meeting-ended"
-    ROSTER_JOINED = "roster-joined"
     ROSTER_LOBBY = "roster-lobby"
-    ROSTER_INACTIVE = "roster-inactive"
-    ROSTER_EXITED = "roster-exited"
-    LEGACY_MEETING_STARTED = "legacy-meeting-started"
-    LEGACY_MEETING_ENDED = "legacy-meeting-ended"
-    LEGACY_ROSTER = "legacy-roster"
+    ROSTER_JOINED = "roster-joined"
+    PRESENCE = "presence"
     ONLINE_MEETING_UPDATED = "online-meeting-updated"
     EMERGENCY_NESTED = "emergency-nested"
     EMERGENCY_FLAT = "emergency-flat"
+    ROSTER_INACTIVE = "roster-inactive"
+    ROSTER_EXITED = "roster-exited"
+    MEETING_ENDED = "meeting-ended"
+    LEGACY_MEETING_STARTED = "legacy-meeting-started"
+    LEGACY_ROSTER = "legacy-roster"
+    LEGACY_MEETING_ENDED = "legacy-meeting-ended"
+    CALL_ENDED = "call-ended"
     CALL_RECORD_CREATED = "call-record-created"
     CALL_RECORD_UPDATED = "call-record-updated"
-    PRESENCE = "presence"
 
 
 class Spelling(StrEnum):

@@ -10,23 +10,8 @@ param deployerIpAddress string
 param eventDataDays int
 param deletedBlobDays int
 
-var queueNames = [
-  'raw-notifications'
-  'raw-notifications-poison'
-  'raw-emergency'
-  'raw-emergency-poison'
-  'raw-call-records'
-  'raw-call-records-poison'
-  'lifecycle-notifications'
-  'lifecycle-notifications-poison'
-  'call-events'
-  'meeting-events'
-  'emergency-call-events'
-  'call-record-events'
-  'presence-events'
-  'online-meeting-events'
-  'unrecognized-events'
-]
+// Written from the code's catalogue: python -m dev.catalogue
+var queueNames = loadJsonContent('../catalogue.json').queues
 var containerNames = [
   'raw-claims'
   'handled-claims'

@@ -13,7 +13,7 @@ from shared.values.errors import MalformedInputError, SwitchboardError, Unavaila
 
 _AT_ONCE: Final = 3
 _SECONDS: Final = 240.0  # for a raw message, of the ten minutes that host.json gives a function
-_TYPES: Final = frozenset(resources.CALL_RECORDS.event_types.values())
+_TYPES: Final = frozenset(each.name for each in resources.CALL_RECORDS.event_types.values())
 _RECORD_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,128}")
 
 

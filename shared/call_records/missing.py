@@ -27,7 +27,7 @@ _ROLLING: Final = timedelta(hours=1)  # for which workers of a version that note
 _FURTHEST: Final = timedelta(days=4)
 _LONGEST: Final = timedelta(days=2)
 _SKEW: Final = timedelta(minutes=5)
-_TYPES: Final = frozenset(resources.CALL_RECORDS.event_types.values())
+_TYPES: Final = frozenset(each.name for each in resources.CALL_RECORDS.event_types.values())
 
 
 class Delivered(msgspec.Struct, frozen=True, array_like=True):

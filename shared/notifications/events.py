@@ -19,18 +19,18 @@ from msgspec import Meta
 from shared.values import resources
 from shared.values.errors import MalformedInputError
 from shared.values.items import BYTE_ORDER_MARK, ChangeNotification, Item
+from shared.values.resource_row import ResourceKind, Rich
 from shared.values.unusual_json import read_leniently, replace_lone_surrogates
 
 JSON_CONTENT_TYPE: Final = "application/json"
 
 _GRAPH: Final = "https://graph.microsoft.com"
-CALL_RECORDS_SOURCE: Final = f"{_GRAPH}/{resources.CALL_RECORDS.api_version}/communications/callRecords"
+CALL_RECORDS_SOURCE: Final = f"{_GRAPH}/v1.0/communications/callRecords"
 """The source of events that carry a call record: the same in whichever way the record has become known."""
 
 _MAX_ID_CHARS: Final = 256
 _NAMES: Final = frozenset({"id", "@odata.type", "@odata.id", "@odata.etag"})
 _HIDDEN: Final = frozenset({"clientState", "encryptedContent"})
-_RECORD_PATH: Final = re.compile(r"callRecords(?:/|\(')([0-9A-Za-z_-]{1,128})(?:'\))?$", re.ASCII | re.IGNORECASE)
 # RFC 3339, with as many digits of a second as Graph likes (seven).
 _RFC3339: Final = re.compile(
     r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})",
@@ -202,13 +202,12 @@ def event_of(
         word, when = _clues(data)
     else:
         data = _resource_data(item) if backfilled else _unsigned_data(item)
-    if kind is resources.CALL_RECORDS:
+    if kind is not None and kind.typed_by_change:
         word = event_word(notification.change_type)
     # What Graph only ever says encrypted is not believed in the clear.
-    if kind is None or (plaintext is None and kind.rich is resources.Rich.ALWAYS):
-        event_type = resources.UNRECOGNIZED
-    else:
-        event_type = kind.event_types.get(word, resources.UNRECOGNIZED)
+    is_believed = kind is not None and not (plaintext is None and kind.rich is Rich.ALWAYS)
+    known = kind.event_types.get(word) if kind is not None and is_believed else None
+    event_type = resources.UNRECOGNIZED if known is None else known.name
     attributes = {
         "specversion": "1.0",
         "id": _event_id(notification) or fallback_id,
@@ -282,8 +281,8 @@ def _event_id(notification: ChangeNotification) -> str | None:
         return None
 
 
-def _source(notification: ChangeNotification, kind: resources.ResourceKind | None) -> str:
-    version = "v1.0" if kind is None else kind.api_version
+def _source(notification: ChangeNotification, kind: ResourceKind | None) -> str:
+    version = "v1.0" if kind is None else kind.form(notification.resource).api_version
     subscription = notification.subscription_id
     if not isinstance(subscription, str) or not subscription:
         return f"{_GRAPH}/{version}/subscriptions"
@@ -318,7 +317,6 @@ def _unsigned_data(item: Item) -> bytes:
         said = {name: raw for name, raw in fields.items() if name not in _HIDDEN}
     else:
         said = {}
-    if kind is resources.CALL_RECORDS and "id" not in said:
-        path = _RECORD_PATH.search(str(item.notification.resource))
-        said |= {"id": msgspec.Raw(msgspec.json.encode(path[1]))} if path else {}
+    if kind is not None and "id" not in said and (named := kind.id_of(item.notification.resource)) is not None:
+        said["id"] = msgspec.Raw(msgspec.json.encode(named))
     return msgspec.json.encode(said)

@@ -19,7 +19,7 @@ from shared.notifications.tokens import Claims, Issuers, PublishedKeys, key_id, 
 from shared.telemetry import NO_TELEMETRY, ActivityLog, Happening, Telemetry
 from shared.values.errors import MalformedInputError, OversizedBodyError, TokenRejected, UnavailableError
 from shared.values.items import Item, parse_item, with_tenant
-from shared.values.resources import CALL_RECORDS, EMERGENCY_QUEUE, RAW_QUEUE
+from shared.values.resources import EMERGENCY_QUEUE, RAW_QUEUE
 
 # Graph counts an answer after 3 seconds as a failure and slows down an endpoint that has too many of them.
 _ANSWER_SECONDS: Final = 2.5
@@ -214,7 +214,9 @@ class Receiver:
             self.activity.add(reason, Happening.REFUSED, count)
 
     def _raw_queue(self, queue: str, item: Item) -> str:
-        return self.call_records_queue if queue == RAW_QUEUE and item.notification.kind is CALL_RECORDS else queue
+        kind = item.notification.kind
+        fetchable = queue == RAW_QUEUE and kind is not None and kind.is_fetchable
+        return self.call_records_queue if fetchable else queue
 
     async def _covered_tenants(self, collection: Collection, wanted: Group[str], now: datetime) -> frozenset[str]:
         """The wanted tenants that valid tokens vouch for.

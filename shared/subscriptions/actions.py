@@ -19,7 +19,7 @@ from shared.values import graph
 from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, GraphError, Reply, Subscription
-from shared.values.resources import ResourceKind
+from shared.values.resource_row import ResourceKind
 
 _SHORTENINGS: Final = 3  # how often a refused lifetime is made shorter before the refusal is believed
 _CREATIONS: Final = _SHORTENINGS + 1  # once more where the endpoint did not answer
@@ -196,7 +196,7 @@ class _Execution:
             now, asked = self.context.now(), self.context.lifetimes.ask(want.tenant_id, want.kind)
             body = creation_body(want, now + asked, self.context.endpoint, certificate)
             reply: Reply = yield Call(
-                "POST", want.tenant_id, want.kind.api_version, want.kind.delegated_only, None, body
+                "POST", want.tenant_id, want.form.api_version, want.kind.delegated_only, None, body
             )
             if isinstance(reply, graph.EndpointValidationError) and not woken:
                 woken = True  # an app that has been scaled in is started by the very call that it answers too late

@@ -7,20 +7,17 @@ each form.
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from shared.subscriptions.planned import Desired
 from shared.values import resources
 from shared.values.errors import SwitchboardError
-from shared.values.resources import ResourceKind, Rich
+from shared.values.resource_row import Gather, PathForm, ResourceKind, Rich, Value
 
-_GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_MAX_PARTICIPANTS: Final = 50  # keeps the resource within what fits a URL everywhere
-_POLICY_LENGTH: Final = 200
-_URL_LENGTH: Final = 2048
+READ_MEMBERS: Final = "GroupMember.Read.All"
+"""The permission to read who is in a group."""
 
 
 class DesiredStateError(SwitchboardError):
@@ -37,10 +34,16 @@ class DesiredStateError(SwitchboardError):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group whose members' call events are wanted; who they are only Graph can tell."""
+    """A group whose members' subscriptions are wanted; who they are only Graph can tell."""
 
     tenant_id: str
     group_id: str
+    kind: ResourceKind = resources.CALL_EVENTS
+
+    @property
+    def form(self) -> PathForm:
+        """The form that takes the members."""
+        return next(form for form in self.kind.forms if form.group_key is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,77 +87,29 @@ def _by_line(problems: Iterable[tuple[int, str]]) -> list[str]:
     return [f"line {line}: {message}" for line, message in sorted(problems)]
 
 
-def call_events_of(group: Group, user_ids: Iterable[str]) -> tuple[Desired, ...]:
+def wanted_of_members(group: Group, user_ids: Iterable[str]) -> tuple[Desired, ...]:
     """The subscriptions that a group stands for."""
-    kind = resources.CALL_EVENTS
-    return tuple(
-        Desired(group.tenant_id, kind, resources.call_events_path(user_id.lower()), rich=True) for user_id in user_ids
-    )
-
-
-def _call_records_path(participants: tuple[str, ...]) -> str:
-    """All call records, or those with one of the participants (Graph's filter on a callRecords subscription)."""
-    if not participants:
-        return "communications/callRecords"
-    if len(participants) == 1:
-        condition = f"p/id eq '{participants[0]}'"
-    else:
-        condition = f"p/id in ({','.join(f"'{participant}'" for participant in participants)})"
-    return f"communications/callRecords?$filter=participants/any(p:{condition})"
-
-
-def _is_guid(value: str) -> bool:
-    return _GUID.fullmatch(value) is not None
-
-
-def _is_policy(value: str) -> bool:
-    return bool(value.strip()) and len(value) <= _POLICY_LENGTH and value.isprintable()
-
-
-def _is_join_url(value: str) -> bool:
-    try:
-        parts = urlsplit(value)
-    except ValueError:
-        return False
-    return (
-        parts.scheme == "https"
-        and bool(parts.hostname)
-        and len(value) <= _URL_LENGTH
-        and value.isprintable()
-        and not set(value) & set(" '\"<>")
-    )
+    rich = group.kind.rich is not Rich.NEVER
+    return tuple(Desired(group.tenant_id, group.kind, group.form.path(user_id.lower()), rich) for user_id in user_ids)
 
 
 @dataclass(frozen=True, slots=True)
-class _Strings:
-    """A key that holds an array of strings."""
+class _Entry:
+    """Where an entry stands among those of its kind, and what all that it asks for has in common."""
 
-    what: str
-    valid: Callable[[str], bool]
-    normal: Callable[[str], str] = field(default=str)
-
-
-_USERS: Final = _Strings("a user's object id (a GUID)", _is_guid, str.lower)
-_GROUPS: Final = _Strings("a group's object id (a GUID)", _is_guid, str.lower)
-_POLICIES: Final = _Strings("the name of an emergency calling policy", _is_policy)
-_JOIN_URLS: Final = _Strings("a meeting's joinWebUrl (https, as Graph gives it)", _is_join_url)
-
-# What each kind of entry may hold besides `tenant` and, where the resource leaves the choice, `includeResourceData`.
-_KEYS: Final[Mapping[str, Mapping[str, _Strings]]] = {
-    resources.CALL_RECORDS.key: {"participants": _USERS},
-    resources.CALL_EVENTS.key: {"users": _USERS, "groups": _GROUPS},
-    resources.EMERGENCY_CALL_EVENTS.key: {"policies": _POLICIES},
-    resources.MEETING_CALL_EVENTS.key: {"joinWebUrls": _JOIN_URLS},
-    resources.ONLINE_MEETING.key: {"joinWebUrls": _JOIN_URLS},
-    resources.PRESENCE.key: {"users": _USERS},
-}
-_CHOICE: Final = frozenset({resources.ONLINE_MEETING.key, resources.PRESENCE.key})
+    kind: ResourceKind
+    place: int
+    tenant: str
+    rich: bool
 
 
 @dataclass(slots=True)
-class _PresenceOfTenant:
-    rich: bool
-    users: list[str] = field(default_factory=list)
+class _Gathered:
+    """The values of several entries that one subscription is for; `entry` is the first of them."""
+
+    entry: _Entry
+    form: PathForm
+    values: list[str] = field(default_factory=list)
 
 
 class _Reader:
@@ -162,7 +117,7 @@ class _Reader:
         self._tenant_ids = tenant_ids
         self._lines = lines
         self._seen: dict[tuple[object, ...], int] = {}
-        self._presence: dict[str, _PresenceOfTenant] = {}
+        self._gathered: dict[tuple[str, str, str], _Gathered] = {}
         self.problems: list[tuple[int, str]] = []
         self.refused: list[tuple[int, str]] = []
         self.subscriptions: list[Desired] = []
@@ -170,70 +125,85 @@ class _Reader:
 
     def read(self, document: Mapping[str, Any]) -> None:
         for name, entries in document.items():
-            if name not in _KEYS:
-                self._problem(self._lines.of(name), f"{name!r} is not known; there are {', '.join(sorted(_KEYS))}")
+            kind = resources.CATALOGUE.get(name)
+            if kind is None:
+                known = ", ".join(sorted(resources.CATALOGUE))
+                self._problem(self._lines.of(name), f"{name!r} is not known; there are {known}")
             elif not (isinstance(entries, list) and all(isinstance(entry, Mapping) for entry in entries)):
                 self._problem(self._lines.of(name), f"write each entry of {name!r} under a header [[{name}]]")
             else:
                 for place, entry in enumerate(entries):
-                    self._entry(resources.CATALOGUE[name], place, entry)
-        for tenant, presence in self._presence.items():
-            if presence.users:
-                path = resources.presence_path(tuple(sorted(presence.users)))
-                self._want(resources.PRESENCE, tenant, path, rich=presence.rich)
+                    self._entry(kind, place, entry)
+        for gathered in self._gathered.values():
+            if gathered.values:
+                path = gathered.form.path(*sorted(gathered.values))
+                self._want(gathered.entry, path)
 
-    def _entry(self, kind: ResourceKind, place: int, entry: Mapping[str, Any]) -> None:
-        lists = _KEYS[kind.key]
-        allowed = {*lists, "tenant", *(("includeResourceData",) if kind.key in _CHOICE else ())}
-        for key in entry:
+    def _entry(self, kind: ResourceKind, place: int, fields: Mapping[str, Any]) -> None:
+        keys = {key: (form, value) for form in kind.forms for key, value in form.keys.items()}
+        allowed = {*keys, "tenant", *(("includeResourceData",) if kind.rich_is_choice else ())}
+        for key in fields:
             if key not in allowed:
                 line = self._lines.of(kind.key, place, key)
                 self._problem(line, f"{key!r} is not known in [[{kind.key}]]; there are {', '.join(sorted(allowed))}")
-        tenant = self._tenant(kind, place, entry)
-        rich = self._rich(kind, place, entry)
-        values = {key: self._strings(kind, place, key, entry[key], tenant) for key in lists if key in entry}
-        if kind is resources.CALL_RECORDS:
-            participants = tuple(sorted(values.get("participants", ())))
-            if len(participants) > _MAX_PARTICIPANTS:
-                line = self._lines.of(kind.key, place, "participants")
-                self._problem(line, f"at most {_MAX_PARTICIPANTS} participants fit one filter: make another entry")
-            if participants or "participants" not in entry:
-                self._once(self._lines.of(kind.key, place), "entry", (kind.key, tenant, participants))
-            self._want(kind, tenant, _call_records_path(participants), rich=False)
-            return
-        if not values:
-            self._problem(self._lines.of(kind.key, place), f"[[{kind.key}]] needs {' or '.join(sorted(lists))}")
-        if kind is resources.PRESENCE:
-            self._add_presence(place, tenant, rich, values.get("users", []))
-            return
-        for key, found in values.items():
-            for value in found:
-                if key == "groups":
-                    self.groups.append(Group(tenant, value))
-                else:
-                    self._want(kind, tenant, _PATHS[kind.key](value), rich=rich)
+        entry = _Entry(kind, place, self._tenant(kind, place, fields), self._rich(kind, place, fields))
+        for key, (form, value) in keys.items():
+            if key in fields:
+                self._want_all(entry, form, key, self._strings(entry, form, key, value, fields[key]))
+        if not keys.keys() & fields.keys():
+            self._want_without_keys(entry, keys)
 
-    def _add_presence(self, place: int, tenant: str, rich: bool, users: list[str]) -> None:
-        """Take as many users as one subscription has room for.
+    def _want_all(self, entry: _Entry, form: PathForm, key: str, given: list[str]) -> None:
+        """What an entry asks for under a key."""
+        if key == form.group_key:
+            self.groups += (Group(entry.tenant, group_id, entry.kind) for group_id in given)
+        elif form.gather is Gather.TENANT:
+            self._gather(entry, form, given)
+        elif form.gather is Gather.ENTRY:
+            self._want_together(entry, form, given)
+        else:
+            for one in given:
+                self._want(entry, form.path(one))
 
-        Graph allows an application one presence subscription for each signed-in user, of 650 users ("Change
-        notifications for Microsoft Teams resources", https://learn.microsoft.com/graph/changenotifications-for-presence).
-        """
-        presence = self._presence.setdefault(tenant, _PresenceOfTenant(rich))
-        if rich is not presence.rich:
+    def _want_without_keys(self, entry: _Entry, keys: Iterable[str]) -> None:
+        line = self._lines.of(entry.kind.key, entry.place)
+        for form in entry.kind.forms:
+            if not form.key:
+                self._once(line, "entry", (entry.kind.key, entry.tenant))
+                self._want(entry, form.path())
+                return
+        self._problem(line, f"[[{entry.kind.key}]] needs {' or '.join(sorted(keys))}")
+
+    def _want_together(self, entry: _Entry, form: PathForm, given: list[str]) -> None:
+        """What an entry asks for with all of its values together."""
+        values = tuple(sorted(given))
+        if form.most is not None and len(values) > form.most:
+            line = self._lines.of(entry.kind.key, entry.place, form.key)
+            self._problem(line, f"at most {form.most} {form.key} fit one filter: make another entry")
+        if values:
+            line = self._lines.of(entry.kind.key, entry.place)
+            self._once(line, "entry", (entry.kind.key, entry.tenant, form.key, values))
+        self._want(entry, form.path(*values))
+
+    def _gather(self, entry: _Entry, form: PathForm, given: list[str]) -> None:
+        """Take as many values as a tenant's one subscription has room for."""
+        kind, place = entry.kind, entry.place
+        gathered = self._gathered.setdefault((kind.key, form.key, entry.tenant), _Gathered(entry, form))
+        if entry.rich is not gathered.entry.rich:
             message = "refused: the entries of a tenant must agree on 'includeResourceData', and an earlier one differs"
-            self.refused.append((self._lines.of(resources.PRESENCE.key, place), message))
+            self.refused.append((self._lines.of(kind.key, place), message))
             return
-        room = resources.MAX_PRESENCE_IDS - len(presence.users)
-        presence.users += users[:room]
-        if len(users) > room:
-            line = self._lines.of(resources.PRESENCE.key, place, "users", room)
-            count, most = len(users) - room, resources.MAX_PRESENCE_IDS
-            message = f"refused: {count} of the entry's users from here on, for a signed-in user can follow {most}"
+        most = form.most or len(gathered.values) + len(given)
+        room = most - len(gathered.values)
+        gathered.values += given[:room]
+        if len(given) > room:
+            line = self._lines.of(kind.key, place, form.key, room)
+            count = len(given) - room
+            message = f"refused: {count} of the entry's {form.key} from here on, for a signed-in user can follow {most}"
             self.refused.append((line, message))
 
-    def _tenant(self, kind: ResourceKind, place: int, entry: Mapping[str, Any]) -> str:
-        value = entry.get("tenant")
+    def _tenant(self, kind: ResourceKind, place: int, fields: Mapping[str, Any]) -> str:
+        value = fields.get("tenant")
         if value is None and len(self._tenant_ids) == 1:
             return next(iter(self._tenant_ids))
         line = self._lines.of(kind.key, place, "tenant")
@@ -243,30 +213,31 @@ class _Reader:
             self._problem(line, f"tenant {value!r} is not one of GRAPH_TENANT_IDS")
         return str(value).lower()
 
-    def _rich(self, kind: ResourceKind, place: int, entry: Mapping[str, Any]) -> bool:
-        if kind.key not in _CHOICE:
+    def _rich(self, kind: ResourceKind, place: int, fields: Mapping[str, Any]) -> bool:
+        if not kind.rich_is_choice:
             return kind.rich is not Rich.NEVER
-        value = entry.get("includeResourceData", True)
+        value = fields.get("includeResourceData", True)
         if not isinstance(value, bool):
             line = self._lines.of(kind.key, place, "includeResourceData")
             self._problem(line, "'includeResourceData' must be true or false")
         return value is True
 
-    def _strings(self, kind: ResourceKind, place: int, key: str, value: object, tenant: str) -> list[str]:
-        rule = _KEYS[kind.key][key]
-        if not (isinstance(value, list) and value):
+    def _strings(self, entry: _Entry, form: PathForm, key: str, rule: Value, given: object) -> list[str]:
+        """The elements of an array, in their normal form."""
+        kind, place = entry.kind, entry.place
+        if not (isinstance(given, list) and given):
             self._problem(self._lines.of(kind.key, place, key), f"{key!r} must be an array, each {rule.what}")
             return []
         found = []
-        for number, item in enumerate(value):
+        for number, item in enumerate(given):
             line = self._lines.of(kind.key, place, key, number)
             if not (isinstance(item, str) and rule.valid(item)):
                 # Not repeated here: it may be a name or an address, and this message is logged.
                 self._problem(line, f"an element of {key!r} is not {rule.what}")
                 continue
             normal = rule.normal(item)
-            within = place if kind is resources.CALL_RECORDS else None  # filters may share participants
-            self._once(line, f"an element of {key!r}", (kind.key, tenant, key, within, normal))
+            within = place if form.gather is Gather.ENTRY else None  # filters may share participants
+            self._once(line, f"an element of {key!r}", (kind.key, entry.tenant, key, within, normal))
             found.append(normal)
         return found
 
@@ -276,19 +247,11 @@ class _Reader:
         else:
             self._seen[identity] = line
 
-    def _want(self, kind: ResourceKind, tenant: str, resource: str, *, rich: bool) -> None:
-        self.subscriptions.append(Desired(tenant, kind, resource, rich))
+    def _want(self, entry: _Entry, resource: str) -> None:
+        self.subscriptions.append(Desired(entry.tenant, entry.kind, resource, entry.rich))
 
     def _problem(self, line: int, message: str) -> None:
         self.problems.append((line, message))
-
-
-_PATHS: Final[Mapping[str, Callable[[str], str]]] = {
-    resources.CALL_EVENTS.key: resources.call_events_path,
-    resources.EMERGENCY_CALL_EVENTS.key: resources.emergency_path,
-    resources.MEETING_CALL_EVENTS.key: resources.meeting_call_events_path,
-    resources.ONLINE_MEETING.key: resources.online_meeting_path,
-}
 
 
 class _Lines:

@@ -34,6 +34,7 @@ from shared.subscriptions.requested_pauses import LONGEST_PAUSE, SUBSCRIPTIONS, 
 from shared.values import graph, resources
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.values.graph import Call, CredentialError, OutcomeUnknownError, Reply, Subscription
+from shared.values.resource_row import ApiVersion
 
 _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 60.0  # of a batch; each POST in it waits for our own endpoint's handshake, up to 10 s
@@ -146,14 +147,14 @@ class GraphClient:
 
     async def _signed_in_pages(self, tenant_id: str) -> AsyncIterator[Sequence[Subscription]]:
         """What was subscribed to for a signed-in user, by another application where the app is a managed identity."""
-        version = resources.PRESENCE.api_version
         try:
             credentials = {id(self._credentials(tenant_id, delegated=delegated)) for delegated in (False, True)}
             if len(credentials) == 1:
                 return
-            url = f"{self._endpoint}/{version}/subscriptions"
-            async for page in self.pages(url, tenant_id, limiter=self._lists, delegated=True):
-                yield list(readable_subscriptions(page, tenant_id, version, self._clock.now()))
+            for version in resources.DELEGATED_VERSIONS:
+                url = f"{self._endpoint}/{version}/subscriptions"
+                async for page in self.pages(url, tenant_id, limiter=self._lists, delegated=True):
+                    yield list(readable_subscriptions(page, tenant_id, version, self._clock.now()))
         except graph.SignInRequiredError:
             return  # whether presence is wanted at all is not known here
         except (UnavailableError, graph.GraphError) as error:
@@ -205,7 +206,8 @@ class GraphClient:
             GraphError: Graph refuses.
         """
         refusal: graph.GraphError = graph.NotFoundError(f"no subscription {subscription_id}")
-        ways = [*((version, False) for version in graph.API_VERSIONS), (resources.PRESENCE.api_version, True)]
+        own = ((version, False) for version in graph.API_VERSIONS)
+        ways = [*own, *((version, True) for version in resources.DELEGATED_VERSIONS)]
         for version, delegated in ways:
             url = f"{self._endpoint}/{version}/subscriptions/{subscription_id}"
             try:
@@ -221,7 +223,7 @@ class GraphClient:
                 return self._parsed(value, tenant_id, version)
         raise refusal
 
-    def _parsed(self, value: Mapping[str, Any], tenant_id: str, version: graph.ApiVersion) -> Subscription:
+    def _parsed(self, value: Mapping[str, Any], tenant_id: str, version: ApiVersion) -> Subscription:
         try:
             return graph.parse_subscription(value, tenant_id, version, assumed=self._clock.now())
         except MalformedInputError as error:

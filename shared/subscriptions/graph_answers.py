@@ -13,6 +13,7 @@ import msgspec
 from shared.values import graph
 from shared.values.errors import MalformedInputError
 from shared.values.graph import Call, OutcomeUnknownError, Reply, Subscription
+from shared.values.resource_row import ApiVersion
 from shared.values.unusual_json import read_leniently
 
 _ASSUMED_LIFE: Final = timedelta(minutes=45)  # Graph grants no less
@@ -27,7 +28,7 @@ def pause(tries: int, retry_after: float | None) -> float:
 
 
 def readable_subscriptions(
-    page: Sequence[Mapping[str, Any]], tenant_id: str, version: graph.ApiVersion, now: datetime
+    page: Sequence[Mapping[str, Any]], tenant_id: str, version: ApiVersion, now: datetime
 ) -> Iterator[Subscription]:
     """Those of a page that can be read: one that cannot must not keep the others from being renewed.
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Final
 
 from shared.values.graph import Subscription
-from shared.values.resources import ResourceKind
+from shared.values.resource_row import ResourceKind
 
 SMALLEST_MARGIN: Final = timedelta(minutes=2)
 LEAST_GRANTED: Final = timedelta(minutes=45)  # Graph raises anything shorter to this

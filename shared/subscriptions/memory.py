@@ -22,7 +22,7 @@ from shared.values import resources
 from shared.values.errors import SwitchboardError
 from shared.values.graph import Subscription
 from shared.values.moment import Moment
-from shared.values.resources import ResourceKind
+from shared.values.resource_row import ResourceKind
 
 SKEW: Final = timedelta(minutes=5)
 """How far the clocks of machines may be apart: what has expired for so long has expired on all of them."""
@@ -206,7 +206,7 @@ def recalled(identity: str, tenant_id: str, known: Remembered) -> Subscription |
     return Subscription(
         id=identity,
         tenant_id=tenant_id,
-        api_version=kind.api_version,
+        api_version=kind.form(known.resource).api_version,
         resource=known.resource,
         change_type=known.change_type,
         notification_url=known.url,

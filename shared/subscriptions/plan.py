@@ -29,7 +29,6 @@ from shared.subscriptions.endpoint import CACHED_URLS, ClientStateVersion, Endpo
 from shared.subscriptions.lifetimes import LEAST_GRANTED, SMALLEST_MARGIN, Lifetimes, half_life, last_resort
 from shared.subscriptions.memory import SKEW, Names
 from shared.subscriptions.planned import Action, Course, Desired, Reason, Verb
-from shared.values import resources
 from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import SwitchboardError
 from shared.values.graph import (
@@ -361,7 +360,7 @@ def _recognised(existing: Subscription, names: Mapping[str, Names]) -> Subscript
 
 
 def _supersedes(want: Desired, old: Subscription) -> bool:
-    return want.kind is resources.PRESENCE and old.kind is resources.PRESENCE and old.tenant_id == want.tenant_id
+    return want.kind.one_per_tenant and old.kind is want.kind and old.tenant_id == want.tenant_id
 
 
 def _same_changes(existing: Subscription, want: Desired) -> bool:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from shared.values.errors import SwitchboardError
 from shared.values.graph import Subscription
-from shared.values.resources import ResourceKind
+from shared.values.resource_row import PathForm, ResourceKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,10 @@ class Desired:
     @property
     def key(self) -> tuple[str, str]:
         return self.tenant_id, self.resource
+
+    @property
+    def form(self) -> PathForm:
+        return self.kind.form(self.resource)
 
 
 class Verb(StrEnum):

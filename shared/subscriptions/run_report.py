@@ -14,7 +14,7 @@ from shared.subscriptions.memory import Names
 from shared.subscriptions.planned import Action, Reason
 from shared.subscriptions.tenant_contract import Stage, Trouble
 from shared.subscriptions.tenant_run import TenantRun
-from shared.values import graph, resources
+from shared.values import graph
 from shared.values.errors import NoTurnError, SettingsError, SwitchboardError, UnavailableError
 from shared.values.graph import Subscription
 
@@ -198,7 +198,7 @@ class RunEnd:
     def _of_call_records(self) -> Iterator[Subscription]:
         """Those that deliver: an unknown mark means that what comes from one is refused."""
         for tenant in self.tenants:
-            wanted = {want.resource for want in tenant.wanted if want.kind is resources.CALL_RECORDS}
+            wanted = {want.resource for want in tenant.wanted if want.kind.is_fetchable}
             for identity in sorted(tenant.confirmed):
                 subscription = tenant.there[identity]
                 url = subscription.notification_url

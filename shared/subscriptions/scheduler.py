@@ -16,8 +16,8 @@ from shared.subscriptions.actions import Outcome, Result, RunContext, Steps, car
 from shared.subscriptions.planned import Action, Reason, Verb
 from shared.values import graph
 from shared.values.errors import NoTurnError, OutOfTimeError, UnavailableError
-from shared.values.graph import ApiVersion, Call, GraphError, OutcomeUnknownError, Reply, Subscription
-from shared.values.resources import ResourceKind
+from shared.values.graph import Call, GraphError, OutcomeUnknownError, Reply, Subscription
+from shared.values.resource_row import ApiVersion, ResourceKind
 
 GRACE: Final = timedelta(seconds=60)  # after the deadline, for what has been begun
 _IN_FLIGHT: Final = 4  # batches at a time and tenant: Graph takes about a second for one, and allows more than one
@@ -271,8 +271,10 @@ class BatchScheduler:
     def _advance(self, task: _Task, reply: Reply) -> None:
         kind = task.action.kind
         if isinstance(reply, graph.PermissionDeniedError) and kind is not None:
+            about = task.action.desired or task.action.subscription
+            permission = kind.form(None if about is None else about.resource).permission
             reply = graph.PermissionDeniedError(
-                f"{reply} (unless Graph says otherwise, {kind.permission} is needed; granted? then up to 24 h)"
+                f"{reply} (unless Graph says otherwise, {permission} is needed; granted? then up to 24 h)"
             )
         if task.call.method == "POST" and kind is not None:
             self._note_answer(task, kind, reply)

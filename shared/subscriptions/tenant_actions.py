@@ -60,9 +60,10 @@ class TenantActions(TenantView):
         self._note_reads(picture)
         if picture.error is not None:
             self._trouble(Stage.LIST, picture.error)
-        wants_presence = any(want.kind is resources.PRESENCE for want in self.wanted)
-        if picture.without_signed_in is not None and (wants_presence or self.order.prune):
-            self._trouble(Stage.LIST, picture.without_signed_in, resources.PRESENCE.key)
+        if picture.without_signed_in is not None:
+            for kind in resources.DELEGATED:
+                if self.order.prune or any(want.kind is kind for want in self.wanted):
+                    self._trouble(Stage.LIST, picture.without_signed_in, kind.key)
         for result in self._renewed.values():
             self._take_in(result)
         self._note_renewals()

@@ -12,7 +12,7 @@ import msgspec
 
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome, Result, RunContext
-from shared.subscriptions.desired import DesiredState, Group, call_events_of
+from shared.subscriptions.desired import DesiredState, Group, wanted_of_members
 from shared.subscriptions.listing import Listing, Picture
 from shared.subscriptions.memory import Changes, Creation, Memory, Recollection
 from shared.subscriptions.planned import Desired, Reason
@@ -152,7 +152,7 @@ class TenantView:
         asked_for = [*(want.resource for want in wanted), *sources]
         members = await self._members(groups)
         for group, of_group in zip(groups, members, strict=True):
-            wanted += call_events_of(group, of_group or ())
+            wanted += wanted_of_members(group, of_group or ())
         read = {source: found for source, found in zip(sources, members, strict=True) if found is not None}
         sure = self._note_readings(memory, {DESIRED_STATE: asked_for, **read})
         self.changes.sources = frozenset({DESIRED_STATE, *sources})

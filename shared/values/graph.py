@@ -14,8 +14,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from shared.values import resources
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
-
-type ApiVersion = Literal["v1.0", "beta"]
+from shared.values.resource_row import ApiVersion, ResourceKind
 
 API_VERSIONS: Final[tuple[ApiVersion, ...]] = ("v1.0", "beta")
 BATCH_SIZE: Final = 20  # requests in a $batch, at most
@@ -63,7 +62,7 @@ class Subscription:
     expires_told: bool = field(default=True, compare=False)
 
     @property
-    def kind(self) -> resources.ResourceKind | None:
+    def kind(self) -> ResourceKind | None:
         """The row of the catalogue, or None where no row knows the resource."""
         return resources.match(self.resource)
 
@@ -242,7 +241,7 @@ def parse_subscription(
     return Subscription(
         id=identity,
         tenant_id=tenant_id,
-        api_version=listed_in if kind is None else kind.api_version,
+        api_version=listed_in if kind is None else kind.form(resource).api_version,
         resource=resource,
         change_type=str(fields.get("changeType") or ""),
         notification_url=str(fields.get("notificationUrl") or ""),

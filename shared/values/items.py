@@ -12,6 +12,7 @@ import msgspec
 
 from shared.values import resources
 from shared.values.errors import MalformedInputError
+from shared.values.resource_row import ResourceKind, Rich
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some writers put one; JSON knows none
 
@@ -45,7 +46,7 @@ class ChangeNotification(msgspec.Struct, frozen=True, dict=True, rename="camel")
         return value if isinstance(value, str) else None
 
     @cached_property
-    def kind(self) -> resources.ResourceKind | None:
+    def kind(self) -> ResourceKind | None:
         """The row of the catalogue."""
         return resources.match(self.resource, resources.odata_type_of(self.resource_data))
 
@@ -65,7 +66,7 @@ class ChangeNotification(msgspec.Struct, frozen=True, dict=True, rename="camel")
         content out would be a way around the tokens.
         """
         kind = self.kind
-        return self.has_content or (kind is not None and kind.rich is resources.Rich.ALWAYS)
+        return self.has_content or (kind is not None and kind.rich is Rich.ALWAYS)
 
     @property
     def queues(self) -> tuple[str, ...]:

@@ -109,7 +109,7 @@ def events(number: int, tenant_id: str = TENANT) -> Desired:
 
 def post(want: Desired, clock: LeapingClock, lifetime: timedelta = HOUR) -> Call:
     body = creation_body(want, clock.now() + lifetime, ENDPOINT, None)
-    return Call("POST", want.tenant_id, want.kind.api_version, want.kind.delegated_only, None, body)
+    return Call("POST", want.tenant_id, want.form.api_version, want.kind.delegated_only, None, body)
 
 
 def on(method: Any, found: Subscription, body: dict[str, Any] | None = None) -> Call:

@@ -17,7 +17,8 @@ TENANT = "99999999-9999-9999-9999-999999999999"
 IDENTITY = "11111111-1111-1111-1111-111111111111"
 USER = "22222222-2222-2222-2222-222222222222"
 GRAPH = "graph-in-this-tenant"
-ROLES = sorted({*(kind.permission for kind in CATALOGUE.values()), "GroupMember.Read.All", "Mail.ReadWrite"})
+PERMISSIONS = {name for kind in CATALOGUE.values() for name in kind.permissions}
+ROLES = sorted({*PERMISSIONS, "GroupMember.Read.All", "Mail.ReadWrite"})
 SAMPLE = (Path(__file__).parents[2] / "subscriptions.sample.toml").read_text()
 
 

@@ -106,7 +106,7 @@ class TestSubscriptions:
 
         shown = run("subscriptions", "plan")
         assert shown.exit_code == 0
-        assert "6 to create; 0 stay as they are" in shown.output
+        assert f"{traffic.SUBSCRIPTION_COUNT} to create; 0 stay as they are" in shown.output
 
     def test_apply_does_it_and_then_there_is_nothing_to_do(self, stack: Stack) -> None:
         report = run_json("subscriptions", "apply")

@@ -12,6 +12,7 @@ from dev.azurite import Azurite
 from dev.host import HostProcess
 from dev.stack import APP, Stack
 from shared import telemetry_export
+from shared.values.resources import CATALOGUE
 from tests.integration.ingestion import Ingestion
 from tests.unit.deployed import deployed
 
@@ -83,4 +84,4 @@ def test_the_figures_of_a_run_outlive_its_worker(tmp_path: Path, ingestion: Inge
         for record in ingestion.records
         if record.metric == telemetry_export.EXPIRY
     }
-    assert kinds == {"callRecords", "callEvents", "emergencyCallEvents", "meetingCallEvents", "onlineMeeting"}
+    assert kinds == {key for key, kind in CATALOGUE.items() if not kind.delegated_only}

@@ -41,7 +41,7 @@ from shared.values import graph, resources
 from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import EndpointValidationError, GraphError
-from shared.values.resources import ResourceKind
+from shared.values.resource_row import ResourceKind
 from tests.keys import PAIR
 from tests.simulation.coverage import SKEW, THREE_RUNS, Figures, Ledger, Nuisance, WatchedStore
 from tests.simulation.in_process import Identities, InProcessClient, Latency, RememberingEntra, SignIn, Troubles

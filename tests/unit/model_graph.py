@@ -129,7 +129,7 @@ class ModelGraph:
         one = Subscription(
             id=str(UUID(int=next(self._ids))),
             tenant_id=want.tenant_id,
-            api_version=want.kind.api_version,
+            api_version=want.form.api_version,
             resource=want.resource,
             change_type=want.kind.change_type,
             notification_url=ENDPOINT.url(rich=want.rich),

@@ -50,7 +50,7 @@ def existing(want: Desired = CALLS, **changes: Any) -> Subscription:
     found = Subscription(
         id="old",
         tenant_id=want.tenant_id,
-        api_version=want.kind.api_version,
+        api_version=want.form.api_version,
         resource=want.resource,
         change_type=want.kind.change_type,
         notification_url=ENDPOINT.url(rich=want.rich),
@@ -137,7 +137,7 @@ class TestCreate:
         assert play.end == (Outcome.CREATED, made, None)
         body = creation_body(want, NOW + Lifetimes().ask(TENANT, want.kind), ENDPOINT, CERTIFICATE)
         delegated = want is PRESENCE
-        assert play.calls == [Call("POST", TENANT, want.kind.api_version, delegated, None, body)]
+        assert play.calls == [Call("POST", TENANT, want.form.api_version, delegated, None, body)]
 
     def test_is_remembered_by_what_was_sent_and_granted_whatever_is_answered(self) -> None:
         answer = replace(NEW, resource="x", notification_url="y", change_type="", certificate_id="z")

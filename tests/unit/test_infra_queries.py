@@ -24,7 +24,7 @@ VALUES = {
     telemetry_export.SINCE: {"event", "receipt"},
     telemetry_export.QUEUE: set(RAW_QUEUES),
     telemetry_export.KIND: set(CATALOGUE),
-    telemetry_export.TYPE: {SELF_TEST.event_types[""]},
+    telemetry_export.TYPE: {SELF_TEST.event_types[""].name},
 }
 # What Azure Monitor allows in a log search alert ("Create or edit a log search alert rule").
 PERIODS = {

@@ -740,7 +740,7 @@ def _post(house: House, want: Desired) -> Call:
         "clientState": house.endpoint.client_states[0],
         "encryptionCertificateId": model.CERTIFICATE.id,
     }
-    return Call("POST", TENANT, want.kind.api_version, False, None, body)
+    return Call("POST", TENANT, want.form.api_version, False, None, body)
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])

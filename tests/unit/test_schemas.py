@@ -91,7 +91,7 @@ class TestPublished:
             assert schema["$id"] == schema_id(event_type)
 
     def test_every_type_of_the_catalogue_has_one(self) -> None:
-        types = {event_type for kind in resources.CATALOGUE.values() for event_type in kind.event_types.values()}
+        types = {each.name for kind in resources.CATALOGUE.values() for each in kind.event_types.values()}
         assert types | {UNRECOGNIZED} == set(DATA_TYPES)
 
     def test_the_pages_example_fits(self) -> None:

@@ -36,7 +36,7 @@ def existing(want: Desired, identity: str = "s1", left: timedelta = 20 * HOUR, *
     found = Subscription(
         id=identity,
         tenant_id=want.tenant_id,
-        api_version=want.kind.api_version,
+        api_version=want.form.api_version,
         resource=want.resource,
         change_type=want.kind.change_type,
         notification_url=ENDPOINT.url(rich=want.rich),
