@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
@@ -21,7 +22,8 @@ from dev.simulator.tokens import SigningKey, validation_claims
 from shared.notifications.collection import ClientStates, parse_collection
 from shared.notifications.decrypt import Sealed, open_items, parse_sealed
 from shared.notifications.paced_log import PacedLog
-from shared.notifications.raw_queues import RawQueues
+from shared.notifications.quarantine import Quarantine
+from shared.notifications.raw_messages import RawMessages
 from shared.notifications.receive import Receiver
 from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey, PublishedKeys
 from shared.storage.ports import Receipt
@@ -200,13 +202,22 @@ class Posts:
 
     def receiver(self) -> Receiver:
         """One that has seen nothing yet."""
-        return receiver_of(RawQueues(_Sink(), _Sink()), self._key)  # type: ignore[arg-type]
+        return receiver_of(raw_messages_over(_Sink(), _Sink()), self._key)
 
 
-def receiver_of(queues: RawQueues, key: SigningKey) -> Receiver:
+def raw_messages_over(queues: Any, blobs: Any) -> RawMessages:
+    """Raw messages over some storage."""
+
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    return RawMessages(queues, blobs, Quarantine(blobs, now), now)
+
+
+def receiver_of(raw_messages: RawMessages, key: SigningKey) -> Receiver:
     """One that takes what is signed with this key."""
     return Receiver(
-        queues=queues,
+        raw_messages=raw_messages,
         signing_keys=FixedKeys({key.kid: [PublishedKey(key.private_key.public_key(), key.issuer)]}),
         client_states=STATES,
         app_ids={APP},

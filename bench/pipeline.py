@@ -17,7 +17,7 @@ from azure.identity.aio import DefaultAzureCredential
 from azure.storage.queue.aio import QueueClient
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from bench.figures import APP, CERTIFICATE_ID, STATE, TENANT, receiver_of, rsa_operation
+from bench.figures import APP, CERTIFICATE_ID, STATE, TENANT, raw_messages_over, receiver_of, rsa_operation
 from bench.measure import Finding, Ratio, cpu_seconds, of_pairs
 from bench.storage_stub import connection_string, stub
 from dev.simulator import Kind, Options, Simulator, build
@@ -25,9 +25,6 @@ from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
 from shared.notifications.decrypt import Decryptor
-from shared.notifications.quarantine import Quarantine
-from shared.notifications.raw_messages import RawMessages
-from shared.notifications.raw_queues import RawQueues
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import AzureBlobs
@@ -144,11 +141,10 @@ class Pipeline:
         self.pair, signing = KeyCertificate.generate(), SigningKey.generate()
         self._account = account
         self.raw, self.events, blobs = _Tee(self._account), _Tee(self._account), AzureBlobs(self._account)
-        raw_queues = RawQueues(self.raw, blobs)
-        self._receiver = receiver_of(raw_queues, signing)
-        quarantine = Quarantine(blobs, lambda: datetime.now(UTC))
+        raw_messages = raw_messages_over(self.raw, blobs)
+        self._receiver = receiver_of(raw_messages, signing)
         self._decryptor = Decryptor(
-            raw_messages=RawMessages(raw_queues, quarantine, lambda: datetime.now(UTC)),
+            raw_messages=raw_messages,
             queues=self.events,
             blobs=blobs,
             private_keys=_Keys(self.pair.private_key),

@@ -38,10 +38,9 @@ from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
 from dev.simulator.delivery import Notification
 from dev.simulator.tokens import Forgery, forge
 from dev.stack import Stack, StackPorts
-from shared.notifications.claim_checks import ClaimSweep
 from shared.notifications.decrypt import DATA_CONTAINER
-from shared.notifications.quarantine import QUARANTINE_CONTAINER
-from shared.notifications.raw_queues import CLAIMS_CONTAINER, RawQueues
+from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
+from shared.notifications.raw_messages import CLAIMS_CONTAINER, RawMessages
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import AzureBlobs
@@ -607,12 +606,14 @@ class Run:
     def _sweep_claims(self) -> int:
         """What the app's own timer does about claim checks that a crash has orphaned, three days later."""
 
+        def later() -> datetime:
+            return datetime.now(UTC) + timedelta(days=3)
+
         async def sweep_later() -> int:
             account = StorageAccount(StorageSettings(self._stack.azurite.connection_string, None, None, None))
             async with account.queues, account.blobs:
                 blobs = AzureBlobs(account)
-                sweep = ClaimSweep(blobs, RawQueues(AzureQueues(account), blobs))
-                return await sweep.run(datetime.now(UTC) + timedelta(days=3))
+                return await RawMessages(AzureQueues(account), blobs, Quarantine(blobs, later), later).sweep()
 
         return asyncio.run(sweep_later())
 

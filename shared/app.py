@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from shared.notifications.poison import PoisonDrain, PoisonStates
     from shared.notifications.quarantine import Quarantine
     from shared.notifications.raw_messages import RawMessages
-    from shared.notifications.raw_queues import RawQueues
     from shared.notifications.receive import Receiver
     from shared.operations.activity import Activity
     from shared.operations.function_runs import FunctionRuns
@@ -118,16 +117,10 @@ class App:
         return Quarantine(self.blobs, self.clock.now, self.telemetry)
 
     @cached_property
-    def raw_queues(self) -> "RawQueues":
-        from shared.notifications.raw_queues import RawQueues
-
-        return RawQueues(self.queues, self.blobs)
-
-    @cached_property
     def raw_messages(self) -> "RawMessages":
         from shared.notifications.raw_messages import RawMessages
 
-        return RawMessages(self.raw_queues, self.quarantine, self.clock.now)
+        return RawMessages(self.queues, self.blobs, self.quarantine, self.clock.now)
 
     @cached_property
     def poison_drain(self) -> "PoisonDrain":
@@ -159,7 +152,7 @@ class App:
         settings = self.settings
         express = (
             Express(
-                queues=self.raw_queues,
+                raw_messages=self.raw_messages,
                 decryptor=lambda: self.express_decryptor,
                 expected=self._are_emergencies_expected,
                 now=self.clock.now,
@@ -170,7 +163,7 @@ class App:
             else None
         )
         return Receiver(
-            queues=self.raw_queues,
+            raw_messages=self.raw_messages,
             signing_keys=SigningKeys(settings.login_endpoint),
             client_states=ClientStates(settings.client_states),
             app_ids=settings.app_ids,
@@ -294,7 +287,7 @@ class App:
     def backfill(self) -> "Backfill":
         from shared.call_records.backfill import Backfill
 
-        return Backfill(self.blobs, self.raw_queues, self.call_records, self.clock)
+        return Backfill(self.blobs, self.raw_messages, self.call_records, self.clock)
 
     @cached_property
     def deliveries(self) -> "Deliveries":
@@ -306,7 +299,9 @@ class App:
     def record_audit(self) -> "RecordAudit":
         from shared.call_records.audit import RecordAudit
 
-        return RecordAudit(self.blobs, self.deliveries, self.raw_queues, self.call_records, self.clock, self.telemetry)
+        return RecordAudit(
+            self.blobs, self.deliveries, self.raw_messages, self.call_records, self.clock, self.telemetry
+        )
 
     @cached_property
     def call_records(self) -> "CallRecords":
@@ -353,7 +348,7 @@ class App:
 
         settings = self.settings
         return SelfTest(
-            raw_queues=self.raw_queues,
+            raw_messages=self.raw_messages,
             queues=self.queues,
             certificates=self.certificates,
             post=post_json,

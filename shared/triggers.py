@@ -142,9 +142,7 @@ async def drain_poison(app: App) -> None:
 
 async def sweep_claim_checks(app: App) -> None:
     """Claim checks that a crash has left without a message."""
-    from shared.notifications.claim_checks import ClaimSweep
-
-    await ClaimSweep(app.blobs, app.raw_queues).run(app.clock.now())
+    await app.raw_messages.sweep()
 
 
 async def health(app: App, _req: func.HttpRequest) -> func.HttpResponse:

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from shared.notifications.quarantine import Quarantine
+from shared.notifications.raw_messages import RawMessages
 from shared.storage.ports import LeasedMessage, Receipt
 from shared.values.errors import UnavailableError
 from shared.values.message_text import QUEUE_MESSAGE_BYTES, Encoding, encode
@@ -68,6 +70,12 @@ class StorageModel:
     @property
     def blobs(self) -> "BlobsModel":
         return BlobsModel(self)
+
+    @property
+    def raw_messages(self) -> RawMessages:
+        """What the app puts, opens and finishes raw messages with, over this storage."""
+        quarantine = Quarantine(self.blobs, lambda: self.now)
+        return RawMessages(self.queues, self.blobs, quarantine, lambda: self.now)
 
     def operate(self, what: str, operation: str, apply: Callable[[], Any]) -> Any:
         self.log.append((operation, what))

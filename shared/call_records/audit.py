@@ -21,7 +21,7 @@ from shared.call_records.deliveries import Deliveries
 from shared.call_records.missing import Audit, Delivered, Told, first_audit
 from shared.call_records.search import Records, Search, send_records
 from shared.clock import Clock
-from shared.notifications.raw_queues import RawQueues
+from shared.notifications.raw_messages import RawMessages
 from shared.storage.ports import STATE_CONTAINER, Blobs
 from shared.telemetry import Telemetry
 from shared.values.errors import UnavailableError
@@ -52,7 +52,7 @@ class RecordAudit:
 
     blobs: Blobs
     deliveries: Deliveries
-    queues: RawQueues
+    raw_messages: RawMessages
     records: Records
     clock: Clock
     telemetry: Telemetry
@@ -130,7 +130,7 @@ class RecordAudit:
     ) -> Sequence[ListedRecord]:
         absent = [record for record in page.records if judges(record) and not told.knows(record)]
         now = self.clock.now()
-        await send_records(self.queues, absent, tenant_id, now)
+        await send_records(self.raw_messages, absent, tenant_id, now)
         noted = [Delivered(record.id, record.version, now) for record in absent]
         for one in noted:  # participants of a filter may share it
             told.add(one)

@@ -18,7 +18,7 @@ import msgspec
 from shared.call_records.coverage import Coverage, Gap, missed, observed, participants_of, resource_key
 from shared.call_records.search import Records, Search, send_records
 from shared.clock import Clock
-from shared.notifications.raw_queues import RawQueues
+from shared.notifications.raw_messages import RawMessages
 from shared.storage.ports import STATE_CONTAINER, Blobs
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import GraphError, Subscription
@@ -37,7 +37,7 @@ class Backfill:
     """Watches over callRecords subscriptions. Doing anything twice does no harm: an event keeps its id."""
 
     blobs: Blobs
-    queues: RawQueues
+    raw_messages: RawMessages
     records: Records
     clock: Clock
 
@@ -96,7 +96,7 @@ class Backfill:
             try:
                 async for page in search.pages(self.records, self.clock, deadline):
                     missed = [record for record in page.records if gap.may_miss(record)]
-                    await send_records(self.queues, missed, subscription.tenant_id, self.clock.now())
+                    await send_records(self.raw_messages, missed, subscription.tenant_id, self.clock.now())
                     written += len(missed)
             except SwitchboardError:
                 await self._progress(subscription, gap, search.gap)

@@ -10,7 +10,7 @@ import msgspec
 
 from shared.call_records.coverage import KEPT, Gap, ListedRecord, RecordPage, Step, notification_of
 from shared.clock import Clock
-from shared.notifications.raw_queues import RawQueues
+from shared.notifications.raw_messages import RawMessages
 from shared.values.errors import UnavailableError
 from shared.values.graph import GraphError
 from shared.values.resources import CALL_RECORDS_QUEUE
@@ -72,13 +72,13 @@ class Search:
         self.gap = msgspec.structs.replace(self.gap, done=self.gap.done + (link is None), link=link)
 
 
-async def send_records(queues: RawQueues, found: Sequence[ListedRecord], tenant_id: str, now: datetime) -> None:
+async def send_records(raw_messages: RawMessages, found: Sequence[ListedRecord], tenant_id: str, now: datetime) -> None:
     """Put records on the raw queue that is theirs.
 
     Raises:
         UnavailableError: storage did not take all of them.
     """
-    await queues.send(
+    await raw_messages.send(
         CALL_RECORDS_QUEUE,
         [notification_of(record, tenant_id) for record in found],
         received=now,

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
-from shared.notifications.raw_queues import RawQueues
+from shared.notifications.raw_messages import RawMessages
 from shared.storage.ports import Receipt
 from shared.telemetry import NO_TELEMETRY, ActivityLog, ExpressOutcome, Happening, Telemetry
 from shared.values.envelope import Envelope, RawMessage, pack
@@ -53,7 +53,7 @@ class Express:
     def __init__(
         self,
         *,
-        queues: RawQueues,
+        raw_messages: RawMessages,
         decryptor: Callable[[], Decryptor],
         expected: Callable[[], Awaitable[bool]],
         now: Callable[[], datetime],
@@ -63,14 +63,14 @@ class Express:
         """Take what it needs.
 
         Args:
-            queues: where raw messages are put, shown and deleted.
+            raw_messages: puts the raw message; its queues show or delete it.
             decryptor: makes it, or gives the one that there is; not called before the raw message is durable.
             expected: whether an emergency subscription is alive; raises UnavailableError.
             now: the clock, aware.
             telemetry: is told what became of each attempt.
             activity: so is the status page.
         """
-        self._queues = queues
+        self._raw_messages = raw_messages
         self._decryptor = decryptor
         self._expected = expected
         self._now = now
@@ -92,10 +92,10 @@ class Express:
         packed = pack(raws, delivery_id=secrets.token_hex(16), received=received, traceparent=traceparent)
         if (refusal := self._refusal(packed, len(raws))) is not None:
             self._count(refusal)
-            await self._queues.put_all(EMERGENCY_QUEUE, packed)
+            await self._raw_messages.put_all(EMERGENCY_QUEUE, packed)
             return None
         (message,) = packed
-        return Hidden(message.envelope, await self._queues.put(EMERGENCY_QUEUE, message, HIDDEN))
+        return Hidden(message.envelope, await self._raw_messages.put(EMERGENCY_QUEUE, message, HIDDEN))
 
     def begin(self, hidden: Hidden) -> asyncio.Task[None]:
         """Open it in a task of its own: a put that has begun must not be cancelled with the answer to Graph."""
@@ -151,9 +151,9 @@ class Express:
             self._no_key_until = self._now() + _NO_KEY_FOR
         try:
             if outcome is ExpressOutcome.DONE:
-                await self._queues.delete(hidden.receipt)
+                await self._raw_messages.queues.delete(hidden.receipt)
             else:
                 _log.warning("express: left to the usual way: reason=%s id=%s", outcome, envelope.id)
-                await self._queues.show(hidden.receipt)
+                await self._raw_messages.queues.show(hidden.receipt)
         except UnavailableError as error:  # the message shows by itself: at worst the events come twice, under one id
             _log.warning("express: the raw message stays: reason=%s id=%s", error.reason, envelope.id)

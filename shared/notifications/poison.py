@@ -133,7 +133,7 @@ class PoisonDrain:
         try:
             text = decode(message.text)
         except MalformedInputError as error:
-            await self.quarantine.park_unreadable(message.text, queue=queue, error=error, attempts=TRIES)
+            await self.quarantine.park(message.text, queue=queue, error=error, attempts=TRIES, unreadable=True)
             return
         try:
             await self.raw_messages.requeue_or_quarantine(text, queue=queue, attempts=TRIES)
@@ -141,4 +141,4 @@ class PoisonDrain:
             raise
         except Exception as error:  # noqa: BLE001 - kept in quarantine, and no neighbour has to pay for a fault of ours
             fault = unexpected(error, message.receipt.message_id)
-            await self.quarantine.park_message(text, queue=queue, error=fault, attempts=TRIES)
+            await self.quarantine.park(text, queue=queue, error=fault, attempts=TRIES)

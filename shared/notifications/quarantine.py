@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -56,39 +57,25 @@ class Quarantine:
     now: Callable[[], datetime]
     telemetry: Telemetry = NO_TELEMETRY
 
-    async def park_item(
-        self, envelope: Envelope, index: int, *, queue: str, error: SwitchboardError, attempts: int
-    ) -> None:
-        """Park one item of a raw message, as received, in an envelope of its own that keeps its lasting name.
-
-        Raises:
-            UnavailableError: storage did not take it.
-        """
-        await self._park(envelope.part(index, index + 1), queue=queue, error=error, attempts=attempts)
-
-    async def park_message(self, text: str, *, queue: str, error: SwitchboardError, attempts: int) -> None:
-        """Park a whole message: one that is no raw message, or a claim check that could not be redeemed.
-
-        Raises:
-            UnavailableError: storage did not take it.
-        """
-        try:
-            envelope: Envelope | str = parse_envelope(text)
-        except MalformedInputError:
-            envelope = text
-        await self._park(envelope, queue=queue, error=error, attempts=attempts)
-
-    async def park_unreadable(self, text: str, *, queue: str, error: SwitchboardError, attempts: int) -> None:
-        """Park the text of a message as it lies on its queue.
-
-        Raises:
-            UnavailableError: storage did not take it.
-        """
-        await self._park(text, queue=queue, error=error, attempts=attempts, unreadable=True)
-
-    async def _park(
+    async def park(
         self, content: Envelope | str, *, queue: str, error: SwitchboardError, attempts: int, unreadable: bool = False
     ) -> None:
+        """Park what cannot be handled.
+
+        Args:
+            content: one item of a raw message, as received, in an envelope of its own that keeps its lasting name; a
+                ticket whose claim check could not be redeemed; or the text of a message.
+            queue: the raw queue that a replay puts it on.
+            error: why.
+            attempts: all tries.
+            unreadable: the text is as it lies on its queue, not decoded.
+
+        Raises:
+            UnavailableError: storage did not take it.
+        """
+        if isinstance(content, str) and not unreadable:
+            with suppress(MalformedInputError):
+                content = parse_envelope(content)
         if isinstance(content, str):
             name, envelope, text = hashlib.sha256(content.encode()).hexdigest()[:32], None, content
         else:
@@ -108,16 +95,14 @@ class Quarantine:
         metadata = {
             "reason": parked.reason,
             "kind": parked.kind,
-            "queue": parked.queue,
+            "queue": queue,
             "quarantined": parked.quarantined.isoformat(),
         }
         # The same item has the same name at every try and delivery, so that neither a crash nor a repetition of Graph's
         # makes a second entry of it.
-        await self.blobs.put(QUARANTINE_CONTAINER, f"{parked.queue}/{name}.json", msgspec.json.encode(parked), metadata)
-        self.telemetry.quarantined(parked.reason, parked.queue)
-        logger.error(
-            "quarantined: reason=%s queue=%s item=%s attempts=%d", parked.reason, parked.queue, name, parked.attempts
-        )
+        await self.blobs.put(QUARANTINE_CONTAINER, f"{queue}/{name}.json", msgspec.json.encode(parked), metadata)
+        self.telemetry.quarantined(parked.reason, queue)
+        logger.error("quarantined: reason=%s queue=%s item=%s attempts=%d", parked.reason, queue, name, attempts)
 
 
 def _kind(content: Envelope | str, queue: str) -> str:

@@ -14,7 +14,7 @@ from shared.notifications.collection import ClientStates, Collection, parse_coll
 from shared.notifications.express import WAIT_SECONDS, Express
 from shared.notifications.http_answer import ACCEPTED, Answer, refused, try_again
 from shared.notifications.paced_log import MAX_IDS, PacedLog
-from shared.notifications.raw_queues import RawQueues
+from shared.notifications.raw_messages import RawMessages
 from shared.notifications.tokens import Claims, Issuers, PublishedKeys, key_id, tenant_hint, validate
 from shared.telemetry import NO_TELEMETRY, ActivityLog, Happening, Telemetry
 from shared.values.errors import MalformedInputError, OversizedBodyError, TokenRejected, UnavailableError
@@ -90,7 +90,7 @@ class Receiver:
     records, which is one of their own where the records are fetched.
     """
 
-    queues: RawQueues
+    raw_messages: RawMessages
     signing_keys: SigningKeySource
     client_states: ClientStates
     app_ids: Group[str]
@@ -295,7 +295,7 @@ class Receiver:
             if queue == EMERGENCY_QUEUE and self.express is not None:
                 hidden = await self.express.send(raws, received=received, traceparent=trace)
             else:
-                await self.queues.send(queue, raws, received=received, traceparent=trace)
+                await self.raw_messages.send(queue, raws, received=received, traceparent=trace)
         self.telemetry.received(queue, len(raws))
         if self.activity is not None:
             self.activity.add(queue, Happening.RECEIVED, len(raws))

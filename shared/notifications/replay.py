@@ -1,7 +1,6 @@
 """What operators do with quarantine: look through it, put items back on their queue, or throw them away."""
 
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -10,11 +9,9 @@ from typing import Final
 import msgspec
 
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Parked
-from shared.notifications.raw_queues import RawQueues
+from shared.notifications.raw_messages import RawMessages
 from shared.storage.ports import Blobs, Listed
-from shared.values.envelope import Envelope, RawMessage, parse_envelope
 from shared.values.errors import MalformedInputError
-from shared.values.message_text import repaired
 from shared.values.resources import RAW_QUEUES
 
 _UNKNOWN: Final = "unknown"
@@ -66,7 +63,7 @@ class Replay:
     """Lists, replays and discards what lies in quarantine."""
 
     blobs: Blobs
-    queues: RawQueues
+    raw_messages: RawMessages
 
     async def entries(self, selection: Selection, now: datetime) -> AsyncIterator[Entry]:
         """The selected entries, by queue and name; no blob is read for it.
@@ -106,7 +103,7 @@ class Replay:
         if version is None:
             return Done.GONE
         parked = _parked(version.data)
-        await self._put_back(parked, repair=repair)
+        await self.raw_messages.put_parked(parked, repair=repair)
         # The item may have failed again by now, and lie here anew under the same name.
         if await self.blobs.delete_version(QUARANTINE_CONTAINER, name, version.etag):
             return Done.REPLAYED
@@ -126,30 +123,11 @@ class Replay:
         if not await self.blobs.delete_version(QUARANTINE_CONTAINER, name, version.etag):
             return Done.CHANGED if await self._is_there(name) else Done.GONE
         # Not before: had the entry changed, it would stay, and need what its ticket stands for.
-        if parked.envelope is not None and (claim := _claim(parked.envelope, parked.queue)) is not None:
-            await self.queues.settle(claim)
+        await self.raw_messages.discard_parked(parked)
         return Done.DISCARDED
-
-    async def _put_back(self, parked: Parked, *, repair: bool) -> None:
-        envelope, body, verbatim = parked.envelope, (parked.text or "").encode(), parked.unreadable
-        if verbatim and repair:
-            body, verbatim = repaired(parked.text or ""), False
-            with suppress(MalformedInputError):
-                envelope = parse_envelope(body)
-        if envelope is None:
-            await self.queues.put_text(parked.queue, body, "none" if verbatim else "base64")
-        else:
-            fresh = msgspec.structs.replace(envelope, attempts=0, failing_since=None)
-            await self.queues.put(parked.queue, RawMessage.of(fresh))
 
     async def _is_there(self, name: str) -> bool:
         return await self.blobs.get_version(QUARANTINE_CONTAINER, name) is not None
-
-
-def _claim(envelope: Envelope, queue: str) -> str | None:
-    """The blob of its claim check: the one that it names, or that a replay which failed may have left."""
-    message = RawMessage.of(envelope)
-    return message.claim_name(queue) if message.needs_claim_check else envelope.claim
 
 
 def _parked(data: bytes) -> Parked:

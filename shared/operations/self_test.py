@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import requests
 
 from shared.clock import Clock
-from shared.notifications.raw_queues import RawQueues
+from shared.notifications.raw_messages import RawMessages
 from shared.operations.self_test_notification import SelfTestNotification
 from shared.storage.ports import Queues
 from shared.values.certificate import EncryptionCertificate
@@ -56,7 +56,7 @@ class SelfTest:
         client_state: the current one.
     """
 
-    raw_queues: RawQueues
+    raw_messages: RawMessages
     queues: Queues
     certificates: Certificates
     post: Post
@@ -109,7 +109,7 @@ class SelfTest:
     async def _put(self, sent: SelfTestNotification) -> None:
         raw = sent.rich(await self.certificates.current())
         trace = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
-        await self.raw_queues.send(RAW_QUEUE, [raw], received=self.clock.now(), traceparent=trace)
+        await self.raw_messages.send(RAW_QUEUE, [raw], received=self.clock.now(), traceparent=trace)
 
     async def _await(self, started: dict[str, float]) -> dict[str, float]:
         """When the events of what was sent were seen, by id."""

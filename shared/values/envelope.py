@@ -6,14 +6,20 @@ A raw message is an envelope, in JSON::
 
 `notifications` holds items exactly as Graph sent them; `first` is the place of the first of them in what `id` names,
 so that ``{id}-{place}`` names an item for good. Where one item is too large for a queue message the envelope lies in a
-blob (claim check) and the message is the same envelope with ``"claim": "{blob name}"`` and no notifications. What has
-failed for now and was put back says so: ``"attempts": 3, "failing_since": "2026-01-01T00:00:00Z"``.
+blob (claim check) and the message, its ticket, is the same envelope with ``"claim": "{blob name}"`` and no
+notifications. What has failed for now and was put back says so:
+``"attempts": 3, "failing_since": "2026-01-01T00:00:00Z"``.
+
+The platform tries a queue message five times and then gives it up (`maxDequeueCount`, "Azure Queue storage trigger",
+https://learn.microsoft.com/azure/azure-functions/functions-bindings-storage-queue-trigger). An outage of minutes lasts
+longer than that. So what fails for a reason that may pass is put back as a new message, which stays invisible for a
+while, and the platform's count begins anew.
 """
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -21,12 +27,21 @@ from msgspec import Meta
 
 from shared.values.errors import MalformedInputError
 from shared.values.message_text import QUEUE_MESSAGE_BYTES, base64_bytes
+from shared.values.resources import EMERGENCY_QUEUE
+
+GIVE_UP_AFTER: Final = timedelta(minutes=100)
+"""Counted from the first failure, whatever the number of tries."""
 
 _VERSION: Final = 1
 _RETRY_BYTES: Final = len('"attempts":100000,"failing_since":"2026-01-01T00:00:00.000000Z",')
 # Room is left in a new message, so that one which is put back still fits.
 _NEW_BYTES: Final = QUEUE_MESSAGE_BYTES - base64_bytes(_RETRY_BYTES)
 _KEY_LENGTH: Final = 32
+
+_FIRST_PAUSE: Final = 2.0  # seconds
+_LONGEST_PAUSE: Final = 300.0
+_LONGEST_PAUSE_OF_EMERGENCIES: Final = 20.0  # the end of an outage must not cost an emergency call minutes
+_DOUBLINGS: Final = 10  # past the longest pause of either
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,6 +80,14 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     def part(self, start: int, stop: int) -> "Envelope":
         """The items from `start` up to `stop`, under the names that they have here."""
         return msgspec.structs.replace(self, first=self.first + start, notifications=self.notifications[start:stop])
+
+    def ticket(self, claim: str) -> "Envelope":
+        """What stands for it once it lies in the blob `claim`."""
+        return msgspec.structs.replace(self, notifications=(), claim=claim)
+
+    def is_exhausted(self, now: datetime) -> bool:
+        """Whether to give up what has failed once more."""
+        return self.failing_since is not None and now - self.failing_since >= GIVE_UP_AFTER
 
 
 _decode = msgspec.json.Decoder(Envelope).decode
@@ -155,10 +178,6 @@ class RawMessage:
         """The blob of its claim check: the same one whenever Graph repeats the item on the same day."""
         return f"{self.envelope.received:%Y/%m/%d}/{queue}/{self.envelope.key}.json"
 
-    def ticket(self, claim: str) -> "RawMessage":
-        """The message that stands for it once it lies in the blob `claim`."""
-        return RawMessage.of(msgspec.structs.replace(self.envelope, notifications=(), claim=claim))
-
 
 def pack(
     raws: Sequence[bytes],
@@ -198,3 +217,16 @@ def pack(
         messages.append(RawMessage.of(whole.part(start, stop)))
         start = stop
     return messages
+
+
+def pause(queue: str, tries: int, asked: float = 0.0) -> timedelta:
+    """How long to wait for the next try: doubled at each, up to a limit; whole seconds, as queues count them.
+
+    Args:
+        queue: the raw queue, which sets the limit.
+        tries: that have failed so far, at least 1.
+        asked: seconds that the other side asked for (Retry-After); more than the limit is not granted.
+    """
+    longest = _LONGEST_PAUSE_OF_EMERGENCIES if queue == EMERGENCY_QUEUE else _LONGEST_PAUSE
+    seconds = max(_FIRST_PAUSE * 2 ** min(tries - 1, _DOUBLINGS), asked)
+    return timedelta(seconds=round(min(seconds, longest)))

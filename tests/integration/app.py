@@ -20,7 +20,7 @@ from shared import triggers
 from shared.app import App as Parts
 from shared.notifications.decrypt import DATA_CONTAINER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
-from shared.notifications.raw_queues import CLAIMS_CONTAINER
+from shared.notifications.raw_messages import CLAIMS_CONTAINER
 from shared.values.event_types import CloudEvent, parse_message
 from shared.values.resources import EVENT_QUEUES, RAW_QUEUES
 

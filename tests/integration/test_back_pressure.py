@@ -20,7 +20,6 @@ from dev.simulator import Fault, Kind, Options, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
-from shared.notifications.raw_queues import RawQueues
 from shared.notifications.receive import Receiver
 from shared.storage.ports import Receipt
 from shared.values.errors import UnavailableError
@@ -146,8 +145,8 @@ def body(items: int) -> bytes:
 
 def receiver_over(queues: Slow) -> Receiver:
     receiver, *_ = setup()
-    raw_queues = RawQueues(queues, receiver.queues.blobs)  # type: ignore[arg-type]
-    return replace(receiver, queues=raw_queues, max_body_bytes=4 * 1024 * 1024)
+    raw_messages = replace(receiver.raw_messages, queues=queues)
+    return replace(receiver, raw_messages=raw_messages, max_body_bytes=4 * 1024 * 1024)
 
 
 async def test_ten_thousand_items_at_once_are_answered_in_time_and_leave_nothing_behind() -> None:

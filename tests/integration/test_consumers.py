@@ -27,7 +27,6 @@ from dev.azurite import Azurite
 from shared.notifications.decrypt import DATA_CONTAINER, Decryptor
 from shared.notifications.quarantine import Quarantine
 from shared.notifications.raw_messages import RawMessages
-from shared.notifications.raw_queues import RawQueues
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import AzureBlobs
@@ -112,7 +111,7 @@ class Storage:
             blobs = AzureBlobs(account)
             quarantine = Quarantine(blobs, lambda: RECEIVED)
             decryptor = Decryptor(
-                raw_messages=RawMessages(RawQueues(AzureQueues(account), blobs), quarantine, lambda: RECEIVED),
+                raw_messages=RawMessages(AzureQueues(account), blobs, quarantine, lambda: RECEIVED),
                 queues=Prefixed(AzureQueues(account), self.prefix),
                 blobs=blobs,
                 private_keys=NoKeys(),

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from dev.simulator import Kind, Options, build
 from manage import app as manage
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
-from shared.notifications.raw_queues import RawQueues
+from shared.notifications.raw_messages import RawMessages
 from shared.notifications.replay import Done, Replay, Selection
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
@@ -58,8 +58,8 @@ async def parked(app: App) -> App:
     envelope = parse_envelope(
         '{"v":1,"id":"l","received":"2026-01-01T00:00:00Z","traceparent":"t","notifications":[{"lifecycleEvent":"x"}]}'
     )
-    await quarantine.park_item(
-        envelope, 0, queue="lifecycle-notifications", error=UnavailableError("x", reason="y"), attempts=9
+    await quarantine.park(
+        envelope, queue="lifecycle-notifications", error=UnavailableError("x", reason="y"), attempts=9
     )
     return app
 
@@ -73,6 +73,13 @@ class _Put:
     async def put(self, container: str, name: str, data: bytes, metadata: Any) -> str:
         await self.app.blobs.get_container_client(container).upload_blob(name, data, metadata=metadata, overwrite=True)
         return ""
+
+
+def replay_over(queues: Any, blobs: AzureBlobs) -> Replay:
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    return Replay(blobs, RawMessages(queues, blobs, Quarantine(blobs, now), now))
 
 
 async def test_an_empty_quarantine(app: App) -> None:
@@ -166,7 +173,7 @@ async def test_discard_takes_the_claim_check_along(app: App) -> None:
     ((message,),) = (await app.raw()).values()
     quarantine = Quarantine(_Put(app), lambda: datetime.now(UTC))
     await app.blobs.create_container(QUARANTINE_CONTAINER)
-    await quarantine.park_message(
+    await quarantine.park(
         json.dumps(message), queue="raw-notifications", error=UnavailableError("x", reason="y"), attempts=1
     )
     assert len(await app.claims()) == 1
@@ -183,7 +190,7 @@ async def test_an_unreadable_text_goes_back_verbatim_or_repaired(app: App, repai
     await app.blobs.create_container(QUARANTINE_CONTAINER)
     quarantine = Quarantine(_Put(app), lambda: datetime.now(UTC))
     unreadable = MalformedInputError("x", reason="message-unreadable")
-    await quarantine.park_unreadable(text, queue="raw-notifications", error=unreadable, attempts=5)
+    await quarantine.park(text, queue="raw-notifications", error=unreadable, attempts=5, unreadable=True)
     (entry,) = await listed()
     shown = (await command("show", entry["name"])).stdout
     assert "resource" in shown
@@ -201,13 +208,13 @@ async def test_two_replays_at_once_say_what_happened(parked: App, empty_storage:
     async with account.queues, account.blobs:
         blobs = AzureBlobs(account)
         (entry,) = await listed("--reason", "unknown-certificate")
-        plain = Replay(blobs, RawQueues(AzureQueues(account), blobs))
+        plain = replay_over(AzureQueues(account), blobs)
         outcomes = []
 
         async def other() -> None:
             outcomes.append(await plain.replay(entry["name"]))
 
-        late = Replay(blobs, RawQueues(_During(AzureQueues(account), other), blobs))  # type: ignore[arg-type]
+        late = replay_over(_During(AzureQueues(account), other), blobs)
         outcomes.append(await late.replay(entry["name"]))
         assert outcomes == [Done.REPLAYED, Done.REPLAYED_GONE]
         assert await plain.replay(entry["name"]) is Done.GONE
@@ -216,9 +223,8 @@ async def test_two_replays_at_once_say_what_happened(parked: App, empty_storage:
 async def test_what_is_no_raw_message_goes_back_as_it_is(app: App) -> None:
     await app.blobs.create_container(QUARANTINE_CONTAINER)
     quarantine = Quarantine(_Put(app), lambda: datetime.now(UTC))
-    await quarantine.park_message(
-        '{"odd": 1}', queue="raw-emergency", error=UnavailableError("x", reason="y"), attempts=1
-    )
+    error = UnavailableError("x", reason="y")
+    await quarantine.park('{"odd": 1}', queue="raw-emergency", error=error, attempts=1)
     assert (await command("replay", "--all")).exit_code == 0
     assert await app.raw() == {"raw-emergency": [{"odd": 1}]}
 
@@ -277,18 +283,16 @@ async def test_an_item_that_fails_again_before_its_replay_is_over_stays_in_quara
     async with account.queues, account.blobs:
         blobs = AzureBlobs(account)
         (before,) = await listed("--reason", "unknown-certificate")
-        found = await Replay(blobs, RawQueues(AzureQueues(account), blobs)).show(before["name"])
+        found = await replay_over(AzureQueues(account), blobs).show(before["name"])
         assert found is not None
         assert found.envelope is not None
         envelope = found.envelope
         quarantine = Quarantine(blobs, lambda: datetime.now(UTC))
 
         async def fail() -> None:
-            await quarantine.park_item(
-                envelope, 0, queue="raw-notifications", error=MalformedContentError(), attempts=1
-            )
+            await quarantine.park(envelope, queue="raw-notifications", error=MalformedContentError(), attempts=1)
 
-        replay = Replay(blobs, RawQueues(_During(AzureQueues(account), fail), blobs))  # type: ignore[arg-type]
+        replay = replay_over(_During(AzureQueues(account), fail), blobs)
         assert await replay.replay(before["name"]) is Done.CHANGED
         selection = Selection(reasons=frozenset({"encrypted-content-malformed"}))
         assert [entry.name async for entry in replay.entries(selection, datetime.now(UTC))] == [before["name"]]

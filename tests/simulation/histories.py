@@ -25,13 +25,11 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from dev.simulator.crypto import Recipient, encrypt
 from dev.simulator.tokens import validation_claims
 from shared.call_records.fetch import CallRecordFetch
-from shared.notifications.claim_checks import ClaimSweep
 from shared.notifications.decrypt import Decryptor
 from shared.notifications.express import Express
 from shared.notifications.poison import POISON_QUEUES, PoisonDrain, PoisonStates
-from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
-from shared.notifications.raw_messages import RawMessages
-from shared.notifications.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER, RawQueues, handled_name
+from shared.notifications.quarantine import QUARANTINE_CONTAINER
+from shared.notifications.raw_messages import CLAIMS_CONTAINER, HANDLED_CONTAINER, handled_name
 from shared.notifications.receive import Receiver
 from shared.notifications.replay import Replay, Selection
 from shared.storage.ports import Receipt
@@ -245,16 +243,9 @@ class History:
 
     # --- the app ------------------------------------------------------------------------------------------------------
 
-    def _raw_queues(self) -> RawQueues:
-        return RawQueues(self.storage.queues, self.storage.blobs)
-
-    def _raw_messages(self) -> RawMessages:
-        quarantine = Quarantine(self.storage.blobs, lambda: self.storage.now)
-        return RawMessages(self._raw_queues(), quarantine, lambda: self.storage.now)
-
     def _decryptor(self, *, fetch: bool = False) -> Decryptor:
         return Decryptor(
-            raw_messages=self._raw_messages(),
+            raw_messages=self.storage.raw_messages,
             queues=self.storage.queues,
             blobs=self.storage.blobs,
             private_keys=self,
@@ -265,14 +256,14 @@ class History:
 
     def _receiver(self) -> Receiver:
         receiver, *_ = setup()
-        queues = self._raw_queues()
+        raw_messages = self.storage.raw_messages
         return replace(
             receiver,
-            queues=queues,
+            raw_messages=raw_messages,
             now=lambda: self.storage.now,
             call_records_queue=CALL_RECORDS_QUEUE,
             express=Express(
-                queues=queues,
+                raw_messages=raw_messages,
                 decryptor=self._decryptor,
                 expected=self._no_emergency_expected,
                 now=lambda: self.storage.now,
@@ -358,13 +349,13 @@ class History:
 
     async def _function(self, queue: str, text: str, attempts: int) -> None:
         if queue == LIFECYCLE_QUEUE:
-            await LifecycleMessages(self._raw_messages(), self).handle(text, queue=queue, attempts=attempts)
+            await LifecycleMessages(self.storage.raw_messages, self).handle(text, queue=queue, attempts=attempts)
         else:
             await self._decryptor(fetch=queue == CALL_RECORDS_QUEUE).handle(text, queue=queue, attempts=attempts)
 
     async def _drain(self) -> None:
         self._drained = self.storage.now
-        raw_messages = self._raw_messages()
+        raw_messages = self.storage.raw_messages
         states = PoisonStates(self.storage.blobs)
         drain = PoisonDrain(
             self.storage.queues, raw_messages, raw_messages.quarantine, states, lambda: self.storage.now
@@ -375,14 +366,14 @@ class History:
     async def _sweep(self) -> None:
         self._swept = self.storage.now
         with suppress(Crash, UnavailableError):
-            await ClaimSweep(self.storage.blobs, self._raw_queues()).run(self.storage.now)
+            await self.storage.raw_messages.sweep()
 
     async def _replay(self) -> None:
         for one in self.parked():
             claim = one.get("envelope", {}).get("claim")
             if claim is not None and handled_name(claim) in self.storage.containers[HANDLED_CONTAINER]:
                 self.violations.append("the ticket of what is done with is in quarantine")
-        replay = Replay(self.storage.blobs, self._raw_queues())
+        replay = Replay(self.storage.blobs, self.storage.raw_messages)
         with suppress(Crash, UnavailableError):
             async for entry in replay.entries(Selection(), self.storage.now):
                 if entry.reason not in _FOR_GOOD:

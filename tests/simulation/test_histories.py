@@ -2,9 +2,9 @@
 
 import pytest
 
-from shared.notifications import claim_checks
+from shared.notifications import raw_messages
 from shared.notifications.poison import PoisonDrain
-from shared.notifications.raw_queues import CLAIMS_CONTAINER, RawQueues
+from shared.notifications.raw_messages import CLAIMS_CONTAINER, RawMessages
 from tests.simulation.histories import Fault, Mode, lived, scenarios, try_some
 
 SEED = 1
@@ -21,10 +21,10 @@ def test_no_fault_or_two_loses_anything_or_gives_it_two_ids() -> None:
 
 
 def test_a_ticket_whose_answer_was_lost_is_noticed_where_its_blob_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def settle(queues: RawQueues, claim: str) -> None:
-        await queues.blobs.delete(CLAIMS_CONTAINER, claim)
+    async def settle(messages: RawMessages, claim: str) -> None:
+        await messages.blobs.delete(CLAIMS_CONTAINER, claim)
 
-    monkeypatch.setattr(RawQueues, "settle", settle)
+    monkeypatch.setattr(RawMessages, "_settle", settle)
     scenario = next(one for one in scenarios() if "put blob raw-claims" in lived(one).calls)
     put = next(at for at, call in enumerate(lived(scenario).calls, 1) if call == "put raw-notifications")
     assert "a claim check is missing" in lived(scenario, Fault(put, Mode.TWICE)).violations
@@ -44,6 +44,6 @@ def test_deleting_before_putting_back_is_noticed(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_entry_for_what_the_sweep_has_delivered_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim_checks, "entry_name", lambda *_: "none")
+    monkeypatch.setattr(raw_messages, "entry_name", lambda *_: "none")
     scenario = next(one for one in scenarios() if one.claims_seconds > 48 * 3600)
     assert any("done with is in quarantine" in violation for violation in lived(scenario).violations)

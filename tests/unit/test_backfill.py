@@ -10,7 +10,6 @@ import pytest
 
 from shared.call_records.backfill import Backfill
 from shared.call_records.coverage import Coverage, Gap, ListedRecord, RecordPage, Step
-from shared.notifications.raw_queues import RawQueues
 from shared.storage.ports import Receipt
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError
@@ -100,7 +99,8 @@ class House:
     def __post_init__(self) -> None:
         self.records = Records(self.clock)
         self.graph = ModelGraph(self.clock)
-        self.backfill = Backfill(self.blobs, RawQueues(self.queue, StorageModel().blobs), self.records, self.clock)
+        raw_messages = replace(StorageModel().raw_messages, queues=self.queue)
+        self.backfill = Backfill(self.blobs, raw_messages, self.records, self.clock)
 
     async def lose(self, gap: timedelta = HOUR, tenant_id: str = TENANT) -> Subscription:
         """A subscription that was there is replaced after a while."""

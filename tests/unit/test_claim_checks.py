@@ -6,8 +6,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from shared.notifications.claim_checks import ClaimSweep
-from shared.notifications.raw_queues import CLAIMS_CONTAINER, HANDLED_CONTAINER
+from shared.notifications.raw_messages import CLAIMS_CONTAINER, HANDLED_CONTAINER
 from shared.values.envelope import Envelope, RawMessage
 from shared.values.message_text import QUEUE_MESSAGE_BYTES, encode
 from shared.values.resources import LIFECYCLE_QUEUE, RAW_QUEUE, RAW_QUEUES
@@ -25,7 +24,7 @@ def claim(name: str, **item: object) -> bytes:
 
 async def swept(world: World) -> list[tuple[str, str, str]]:
     """Sweep, and tell the messages that wait: queue, id and claim."""
-    await ClaimSweep(world.storage.blobs, world.raw_queues()).run(world.now)
+    await world.storage.raw_messages.sweep()
     found = []
     for queue in RAW_QUEUES:
         for message in world.storage.messages[queue]:
@@ -70,7 +69,7 @@ async def test_a_message_that_comes_too_late_finds_that_all_is_done() -> None:
     await put(world, rich("a", size=100_000))
     (late,) = world.storage.messages[RAW_QUEUE]
     world.storage.now += 3 * DAY
-    await ClaimSweep(world.storage.blobs, world.raw_queues()).run(world.now)
+    await world.storage.raw_messages.sweep()
     (_, swept) = world.storage.messages[RAW_QUEUE]
     await world.deliver(swept, RAW_QUEUE)
     await world.deliver(late, RAW_QUEUE)
@@ -153,7 +152,7 @@ async def test_a_mark_is_no_leave_to_drop_what_is_there() -> None:
     world.storage.now += DAY
     await put(world, item)
     world.storage.now += 3 * DAY
-    await ClaimSweep(world.storage.blobs, world.raw_queues()).run(world.now)
+    await world.storage.raw_messages.sweep()
     await world.run()
     assert world.events()["a"] >= 2
     assert (world.claims(), len(world.storage.names(HANDLED_CONTAINER))) == ([], 1)

@@ -24,8 +24,7 @@ from shared.notifications.decrypt import Decryptor
 from shared.notifications.express import Express
 from shared.notifications.paced_log import PacedLog
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
-from shared.notifications.raw_messages import RawMessages
-from shared.notifications.raw_queues import CLAIMS_CONTAINER, RawQueues
+from shared.notifications.raw_messages import CLAIMS_CONTAINER, RawMessages
 from shared.notifications.receive import Receiver
 from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey
 from shared.storage.ports import Receipt
@@ -139,13 +138,13 @@ class World:
         key: RSAPrivateKey = self.storage.operate("vault", "get", apply)
         return key
 
-    def raw_queues(self) -> RawQueues:
-        return RawQueues(self.queues, self.storage.blobs)
+    def raw_messages(self) -> RawMessages:
+        return RawMessages(self.queues, self.storage.blobs, Quarantine(self.storage.blobs, self.now), self.now)
 
     def decryptor(self) -> Decryptor:
         self.made += 1
         return Decryptor(
-            raw_messages=RawMessages(self.raw_queues(), Quarantine(self.storage.blobs, self.now), self.now),
+            raw_messages=self.raw_messages(),
             queues=self.queues,
             blobs=self.storage.blobs,
             private_keys=self,
@@ -164,7 +163,7 @@ class World:
 
     def receiver(self) -> Receiver:
         return Receiver(
-            queues=self.raw_queues(),
+            raw_messages=self.raw_messages(),
             signing_keys=_Keys(),
             client_states=ClientStates((STATE,)),
             app_ids={APP},
@@ -174,7 +173,7 @@ class World:
             now=self.now,
             log=PacedLog(logging.getLogger("shared.notifications.receive"), self.now),
             express=Express(
-                queues=self.raw_queues(),
+                raw_messages=self.raw_messages(),
                 decryptor=self.decryptor,
                 expected=self.emergencies_expected,
                 now=self.now,

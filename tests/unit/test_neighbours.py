@@ -68,7 +68,7 @@ async def test_an_item_that_cannot_be_read_is_parked_beside_what_is_well() -> No
     odd = json.dumps(basic("odd")).encode().replace(b'"id"', b'"x": %b, "id"' % TOO_LARGE)
     raws = [json.dumps(basic("a")).encode(), odd, json.dumps(rich("b")).encode()]
     (message,) = pack(raws, delivery_id="d", received=START, traceparent="00-t")
-    await world.raw_queues().put(RAW_QUEUE, message)
+    await world.storage.raw_messages.put(RAW_QUEUE, message)
     await world.run()
     assert world.events() == Counter("ab")
     (parked,) = world.parked()
@@ -109,7 +109,7 @@ async def test_a_notification_that_names_no_record_holds_up_no_other(record: byt
         for data in (b'{"id":"a"}', record, b'{"id":"b"}')
     ]
     for message in pack(items, delivery_id="d", received=START, traceparent="00-t"):
-        await world.raw_queues().put(RAW_QUEUE, message)
+        await world.storage.raw_messages.put(RAW_QUEUE, message)
     (message,) = world.storage.messages[RAW_QUEUE]
     decryptor = replace(world.decryptor(), enrichment=fetch)
     await decryptor.handle(message.body, queue=RAW_QUEUE, attempts=1)
@@ -136,7 +136,7 @@ async def test_a_lifecycle_notification_that_meets_a_fault_of_ours_is_parked_alo
     world, handler = World(), Handler()
     raws = [json.dumps({"subscriptionId": name}).encode() for name in ("a", "bad", "b")]
     (message,) = pack(raws, delivery_id="d", received=START, traceparent="00-t")
-    messages = LifecycleMessages(world.decryptor().raw_messages, handler)
+    messages = LifecycleMessages(world.storage.raw_messages, handler)
     await messages.handle(RawMessage.of(message.envelope).body.decode(), queue=LIFECYCLE_QUEUE, attempts=1)
     assert handler.handled == ["a", "b"]
     assert [(one["reason"], one["error"]) for one in world.parked()] == [("unexpected", "ZeroDivisionError")]

@@ -26,7 +26,7 @@ PLAIN = '{"hello": "put on raw-notifications as it is, without base64"}'
 
 
 def drain_of(world: World) -> PoisonDrain:
-    raw_messages = world.decryptor().raw_messages
+    raw_messages = world.storage.raw_messages
     states = PoisonStates(world.storage.blobs)
     return PoisonDrain(world.storage.queues, raw_messages, raw_messages.quarantine, states, lambda: world.now)
 
@@ -122,7 +122,9 @@ async def test_a_fault_of_ours_costs_its_own_message_and_tells_no_data(caplog: p
                 raise ZeroDivisionError("+49 89 1234567")
             await requeue_or_quarantine(self, text, **options)
 
-    object.__setattr__(drain, "raw_messages", Faulty(world.raw_queues(), drain.quarantine, lambda: world.now))
+    object.__setattr__(
+        drain, "raw_messages", Faulty(world.storage.queues, world.storage.blobs, drain.quarantine, lambda: world.now)
+    )
     await drain.run(world.now + FIVE_MINUTES)
     (parked,) = world.parked()
     assert (parked["reason"], parked["error"], parked["envelope"]["id"]) == ("unexpected", "ZeroDivisionError", "bad")
@@ -217,7 +219,7 @@ async def test_a_raw_message_that_was_put_without_encoding_is_repaired_also_wher
     poison(world, whole)
     await drain(world)
     (name,) = world.storage.names(QUARANTINE_CONTAINER)
-    assert await Replay(world.storage.blobs, world.raw_queues()).replay(name, repair=True) is Done.REPLAYED
+    assert await Replay(world.storage.blobs, world.storage.raw_messages).replay(name, repair=True) is Done.REPLAYED
     await world.run()
     assert (world.events(), world.claims(), world.parked()) == ({"a": 1}, [], [])
 

@@ -16,7 +16,6 @@ from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
 from shared.notifications.collection import ClientStates
 from shared.notifications.paced_log import PacedLog
-from shared.notifications.raw_queues import RawQueues
 from shared.notifications.receive import Receiver
 from shared.notifications.tokens import PUBLIC_CLOUD, Claims, PublishedKey, PublishedKeys
 from shared.storage.ports import Receipt
@@ -58,7 +57,7 @@ class Clock:
 def setup() -> tuple[Receiver, Keys, StorageModel, Clock]:
     keys, storage, clock = Keys(), StorageModel(), Clock()
     receiver = Receiver(
-        queues=RawQueues(storage.queues, storage.blobs),
+        raw_messages=storage.raw_messages,
         signing_keys=keys,
         client_states=ClientStates((STATE,)),
         app_ids={APP},
@@ -150,7 +149,7 @@ class Slow:
 async def test_of_ten_senders_one_body_is_looked_at_for_each_turn_of_the_others() -> None:
     """Otherwise an authentic POST would wait for ten of them at each of its steps."""
     receiver, _, storage, _ = setup()
-    receiver = replace(receiver, queues=RawQueues(Slow(turns=20), storage.blobs))  # type: ignore[arg-type]
+    receiver = replace(receiver, raw_messages=replace(storage.raw_messages, queues=Slow(turns=20)))
     looked_at = 0
 
     async def sender() -> None:

@@ -16,7 +16,6 @@ from shared.call_records.coverage import Gap, ListedRecord, RecordPage, Step, pa
 from shared.call_records.deliveries import DELIVERIES_CONTAINER, Deliveries
 from shared.call_records.missing import EVERY, SETTLED, Audit, Delivered, Told, delivered_by, first_audit
 from shared.notifications.events import Event, event_of, with_record
-from shared.notifications.raw_queues import RawQueues
 from shared.storage.ports import STATE_CONTAINER
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError
@@ -208,9 +207,9 @@ class House:
 
     def audit(self) -> RecordAudit:
         """A process of its own: nothing is known but what storage holds."""
-        queues = RawQueues(self.storage.queues, self.storage.blobs)
-        deliveries = Deliveries(self.storage.blobs, self.clock.now)
-        return RecordAudit(self.storage.blobs, deliveries, queues, self.records, self.clock, self.telemetry)
+        storage = self.storage
+        deliveries = Deliveries(storage.blobs, self.clock.now)
+        return RecordAudit(storage.blobs, deliveries, storage.raw_messages, self.records, self.clock, self.telemetry)
 
     async def deliver(self, event: Event, received: datetime | None = None) -> None:
         """What the worker does that has written an event, in a process of its own."""

@@ -15,11 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from dev.simulator.crypto import Recipient, encrypt
 from shared.notifications import decrypt
 from shared.notifications.decrypt import Decryptor
-from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
-from shared.notifications.raw_messages import RawMessages
-from shared.notifications.raw_queues import CLAIMS_CONTAINER, RawQueues
-from shared.notifications.retries import GIVE_UP_AFTER, is_exhausted, pause
-from shared.values.envelope import Envelope, RawMessage
+from shared.notifications.quarantine import QUARANTINE_CONTAINER
+from shared.notifications.raw_messages import CLAIMS_CONTAINER
+from shared.values.envelope import GIVE_UP_AFTER, Envelope, RawMessage, pause
 from shared.values.errors import UnavailableError, UnknownCertificateError
 from shared.values.event_types import parse_message
 from shared.values.resources import EMERGENCY_QUEUE, RAW_QUEUE
@@ -66,13 +64,9 @@ class World:
     def now(self) -> datetime:
         return self.storage.now
 
-    def raw_queues(self) -> RawQueues:
-        return RawQueues(self.storage.queues, self.storage.blobs)
-
     def decryptor(self) -> Decryptor:
-        quarantine = Quarantine(self.storage.blobs, lambda: self.now)
         return Decryptor(
-            raw_messages=RawMessages(self.raw_queues(), quarantine, lambda: self.now),
+            raw_messages=self.storage.raw_messages,
             queues=self.storage.queues,
             blobs=self.storage.blobs,
             private_keys=self,
@@ -152,7 +146,7 @@ def rich(name: str, size: int = 0, certificate_id: str = CERTIFICATE_ID) -> dict
 async def put(world: World, *items: Mapping[str, Any], queue: str = RAW_QUEUE, **changes: Any) -> None:
     raws = tuple(msgspec.Raw(json.dumps(item).encode()) for item in items)
     envelope = Envelope(**{"v": 1, "id": "d", "received": START, "traceparent": "00-t", **changes}, notifications=raws)
-    await world.raw_queues().put(queue, RawMessage.of(envelope))
+    await world.storage.raw_messages.put(queue, RawMessage.of(envelope))
 
 
 # --- the policy -----------------------------------------------------------------------------------------------------
@@ -173,8 +167,11 @@ def test_a_pause_that_was_asked_for_is_kept_within_the_limit() -> None:
 
 def test_it_is_given_up_by_time_alone() -> None:
     assert timedelta(hours=1) < GIVE_UP_AFTER
-    assert not is_exhausted(START, START + GIVE_UP_AFTER - timedelta(microseconds=1))
-    assert is_exhausted(START, START + GIVE_UP_AFTER)
+    envelope = Envelope(v=1, id="d", received=START, traceparent="00-t", attempts=10**6)
+    assert not envelope.is_exhausted(START + 2 * GIVE_UP_AFTER)
+    envelope = msgspec.structs.replace(envelope, failing_since=START)
+    assert not envelope.is_exhausted(START + GIVE_UP_AFTER - timedelta(microseconds=1))
+    assert envelope.is_exhausted(START + GIVE_UP_AFTER)
 
 
 # --- what it does to messages ---------------------------------------------------------------------------------------
@@ -258,7 +255,7 @@ async def test_an_item_with_a_claim_check_is_put_back_as_its_ticket() -> None:
 
 async def test_what_is_put_back_shows_when_whoever_failed_has_asked_for_it() -> None:
     world = World()
-    raw_messages = world.decryptor().raw_messages
+    raw_messages = world.storage.raw_messages
     await put(world, basic("a"), basic("b"))
     (message,) = world.storage.messages[RAW_QUEUE]
     unpacked = await raw_messages.open(message.body, queue=RAW_QUEUE, attempts=1)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,7 +11,6 @@ from shared.notifications.collection import ClientStates, parse_collection
 from shared.notifications.decrypt import open_items, parse_sealed
 from shared.notifications.encryption import decrypt
 from shared.notifications.events import event_of
-from shared.notifications.raw_queues import RawQueues
 from shared.operations.self_test import Leg, SelfTest
 from shared.operations.self_test_notification import SelfTestNotification
 from shared.storage.ports import Receipt
@@ -136,7 +136,7 @@ class App:
 
 def run(app: App, **changes: object) -> Awaitable[tuple[Leg, ...]]:
     parts = {
-        "raw_queues": RawQueues(app, StorageModel().blobs),  # type: ignore[arg-type]
+        "raw_messages": replace(StorageModel().raw_messages, queues=app),
         "queues": app,
         "certificates": app,
         "post": app.post,

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Parked
-from shared.notifications.raw_queues import CLAIMS_CONTAINER
+from shared.notifications.raw_messages import CLAIMS_CONTAINER
 from shared.notifications.replay import Done, Replay, Selection
-from shared.values.envelope import Envelope, RawMessage
+from shared.values.envelope import Envelope
 from shared.values.errors import AbandonedError, MalformedInputError
 from shared.values.message_text import decode
 from shared.values.resources import RAW_QUEUE
@@ -111,7 +111,7 @@ async def test_its_entries_are_listed_shown_replayed_and_discarded(discard: bool
     }
     for name, parked in entries.items():
         await world.storage.blobs.put(QUARANTINE_CONTAINER, f"{RAW_QUEUE}/{name}.json", msgspec.json.encode(parked))
-    replay = Replay(world.storage.blobs, world.raw_queues())
+    replay = Replay(world.storage.blobs, world.storage.raw_messages)
     names = [entry.name async for entry in replay.entries(Selection(), world.now)]
     assert sorted(names) == sorted(f"{RAW_QUEUE}/{name}.json" for name in entries)
     for name in names:
@@ -145,14 +145,14 @@ async def test_it_reads_our_raw_messages_tickets_and_claim_checks() -> None:
 
 async def test_it_reads_our_entries() -> None:
     world = World()
-    quarantine = world.decryptor().raw_messages.quarantine
+    quarantine = world.storage.raw_messages.quarantine
     raws = (msgspec.Raw(json.dumps(rich("a")).encode()),)
     envelope = Envelope(v=1, id="d", received=START, traceparent="00-t", notifications=raws)
-    ticket = RawMessage.of(envelope).ticket("2026/01/01/raw-notifications/x.json")
-    await quarantine.park_item(envelope, 0, queue=RAW_QUEUE, error=AbandonedError(), attempts=9)
-    await quarantine.park_message(ticket.body.decode(), queue=RAW_QUEUE, error=AbandonedError(), attempts=9)
+    ticket = envelope.ticket("2026/01/01/raw-notifications/x.json")
+    await quarantine.park(envelope, queue=RAW_QUEUE, error=AbandonedError(), attempts=9)
+    await quarantine.park(ticket, queue=RAW_QUEUE, error=AbandonedError(), attempts=9)
     unreadable = MalformedInputError("x", reason="message-unreadable")
-    await quarantine.park_unreadable('{"plain":1}', queue=RAW_QUEUE, error=unreadable, attempts=5)
+    await quarantine.park('{"plain":1}', queue=RAW_QUEUE, error=unreadable, attempts=5, unreadable=True)
     blobs = world.storage.containers[QUARANTINE_CONTAINER].values()
     found = [msgspec.json.decode(blob.data, type=FirstParked) for blob in blobs]
     envelopes = [one.envelope for one in found if one.envelope is not None]
