@@ -20,7 +20,7 @@ from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
 from shared.notifications.collection import ClientStates, parse_collection
-from shared.notifications.decrypt import Sealed, open_items, parse_sealed
+from shared.notifications.decrypt import open_items, parse_each
 from shared.notifications.paced_log import PacedLog
 from shared.notifications.quarantine import Quarantine
 from shared.notifications.raw_messages import RawMessages
@@ -86,8 +86,7 @@ class DecryptPath:
 
     def _run(self) -> list[bytes]:
         envelope = parse_envelope(next(self._messages))
-        items = [parse_sealed(bytes(raw)) for raw in envelope.notifications]
-        assert all(isinstance(item, Sealed) for item in items)
+        items = parse_each(envelope.notifications)
         return [one.result.to_json() for one in open_items(envelope, items, self._keys)]  # type: ignore[union-attr]
 
     def on_one_core(self, rounds: int, target: str) -> Ratio:
@@ -127,7 +126,7 @@ def loop_delay() -> Finding:
         for raw in parse_collection(collection([change_notification(build(Kind.CALL_STARTED), to)]), STATES).raws
     ]
     [message] = pack(raws[:1], delivery_id="d" * 32, received=datetime.now(UTC), traceparent=TRACE)
-    envelope, items = parse_envelope(message.body), [parse_sealed(raw) for raw in raws]
+    envelope, items = parse_envelope(message.body), parse_each(raws)
 
     async def delays() -> list[float]:
         found = []
@@ -161,8 +160,8 @@ class FixedKeys:
     def __init__(self, keys: PublishedKeys) -> None:
         self._keys = keys
 
-    async def get(self, _wanted: object) -> PublishedKeys:
-        return self._keys
+    async def get(self, _wanted: object) -> tuple[PublishedKeys, None]:
+        return self._keys, None
 
 
 class Posts:

@@ -20,12 +20,13 @@ from bench.measure import Stage
 from bench.pipeline import ITEMS, Connect, close, production
 from dev.simulator import Kind
 from shared.notifications.collection import parse_collection
-from shared.notifications.decrypt import Sealed, parse_sealed
+from shared.notifications.decrypt import parse_each
 from shared.notifications.encryption import decrypt
 from shared.notifications.events import Event, event_of
 from shared.storage.account import StorageAccount
 from shared.storage.queues import AzureQueues
 from shared.values.envelope import pack, parse_envelope
+from shared.values.items import parse_item
 from shared.values.message_text import batches, encode, join
 
 _ROUNDS = 40
@@ -55,8 +56,8 @@ class _Stages:
         raws = [bytes(raw) for raw in parse_collection(self._posts.body, STATES).raws]
         packed = pack(raws, delivery_id="d" * 32, received=self._received, traceparent=TRACE)
         self._messages = [message.body for message in packed]
-        self._sealed = [one for raw in raws if isinstance(one := parse_sealed(raw), Sealed)]
-        self._contents = [dict(one.content or {}) for one in self._sealed]
+        self._items = [parse_item(raw) for raw in raws]
+        self._contents = [item.notification.encrypted_content for item in self._items]
         self._plaintexts = [decrypt(content, self._key) for content in self._contents]
 
     async def measure(self) -> list[Stage]:
@@ -85,9 +86,7 @@ class _Stages:
             Stage(
                 "parse the raw message and the item",
                 await self._share(
-                    lambda: [
-                        parse_sealed(bytes(raw)) for one in self._messages for raw in parse_envelope(one).notifications
-                    ]
+                    lambda: [parse_each(parse_envelope(message).notifications) for message in self._messages]
                 ),
                 await self._share(lambda: [scan(one) for one in self._messages]),
                 _PARSER,
@@ -117,8 +116,8 @@ class _Stages:
 
     def _events(self) -> list[Event]:
         return [
-            event_of(one.item, plaintext, fallback_id="d-0", received=self._received, traceparent=TRACE)
-            for one, plaintext in zip(self._sealed, self._plaintexts, strict=True)
+            event_of(item, plaintext, fallback_id="d-0", received=self._received, traceparent=TRACE)
+            for item, plaintext in zip(self._items, self._plaintexts, strict=True)
         ]
 
     async def _put(self, name: str, groups: Sequence[Sequence[bytes]]) -> Stage:

@@ -20,7 +20,6 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 
 from shared.notifications.collection import ClientStates, parse_collection
-from shared.notifications.decrypt import parse_sealed
 from shared.notifications.encryption import decrypt
 from shared.notifications.events import event_of
 from shared.notifications.http_answer import handshake
@@ -70,13 +69,11 @@ def token(data: bytes) -> None:
 
 def content(data: bytes) -> None:
     """An item with encrypted content, as far as its plaintext; none is encrypted for this key."""
-    sealed = parse_sealed(data)
-    if isinstance(sealed, SwitchboardError):
-        raise sealed
-    if sealed.content is not None:
-        _ = sealed.certificate_id
-        decrypt(sealed.content, _key())
-        raise AssertionError("what nobody encrypted was decrypted")
+    notification = parse_item(data).notification
+    if notification.certificate_id is None:
+        return
+    decrypt(notification.encrypted_content, _key())
+    raise AssertionError("what nobody encrypted was decrypted")
 
 
 def plaintext(data: bytes) -> None:

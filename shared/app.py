@@ -155,9 +155,7 @@ class App:
                 raw_messages=self.raw_messages,
                 decryptor=lambda: self.express_decryptor,
                 expected=self._are_emergencies_expected,
-                now=self.clock.now,
                 telemetry=self.telemetry,
-                activity=self.activity,
             )
             if settings.emergency_express
             else None
@@ -175,7 +173,6 @@ class App:
             telemetry=self.telemetry,
             call_records_queue=CALL_RECORDS_QUEUE if settings.call_records == "fetch" else RAW_QUEUE,
             express=express,
-            activity=self.activity,
         )
 
     @cached_property
@@ -209,7 +206,6 @@ class App:
             private_keys=self.certificates,
             encoding=settings.event_encoding,
             batched=settings.event_format == "batch",
-            activity=self.activity,
             deliveries=self.deliveries,
             telemetry=self.telemetry,
         )
@@ -218,7 +214,7 @@ class App:
     def telemetry(self) -> "Telemetry":
         from shared.telemetry_export import OpenTelemetry
 
-        return OpenTelemetry()
+        return OpenTelemetry(counted=self.activity.add)
 
     @cached_property
     def function_runs(self) -> "FunctionRuns":

@@ -118,18 +118,12 @@ NO_TELEMETRY: Final[Telemetry] = _NoTelemetry()
 
 
 class Happening(StrEnum):
-    """What is counted."""
+    """What is counted for the status page."""
 
     WRITTEN = "written"  # events, by type
     RECEIVED = "received"  # notifications that are durably queued, by raw queue
     REFUSED = "refused"  # notifications that were not taken, by reason
     EXPRESS = "express"  # raw messages of emergencies, by what became of them where they were received
-
-
-class ActivityLog(Protocol):
-    """Who counts; see `Activity`."""
-
-    def add(self, word: str, happening: Happening = Happening.WRITTEN, count: int = 1) -> None: ...
 
 
 class ExpressOutcome(StrEnum):

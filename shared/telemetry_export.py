@@ -13,7 +13,7 @@ from typing import Final
 from opentelemetry import context, metrics, trace
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from shared.telemetry import Life
+from shared.telemetry import Happening, Life
 from shared.values.errors import SwitchboardError
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ REFUSED: Final = "switchboard.refused"
 """Notifications left out because they are not authentic; `reason`."""
 EXPRESS: Final = "switchboard.express"
 """Raw messages of emergencies by what became of them where they were received; `outcome`, as
-`shared.notifications.express_outcome.ExpressOutcome` spells it."""
+`shared.telemetry.ExpressOutcome` spells it."""
 DECRYPTED: Final = "switchboard.decrypted"
 """Notifications whose content was decrypted; `queue` is the raw queue."""
 WRITTEN: Final = "switchboard.written"
@@ -90,14 +90,19 @@ class OpenTelemetry:
     """Fills `shared.telemetry.Telemetry` with the providers that the worker set up before its first call."""
 
     def __init__(
-        self, meters: metrics.MeterProvider | None = None, tracers: trace.TracerProvider | None = None
+        self,
+        meters: metrics.MeterProvider | None = None,
+        tracers: trace.TracerProvider | None = None,
+        counted: Callable[[str, Happening, int], None] = lambda *_: None,
     ) -> None:
         """Make the instruments.
 
         Args:
             meters: None for the process's.
             tracers: None for the process's.
+            counted: is told what the status page counts; see `shared.operations.activity.Activity.add`.
         """
+        self._counted = counted
         meters = meters or metrics.get_meter_provider()
         meter = meters.get_meter(_SCOPE)
         tracers = tracers or trace.get_tracer_provider()
@@ -123,14 +128,17 @@ class OpenTelemetry:
 
     def received(self, queue: str, count: int) -> None:
         self._received.add(count, {QUEUE: queue})
+        self._counted(queue, Happening.RECEIVED, count)
         self._flushes.soon()
 
     def refused(self, reason: str, count: int) -> None:
         self._refused.add(count, {REASON: reason})
+        self._counted(reason, Happening.REFUSED, count)
         self._flushes.soon()
 
     def express(self, outcome: str) -> None:
         self._express.add(1, {OUTCOME: outcome})
+        self._counted(outcome, Happening.EXPRESS, 1)
 
     def decrypted(self, queue: str, count: int) -> None:
         self._decrypted.add(count, {QUEUE: queue})
@@ -138,6 +146,7 @@ class OpenTelemetry:
 
     def written(self, event_type: str, queue: str, *, since_event: float | None, since_receipt: float) -> None:
         self._written.add(1, {TYPE: event_type})
+        self._counted(event_type, Happening.WRITTEN, 1)
         # Two clocks are compared: an event from the future took no time.
         self._latency.record(max(since_receipt, 0.0), {SINCE: "receipt", QUEUE: queue})
         if since_event is not None:

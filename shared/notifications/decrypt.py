@@ -2,19 +2,20 @@
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from shared.notifications.encryption import decrypt
 from shared.notifications.events import Event, event_of
-from shared.notifications.raw_messages import RawMessages, Unpacked, unexpected
+from shared.notifications.raw_messages import RawMessages, all_of, unavailable, unexpected
 from shared.storage.ports import Blobs, Queues
-from shared.telemetry import NO_TELEMETRY, ActivityLog, ExpressOutcome, Telemetry
+from shared.telemetry import NO_TELEMETRY, ExpressOutcome, Telemetry
 from shared.values.envelope import Envelope
 from shared.values.errors import (
     MalformedContentError,
@@ -26,14 +27,14 @@ from shared.values.errors import (
 from shared.values.items import Item, parse_item
 from shared.values.message_text import Encoding, batches, fits, join
 
+if TYPE_CHECKING:
+    from shared.key_vault import KeyVaultCertificates
+
 DATA_CONTAINER: Final = "event-data"
 
+type Parsed = Item | MalformedInputError
 type Keys = Mapping[str, RSAPrivateKey | SwitchboardError]
-type Failures = dict[int, UnavailableError]  # by index
-
-
-class PrivateKeys(Protocol):
-    async def private_key(self, certificate_id: str) -> RSAPrivateKey: ...
+"""Private keys by the id of their certificate, or why there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Opened:
 
     index: int
     result: Event | SwitchboardError
+    had_content: bool = False
 
 
 class DeliveryNotes(Protocol):
@@ -63,11 +65,10 @@ class Decryptor:
     raw_messages: RawMessages
     queues: Queues
     blobs: Blobs
-    private_keys: PrivateKeys
+    private_keys: "KeyVaultCertificates"
     encoding: Encoding
     batched: bool
     enrichment: Enrichment | None = None
-    activity: ActivityLog | None = None
     deliveries: DeliveryNotes | None = None
     telemetry: Telemetry = NO_TELEMETRY
 
@@ -88,10 +89,14 @@ class Decryptor:
         unpacked = await self.raw_messages.open(text, queue=queue, attempts=attempts)
         if unpacked is None:
             return
-        envelope = unpacked.envelope
-        count = len(envelope.notifications)
-        with self.telemetry.processing(queue, envelope.id, count, envelope.traceparent) as traceparent:
-            await self._handle(unpacked, msgspec.structs.replace(envelope, traceparent=traceparent))
+        with self._processing(queue, unpacked.envelope) as envelope:
+            items = parse_each(envelope.notifications)
+            opened = await asyncio.to_thread(open_items, envelope, items, await self._keys(items))
+            if self.enrichment is not None:
+                opened = await self.enrichment.enrich(opened)
+            failures = await self._write(envelope, opened)
+            self._report(queue, envelope, [item for item in opened if item.index not in failures])
+            await self.raw_messages.finish(unpacked, failures)
 
     async def write_now(self, envelope: Envelope, *, queue: str, key_seconds: float) -> ExpressOutcome:
         """Write all events of a raw message that lies on its queue, or leave all of it to `handle`.
@@ -103,53 +108,94 @@ class Decryptor:
             queue: the raw queue on which it lies.
             key_seconds: how long to wait for a private key; its fetch goes on after that, for whoever needs it next.
         """
-        count = len(envelope.notifications)
-        with self.telemetry.processing(queue, envelope.id, count, envelope.traceparent) as traceparent:
-            envelope = msgspec.structs.replace(envelope, traceparent=traceparent)
-            items = [parse_sealed(bytes(raw)) for raw in envelope.notifications]
+        items = parse_each(envelope.notifications)
+        with self._processing(queue, envelope) as traced:
             try:
                 async with asyncio.timeout(key_seconds):
-                    keys = await self._keys({item.certificate_id for item in items if isinstance(item, Sealed)})
+                    keys = await self._keys(items)
             except TimeoutError:
                 return ExpressOutcome.NO_KEY
             if any(isinstance(key, UnavailableError) for key in keys.values()):
                 return ExpressOutcome.NO_KEY
-            opened = open_items(envelope, items, keys)  # a few at most: less than a thread and back would cost
-            if not all(isinstance(one.result, Event) for one in opened):
+            opened = open_items(traced, items, keys)  # a few at most: less than a thread and back would cost
+            if not all(isinstance(item.result, Event) for item in opened):
                 return ExpressOutcome.UNOPENED
-            if await self._write(envelope, opened):
+            if await self._write(traced, opened):
                 return ExpressOutcome.UNWRITTEN
-            self._report(queue, envelope, items, opened)
+            self._report(queue, traced, opened)
         return ExpressOutcome.DONE
 
     async def fetch_key(self, certificate_id: str) -> None:
         """Get a private key, if it can be had, so that it is there when it is needed."""
-        await self._keys((certificate_id,))
+        await self._key(certificate_id)
 
-    async def _handle(self, unpacked: Unpacked, envelope: Envelope) -> None:
-        items = [parse_sealed(bytes(raw)) for raw in envelope.notifications]
-        keys = await self._keys({item.certificate_id for item in items if isinstance(item, Sealed)})
-        opened = await asyncio.to_thread(open_items, envelope, items, keys)
-        if self.enrichment is not None:
-            opened = await self.enrichment.enrich(opened)
-        failures = await self._write(envelope, opened)
-        self._report(unpacked.queue, envelope, items, [one for one in opened if one.index not in failures])
-        await self.raw_messages.finish(unpacked, failures)
+    @contextmanager
+    def _processing(self, queue: str, envelope: Envelope) -> Iterator[Envelope]:
+        """Around the handling of a raw message; gives it with the traceparent that its events carry."""
+        count = len(envelope.notifications)
+        with self.telemetry.processing(queue, envelope.id, count, envelope.traceparent) as traceparent:
+            yield msgspec.structs.replace(envelope, traceparent=traceparent)
 
-    def _report(
-        self,
-        queue: str,
-        envelope: Envelope,
-        items: Sequence["Sealed | SwitchboardError"],
-        written: Iterable[Opened],
-    ) -> None:
-        """Tell what has become of a message."""
+    async def _keys(self, items: Iterable[Parsed]) -> Keys:
+        named = {item.notification.certificate_id for item in items if isinstance(item, Item)}
+        ids = [each for each in named if each is not None]
+        return dict(zip(ids, await all_of(map(self._key, ids)), strict=True))
+
+    async def _key(self, certificate_id: str) -> RSAPrivateKey | SwitchboardError:
+        try:
+            return await self.private_keys.private_key(certificate_id)
+        except (UnknownCertificateError, UnavailableError) as error:
+            return error
+
+    async def _write(self, envelope: Envelope, opened: Iterable[Opened]) -> dict[int, SwitchboardError]:
+        """Put the events; return what failed, by index."""
+        failures: dict[int, SwitchboardError] = {}
+        by_queue: dict[str, dict[int, Event]] = {}
+        for item in opened:
+            if isinstance(item.result, Event):
+                by_queue.setdefault(item.result.queue, {})[item.index] = item.result
+            else:
+                failures[item.index] = item.result
+        for failed in await all_of(self._send(queue, events, envelope) for queue, events in by_queue.items()):
+            failures |= failed
+        return failures
+
+    async def _send(self, queue: str, events: Mapping[int, Event], envelope: Envelope) -> dict[int, UnavailableError]:
+        """Put events on their queue, each in a message of its own or several in one; return what failed, by index."""
+        message = join if self.batched else b"".join
+        with self.telemetry.sending(queue, len(events), envelope.traceparent):
+            bodies = {index: event.to_json() for index, event in events.items()}
+            large = {index: events[index] for index, body in bodies.items() if not fits(message([body]), self.encoding)}
+
+            async def check_in(index: int, event: Event) -> None:
+                bodies[index] = await self._check_in(event, index, envelope)
+
+            failures = await unavailable({index: check_in(index, event) for index, event in large.items()})
+            for index in failures:
+                del bodies[index]
+            ready = iter(bodies)
+            groups = batches(bodies.values(), self.encoding) if self.batched else ([body] for body in bodies.values())
+            puts = {
+                tuple(itertools.islice(ready, len(group))): self.queues.put(queue, message(group), self.encoding)
+                for group in groups
+            }
+            for indexes, error in (await unavailable(puts)).items():
+                failures |= dict.fromkeys(indexes, error)
+        return failures
+
+    async def _check_in(self, event: Event, index: int, envelope: Envelope) -> bytes:
+        """Put an event's data into a blob, the same one at every try, and return the event with its address."""
+        name = f"{event.queue}/{envelope.received:%Y/%m/%d}/{envelope.item_id(index)}.json"
+        return event.to_json_with_ref(await self.blobs.put(DATA_CONTAINER, name, event.data))
+
+    def _report(self, queue: str, envelope: Envelope, written: Iterable[Opened]) -> None:
+        """Tell which events of a message have been written."""
         now, received, decrypted = self.raw_messages.now(), envelope.received, 0
-        for opened in written:
-            event, item = opened.result, items[opened.index]
+        for item in written:
+            event = item.result
             if not isinstance(event, Event):
                 continue
-            decrypted += isinstance(item, Sealed) and item.content is not None
+            decrypted += item.had_content
             happened = datetime.fromisoformat(event.attributes["time"])
             self.telemetry.written(
                 event.type,
@@ -158,109 +204,39 @@ class Decryptor:
                 since_event=None if happened == received or envelope.backfilled else (now - happened).total_seconds(),
                 since_receipt=(now - received).total_seconds(),
             )
-            if self.activity is not None:
-                self.activity.add(event.type)
             if self.deliveries is not None:
                 self.deliveries.add(event, received)
         if decrypted:
             self.telemetry.decrypted(queue, decrypted)
 
-    async def _keys(self, certificate_ids: Iterable[str | None]) -> Keys:
-        async def key(certificate_id: str) -> RSAPrivateKey | SwitchboardError:
-            try:
-                return await self.private_keys.private_key(certificate_id)
-            except (UnknownCertificateError, UnavailableError) as error:
-                return error
 
-        ids = [each for each in certificate_ids if each is not None]
-        return dict(zip(ids, await asyncio.gather(*map(key, ids)), strict=True))
-
-    async def _write(self, envelope: Envelope, opened: Sequence[Opened]) -> dict[int, SwitchboardError]:
-        """Put the events; return what failed, by index."""
-        failures: dict[int, SwitchboardError] = {}
-        by_queue: dict[str, list[tuple[int, Event]]] = {}
-        for item in opened:
-            if isinstance(item.result, Event):
-                by_queue.setdefault(item.result.queue, []).append((item.index, item.result))
-            else:
-                failures[item.index] = item.result
-        sends = [self._send(queue, events, envelope) for queue, events in by_queue.items()]
-        for failed in await asyncio.gather(*sends):
-            failures.update(failed)
-        return failures
-
-    async def _send(self, queue: str, events: Sequence[tuple[int, Event]], envelope: Envelope) -> Failures:
-        put = self._put_batched if self.batched else self._put_single
-        with self.telemetry.sending(queue, len(events), envelope.traceparent):
-            return await put(queue, events, envelope)
-
-    async def _put_single(self, queue: str, events: Sequence[tuple[int, Event]], envelope: Envelope) -> Failures:
-        async def put(index: int, event: Event) -> None:
-            body = event.to_json()
-            if not fits(body, self.encoding):
-                body = await self._check_in(event, index, envelope)
-            await self.queues.put(queue, body, self.encoding)
-
-        return await _failures(((index,), put(index, event)) for index, event in events)
-
-    async def _put_batched(self, queue: str, events: Sequence[tuple[int, Event]], envelope: Envelope) -> Failures:
-        bodies = {index: event.to_json() for index, event in events}
-        large = {index for index, body in bodies.items() if not fits(join([body]), self.encoding)}
-
-        async def check_in(index: int, event: Event) -> None:
-            bodies[index] = await self._check_in(event, index, envelope)
-
-        failures = await _failures(((index,), check_in(index, event)) for index, event in events if index in large)
-        for index in failures:
-            del bodies[index]
-        ready = iter(bodies)
-        messages = [
-            (tuple(itertools.islice(ready, len(batch))), self.queues.put(queue, join(batch), self.encoding))
-            for batch in batches(bodies.values(), self.encoding)
-        ]
-        return {**failures, **await _failures(messages)}
-
-    async def _check_in(self, event: Event, index: int, envelope: Envelope) -> bytes:
-        """Put an event's data into a blob, the same one at every try, and return the event with its address."""
-        name = f"{event.queue}/{envelope.received:%Y/%m/%d}/{envelope.item_id(index)}.json"
-        return event.to_json_with_ref(await self.blobs.put(DATA_CONTAINER, name, event.data))
+def parse_each(raws: Iterable[bytes | msgspec.Raw]) -> list[Parsed]:
+    """Parse items; what is wrong with one comes back in its place, as it concerns that item alone."""
+    return [_parse(bytes(raw)) for raw in raws]
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """An item before it is opened. `content` is its encrypted content, or None for a basic notification."""
-
-    item: Item
-    content: Mapping[str, Any] | None
-
-    @property
-    def certificate_id(self) -> str | None:
-        """The certificate that its content names; None where it has none, or names none."""
-        return self.item.notification.certificate_id
-
-
-def parse_sealed(raw: bytes) -> Sealed | SwitchboardError:
-    """Parse one item of an envelope; what is wrong with it comes back as a value, as it concerns this item alone."""
+def _parse(raw: bytes) -> Parsed:
     try:
-        item = parse_item(raw)
+        return parse_item(raw)
     except MalformedInputError as error:
         return error
-    content = item.notification.encrypted_content
-    return Sealed(item, content) if content is None or isinstance(content, dict) else MalformedContentError()
 
 
-def open_items(envelope: Envelope, items: Sequence[Sealed | SwitchboardError], keys: Keys) -> list[Opened]:
+def open_items(envelope: Envelope, items: Iterable[Parsed], keys: Keys) -> list[Opened]:
     """Decrypt and type the items of an envelope; one that fails does not touch the others."""
-    return [Opened(index, _open(item, keys, envelope, index)) for index, item in enumerate(items)]
+    return [
+        Opened(index, _open(item, keys, envelope, index), isinstance(item, Item) and item.notification.has_content)
+        for index, item in enumerate(items)
+    ]
 
 
-def _open(sealed: Sealed | SwitchboardError, keys: Keys, envelope: Envelope, index: int) -> Event | SwitchboardError:
-    if isinstance(sealed, SwitchboardError):
-        return sealed
+def _open(item: Parsed, keys: Keys, envelope: Envelope, index: int) -> Event | SwitchboardError:
+    if isinstance(item, SwitchboardError):
+        return item
     try:
         return event_of(
-            sealed.item,
-            _plaintext(sealed, keys),
+            item,
+            _plaintext(item, keys),
             fallback_id=envelope.item_id(index),
             received=envelope.received,
             traceparent=envelope.traceparent,
@@ -272,23 +248,18 @@ def _open(sealed: Sealed | SwitchboardError, keys: Keys, envelope: Envelope, ind
         return unexpected(error, envelope.item_id(index))
 
 
-def _plaintext(sealed: Sealed, keys: Keys) -> bytes | None:
-    if sealed.content is None:
+def _plaintext(item: Item, keys: Keys) -> bytes | None:
+    """The decrypted content; None of a basic notification.
+
+    Raises:
+        SwitchboardError: it cannot be decrypted, or not now.
+    """
+    content = item.notification.encrypted_content
+    if content is None:
         return None
-    key = keys.get(sealed.certificate_id or "", UnknownCertificateError())
+    if not isinstance(content, dict):
+        raise MalformedContentError
+    key = keys.get(item.notification.certificate_id or "", UnknownCertificateError())
     if isinstance(key, SwitchboardError):
         raise key
-    return decrypt(sealed.content, key)
-
-
-async def _failures(attempts: Iterable[tuple[Sequence[int], Awaitable[object]]]) -> Failures:
-    """Make all attempts at once, each for the items at some indexes; return what storage did not take, by index."""
-    known = list(attempts)
-    results = await asyncio.gather(*(attempt for _, attempt in known), return_exceptions=True)
-    failures: Failures = {}
-    for (concerned, _), result in zip(known, results, strict=True):
-        if isinstance(result, UnavailableError):
-            failures.update(dict.fromkeys(concerned, result))
-        elif isinstance(result, BaseException):
-            raise result
-    return failures
+    return decrypt(content, key)

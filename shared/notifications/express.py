@@ -9,15 +9,19 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from shared.notifications.raw_messages import RawMessages
 from shared.storage.ports import Receipt
-from shared.telemetry import NO_TELEMETRY, ActivityLog, ExpressOutcome, Happening, Telemetry
+from shared.telemetry import NO_TELEMETRY, ExpressOutcome, Telemetry
 from shared.values.envelope import Envelope, RawMessage, pack
 from shared.values.errors import UnavailableError
 from shared.values.resources import EMERGENCY_QUEUE
+
+if TYPE_CHECKING:
+    from shared.notifications.decrypt import Decryptor
 
 HIDDEN: Final = timedelta(seconds=15)
 """How long nobody else sees the raw message: what a killed process costs an emergency."""
@@ -28,16 +32,8 @@ WAIT_SECONDS: Final = 0.5
 _MOST_ITEMS: Final = 4
 _AFTER_SECONDS: Final = 1.0  # by when the POST has been answered
 _NO_KEY_FOR: Final = timedelta(seconds=20)
-_AT_ONCE: Final = timedelta(0)
 
 _log = logging.getLogger(__name__)
-
-
-class Decryptor(Protocol):
-    """See `shared.notifications.decrypt.Decryptor`."""
-
-    async def write_now(self, envelope: Envelope, *, queue: str, key_seconds: float) -> ExpressOutcome: ...
-    async def fetch_key(self, certificate_id: str) -> None: ...
 
 
 class Hidden(NamedTuple):
@@ -47,38 +43,24 @@ class Hidden(NamedTuple):
     receipt: Receipt
 
 
+@dataclass(slots=True, kw_only=True)
 class Express:
-    """Takes emergencies the express way. Belongs to one event loop."""
+    """Takes emergencies the express way. Belongs to one event loop.
 
-    def __init__(
-        self,
-        *,
-        raw_messages: RawMessages,
-        decryptor: Callable[[], Decryptor],
-        expected: Callable[[], Awaitable[bool]],
-        now: Callable[[], datetime],
-        telemetry: Telemetry = NO_TELEMETRY,
-        activity: ActivityLog | None = None,
-    ) -> None:
-        """Take what it needs.
+    Attributes:
+        raw_messages: puts the raw message; its queues show or delete it.
+        decryptor: makes it, or gives the one that there is; not called before the raw message is durable.
+        expected: whether an emergency subscription is alive; raises UnavailableError.
+        telemetry: is told what became of each attempt.
+    """
 
-        Args:
-            raw_messages: puts the raw message; its queues show or delete it.
-            decryptor: makes it, or gives the one that there is; not called before the raw message is durable.
-            expected: whether an emergency subscription is alive; raises UnavailableError.
-            now: the clock, aware.
-            telemetry: is told what became of each attempt.
-            activity: so is the status page.
-        """
-        self._raw_messages = raw_messages
-        self._decryptor = decryptor
-        self._expected = expected
-        self._now = now
-        self._telemetry = telemetry
-        self._activity = activity
-        self._no_key_until: datetime | None = None
-        self._ahead: asyncio.TimerHandle | None = None
-        self._under_way: set[asyncio.Task[None]] = set()
+    raw_messages: RawMessages
+    decryptor: Callable[[], "Decryptor"]
+    expected: Callable[[], Awaitable[bool]]
+    telemetry: Telemetry = NO_TELEMETRY
+    _no_key_until: datetime | None = field(default=None, init=False)
+    _ahead: asyncio.TimerHandle | None = field(default=None, init=False)
+    _under_way: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
     async def send(self, raws: Sequence[bytes], *, received: datetime, traceparent: str) -> Hidden | None:
         """Put authentic emergency notifications on their raw queue.
@@ -91,11 +73,11 @@ class Express:
         """
         packed = pack(raws, delivery_id=secrets.token_hex(16), received=received, traceparent=traceparent)
         if (refusal := self._refusal(packed, len(raws))) is not None:
-            self._count(refusal)
-            await self._raw_messages.put_all(EMERGENCY_QUEUE, packed)
+            self.telemetry.express(refusal)
+            await self.raw_messages.put_all(EMERGENCY_QUEUE, packed)
             return None
         (message,) = packed
-        return Hidden(message.envelope, await self._raw_messages.put(EMERGENCY_QUEUE, message, HIDDEN))
+        return Hidden(message.envelope, await self.raw_messages.put(EMERGENCY_QUEUE, message, HIDDEN))
 
     def begin(self, hidden: Hidden) -> asyncio.Task[None]:
         """Open it in a task of its own: a put that has begun must not be cancelled with the answer to Graph."""
@@ -113,8 +95,8 @@ class Express:
 
     async def _fetch_ahead(self, certificate_id: str) -> None:
         try:
-            if await self._expected():
-                await self._decryptor().fetch_key(certificate_id)
+            if await self.expected():
+                await self.decryptor().fetch_key(certificate_id)
         except UnavailableError as error:
             _log.info("express: no key fetched ahead: reason=%s", error.reason)
 
@@ -129,31 +111,26 @@ class Express:
             return ExpressOutcome.MANY
         if any(message.needs_claim_check for message in packed) or len(packed) > 1:
             return ExpressOutcome.LARGE
-        if self._no_key_until is not None and self._now() < self._no_key_until:
+        if self._no_key_until is not None and self.raw_messages.now() < self._no_key_until:
             return ExpressOutcome.NO_KEY
         return None
-
-    def _count(self, outcome: ExpressOutcome) -> None:
-        self._telemetry.express(outcome)
-        if self._activity is not None:
-            self._activity.add(outcome, Happening.EXPRESS)
 
     async def _handle(self, hidden: Hidden) -> None:
         envelope = hidden.envelope
         outcome = ExpressOutcome.FAILED
         try:
-            outcome = await self._decryptor().write_now(envelope, queue=EMERGENCY_QUEUE, key_seconds=WAIT_SECONDS)
+            outcome = await self.decryptor().write_now(envelope, queue=EMERGENCY_QUEUE, key_seconds=WAIT_SECONDS)
         except Exception as error:  # noqa: BLE001 - the usual way meets it again and quarantines what it cannot handle
             # The message of an exception that nobody foresaw may hold data.
             _log.error("express: unexpected error: type=%s id=%s", type(error).__name__, envelope.id)
-        self._count(outcome)
+        self.telemetry.express(outcome)
         if outcome is ExpressOutcome.NO_KEY:
-            self._no_key_until = self._now() + _NO_KEY_FOR
+            self._no_key_until = self.raw_messages.now() + _NO_KEY_FOR
         try:
             if outcome is ExpressOutcome.DONE:
-                await self._raw_messages.queues.delete(hidden.receipt)
+                await self.raw_messages.queues.delete(hidden.receipt)
             else:
                 _log.warning("express: left to the usual way: reason=%s id=%s", outcome, envelope.id)
-                await self._raw_messages.queues.show(hidden.receipt)
+                await self.raw_messages.queues.show(hidden.receipt)
         except UnavailableError as error:  # the message shows by itself: at worst the events come twice, under one id
             _log.warning("express: the raw message stays: reason=%s id=%s", error.reason, envelope.id)

@@ -8,15 +8,16 @@ from collections.abc import Collection as Group
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 from shared.notifications.collection import ClientStates, Collection, parse_collection
 from shared.notifications.express import WAIT_SECONDS, Express
 from shared.notifications.http_answer import ACCEPTED, Answer, refused, try_again
 from shared.notifications.paced_log import MAX_IDS, PacedLog
-from shared.notifications.raw_messages import RawMessages
-from shared.notifications.tokens import Claims, Issuers, PublishedKeys, key_id, tenant_hint, validate
-from shared.telemetry import NO_TELEMETRY, ActivityLog, Happening, Telemetry
+from shared.notifications.raw_messages import RawMessages, all_of
+from shared.notifications.signing_keys import SigningKeys
+from shared.notifications.tokens import Claims, Issuers, key_id, tenant_hint, validate
+from shared.telemetry import NO_TELEMETRY, Telemetry
 from shared.values.errors import MalformedInputError, OversizedBodyError, TokenRejected, UnavailableError
 from shared.values.items import Item, parse_item, with_tenant
 from shared.values.resources import EMERGENCY_QUEUE, RAW_QUEUE
@@ -33,10 +34,6 @@ _MAX_IN_FLIGHT_BYTES: Final = 32 * 1024 * 1024
 _MAX_VERIFIED: Final = 1000
 _BELIEVED_FOR: Final = timedelta(hours=1)
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-
-
-class SigningKeySource(Protocol):
-    async def get(self, wanted: Group[str]) -> PublishedKeys: ...
 
 
 @dataclass(slots=True)
@@ -91,7 +88,7 @@ class Receiver:
     """
 
     raw_messages: RawMessages
-    signing_keys: SigningKeySource
+    signing_keys: SigningKeys
     client_states: ClientStates
     app_ids: Group[str]
     tenant_ids: Group[str]
@@ -103,7 +100,6 @@ class Receiver:
     express: Express | None = None
     verified: VerifiedTokens = field(default_factory=VerifiedTokens)
     telemetry: Telemetry = NO_TELEMETRY
-    activity: ActivityLog | None = None
     in_flight: InFlightBytes = field(default_factory=InFlightBytes)
     turns: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -120,7 +116,7 @@ class Receiver:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 begun = await self._accept(body, traceparent)
         except MalformedInputError as error:
-            self._count_refused(error.reason, 1)
+            self.telemetry.refused(error.reason, 1)
             return refused(413 if isinstance(error, OversizedBodyError) else 400, str(error))
         except UnavailableError as error:
             self.log.say("cannot accept notifications now", error.reason)
@@ -205,13 +201,8 @@ class Receiver:
         return with_tenant(item, tenant_id)
 
     def _refuse(self, reason: str, count: int, ids: Callable[[], Iterable[object]] = tuple) -> None:
-        self._count_refused(reason, count)
-        self.log.say("notifications refused", reason, count, ids)
-
-    def _count_refused(self, reason: str, count: int) -> None:
         self.telemetry.refused(reason, count)
-        if self.activity is not None:
-            self.activity.add(reason, Happening.REFUSED, count)
+        self.log.say("notifications refused", reason, count, ids)
 
     def _raw_queue(self, queue: str, item: Item) -> str:
         kind = item.notification.kind
@@ -241,12 +232,7 @@ class Receiver:
                 self._refuse_token(error)
         if not key_ids:
             return frozenset(covered)
-        unavailable: UnavailableError | None = None
-        try:
-            keys = await self.signing_keys.get(set(key_ids.values()))
-        except UnavailableError as error:
-            unavailable = error
-            keys = await self._known_keys()
+        keys, unavailable = await self.signing_keys.get(set(key_ids.values()))
         for token in key_ids:
             try:
                 claims = validate(
@@ -268,24 +254,12 @@ class Receiver:
     def _refuse_token(self, error: TokenRejected) -> None:
         self.log.say("validation token refused", error.reason)
 
-    async def _known_keys(self) -> PublishedKeys:
-        try:
-            return await self.signing_keys.get(())
-        except UnavailableError:
-            return {}
-
     async def _enqueue(
         self, by_queue: Mapping[str, list[bytes]], received: datetime, traceparent: str | None
     ) -> Group[asyncio.Task[None]]:
         trace = _trace(traceparent)
         puts = [self._send(queue, raws, received, trace) for queue, raws in by_queue.items()]
-        begun = []
-        for result in await asyncio.gather(*puts, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
-            if result is not None:
-                begun.append(result)
-        return begun
+        return [begun for begun in await all_of(puts) if begun is not None]
 
     async def _send(
         self, queue: str, raws: Sequence[bytes], received: datetime, traceparent: str
@@ -297,8 +271,6 @@ class Receiver:
             else:
                 await self.raw_messages.send(queue, raws, received=received, traceparent=trace)
         self.telemetry.received(queue, len(raws))
-        if self.activity is not None:
-            self.activity.add(queue, Happening.RECEIVED, len(raws))
         return None if self.express is None or hidden is None else self.express.begin(hidden)
 
 

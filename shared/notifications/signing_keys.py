@@ -35,7 +35,7 @@ class SigningKeys:
         self._not_before = float("-inf")
         self._fetch: asyncio.Task[None] | None = None
 
-    async def get(self, wanted: Collection[str]) -> PublishedKeys:
+    async def get(self, wanted: Collection[str]) -> tuple[PublishedKeys, UnavailableError | None]:
         """The current keys by key id.
 
         Args:
@@ -43,31 +43,27 @@ class SigningKeys:
                 minute.
 
         Returns:
-            All keys; a wanted one is missing only where a set just fetched does not have it.
-
-        Raises:
-            UnavailableError: a wanted key is not known and Entra ID cannot be asked now.
+            All keys that are known, and where a wanted one is not, because Entra ID cannot be asked now, an error that
+            says so.
         """
-        known = self._keys.keys() >= set(wanted) and self._age(self._fetched) < _TRUST_SECONDS
-        if known and self._age(self._fetched) < _REFRESH_SECONDS:
-            return self._keys
-        wait = self._not_before - self._monotonic()
-        if wait > 0 and self._fetch is None:
-            if known:
-                return self._keys
-            raise UnavailableError("Entra ID's signing keys", reason="signing-keys", retry_after=wait)
-        if self._fetch is None:
-            self._fetch = asyncio.create_task(self._refresh())
+        age = self._monotonic() - self._fetched
+        if age >= _TRUST_SECONDS:
+            self._keys = {}
+        known = self._keys.keys() >= set(wanted)
+        if known and age < _REFRESH_SECONDS:
+            return self._keys, None
         try:
-            await asyncio.shield(self._fetch)  # one caller's time-out must not fail the others
-        except UnavailableError:
-            if known:
-                return self._keys
-            raise
-        return self._keys
+            await self._refreshed()
+        except UnavailableError as error:
+            return self._keys, None if known else error
+        return self._keys, None
 
-    def _age(self, moment: float) -> float:
-        return self._monotonic() - moment
+    async def _refreshed(self) -> None:
+        if self._fetch is None:
+            if (wait := self._not_before - self._monotonic()) > 0:
+                raise UnavailableError("Entra ID's signing keys", reason="signing-keys", retry_after=wait)
+            self._fetch = asyncio.create_task(self._refresh())
+        await asyncio.shield(self._fetch)  # one caller's time-out must not fail the others
 
     async def _refresh(self) -> None:
         try:

@@ -90,4 +90,4 @@ def telemetry(app: App, metrics: InMemoryMetricReader, spans: InMemorySpanExport
     """The app's figures and spans are kept in `metrics` and `spans`."""
     tracers = TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(spans))
-    app.parts.telemetry = OpenTelemetry(MeterProvider([metrics]), tracers)
+    app.parts.telemetry = OpenTelemetry(MeterProvider([metrics]), tracers, app.parts.activity.add)

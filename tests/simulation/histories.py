@@ -266,7 +266,6 @@ class History:
                 raw_messages=raw_messages,
                 decryptor=self._decryptor,
                 expected=self._no_emergency_expected,
-                now=lambda: self.storage.now,
             ),
         )
 

@@ -28,7 +28,7 @@ from shared.notifications.raw_messages import CLAIMS_CONTAINER, RawMessages
 from shared.notifications.receive import Receiver
 from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey
 from shared.storage.ports import Receipt
-from shared.telemetry import ExpressOutcome, Happening
+from shared.telemetry import ExpressOutcome
 from shared.values.errors import UnavailableError, UnknownCertificateError
 from shared.values.event_types import CloudEvent, parse_message
 from shared.values.message_text import Encoding
@@ -48,14 +48,20 @@ type Fault = Callable[[Callable[[], Any]], Any]
 
 
 class _Counted:
-    """Telemetry of which the outcomes are looked at."""
+    """Telemetry of which some figures are looked at."""
 
-    def __init__(self, outcomes: list[str], written: list[str]) -> None:
-        self.express = outcomes.append
-        self._written = written
+    def __init__(self, world: "World") -> None:
+        self.express = world.outcomes.append
+        self._world = world
+
+    def received(self, queue: str, count: int) -> None:
+        self._world.received[queue] += count
+
+    def refused(self, reason: str, count: int) -> None:
+        self._world.refused[reason] += count
 
     def written(self, event_type: str, queue: str, *, since_event: float | None, since_receipt: float) -> None:
-        self._written.append(queue)
+        self._world.written.append(queue)
 
     def __getattr__(self, name: str) -> Any:
         from shared.telemetry import NO_TELEMETRY
@@ -98,11 +104,12 @@ class World:
     began: datetime = START  # the time in virtual time
     expected: bool = False  # whether an emergency subscription is alive
     expected_asked: int = 0
-    shown: dict[Happening, Counter[str]] = field(default_factory=lambda: {one: Counter() for one in Happening})
+    received: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.queues = SlowQueues(self.storage, self)
-        self.telemetry: Any = _Counted(self.outcomes, self.written)
+        self.telemetry: Any = _Counted(self)
         self._key: asyncio.Task[RSAPrivateKey] | None = None
 
     def now(self) -> datetime:
@@ -153,10 +160,6 @@ class World:
             telemetry=self.telemetry,
         )
 
-    def add(self, word: str, happening: Happening = Happening.WRITTEN, count: int = 1) -> None:
-        """What the status page is told."""
-        self.shown[happening][word] += count
-
     async def emergencies_expected(self) -> bool:
         self.expected_asked += 1
         return self.expected
@@ -176,11 +179,9 @@ class World:
                 raw_messages=self.raw_messages(),
                 decryptor=self.decryptor,
                 expected=self.emergencies_expected,
-                now=self.now,
                 telemetry=self.telemetry,
-                activity=self,
             ),
-            activity=self,
+            telemetry=self.telemetry,
         )
 
     def usual_way(self) -> None:
@@ -215,7 +216,7 @@ class World:
 
 class _Keys:
     async def get(self, wanted: Any) -> Any:
-        return {SIGNING_KEY.kid: [PublishedKey(SIGNING_KEY.private_key.public_key())]}
+        return {SIGNING_KEY.kid: [PublishedKey(SIGNING_KEY.private_key.public_key())]}, None
 
 
 def items(count: int = 1, certificate_id: str = CERTIFICATE_ID, **changes: Any) -> list[dict[str, Any]]:
@@ -281,12 +282,12 @@ def test_an_emergency_is_written_before_its_post_is_answered_and_leaves_nothing_
     assert world.written == [EMERGENCY_QUEUE] * 2
 
 
-def test_the_status_page_is_told_what_came_in_what_was_refused_and_what_became_of_it() -> None:
+def test_telemetry_is_told_what_came_in_what_was_refused_and_what_became_of_it() -> None:
     world = World()
     post(world, body(*items()), body(*items(5)), body(*items(), token=False))
-    assert world.shown[Happening.EXPRESS] == {"done": 1, "many": 1}
-    assert world.shown[Happening.RECEIVED] == {EMERGENCY_QUEUE: 6}
-    assert world.shown[Happening.REFUSED] == {"not-covered-by-a-validation-token": 1}
+    assert Counter(world.outcomes) == {"done": 1, "many": 1}
+    assert world.received == {EMERGENCY_QUEUE: 6}
+    assert world.refused == {"not-covered-by-a-validation-token": 1}
 
 
 def test_its_event_is_the_one_that_the_usual_way_would_write() -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from shared.notifications.collection import ClientStates, parse_collection
-from shared.notifications.decrypt import open_items, parse_sealed
+from shared.notifications.decrypt import open_items, parse_each
 from shared.notifications.encryption import decrypt
 from shared.notifications.events import event_of
 from shared.operations.self_test import Leg, SelfTest
@@ -114,7 +114,7 @@ class App:
     async def put(self, queue: str, body: bytes, encoding: Encoding, delay: timedelta) -> Receipt:
         assert (queue, encoding, delay) == (RAW_QUEUE, "base64", timedelta(0))
         envelope = parse_envelope(body.decode())
-        items = [parse_sealed(bytes(raw)) for raw in envelope.notifications]
+        items = parse_each(envelope.notifications)
         for opened in open_items(envelope, items, {"switchboard/1": PAIR.private_key}):
             assert not isinstance(opened.result, SwitchboardError)
             self.messages.append(opened.result.to_json().decode())

@@ -32,7 +32,8 @@ class Seen:
         self._exporter = InMemorySpanExporter()
         tracers = TracerProvider()
         tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.telemetry = OpenTelemetry(MeterProvider([self._reader]), tracers)
+        self.counted: list[tuple[str, str, int]] = []
+        self.telemetry = OpenTelemetry(MeterProvider([self._reader]), tracers, lambda *what: self.counted.append(what))
         self.tracer = tracers.get_tracer("platform")
 
     def points(self) -> dict[str, list[tuple[dict[str, Any], Any]]]:
@@ -72,6 +73,15 @@ def tell_everything(seen: Seen) -> None:
 
 
 class TestMetrics:
+    async def test_the_status_page_counts_what_came_in_what_was_refused_and_what_became_of_it(self, seen: Seen) -> None:
+        tell_everything(seen)
+        assert seen.counted == [
+            ("raw-notifications", "received", 40),
+            ("client-state", "refused", 2),
+            ("Microsoft.Graph.CallStarted", "written", 1),
+            ("done", "express", 1),
+        ]
+
     async def test_counts(self, seen: Seen) -> None:
         tell_everything(seen)
         points = seen.points()
