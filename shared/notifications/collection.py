@@ -1,10 +1,12 @@
 """The body of a POST: how much of it is read, which of its items know the secret, and those items.
 
-Sources: "changeNotificationCollection resource type" and "changeNotification resource type" (Microsoft Graph).
+Its form is that of "changeNotificationCollection resource type"
+(https://learn.microsoft.com/graph/api/resources/changenotificationcollection) and "changeNotification resource type"
+(https://learn.microsoft.com/graph/api/resources/changenotification).
 
-Whoever knows the address can send a body, so each step costs little for what the step before has let through. What its
-structure costs is estimated from a sample. Then the parser passes over the body once and reads `clientState` of each
-item and nothing else. Only where one is right are items read.
+Anybody who knows the address can send a body, so cheap checks come first, and each decides whether the next is made.
+First a sample tells about how long the parser would take. Then the parser passes over the body once and reads the
+`clientState` of each item. Items are read only if one of those is right.
 """
 
 import itertools
@@ -24,24 +26,26 @@ from shared.values.unusual_json import replace_lone_surrogates
 MAX_NON_OBJECTS: Final = 100
 """How many elements of `value` may be no JSON objects; they are left out."""
 
-# Some bytes take the parser longer than others; each has a weight, which grows with that time. 4 MiB of the
-# smallest notifications of resources that Graph sends (presence, basic) hold 90,102 marks, the densest that are known
-# 99,001. All of an organization's Teams subscriptions are 10,000 ("Overview of change notifications").
-_WEIGHT_OF_A_MARK: Final = 24
-_WEIGHTS: Final = ((b",[{", _WEIGHT_OF_A_MARK), (b"\\", 2), (b" \t\r\n", 1))
-_FREE_WEIGHT: Final = 32_768 * _WEIGHT_OF_A_MARK
-_BYTES_A_MARK: Final = 60
+# The parser takes longer for some characters than for others, so each has a weight, and a body may not weigh too much.
+# 4 MiB of the smallest notifications that Graph sends (presence, basic) hold 90,102 separators (a comma, or what opens
+# an array or an object); the densest that are known hold 99,001.
+_SEPARATOR_WEIGHT: Final = 24
+_WEIGHTS: Final = ((b",[{", _SEPARATOR_WEIGHT), (b"\\", 2), (b" \t\r\n", 1))
+_FREE_WEIGHT: Final = 32_768 * _SEPARATOR_WEIGHT
+_BYTES_PER_SEPARATOR: Final = 60
+# An organization's Teams resources have 10,000 subscriptions at most ("Overview of change notifications",
+# https://learn.microsoft.com/graph/change-notifications-overview).
 _FREE_ITEMS: Final = 8_192
-_BYTES_AN_ITEM: Final = 1_024
-# A body with elements that are no objects is read several times.
-_MAX_MIXED_BYTES: Final = 1024 * 1024
+_BYTES_PER_ITEM: Final = 1_024
+_MAX_MIXED_BYTES: Final = 1024 * 1024  # of a body that does not hold objects alone, since it is read several times
 
 _WEIGHTLESS: Final = bytes(set(range(256)) - set(b"".join(letters for letters, _ in _WEIGHTS)))
 _WINDOW: Final = 65_536
-_STRIDE: Final = 29  # no divisor of the lengths that items like to have
-# The sample is often wrong by less than this part of the bound, and weighing all of a body costs a third of reading it.
-_DOUBT: Final = 32
-_MAX_WRONG_ESCAPED: Final = 1_000  # to read one takes as long as several items
+_STRIDE: Final = 29  # a prime, so that the sample meets items of one length at different places
+# All of a body is weighed where the sample exceeds the bound by more than a 32nd: it is often wrong by less, and the
+# weighing costs a third of reading the body.
+_TOLERANCE: Final = 32
+_MAX_WRONG_ESCAPED: Final = 1_000  # reading one takes as long as several items
 
 
 class _Head(msgspec.Struct, gc=False, rename="camel"):
@@ -70,20 +74,20 @@ class ClientStates:
     def __init__(self, accepted: Sequence[str]) -> None:
         self._accepted = frozenset(msgspec.json.encode(value) for value in accepted if value)
         self._lengths = frozenset(map(len, self._accepted))
-        # In UTF-8 and in quotes. An escape makes a value longer; with nothing else it is six times as long.
+        # In UTF-8 and in quotes. Escapes make a value longer, up to six times where each character is escaped.
         lengths = [len(value.encode()) + 2 for value in accepted if value]
         self._shortest, self._longest_escaped = min(lengths, default=0), 6 * max(lengths, default=0)
 
     def places(self, spelled: Sequence[msgspec.Raw]) -> tuple[int, ...]:
         """Which of some values, as JSON, are accepted.
 
-        They are looked up by a hash whose key only this process knows, so that the time tells nothing of the secrets
-        but how long they are.
+        They are looked up by a hash with a key that only this process knows, so the time that it takes tells nothing of
+        the secrets but their length.
 
         Raises:
-            OversizedBodyError: too many are spelled with escapes, and wrong.
+            OversizedBodyError: too many are spelled with escapes and wrong.
         """
-        # NUL stands nowhere in JSON: so the values, taken together and apart again, become bytes at once.
+        # JSON holds no NUL. So joining the values and splitting them again makes bytes of all of them in two calls.
         lengths = self._lengths
         alike = b"\0".join([value if len(value) in lengths else b"" for value in spelled]).split(b"\0")
         places = set(self._with_escapes(spelled))
@@ -95,7 +99,7 @@ class ClientStates:
         least, most = self._shortest, self._longest_escaped
         places = [place for place, value in enumerate(spelled) if least < len(value) <= most]
         together = b"\0".join([spelled[place] for place in places])
-        # Only what holds an escape is taken out: that costs more than all else that is done for an item.
+        # Only values that hold an escape are copied out, because a copy costs more than all else done for an item.
         index = end = wrong = 0
         while (escape := together.find(b"\\", end)) >= 0:
             index += together.count(b"\0", end, escape)
@@ -142,7 +146,7 @@ class Collection:
         """All items as they came.
 
         Raises:
-            MalformedInputError: it nests so deep that it could be read where there was more room on the stack.
+            MalformedInputError: the body nests too deep for what is left of the stack.
         """
         try:
             return _read_elements(self.body).value
@@ -199,11 +203,11 @@ def parse_collection(body: bytes, accepted: ClientStates) -> Collection:
 
 
 def _reread(body: bytes, refusal: Exception) -> tuple[bytes, int]:
-    """What can be read of a body that the parser has refused, and how many elements had to be left out for it.
+    """What can be read of a body that the parser has refused, and how many elements are left out of it.
 
     Raises:
-        OversizedBodyError: too many had to, or the body is too large for that.
-        MalformedInputError: it is no collection at all.
+        OversizedBodyError: too many would have to be left out, or the body is too large to be read again.
+        MalformedInputError: it is no collection.
     """
     if isinstance(refusal, msgspec.ValidationError):
         if len(body) > _MAX_MIXED_BYTES:
@@ -230,7 +234,7 @@ def _objects_alone(body: bytes) -> tuple[bytes, int]:
             objects.append(raw)
         elif (others := others + 1) > MAX_NON_OBJECTS:
             raise OversizedBodyError("the body holds too many elements that are no objects", reason="non-objects")
-    # Also where there are none: an earlier "value" of the same body may be what the parser has refused.
+    # The body is assembled anew even if `others` is 0, as the parser may have refused another "value" before this one.
     return b'{"value":[%b],"validationTokens":%b}' % (b",".join(objects), elements.validation_tokens), others
 
 
@@ -239,13 +243,13 @@ def _first(raw: msgspec.Raw) -> bytes:
 
 
 def _check_count(count: int, size: int) -> None:
-    if count > _FREE_ITEMS + size // _BYTES_AN_ITEM:
+    if count > _FREE_ITEMS + size // _BYTES_PER_ITEM:
         raise OversizedBodyError("the body holds too many elements", reason="too-many-items")
 
 
 def _check_utf_8(body: bytes) -> None:
     try:
-        body.decode()  # the JSON parser does not look inside what it passes over
+        body.decode()  # the JSON parser does not check what it passes over
     except UnicodeDecodeError:
         raise MalformedInputError("the body is not UTF-8", reason="not-utf-8") from None
 
@@ -263,16 +267,16 @@ def _no_collection() -> MalformedInputError:
 def _is_too_dense(body: bytes) -> bool:
     """Whether it weighs more than any body of Graph's.
 
-    One byte in `_STRIDE` is looked at, from a place in each window that nobody can know. A body that seems too heavy is
-    weighed, until it is, so that none is refused by chance.
+    One byte in `_STRIDE` is looked at, from a place in each window that a sender cannot know. Where the sample exceeds
+    the bound, all of the body is weighed, so that none is refused by chance.
     """
-    allowed = _FREE_WEIGHT + len(body) * _WEIGHT_OF_A_MARK // _BYTES_A_MARK
-    if len(body) * _WEIGHT_OF_A_MARK <= allowed:
+    allowed = _FREE_WEIGHT + len(body) * _SEPARATOR_WEIGHT // _BYTES_PER_SEPARATOR
+    if len(body) * _SEPARATOR_WEIGHT <= allowed:
         return False
     seen = 0
     for start, offset in zip(range(0, len(body), _WINDOW), secrets.token_bytes(len(body) // _WINDOW + 1), strict=False):
         seen += _weight(body[start + offset % _STRIDE : start + _WINDOW : _STRIDE])
-        if seen * _STRIDE > allowed + allowed // _DOUBT:
+        if seen * _STRIDE > allowed + allowed // _TOLERANCE:
             return _weighs_more(body, allowed)
     return False
 

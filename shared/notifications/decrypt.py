@@ -60,7 +60,7 @@ class Enrichment(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Decryptor:
-    """Turns raw messages into events; `batched` puts several events into one message."""
+    """Turns raw messages into events; where it is `batched`, a message holds as many events as fit into it."""
 
     raw_messages: RawMessages
     queues: Queues
@@ -80,11 +80,11 @@ class Decryptor:
             queue: the raw queue it came from.
             attempts: how often it has been delivered, this time included.
 
-        What fails for now is put back on its queue by itself, so that what succeeded is not repeated.
+        Items that fail for now are put back on the queue without the others, so that no event is repeated.
 
         Raises:
-            UnavailableError: storage did not even take that; trying again can help, and does no harm: the events keep
-                their ids.
+            UnavailableError: storage did not take those. Trying the whole message again does no harm, because events
+                keep their ids.
         """
         unpacked = await self.raw_messages.open(text, queue=queue, attempts=attempts)
         if unpacked is None:

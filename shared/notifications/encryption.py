@@ -1,8 +1,9 @@
 """Opening the encrypted content of a rich change notification.
 
-Source: "Set up change notifications that include resource data" (Microsoft Graph): the data key is encrypted with
-RSA-OAEP (SHA-1, MGF1 with SHA-1), the data with AES-256-CBC and PKCS#7 padding, the initialisation vector is the first
-16 bytes of the key, and the signature is HMAC-SHA256 with the same key over the decoded ciphertext.
+The data key is encrypted with RSA-OAEP (SHA-1, MGF1 with SHA-1), the data with AES-256-CBC and PKCS#7 padding. The
+initialisation vector is the first 16 bytes of the data key. The signature is HMAC-SHA256 with the same key over the
+decoded ciphertext ("Set up change notifications that include resource data",
+https://learn.microsoft.com/graph/change-notifications-with-resource-data).
 """
 
 import hashlib
@@ -30,15 +31,15 @@ def decrypt(content: Mapping[str, str], private_key: RSAPrivateKey) -> bytes:
     """Verify and decrypt `encryptedContent`.
 
     Args:
-        content: `data`, `dataKey` and `dataSignature`, each base64; other fields are ignored. Nothing about it is
-            trusted: fields may be missing or of any type.
+        content: `data`, `dataKey` and `dataSignature`, each base64; other fields are ignored. Fields may be missing or
+            of any type.
         private_key: of the certificate that `encryptionCertificateId` names.
 
     Returns:
         The plaintext as Graph encrypted it.
 
     Raises:
-        DecryptionError: one of its subclasses; all read the same outside.
+        DecryptionError: one of its subclasses, which all have the same message.
     """
     data_key = _field(content, "dataKey")
     signature = _field(content, "dataSignature")

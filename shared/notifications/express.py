@@ -1,8 +1,8 @@
-"""The express way of an emergency: opened where it was received, while the raw message lies hidden on its queue.
+"""The express way of an emergency: it is opened where it was received, while its raw message lies hidden on its queue.
 
-The raw message is put first, so nothing here can lose it. It is invisible for `HIDDEN`. Once every event is written it
-is deleted; where one cannot be, it is shown at once, and `decrypt_emergency` handles it like any other. If the process
-ends in between, the message becomes visible when `HIDDEN` is over.
+The raw message is put first, so that nothing can be lost here. It is invisible for `HIDDEN`. Once all its events are
+written it is deleted. Where one cannot be written the message is shown at once, and `decrypt_emergency` handles it like
+any other. If the process ends in between, the message becomes visible when `HIDDEN` is over.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 class Hidden(NamedTuple):
-    """A raw message that lies on its queue and that nobody sees for now."""
+    """A raw message that lies invisible on its queue."""
 
     envelope: Envelope
     receipt: Receipt
@@ -49,7 +49,7 @@ class Express:
 
     Attributes:
         raw_messages: puts the raw message; its queues show or delete it.
-        decryptor: makes it, or gives the one that there is; not called before the raw message is durable.
+        decryptor: gives the decryptor, which is made late: it is not needed before the raw message is durable.
         expected: whether an emergency subscription is alive; raises UnavailableError.
         telemetry: is told what became of each attempt.
     """
@@ -66,7 +66,7 @@ class Express:
         """Put authentic emergency notifications on their raw queue.
 
         Returns:
-            What is to be opened here by `begin`; None where all is left to the usual way.
+            The message that `begin` is to open; None where all is left to the usual way.
 
         Raises:
             UnavailableError: storage did not take all of them.
@@ -80,11 +80,11 @@ class Express:
         return Hidden(message.envelope, await self.raw_messages.put(EMERGENCY_QUEUE, message, HIDDEN))
 
     def begin(self, hidden: Hidden) -> asyncio.Task[None]:
-        """Open it in a task of its own: a put that has begun must not be cancelled with the answer to Graph."""
+        """Open it in a task of its own, because a put that has begun must not be cancelled with the answer to Graph."""
         return self._start(self._handle(hidden))
 
     def fetch_ahead(self, certificate_id: str) -> None:
-        """Soon after the first authentic rich notification, get the key that the first emergency would wait for.
+        """Get the private key soon after the first authentic rich notification, before an emergency has to wait for it.
 
         Args:
             certificate_id: the version that the notification names.
@@ -132,5 +132,5 @@ class Express:
             else:
                 _log.warning("express: left to the usual way: reason=%s id=%s", outcome, envelope.id)
                 await self.raw_messages.queues.show(hidden.receipt)
-        except UnavailableError as error:  # the message shows by itself: at worst the events come twice, under one id
+        except UnavailableError as error:  # it becomes visible by itself; at worst events come twice, under one id
             _log.warning("express: the raw message stays: reason=%s id=%s", error.reason, envelope.id)

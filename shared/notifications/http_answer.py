@@ -1,6 +1,6 @@
-"""What to say to a caller over HTTP, and the validation handshake, which needs nothing else.
+"""HTTP answers, and the validation handshake.
 
-Only the standard library is imported here, so that a worker that has just started answers the handshake at once.
+This module imports the standard library alone, so that a worker that has just started answers the handshake at once.
 """
 
 from collections.abc import Mapping
@@ -36,8 +36,9 @@ def try_again(reason: str, after: float | None = None) -> Answer:
 def handshake(validation_token: str) -> Answer:
     """Answer a validation request by echoing its token.
 
-    Source: "Receive change notifications through webhooks" (Microsoft Graph). Graph never sends markup; a token that
-    holds some was sent so that a browser would show this answer as a page.
+    Graph's tokens hold no markup ("Receive change notifications through webhooks",
+    https://learn.microsoft.com/graph/change-notifications-delivery-webhooks). A token with some is refused, because
+    whoever sent it wants a browser to show this answer as a page.
 
     Args:
         validation_token: decoded, as the query string's parser gives it.

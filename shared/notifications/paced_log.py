@@ -1,4 +1,4 @@
-"""Logging what strangers can cause: once per reason and minute, however often they cause it."""
+"""A log of what anybody can cause: one line for each reason and minute, however often it happens."""
 
 import itertools
 import logging
@@ -48,8 +48,8 @@ class PacedLog:
             what: a few words of ours.
             reason: a short, stable word of ours.
             count: how often.
-            ids: gives ids of what is concerned, of any type; those of another shape than an id's are left out. It is
-                asked only for a line that is written.
+            ids: gives ids of what is concerned; values that do not have the shape of an id are left out. It is called
+                only for a line that is written.
             level: of `logging`.
         """
         now = self._now()

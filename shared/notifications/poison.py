@@ -1,11 +1,12 @@
 """Draining the poison queues of our own triggers.
 
-The Functions host moves a message there that has failed five times, or whose text it cannot read. A function on such a
-queue would be called again only when the host's lease of ten minutes is over, and never for text that is not Base64,
-which ends unseen after seven days. So a timer reads the queues itself.
+The Functions host moves a message there that has failed five times, or whose text it cannot read ("Azure Queue storage
+trigger", https://learn.microsoft.com/azure/azure-functions/functions-bindings-storage-queue-trigger). A function on
+such a queue would be called again only when the host's lease of ten minutes is over, and never for text that is not
+Base64, which ends unseen after seven days. So a timer reads the queues itself.
 
-What the drain cannot take away comes again when its lease is over. Since when the oldest of it lies there is kept,
-because neither a peek nor the next drain sees a message that is leased.
+A message that the drain cannot take away stays leased. Neither a peek nor the next drain sees it before the lease is
+over, so the drain keeps since when the oldest of them lies there.
 """
 
 import asyncio
@@ -28,15 +29,15 @@ from shared.values.resources import RAW_QUEUES
 logger = logging.getLogger(__name__)
 
 POISON_QUEUES: Final = {f"{queue}-poison": queue for queue in RAW_QUEUES}
-"""The raw queue of each."""
+"""By poison queue, the raw queue that its messages come from."""
 
 STUCK_AFTER: Final = timedelta(minutes=15)
-"""A message that has lain in a poison queue for longer is not being taken away: the drain tries three times by then."""
+"""A message that has lain in a poison queue for so long is stuck: the drain has tried three times by then."""
 
 _STATE: Final = "poison.json"
 TRIES: Final = 5  # maxDequeueCount in host.json
 _AT_ONCE: Final = 32
-# Longer than everything that is done with one batch, each try of each operation included.
+# Longer than the handling of a batch can take, with each retry of each operation.
 _LEASE: Final = timedelta(minutes=5)
 
 
@@ -75,7 +76,7 @@ class PoisonStates:
 
 @dataclass(frozen=True, slots=True)
 class PoisonDrain:
-    """Empties the poison queues. Several at once do no harm: a message is leased by one of them. `now` is the clock."""
+    """Empties the poison queues. Several may run at once: each message is leased by one of them. `now` is the clock."""
 
     queues: Queues
     raw_messages: RawMessages
@@ -84,7 +85,7 @@ class PoisonDrain:
     now: Callable[[], datetime]
 
     async def run(self, deadline: datetime) -> None:
-        """Put back or park what lies there, until nothing is visible any more or the deadline has passed.
+        """Put back or park what lies there, until no message is visible or the deadline has passed.
 
         Raises:
             UnavailableError: storage did not answer.
@@ -107,7 +108,7 @@ class PoisonDrain:
                 raise result
 
     async def _drain(self, poison: str, queue: str, deadline: datetime) -> datetime | None:
-        """Empty one queue; since when the oldest message that could not be taken away lies there."""
+        """Empty one queue; returns since when the oldest message that could not be taken away lies there."""
         left: list[datetime] = []
         while self.now() < deadline:
             batch = await self.queues.lease(poison, _LEASE, at_most=_AT_ONCE)
@@ -120,7 +121,7 @@ class PoisonDrain:
         return min(left, default=None)
 
     async def _take_away(self, message: LeasedMessage, queue: str) -> bool:
-        """Put a message back or park it, then delete it; says whether it is gone. Nothing it holds harms the others."""
+        """Put a message back or park it, then delete it; returns whether it is gone. No other message is harmed."""
         try:
             await self._handle(message, queue)
             await self.queues.delete(message.receipt)

@@ -48,9 +48,9 @@ class Parked(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """Parks single items and whole messages. `now` is the clock, aware.
+    """Parks items and messages. `now` is the clock, aware.
 
-    What a list shows (reason, kind, queue and time) is the blob's metadata as well, so that a list reads no blob.
+    What a list shows (reason, kind, queue and time) is also metadata of the blob, so that a list reads no blob.
     """
 
     blobs: Blobs

@@ -1,4 +1,4 @@
-"""Receiving: what of a POST's body is authentic goes to the raw queues; the rest is dropped."""
+"""Receiving: the authentic items of a POST's body are put on the raw queues, and the others left out."""
 
 import asyncio
 import re
@@ -22,14 +22,15 @@ from shared.values.errors import MalformedInputError, OversizedBodyError, TokenR
 from shared.values.items import Item, parse_item, with_tenant
 from shared.values.resources import EMERGENCY_QUEUE, RAW_QUEUE
 
-# Graph counts an answer after 3 seconds as a failure and slows down an endpoint that has too many of them.
+# Graph counts an answer after 3 seconds as a failure, and slows down an endpoint that has too many of them ("Receive
+# change notifications through webhooks", https://learn.microsoft.com/graph/change-notifications-delivery-webhooks).
 _ANSWER_SECONDS: Final = 2.5
-# What is durable is not kept waiting for longer than this by an emergency that is opened meanwhile.
-_DURABLE_SECONDS: Final = 2.0
-# One token comes for each pair of application and tenant; a body with more than this is not Graph's.
+# The answer waits no longer than this, counted from the beginning, for an emergency that is being opened.
+_EXPRESS_SECONDS: Final = 2.0
+# Graph sends a token for each pair of application and tenant. A body with more than this is not Graph's.
 _MAX_TOKENS: Final = 200
-_ITEMS_AT_A_TIME: Final = 200
-# Authentic bodies under way at once; a worker's memory holds several times as much while it handles them.
+_ITEMS_AT_A_TIME: Final = 200  # between two turns of the event loop
+# Of all authentic bodies under way. Handling one takes several times its size in memory.
 _MAX_IN_FLIGHT_BYTES: Final = 32 * 1024 * 1024
 _MAX_VERIFIED: Final = 1000
 _BELIEVED_FOR: Final = timedelta(hours=1)
@@ -38,13 +39,13 @@ _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16
 
 @dataclass(slots=True)
 class InFlightBytes:
-    """How much a worker has found to be authentic and has not answered yet."""
+    """The size of the authentic bodies that a worker has not answered yet."""
 
     total: int = 0
 
     @contextmanager
     def of(self, count: int) -> Iterator[None]:
-        """Count a body for as long as it is handled. One alone always has room.
+        """Count a body while it is handled. There is always room for one, whatever its size.
 
         Raises:
             UnavailableError: there is no room for it.
@@ -59,9 +60,9 @@ class InFlightBytes:
 
 
 class VerifiedTokens:
-    """Tokens that have been found valid, so that the one that Graph sends with every POST is checked once.
+    """Tokens that have been found valid. Graph sends the same one with many POSTs, and so it is checked once.
 
-    They are believed until they expire, and for an hour at the most: a signing key may be withdrawn.
+    A token is believed until it expires, but for an hour at the most, as a signing key may be withdrawn.
     """
 
     def __init__(self) -> None:
@@ -107,9 +108,9 @@ class Receiver:
         """Check a posted collection and put what is authentic on the raw queues.
 
         Returns:
-            202 once all of it is durably queued or found not to be authentic; 400 or 413 for what is no collection, or
-            larger than any of Graph's; 503 where a check or a put could not be made, or too much is under way, so that
-            Graph sends it all again.
+            202 once each item is durably queued or found not to be authentic; 400 for what is no collection; 413 for
+            one that is larger than any of Graph's; 503, so that Graph sends all of it again, where a check or a put
+            could not be made or too much is under way.
         """
         started = asyncio.get_running_loop().time()
         try:
@@ -125,12 +126,12 @@ class Receiver:
             self.log.say("cannot accept notifications now", "out-of-time")
             return try_again("not accepted in time, please send it again")
         if begun:
-            left = _DURABLE_SECONDS - (asyncio.get_running_loop().time() - started)
+            left = _EXPRESS_SECONDS - (asyncio.get_running_loop().time() - started)
             await asyncio.wait(begun, timeout=max(min(left, WAIT_SECONDS), 0.0))
         return ACCEPTED
 
     async def _accept(self, body: bytes, traceparent: str | None) -> Group[asyncio.Task[None]]:
-        """Queue what is authentic; returns what has begun to be opened here."""
+        """Queue what is authentic; returns the tasks that open emergencies here."""
         received = self.now()
         collection = await self._read(body)
         if not collection.authentic:
@@ -139,7 +140,7 @@ class Receiver:
             return await self._sort(collection, received, traceparent)
 
     async def _read(self, body: bytes) -> Collection:
-        """Find out what of a body is authentic, one body after the other.
+        """Find out which items of a body are authentic; one body is read at a time.
 
         Raises:
             MalformedInputError: it is no collection, or an `OversizedBodyError`.
@@ -148,7 +149,7 @@ class Receiver:
             raise OversizedBodyError(f"the body is over {self.max_body_bytes} bytes", reason="body-too-large")
         async with self.turns:
             collection = parse_collection(body, self.client_states)
-            await asyncio.sleep(0)  # what has been let in goes on before the next body is looked at
+            await asyncio.sleep(0)  # what is under way goes on before the next body is read
         if collection.malformed:
             self._refuse("malformed", collection.malformed)
         if collection.foreign:
@@ -181,7 +182,7 @@ class Receiver:
         return begun
 
     async def _items(self, collection: Collection, by_queue: dict[str, list[bytes]]) -> list[Item]:
-        """The authentic items; those that cannot be read are on their way to where decrypting parks them."""
+        """The authentic items; one that cannot be read is put on the usual raw queue, and decrypting parks it."""
         items, raws = [], collection.raws
         for done, place in enumerate(collection.authentic, 1):
             raw = bytes(raws[place])
@@ -194,7 +195,7 @@ class Receiver:
         return items
 
     def _of_a_tenant(self, item: Item) -> Item:
-        """The item, of the tenant that is served where it names none and there is but one."""
+        """The item; where it names no tenant and only one is served, as an item of that tenant."""
         if item.notification.tenant is not None or len(self.tenant_ids) != 1:
             return item
         (tenant_id,) = self.tenant_ids
@@ -213,8 +214,7 @@ class Receiver:
         """The wanted tenants that valid tokens vouch for.
 
         Raises:
-            UnavailableError: there are too many tokens, or a tenant is not covered, and a token that might cover it
-                cannot be checked now.
+            UnavailableError: there are too many tokens; or a token that might cover a tenant cannot be checked now.
         """
         tokens = collection.validation_tokens(_MAX_TOKENS)
         if tokens is None:

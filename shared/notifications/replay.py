@@ -1,4 +1,4 @@
-"""What operators do with quarantine: look through it, put items back on their queue, or throw them away."""
+"""What operators do with quarantine: they look through it, put entries back on their queue, or discard them."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which entries are meant; whatever is left empty does not matter."""
+    """Which entries are meant; an empty field selects all."""
 
     reasons: frozenset[str] = frozenset()
     kinds: frozenset[str] = frozenset()
@@ -89,7 +89,7 @@ class Replay:
     async def replay(self, name: str, *, repair: bool = False) -> Done:
         """Put an entry back on its queue as if it had just come, and remove it once it is durably there.
 
-        A crash in between leaves the entry where it is as well: replaying it again makes events of the same ids.
+        After a crash in between the entry is still there; replaying it again makes events of the same ids.
 
         Args:
             name: of the entry.
@@ -104,7 +104,7 @@ class Replay:
             return Done.GONE
         parked = _parked(version.data)
         await self.raw_messages.put_parked(parked, repair=repair)
-        # The item may have failed again by now, and lie here anew under the same name.
+        # The item may have failed again by now; then a new entry of the same name lies there.
         if await self.blobs.delete_version(QUARANTINE_CONTAINER, name, version.etag):
             return Done.REPLAYED
         return Done.CHANGED if await self._is_there(name) else Done.REPLAYED_GONE
@@ -122,7 +122,7 @@ class Replay:
         parked = _parked(version.data)
         if not await self.blobs.delete_version(QUARANTINE_CONTAINER, name, version.etag):
             return Done.CHANGED if await self._is_there(name) else Done.GONE
-        # Not before: had the entry changed, it would stay, and need what its ticket stands for.
+        # Only now: an entry that has changed stays, and needs the claim check that its ticket names.
         await self.raw_messages.discard_parked(parked)
         return Done.DISCARDED
 

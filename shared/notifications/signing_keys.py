@@ -1,8 +1,10 @@
 """Entra ID's keys for signing tokens.
 
-Sources: "Signing key rollover in the Microsoft identity platform": the tenant-independent document names the key set;
-keys may change at any time and are to be cached for about a day. "Access tokens in the Microsoft identity platform":
-an entry may name the `issuer` that it signs for.
+The tenant-independent document names the key set. Keys may change at any time, and are to be cached for about a day
+("Signing key rollover in the Microsoft identity platform",
+https://learn.microsoft.com/entra/identity-platform/signing-key-rollover). An entry may name the `issuer` that it signs
+for ("Access tokens in the Microsoft identity platform",
+https://learn.microsoft.com/entra/identity-platform/access-tokens).
 """
 
 import asyncio
@@ -18,14 +20,14 @@ from shared.notifications.tokens import PublishedKey, PublishedKeys
 from shared.values.errors import UnavailableError
 
 _REFRESH_SECONDS: Final = 12 * 3600.0
-_TRUST_SECONDS: Final = 48 * 3600.0  # keys that cannot be refreshed are believed this long, and no longer
+_TRUST_SECONDS: Final = 48 * 3600.0  # keys that cannot be refreshed are believed for so long
 _PAUSE_SECONDS: Final = 60.0
 _PAUSE_AFTER_FAILURE_SECONDS: Final = 5.0
 _TIMEOUT: Final = (1.0, 1.5)  # to connect, to read, in seconds
 
 
 class SigningKeys:
-    """The key set, cached. Whoever waits for it shares one fetch."""
+    """The key set, cached. All who wait for it share one fetch."""
 
     def __init__(self, login_endpoint: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._document = f"{login_endpoint}/common/v2.0/.well-known/openid-configuration"
@@ -95,10 +97,10 @@ def _json(session: requests.Session, url: str) -> Any:
 
 
 def _key(jwk: Mapping[str, Any]) -> tuple[str, PublishedKey] | None:
-    """The id and the key of one entry; None for a kind that signs no token of ours."""
+    """The id and the key of one entry; None where the key cannot sign a validation token."""
     issuer = jwk.get("issuer")
     if not isinstance(issuer, str | None):
-        return None  # it signs for somebody, and nobody can say for whom
+        return None  # the key signs for one issuer, and the entry does not say for which
     if jwk.get("kty") != "RSA" or jwk.get("use", "sig") != "sig" or not isinstance(jwk.get("kid"), str):
         return None
     try:

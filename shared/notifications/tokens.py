@@ -1,7 +1,8 @@
 """What makes a validation token of a rich change notification acceptable.
 
-Source: "Set up change notifications that include resource data" (Microsoft Graph), "Validate the authenticity of
-notifications"; "Access token claims reference" (Microsoft identity platform) for the two versions of token.
+Sources: "Set up change notifications that include resource data", "Validate the authenticity of notifications"
+(https://learn.microsoft.com/graph/change-notifications-with-resource-data); for the two versions of token "Access token
+claims reference" (https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference).
 """
 
 import math
@@ -34,7 +35,8 @@ class Issuers:
 
 
 PUBLIC_CLOUD: Final = Issuers("https://sts.windows.net/{tid}/", "https://login.microsoftonline.com/{tid}/v2.0")
-# Entra ID for US Government issues v1 tokens under the public name, China under its own ("National clouds").
+# Entra ID for US Government issues v1 tokens under the public cloud's name, that of China under its own ("National
+# clouds", https://learn.microsoft.com/entra/identity-platform/authentication-national-cloud).
 US_GOVERNMENT: Final = Issuers("https://sts.windows.net/{tid}/", "https://login.microsoftonline.us/{tid}/v2.0")
 CHINA: Final = Issuers("https://sts.chinacloudapi.cn/{tid}/", "https://login.partner.microsoftonline.cn/{tid}/v2.0")
 
@@ -47,13 +49,13 @@ _ISSUERS: Final[dict[str | None, Issuers]] = {
 
 
 def issuers_of(login_endpoint: str) -> Issuers:
-    """The issuers of the cloud that a login endpoint belongs to; the public one's for any that is not known."""
+    """The issuers of a login endpoint's cloud; those of the public cloud where the endpoint is not known."""
     return _ISSUERS.get(urlsplit(login_endpoint).hostname, PUBLIC_CLOUD)
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedKey:
-    """A key of Entra ID's, and whose tokens alone it signs: a version 2 issuer, maybe with ``{tenantid}`` in it."""
+    """A key of Entra ID's. It signs for `issuer` alone, a version 2 issuer that may hold ``{tenantid}``."""
 
     public_key: RSAPublicKey
     issuer: str | None = None
@@ -61,8 +63,8 @@ class PublishedKey:
     def signs_for(self, tenant_id: str, issuers: Issuers) -> bool:
         """Whether it may sign a tenant's tokens, of either version.
 
-        Source: "Access tokens in the Microsoft identity platform" (validate the signing key issuer). Published keys
-        name version 2 issuers alone, and sign version 1 tokens too.
+        Published keys name version 2 issuers, and sign version 1 tokens too ("Access tokens in the Microsoft identity
+        platform", https://learn.microsoft.com/entra/identity-platform/access-tokens).
         """
         if self.issuer is None:
             return True
@@ -75,7 +77,7 @@ type PublishedKeys = Mapping[str, Collection[PublishedKey]]
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a valid token vouches for: that `tenant_id`'s notifications come from Graph until `expires`."""
+    """A valid token's claims: until `expires`, notifications of `tenant_id` come from Graph."""
 
     tenant_id: str  # lower case
     audience: str  # lower case
