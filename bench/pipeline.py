@@ -25,6 +25,7 @@ from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
 from shared.notifications.decrypt import Decryptor
+from shared.notifications.event_writer import EventWriter
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import AzureBlobs
@@ -145,11 +146,8 @@ class Pipeline:
         self._receiver = receiver_of(raw_messages, signing)
         self._decryptor = Decryptor(
             raw_messages=raw_messages,
-            queues=self.events,
-            blobs=blobs,
+            writer=EventWriter(self.events, blobs, "base64", form == "batch"),
             private_keys=_Keys(self.pair.private_key),
-            encoding="base64",
-            batched=form == "batch",
         )
         to = Addressee(TENANT, STATE, Recipient.of(self.pair, CERTIFICATE_ID))
         token = signing.sign(validation_claims(app_id=APP, tenant_id=TENANT, now=datetime.now(UTC)))

@@ -38,7 +38,7 @@ from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
 from dev.simulator.delivery import Notification
 from dev.simulator.tokens import Forgery, forge
 from dev.stack import Stack, StackPorts
-from shared.notifications.decrypt import DATA_CONTAINER
+from shared.notifications.event_writer import DATA_CONTAINER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.notifications.raw_messages import CLAIMS_CONTAINER, RawMessages
 from shared.settings import StorageSettings

@@ -197,15 +197,15 @@ class App:
     def express_decryptor(self) -> "Decryptor":
         """Without what an emergency never needs: the process that receives must not have to import Graph's client."""
         from shared.notifications.decrypt import Decryptor
+        from shared.notifications.event_writer import EventWriter
 
         settings = self.settings
         return Decryptor(
             raw_messages=self.raw_messages,
-            queues=self.queues,
-            blobs=self.blobs,
+            writer=EventWriter(
+                self.queues, self.blobs, settings.event_encoding, batched=settings.event_format == "batch"
+            ),
             private_keys=self.certificates,
-            encoding=settings.event_encoding,
-            batched=settings.event_format == "batch",
             deliveries=self.deliveries,
             telemetry=self.telemetry,
         )

@@ -1,20 +1,19 @@
 """Decrypting: from a raw message to typed events on queues."""
 
 import asyncio
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from shared.notifications.encryption import decrypt
+from shared.notifications.event_writer import EventWriter
 from shared.notifications.events import Event, event_of
-from shared.notifications.raw_messages import RawMessages, all_of, unavailable, unexpected
-from shared.storage.ports import Blobs, Queues
+from shared.notifications.raw_messages import RawMessages, all_of, unexpected
 from shared.telemetry import NO_TELEMETRY, ExpressOutcome, Telemetry
 from shared.values.envelope import Envelope
 from shared.values.errors import (
@@ -25,12 +24,9 @@ from shared.values.errors import (
     UnknownCertificateError,
 )
 from shared.values.items import Item, parse_item
-from shared.values.message_text import Encoding, batches, fits, join
 
 if TYPE_CHECKING:
     from shared.key_vault import KeyVaultCertificates
-
-DATA_CONTAINER: Final = "event-data"
 
 type Parsed = Item | MalformedInputError
 type Keys = Mapping[str, RSAPrivateKey | SwitchboardError]
@@ -60,14 +56,11 @@ class Enrichment(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Decryptor:
-    """Turns raw messages into events; where it is `batched`, a message holds as many events as fit into it."""
+    """Turns raw messages into events."""
 
     raw_messages: RawMessages
-    queues: Queues
-    blobs: Blobs
+    writer: EventWriter
     private_keys: "KeyVaultCertificates"
-    encoding: Encoding
-    batched: bool
     enrichment: Enrichment | None = None
     deliveries: DeliveryNotes | None = None
     telemetry: Telemetry = NO_TELEMETRY
@@ -161,32 +154,8 @@ class Decryptor:
         return failures
 
     async def _send(self, queue: str, events: Mapping[int, Event], envelope: Envelope) -> dict[int, UnavailableError]:
-        """Put events on their queue, each in a message of its own or several in one; return what failed, by index."""
-        message = join if self.batched else b"".join
         with self.telemetry.sending(queue, len(events), envelope.traceparent):
-            bodies = {index: event.to_json() for index, event in events.items()}
-            large = {index: events[index] for index, body in bodies.items() if not fits(message([body]), self.encoding)}
-
-            async def check_in(index: int, event: Event) -> None:
-                bodies[index] = await self._check_in(event, index, envelope)
-
-            failures = await unavailable({index: check_in(index, event) for index, event in large.items()})
-            for index in failures:
-                del bodies[index]
-            ready = iter(bodies)
-            groups = batches(bodies.values(), self.encoding) if self.batched else ([body] for body in bodies.values())
-            puts = {
-                tuple(itertools.islice(ready, len(group))): self.queues.put(queue, message(group), self.encoding)
-                for group in groups
-            }
-            for indexes, error in (await unavailable(puts)).items():
-                failures |= dict.fromkeys(indexes, error)
-        return failures
-
-    async def _check_in(self, event: Event, index: int, envelope: Envelope) -> bytes:
-        """Put an event's data into a blob, the same one at every try, and return the event with its address."""
-        name = f"{event.queue}/{envelope.received:%Y/%m/%d}/{envelope.item_id(index)}.json"
-        return event.to_json_with_ref(await self.blobs.put(DATA_CONTAINER, name, event.data))
+            return await self.writer.write(queue, events, envelope)
 
     def _report(self, queue: str, envelope: Envelope, written: Iterable[Opened]) -> None:
         """Tell which events of a message have been written."""

@@ -18,7 +18,7 @@ from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
 from shared import triggers
 from shared.app import App as Parts
-from shared.notifications.decrypt import DATA_CONTAINER
+from shared.notifications.event_writer import DATA_CONTAINER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.notifications.raw_messages import CLAIMS_CONTAINER
 from shared.values.event_types import CloudEvent, parse_message

@@ -24,7 +24,8 @@ from azure.storage.queue import QueueClient, QueueServiceClient
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from dev.azurite import Azurite
-from shared.notifications.decrypt import DATA_CONTAINER, Decryptor
+from shared.notifications.decrypt import Decryptor
+from shared.notifications.event_writer import DATA_CONTAINER, EventWriter
 from shared.notifications.quarantine import Quarantine
 from shared.notifications.raw_messages import RawMessages
 from shared.settings import StorageSettings
@@ -112,11 +113,8 @@ class Storage:
             quarantine = Quarantine(blobs, lambda: RECEIVED)
             decryptor = Decryptor(
                 raw_messages=RawMessages(AzureQueues(account), blobs, quarantine, lambda: RECEIVED),
-                queues=Prefixed(AzureQueues(account), self.prefix),
-                blobs=blobs,
+                writer=EventWriter(Prefixed(AzureQueues(account), self.prefix), blobs, encoding, batched),
                 private_keys=NoKeys(),
-                encoding=encoding,
-                batched=batched,
             )
             for attempt in range(times):
                 await decryptor.handle(text, queue="raw-notifications", attempts=attempt + 1)

@@ -26,6 +26,7 @@ from dev.simulator.crypto import Recipient, encrypt
 from dev.simulator.tokens import validation_claims
 from shared.call_records.fetch import CallRecordFetch
 from shared.notifications.decrypt import Decryptor
+from shared.notifications.event_writer import EventWriter
 from shared.notifications.express import Express
 from shared.notifications.poison import POISON_QUEUES, PoisonDrain, PoisonStates
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
@@ -246,11 +247,8 @@ class History:
     def _decryptor(self, *, fetch: bool = False) -> Decryptor:
         return Decryptor(
             raw_messages=self.storage.raw_messages,
-            queues=self.storage.queues,
-            blobs=self.storage.blobs,
+            writer=EventWriter(self.storage.queues, self.storage.blobs, "none", self.scenario.batched),
             private_keys=self,
-            encoding="none",
-            batched=self.scenario.batched,
             enrichment=CallRecordFetch(self, {TENANT}) if fetch else None,
         )
 

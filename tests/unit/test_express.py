@@ -21,6 +21,7 @@ from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
 from shared.notifications.collection import ClientStates
 from shared.notifications.decrypt import Decryptor
+from shared.notifications.event_writer import EventWriter
 from shared.notifications.express import Express
 from shared.notifications.paced_log import PacedLog
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
@@ -152,11 +153,8 @@ class World:
         self.made += 1
         return Decryptor(
             raw_messages=self.raw_messages(),
-            queues=self.queues,
-            blobs=self.storage.blobs,
+            writer=EventWriter(self.queues, self.storage.blobs, "none", self.batched),
             private_keys=self,
-            encoding="none",
-            batched=self.batched,
             telemetry=self.telemetry,
         )
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from dev.simulator.crypto import Recipient, encrypt
 from shared.notifications import decrypt
 from shared.notifications.decrypt import Decryptor
+from shared.notifications.event_writer import EventWriter
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.notifications.raw_messages import CLAIMS_CONTAINER
 from shared.values.envelope import GIVE_UP_AFTER, Envelope, RawMessage, pause
@@ -67,11 +68,8 @@ class World:
     def decryptor(self) -> Decryptor:
         return Decryptor(
             raw_messages=self.storage.raw_messages,
-            queues=self.storage.queues,
-            blobs=self.storage.blobs,
+            writer=EventWriter(self.storage.queues, self.storage.blobs, "none", self.batched),
             private_keys=self,
-            encoding="none",
-            batched=self.batched,
         )
 
     async def run(self, queue: str = RAW_QUEUE) -> None:
