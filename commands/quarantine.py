@@ -218,7 +218,7 @@ def _selection(
 
 
 def _replay(context: CommandContext) -> Replay:
-    return Replay(context.blobs, context.raw_messages)
+    return Replay(context.raw_messages)
 
 
 def _disclosed(parked: Parked) -> dict[str, Any]:

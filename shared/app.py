@@ -126,7 +126,7 @@ class App:
     def poison_drain(self) -> "PoisonDrain":
         from shared.notifications.poison import PoisonDrain
 
-        return PoisonDrain(self.queues, self.raw_messages, self.quarantine, self.poison_states, self.clock.now)
+        return PoisonDrain(self.raw_messages, self.poison_states)
 
     @cached_property
     def poison_states(self) -> "PoisonStates":

@@ -2,8 +2,8 @@
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -16,12 +16,6 @@ _PERIOD: Final = timedelta(minutes=1)
 _MAX_REASONS: Final = 200
 
 
-@dataclass(slots=True)
-class _Pace:
-    quiet_until: datetime
-    count: int = 0
-
-
 class PacedLog:
     """Writes a line when something happens first, and at most one a minute with the count since the line before.
 
@@ -31,7 +25,8 @@ class PacedLog:
     def __init__(self, logger: logging.Logger, now: Callable[[], datetime]) -> None:
         self._logger = logger
         self._now = now
-        self._paces: dict[tuple[str, str], _Pace] = {}
+        self._counts = Counter[tuple[str, str]]()
+        self._quiet_until: dict[tuple[str, str], datetime] = {}
 
     def say(
         self,
@@ -52,18 +47,21 @@ class PacedLog:
                 only for a line that is written.
             level: of `logging`.
         """
-        now = self._now()
-        pace = self._paces.get((what, reason))
-        if pace is None:
-            if len(self._paces) >= _MAX_REASONS:
-                self._paces.clear()
-            pace = self._paces[what, reason] = _Pace(quiet_until=now)
-        pace.count += count
-        if now < pace.quiet_until:
+        key, now = (what, reason), self._now()
+        if key not in self._quiet_until and len(self._quiet_until) >= _MAX_REASONS:
+            self._quiet_until.clear()
+            self._counts.clear()
+        self._counts[key] += count
+        if now < self._quiet_until.get(key, now):
             return
-        plain = dict.fromkeys(found for found in ids() if is_plain_id(found))
+        self._quiet_until[key] = now + _PERIOD
+        plain = dict.fromkeys(value for value in ids() if is_plain_id(value))
         named = ",".join(itertools.islice(plain, MAX_IDS))
         self._logger.log(
-            level, "%s: reason=%s count=%d%s", what, reason, pace.count, f" subscriptions={named}" if named else ""
+            level,
+            "%s: reason=%s count=%d%s",
+            what,
+            reason,
+            self._counts.pop(key),
+            f" subscriptions={named}" if named else "",
         )
-        self._paces[what, reason] = _Pace(quiet_until=now + _PERIOD)

@@ -11,16 +11,15 @@ over, so the drain keeps since when the oldest of them lies there.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
 
-from shared.notifications.quarantine import Quarantine
 from shared.notifications.raw_messages import RawMessages, unexpected
-from shared.storage.ports import STATE_CONTAINER, Blobs, LeasedMessage, Queues
+from shared.storage.ports import STATE_CONTAINER, Blobs, LeasedMessage
 from shared.values.errors import MalformedInputError, UnavailableError
 from shared.values.message_text import decode
 from shared.values.moment import Moment
@@ -76,13 +75,10 @@ class PoisonStates:
 
 @dataclass(frozen=True, slots=True)
 class PoisonDrain:
-    """Empties the poison queues. Several may run at once: each message is leased by one of them. `now` is the clock."""
+    """Empties the poison queues. Several may run at once: each message is leased by one of them."""
 
-    queues: Queues
     raw_messages: RawMessages
-    quarantine: Quarantine
     states: PoisonStates
-    now: Callable[[], datetime]
 
     async def run(self, deadline: datetime) -> None:
         """Put back or park what lies there, until no message is visible or the deadline has passed.
@@ -99,7 +95,7 @@ class PoisonDrain:
             left = [before[poison]] if poison in before else []
             if isinstance(result, datetime):
                 oldest[poison] = min([result, *left])
-            elif left and (isinstance(result, BaseException) or await self.queues.count(poison)):
+            elif left and (isinstance(result, BaseException) or await self.raw_messages.queues.count(poison)):
                 oldest[poison] = min(left)
         if oldest != before:
             await self.states.save(oldest)
@@ -110,8 +106,8 @@ class PoisonDrain:
     async def _drain(self, poison: str, queue: str, deadline: datetime) -> datetime | None:
         """Empty one queue; returns since when the oldest message that could not be taken away lies there."""
         left: list[datetime] = []
-        while self.now() < deadline:
-            batch = await self.queues.lease(poison, _LEASE, at_most=_AT_ONCE)
+        while self.raw_messages.now() < deadline:
+            batch = await self.raw_messages.queues.lease(poison, _LEASE, at_most=_AT_ONCE)
             if not batch:
                 break
             done = await asyncio.gather(*(self._take_away(message, queue) for message in batch))
@@ -124,17 +120,18 @@ class PoisonDrain:
         """Put a message back or park it, then delete it; returns whether it is gone. No other message is harmed."""
         try:
             await self._handle(message, queue)
-            await self.queues.delete(message.receipt)
+            await self.raw_messages.queues.delete(message.receipt)
         except UnavailableError as error:
             logger.warning("poison message left for the next drain: queue=%s reason=%s", queue, error.reason)
             return False
         return True
 
     async def _handle(self, message: LeasedMessage, queue: str) -> None:
+        park = self.raw_messages.quarantine.park
         try:
             text = decode(message.text)
         except MalformedInputError as error:
-            await self.quarantine.park(message.text, queue=queue, error=error, attempts=TRIES, unreadable=True)
+            await park(message.text, queue=queue, error=error, attempts=TRIES, unreadable=True)
             return
         try:
             await self.raw_messages.requeue_or_quarantine(text, queue=queue, attempts=TRIES)
@@ -142,4 +139,4 @@ class PoisonDrain:
             raise
         except Exception as error:  # noqa: BLE001 - kept in quarantine, and no neighbour has to pay for a fault of ours
             fault = unexpected(error, message.receipt.message_id)
-            await self.quarantine.park(text, queue=queue, error=fault, attempts=TRIES)
+            await park(text, queue=queue, error=fault, attempts=TRIES)

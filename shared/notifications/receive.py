@@ -3,8 +3,7 @@
 import asyncio
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Collection as Group
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -91,8 +90,8 @@ class Receiver:
     raw_messages: RawMessages
     signing_keys: SigningKeys
     client_states: ClientStates
-    app_ids: Group[str]
-    tenant_ids: Group[str]
+    app_ids: Set[str]
+    tenant_ids: Set[str]
     issuers: Issuers
     max_body_bytes: int
     now: Callable[[], datetime]
@@ -130,12 +129,12 @@ class Receiver:
             await asyncio.wait(begun, timeout=max(min(left, WAIT_SECONDS), 0.0))
         return ACCEPTED
 
-    async def _accept(self, body: bytes, traceparent: str | None) -> Group[asyncio.Task[None]]:
+    async def _accept(self, body: bytes, traceparent: str | None) -> list[asyncio.Task[None]]:
         """Queue what is authentic; returns the tasks that open emergencies here."""
         received = self.now()
         collection = await self._read(body)
         if not collection.authentic:
-            return ()
+            return []
         with self.in_flight.of(len(body)):
             return await self._sort(collection, received, traceparent)
 
@@ -158,11 +157,11 @@ class Receiver:
 
     async def _sort(
         self, collection: Collection, received: datetime, traceparent: str | None
-    ) -> Group[asyncio.Task[None]]:
+    ) -> list[asyncio.Task[None]]:
         by_queue: dict[str, list[bytes]] = {}
         known = await self._items(collection, by_queue)
         wanted = {tenant for item in known if item.notification.needs_token and (tenant := item.notification.tenant)}
-        covered = await self._covered_tenants(collection, wanted, received) if wanted else frozenset()
+        covered = await self._covered_tenants(collection, wanted, received) if wanted else set()
         uncovered: list[Item] = []
         for item in known:
             if item.notification.needs_token and item.notification.tenant not in covered:
@@ -210,7 +209,7 @@ class Receiver:
         fetchable = queue == RAW_QUEUE and kind is not None and kind.is_fetchable
         return self.call_records_queue if fetchable else queue
 
-    async def _covered_tenants(self, collection: Collection, wanted: Group[str], now: datetime) -> frozenset[str]:
+    async def _covered_tenants(self, collection: Collection, wanted: Set[str], now: datetime) -> set[str]:
         """The wanted tenants that valid tokens vouch for.
 
         Raises:
@@ -229,9 +228,9 @@ class Receiver:
                 if tenant_hint(token) in wanted:
                     key_ids[token] = key_id(token)
             except TokenRejected as error:
-                self._refuse_token(error)
+                self.log.say("validation token refused", error.reason)
         if not key_ids:
-            return frozenset(covered)
+            return covered
         keys, unavailable = await self.signing_keys.get(set(key_ids.values()))
         for token in key_ids:
             try:
@@ -246,17 +245,14 @@ class Receiver:
                 covered.add(claims.tenant_id)
                 self.verified.add(token, claims, now)
             except TokenRejected as error:
-                self._refuse_token(error)
-        if unavailable is not None and not covered >= set(wanted):
+                self.log.say("validation token refused", error.reason)
+        if unavailable is not None and not covered >= wanted:
             raise unavailable
-        return frozenset(covered)
-
-    def _refuse_token(self, error: TokenRejected) -> None:
-        self.log.say("validation token refused", error.reason)
+        return covered
 
     async def _enqueue(
         self, by_queue: Mapping[str, list[bytes]], received: datetime, traceparent: str | None
-    ) -> Group[asyncio.Task[None]]:
+    ) -> list[asyncio.Task[None]]:
         trace = _trace(traceparent)
         puts = [self._send(queue, raws, received, trace) for queue, raws in by_queue.items()]
         return [begun for begun in await all_of(puts) if begun is not None]

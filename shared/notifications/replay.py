@@ -10,7 +10,7 @@ import msgspec
 
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Parked
 from shared.notifications.raw_messages import RawMessages
-from shared.storage.ports import Blobs, Listed
+from shared.storage.ports import Listed
 from shared.values.errors import MalformedInputError
 from shared.values.resources import RAW_QUEUES
 
@@ -62,7 +62,6 @@ class Done(StrEnum):
 class Replay:
     """Lists, replays and discards what lies in quarantine."""
 
-    blobs: Blobs
     raw_messages: RawMessages
 
     async def entries(self, selection: Selection, now: datetime) -> AsyncIterator[Entry]:
@@ -71,7 +70,7 @@ class Replay:
         Raises:
             UnavailableError: storage did not answer.
         """
-        async for listed in self.blobs.list(QUARANTINE_CONTAINER):
+        async for listed in self.raw_messages.blobs.list(QUARANTINE_CONTAINER):
             entry = _entry(listed)
             if selection.takes(entry, now):
                 yield entry
@@ -83,7 +82,7 @@ class Replay:
             UnavailableError: storage did not answer.
             MalformedInputError: the blob was not written by quarantine.
         """
-        version = await self.blobs.get_version(QUARANTINE_CONTAINER, name)
+        version = await self.raw_messages.blobs.get_version(QUARANTINE_CONTAINER, name)
         return None if version is None else _parked(version.data)
 
     async def replay(self, name: str, *, repair: bool = False) -> Done:
@@ -99,13 +98,13 @@ class Replay:
             UnavailableError: storage did not answer; the entry is still there.
             MalformedInputError: the blob was not written by quarantine.
         """
-        version = await self.blobs.get_version(QUARANTINE_CONTAINER, name)
+        version = await self.raw_messages.blobs.get_version(QUARANTINE_CONTAINER, name)
         if version is None:
             return Done.GONE
         parked = _parked(version.data)
         await self.raw_messages.put_parked(parked, repair=repair)
         # The item may have failed again by now; then a new entry of the same name lies there.
-        if await self.blobs.delete_version(QUARANTINE_CONTAINER, name, version.etag):
+        if await self.raw_messages.blobs.delete_version(QUARANTINE_CONTAINER, name, version.etag):
             return Done.REPLAYED
         return Done.CHANGED if await self._is_there(name) else Done.REPLAYED_GONE
 
@@ -116,18 +115,18 @@ class Replay:
             UnavailableError: storage did not answer.
             MalformedInputError: the blob was not written by quarantine.
         """
-        version = await self.blobs.get_version(QUARANTINE_CONTAINER, name)
+        version = await self.raw_messages.blobs.get_version(QUARANTINE_CONTAINER, name)
         if version is None:
             return Done.GONE
         parked = _parked(version.data)
-        if not await self.blobs.delete_version(QUARANTINE_CONTAINER, name, version.etag):
+        if not await self.raw_messages.blobs.delete_version(QUARANTINE_CONTAINER, name, version.etag):
             return Done.CHANGED if await self._is_there(name) else Done.GONE
         # Only now: an entry that has changed stays, and needs the claim check that its ticket names.
         await self.raw_messages.discard_parked(parked)
         return Done.DISCARDED
 
     async def _is_there(self, name: str) -> bool:
-        return await self.blobs.get_version(QUARANTINE_CONTAINER, name) is not None
+        return await self.raw_messages.blobs.get_version(QUARANTINE_CONTAINER, name) is not None
 
 
 def _parked(data: bytes) -> Parked:

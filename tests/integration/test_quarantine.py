@@ -79,7 +79,7 @@ def replay_over(queues: Any, blobs: AzureBlobs) -> Replay:
     def now() -> datetime:
         return datetime.now(UTC)
 
-    return Replay(blobs, RawMessages(queues, blobs, Quarantine(blobs, now), now))
+    return Replay(RawMessages(queues, blobs, Quarantine(blobs, now), now))
 
 
 async def test_an_empty_quarantine(app: App) -> None:

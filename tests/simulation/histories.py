@@ -352,11 +352,7 @@ class History:
 
     async def _drain(self) -> None:
         self._drained = self.storage.now
-        raw_messages = self.storage.raw_messages
-        states = PoisonStates(self.storage.blobs)
-        drain = PoisonDrain(
-            self.storage.queues, raw_messages, raw_messages.quarantine, states, lambda: self.storage.now
-        )
+        drain = PoisonDrain(self.storage.raw_messages, PoisonStates(self.storage.blobs))
         with suppress(Crash, UnavailableError):
             await drain.run(self.storage.now + timedelta(minutes=5))
 
@@ -370,7 +366,7 @@ class History:
             claim = one.get("envelope", {}).get("claim")
             if claim is not None and handled_name(claim) in self.storage.containers[HANDLED_CONTAINER]:
                 self.violations.append("the ticket of what is done with is in quarantine")
-        replay = Replay(self.storage.blobs, self.storage.raw_messages)
+        replay = Replay(self.storage.raw_messages)
         with suppress(Crash, UnavailableError):
             async for entry in replay.entries(Selection(), self.storage.now):
                 if entry.reason not in _FOR_GOOD:

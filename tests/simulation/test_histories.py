@@ -34,7 +34,7 @@ def test_deleting_before_putting_back_is_noticed(monkeypatch: pytest.MonkeyPatch
     take_away = PoisonDrain._take_away
 
     async def delete_first(drain: PoisonDrain, message: object, queue: str) -> bool:
-        await drain.queues.delete(message.receipt)  # type: ignore[attr-defined]
+        await drain.raw_messages.queues.delete(message.receipt)  # type: ignore[attr-defined]
         return await take_away(drain, message, queue)  # type: ignore[arg-type]
 
     monkeypatch.setattr(PoisonDrain, "_take_away", delete_first)

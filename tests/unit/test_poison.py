@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -26,9 +27,7 @@ PLAIN = '{"hello": "put on raw-notifications as it is, without base64"}'
 
 
 def drain_of(world: World) -> PoisonDrain:
-    raw_messages = world.storage.raw_messages
-    states = PoisonStates(world.storage.blobs)
-    return PoisonDrain(world.storage.queues, raw_messages, raw_messages.quarantine, states, lambda: world.now)
+    return PoisonDrain(world.storage.raw_messages, PoisonStates(world.storage.blobs))
 
 
 async def drain(world: World) -> None:
@@ -122,9 +121,9 @@ async def test_a_fault_of_ours_costs_its_own_message_and_tells_no_data(caplog: p
                 raise ZeroDivisionError("+49 89 1234567")
             await requeue_or_quarantine(self, text, **options)
 
-    object.__setattr__(
-        drain, "raw_messages", Faulty(world.storage.queues, world.storage.blobs, drain.quarantine, lambda: world.now)
-    )
+    raw_messages = drain.raw_messages
+    faulty = Faulty(raw_messages.queues, raw_messages.blobs, raw_messages.quarantine, raw_messages.now)
+    drain = replace(drain, raw_messages=faulty)
     await drain.run(world.now + FIVE_MINUTES)
     (parked,) = world.parked()
     assert (parked["reason"], parked["error"], parked["envelope"]["id"]) == ("unexpected", "ZeroDivisionError", "bad")
@@ -219,7 +218,7 @@ async def test_a_raw_message_that_was_put_without_encoding_is_repaired_also_wher
     poison(world, whole)
     await drain(world)
     (name,) = world.storage.names(QUARANTINE_CONTAINER)
-    assert await Replay(world.storage.blobs, world.storage.raw_messages).replay(name, repair=True) is Done.REPLAYED
+    assert await Replay(world.storage.raw_messages).replay(name, repair=True) is Done.REPLAYED
     await world.run()
     assert (world.events(), world.claims(), world.parked()) == ({"a": 1}, [], [])
 

@@ -68,7 +68,7 @@ async def ticket_in_quarantine() -> tuple[World, str]:
 
 async def test_discarding_deletes_the_content_with_its_entry() -> None:
     world, name = await ticket_in_quarantine()
-    assert await Replay(world.storage.blobs, world.storage.raw_messages).discard(name) is Done.DISCARDED
+    assert await Replay(world.storage.raw_messages).discard(name) is Done.DISCARDED
     assert (world.parked(), world.claims()) == ([], [])
 
 
@@ -77,7 +77,7 @@ async def test_what_a_failed_replay_has_left_goes_with_the_entry_that_is_discard
     await put(world, rich("a", size=100_000, certificate_id=UNKNOWN))
     await world.run()
     (name,) = world.storage.names(QUARANTINE_CONTAINER)
-    replay = Replay(world.storage.blobs, world.storage.raw_messages)
+    replay = Replay(world.storage.raw_messages)
     world.storage.refused = {RAW_QUEUE}
     with pytest.raises(UnavailableError):
         await replay.replay(name)
@@ -100,7 +100,7 @@ async def test_discarding_an_entry_that_has_changed_meanwhile_leaves_its_content
         return apply()
 
     world.storage.fault = meanwhile
-    outcome = await Replay(world.storage.blobs, world.storage.raw_messages).discard(name)
+    outcome = await Replay(world.storage.raw_messages).discard(name)
     assert outcome is (Done.GONE if gone else Done.CHANGED)
     assert len(world.storage.names(CLAIMS_CONTAINER)) == 1
 

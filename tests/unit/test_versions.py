@@ -111,7 +111,7 @@ async def test_its_entries_are_listed_shown_replayed_and_discarded(discard: bool
     }
     for name, parked in entries.items():
         await world.storage.blobs.put(QUARANTINE_CONTAINER, f"{RAW_QUEUE}/{name}.json", msgspec.json.encode(parked))
-    replay = Replay(world.storage.blobs, world.storage.raw_messages)
+    replay = Replay(world.storage.raw_messages)
     names = [entry.name async for entry in replay.entries(Selection(), world.now)]
     assert sorted(names) == sorted(f"{RAW_QUEUE}/{name}.json" for name in entries)
     for name in names:
