@@ -7,7 +7,7 @@ from os import process_cpu_count
 from rich.console import Console
 
 from bench.page import DOCS, put
-from tests.simulation.histories import try_some
+from dev.simulation.histories import try_some
 
 _AT_A_TIME = 500
 

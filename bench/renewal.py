@@ -15,16 +15,16 @@ import psutil
 from azure.core.credentials import AccessToken
 
 from bench.measure import Finding
-from dev.leaping import LeapingClient, LeapingClock
+from dev.fast_forward import FastForwardClient, FastForwardClock
+from dev.simulation.known import Known
 from dev.simulator import Simulator
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, Group
-from shared.subscriptions.endpoint import Endpoint
 from shared.subscriptions.run import Renewal
 from shared.subscriptions.run_report import RenewalReport
 from shared.values.certificate import EncryptionCertificate
+from shared.values.endpoint import Endpoint
 from shared.values.graph import format_time
-from tests.unit.model_graph import Known
 
 _URL: Final = "https://switchboard.example/api/notifications"
 _GROUP: Final = "everybody"
@@ -37,14 +37,14 @@ _WRITES_A_SECOND: Final = 500 / 20
 def renewal(*, quick: bool) -> Iterator[Finding]:
     """All findings about thousands of subscriptions, one by one."""
     count = 1000 if quick else 10_000
-    with Simulator.start(clock=(clock := LeapingClock())) as sim, patch.dict(os.environ, sim.environment()):
+    with Simulator.start(clock=(clock := FastForwardClock())) as sim, patch.dict(os.environ, sim.environment()):
         sim.graph.settings.handshake = False  # there is nobody at the address
         sim.directory.group_page = 999  # what is asked for, and Graph's most
         sim.directory.groups[_GROUP] = [str(UUID(int=number)) for number in range(count)]
         yield from asyncio.run(_Bench(sim, clock, count).findings())
 
 
-class _Client(LeapingClient):
+class _Client(FastForwardClient):
     async def patch_one(self, tenant_id: str, subscription_id: str, expires: datetime) -> None:
         """What a renewal without batches does."""
         body = {"expirationDateTime": format_time(expires)}
@@ -61,7 +61,7 @@ class _Run:
 
 
 class _Bench:
-    def __init__(self, sim: Simulator, clock: LeapingClock, count: int) -> None:
+    def __init__(self, sim: Simulator, clock: FastForwardClock, count: int) -> None:
         self._sim, self._clock, self._count = sim, clock, count
         self._tenant = sim.tenants[0]
         self._client = _Client(sim.graph_url, self._credentials, clock)

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from rich.console import Console
 
 from bench.page import DOCS, write
-from tests.simulation.coverage import Figures
-from tests.simulation.year import Year, simulate
+from dev.simulation.coverage import Figures
+from dev.simulation.year import Year, simulate
 
 
 def run(seeds: Iterable[int], days: float, console: Console) -> int:
@@ -29,7 +29,7 @@ def run(seeds: Iterable[int], days: float, console: Console) -> int:
                 console.print(f"seed {year.seed}: {year.runs:,} runs, {len(year.violations)} violations")
             if year.violations:
                 failed.append(year.seed)
-                console.print(f"[red]failed:[/] python -m tests.simulation.year --seed {year.seed} --days {days:g}")
+                console.print(f"[red]failed:[/] python -m dev.simulation.year --seed {year.seed} --days {days:g}")
                 console.print("\n".join(year.violations), markup=False, highlight=False)
     figures = total.figures_of(days, len(failed))
     console.print(figures, markup=False, soft_wrap=True)

@@ -20,9 +20,8 @@ from shared.operations.activity import MINUTES, recent_activity
 from shared.operations.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS
 from shared.operations.limits import POISON, RAW_MESSAGES, RENEWAL, Level, Limit
 from shared.subscriptions.desired import READ_MEMBERS, DesiredState, DesiredStateError
-from shared.subscriptions.planned import Reason, Verb
+from shared.subscriptions.planned import Reason, Stage, Verb
 from shared.subscriptions.run_report import Failure
-from shared.subscriptions.tenant_contract import Stage
 from shared.telemetry import Happening
 from shared.values.duration import span
 from shared.values.errors import SettingsError, SwitchboardError, UnavailableError, UnknownCertificateError

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from commands.context import CommandContext
 from commands.terminal import Json, console, perform, print_json
-from shared.subscriptions.sign_in import PERMISSION, SignInPrompt
+from shared.graph.sign_in import PERMISSION, SignInPrompt
 from shared.values.duration import span
 
 Tenant = Annotated[str | None, typer.Option(help="Which of GRAPH_TENANT_IDS; not needed where there is one.")]

@@ -12,12 +12,12 @@ from rich.text import Text
 from commands.context import CommandContext
 from commands.terminal import Json, Yes, confirm, console, fail, group, perform, print_json, table
 from shared.subscriptions.actions import Outcome
-from shared.subscriptions.endpoint import ClientStateVersion
-from shared.subscriptions.finished_run import Runner
-from shared.subscriptions.memory import believed
 from shared.subscriptions.planned import Action, Reason, Verb
+from shared.subscriptions.renewal_state import Runner
 from shared.subscriptions.run_report import Failure, Forecast, Removal, RenewalReport
+from shared.subscriptions.state import believed
 from shared.values.duration import span
+from shared.values.endpoint import ClientStateVersion
 from shared.values.errors import UnavailableError
 from shared.values.graph import SignedInListError, Subscription
 

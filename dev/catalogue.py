@@ -12,7 +12,7 @@ from typing import Final
 
 from dev import pages
 from shared.subscriptions.desired import READ_MEMBERS
-from shared.subscriptions.lifetimes import Lifetimes
+from shared.values.lifetimes import Lifetimes
 from shared.values.resource_row import PathForm, ResourceKind
 from shared.values.resources import CATALOGUE, EVENT_QUEUES, RAW_QUEUES, UNRECOGNIZED, UNRECOGNIZED_QUEUE
 

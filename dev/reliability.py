@@ -29,7 +29,6 @@ from dev import traffic
 from dev.azurite import ACCOUNT, ACCOUNT_KEY, Ports
 from dev.consumer import Arrival, Consumer
 from dev.host.process import has_groups
-from dev.link import Link
 from dev.ports import HOST, held_port
 from dev.queue_proxy import Fault as StorageFault
 from dev.queue_proxy import QueueProxy
@@ -38,6 +37,7 @@ from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
 from dev.simulator.delivery import Notification
 from dev.simulator.tokens import Forgery, forge
 from dev.stack import Stack, StackPorts
+from dev.tcp_proxy import TcpProxy
 from shared.notifications.event_writer import DATA_CONTAINER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.notifications.raw_messages import CLAIMS_CONTAINER, RawMessages
@@ -198,12 +198,12 @@ class Run:
         ledger: Ledger,
         note: Callable[[str], None],
         *,
-        links: list[Link],
-        front: Link,
+        proxies: list[TcpProxy],
+        front: TcpProxy,
         proxy: QueueProxy,
     ) -> None:
         self._stack = stack
-        self._links = links
+        self._proxies = proxies
         self._front = front
         self._proxy = proxy
         self._plan = plan
@@ -250,13 +250,13 @@ class Run:
             held_port() as host_port,
             held_port() as blob_port,
             held_port() as queue_port,
-            Link.to(host_port) as front,
-            Link.to(blob_port) as blob,
-            Link.to(queue_port) as queue,
+            TcpProxy.to(host_port) as front,
+            TcpProxy.to(blob_port) as blob,
+            TcpProxy.to(queue_port) as queue,
             QueueProxy.before(f"http://{HOST}:{queue.port}/{ACCOUNT}", lease_seconds=plan.lease_seconds) as proxy,
         ):
-            # The host, its triggers and the app reach storage over links that can be slow or cut, and Graph reaches the
-            # app over one that may lead to another host.
+            # The host, its triggers and the app reach storage over proxies that can be slow or cut, and Graph reaches
+            # the app over one that may lead to another host.
             settings = {
                 "NOTIFICATION_URL": f"http://{HOST}:{front.port}/api/notifications",
                 "AzureWebJobsStorage": (
@@ -279,7 +279,7 @@ class Run:
                 Consumer(stack.azurite.connection_string, ACCOUNT_KEY, ledger.arrive, hidden_seconds=5),
             ):
                 stack.sim.graph.delivery.time_scale = plan.time_scale
-                run = cls(stack, plan, ledger, note, links=[blob, queue], front=front, proxy=proxy)
+                run = cls(stack, plan, ledger, note, proxies=[blob, queue], front=front, proxy=proxy)
                 run._renew()
                 yield run
 
@@ -474,8 +474,8 @@ class Run:
         self._stack.restart_azurite()
 
     def _slow_storage(self) -> None:
-        for link in self._links:
-            link.delay = 1.0
+        for proxy in self._proxies:
+            proxy.delay = 1.0
         time.sleep(self._plan.outage_seconds)
         self._mend()
 
@@ -555,12 +555,12 @@ class Run:
         )
 
     def _cut(self) -> None:
-        for link in self._links:
-            link.cut()
+        for proxy in self._proxies:
+            proxy.cut()
 
     def _mend(self) -> None:
-        for link in self._links:
-            link.mend()
+        for proxy in self._proxies:
+            proxy.mend()
 
     # --- what is waited for, and what is found
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from shared.call_records.backfill import Backfill
     from shared.call_records.deliveries import Deliveries
     from shared.call_records.listing import CallRecords
+    from shared.graph.client import GraphClient
+    from shared.graph.identity import GraphCredentials
+    from shared.graph.sign_in import SignIns
     from shared.key_vault import KeyVaultCertificates
     from shared.notifications.decrypt import Decryptor
     from shared.notifications.paced_log import PacedLog
@@ -37,16 +40,12 @@ if TYPE_CHECKING:
     from shared.storage.blobs import AzureBlobs
     from shared.storage.queues import AzureQueues
     from shared.subscriptions.desired_source import DesiredStateSource
-    from shared.subscriptions.endpoint import Endpoint
-    from shared.subscriptions.finished_run import FinishedRuns
-    from shared.subscriptions.graph import GraphClient
-    from shared.subscriptions.identity import GraphCredentials
     from shared.subscriptions.lifecycle import LifecycleMessages
-    from shared.subscriptions.renewal_state import RenewalStates
+    from shared.subscriptions.renewal_state import FinishedRuns, RenewalStates
     from shared.subscriptions.run import Renewal
-    from shared.subscriptions.sign_in import SignIns
     from shared.subscriptions.state import KnownSubscriptions
     from shared.telemetry import Telemetry
+    from shared.values.endpoint import Endpoint
 
 # ruff: noqa: PLC0415 - imports are late on purpose: at the top they would cost a process's first POST its answer
 
@@ -269,7 +268,7 @@ class App:
 
     @cached_property
     def finished_runs(self) -> "FinishedRuns":
-        from shared.subscriptions.finished_run import FinishedRuns
+        from shared.subscriptions.renewal_state import FinishedRuns
 
         return FinishedRuns(self.renewal_states, self.telemetry, self.backfill)
 
@@ -307,7 +306,7 @@ class App:
 
     @cached_property
     def sign_ins(self) -> "SignIns":
-        from shared.subscriptions.sign_in import SignIns
+        from shared.graph.sign_in import SignIns
 
         settings = self.settings
         sign_ins = SignIns(
@@ -321,7 +320,7 @@ class App:
 
     @cached_property
     def credentials(self) -> "GraphCredentials":
-        from shared.subscriptions.identity import GraphCredentials
+        from shared.graph.identity import GraphCredentials
 
         settings = self.settings
         credentials = GraphCredentials(
@@ -332,7 +331,7 @@ class App:
 
     @cached_property
     def graph(self) -> "GraphClient":
-        from shared.subscriptions.graph import GraphClient
+        from shared.graph.client import GraphClient
 
         graph = GraphClient(self.settings.graph_endpoint, self.credentials, self.clock)
         self._closing.callback(graph.close)
@@ -363,7 +362,7 @@ class App:
 
     @cached_property
     def endpoint(self) -> "Endpoint":
-        from shared.subscriptions.endpoint import Endpoint
+        from shared.values.endpoint import Endpoint
 
         settings = self.settings
         return Endpoint(settings.notification_url, settings.lifecycle_notification_url, settings.client_states)

@@ -110,7 +110,7 @@ async def handle_lifecycle(app: App, msg: func.QueueMessage, queue: str) -> None
 async def renew(app: App) -> None:
     """One renewal run, and in the time that is left, the search for call records that were missed, and their audit."""
     from shared.call_records.backfill import LEAST_TIME
-    from shared.subscriptions.finished_run import Runner
+    from shared.subscriptions.renewal_state import Runner
 
     started = app.clock.now()
     async with _flushing(app):

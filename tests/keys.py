@@ -1,10 +1,10 @@
-"""RSA keys for tests to which it does not matter whose they are: to make one takes a tenth of a second."""
+"""RSA keys for tests to which it does not matter whose they are: those of the simulations, and another."""
 
 from typing import Final
 
+from dev.simulation.keys import PAIR, SIGNING_KEY
 from dev.simulator.crypto import KeyCertificate
-from dev.simulator.tokens import SigningKey
 
-SIGNING_KEY: Final = SigningKey.generate()
-PAIR: Final = KeyCertificate.generate()
+__all__ = ["OTHER_PAIR", "PAIR", "SIGNING_KEY"]
+
 OTHER_PAIR: Final = KeyCertificate.generate()

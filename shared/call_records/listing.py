@@ -13,8 +13,8 @@ import msgspec
 
 from shared.call_records.coverage import ListedRecord, RecordPage, Step, parse_record
 from shared.clock import Clock
-from shared.subscriptions.graph import GraphClient
-from shared.subscriptions.rate_limiter import RateLimiter
+from shared.graph.client import GraphClient
+from shared.graph.throttling import RateLimiter
 from shared.values import graph
 from shared.values.errors import MalformedInputError, UnavailableError
 

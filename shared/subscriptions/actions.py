@@ -2,23 +2,30 @@
 
 Every action is a generator: it yields a `Call`, is sent the `Reply` and ends with a `Result`. It does no I/O and never
 waits, so whoever drives it can put the calls of many actions into one batch, and may deliver a transient error only
-after having retried what is safe to retry.
+after having retried what is safe to retry. `BatchScheduler` does so; the simplest driver is
+
+    steps = carry_out(action, context)
+    try:
+        call = next(steps)
+        while True:
+            call = steps.send(graph_answers(call))
+    except StopIteration as end:
+        result = end.value
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from shared.subscriptions.endpoint import ClientStateVersion, Endpoint
-from shared.subscriptions.lifetimes import Lifetimes, half_life, last_resort
-from shared.subscriptions.plan import certificate_fields, creation_body, same_id
 from shared.subscriptions.planned import Action, Desired, Reason, Verb
 from shared.values import graph
 from shared.values.certificate import EncryptionCertificate
+from shared.values.endpoint import ClientStateVersion, Endpoint
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, GraphError, Reply, Subscription
+from shared.values.lifetimes import Lifetimes, half_life, last_resort
 from shared.values.resource_row import ResourceKind
 
 _SHORTENINGS: Final = 3  # how often a refused lifetime is made shorter before the refusal is believed
@@ -63,6 +70,10 @@ class RunContext:
     certificate: EncryptionCertificate | None
     lifetimes: Lifetimes
     now: Callable[[], datetime]
+
+    @property
+    def certificate_id(self) -> str | None:
+        return None if self.certificate is None else self.certificate.id
 
 
 type Steps = Generator[Call, Reply, Result]
@@ -207,18 +218,7 @@ class _Execution:
         if not isinstance(reply, Subscription):
             return reply
         expires = reply.expires if reply.expires_told else now + min(asked, _LEAST_ASSUMED)
-        return replace(
-            reply,
-            resource=want.resource,
-            notification_url=body["notificationUrl"],
-            change_type=body["changeType"],
-            expires=expires,
-            certificate_id=certificate.id if want.rich and certificate is not None else None,
-            life=expires - now,
-            spelling=reply.resource,
-            remembered=True,
-            sent=True,
-        )
+        return as_sent(replace(reply, expires=expires), want, self.context, now)
 
     def _patch(
         self, old: Subscription, kind: ResourceKind, changes: dict[str, Any], *, until: datetime | None = None
@@ -307,3 +307,51 @@ def _refusal(reply: Reply) -> SwitchboardError:
     if isinstance(reply, SwitchboardError):
         return reply
     return graph.RequestRejectedError("Graph answered without doing what was asked")
+
+
+def creation_body(
+    want: Desired, expires: datetime, endpoint: Endpoint, certificate: EncryptionCertificate | None
+) -> dict[str, Any]:
+    """The body that creates a subscription ("Create subscription"); a rich one needs the certificate."""
+    body: dict[str, Any] = {
+        "changeType": want.kind.change_type,
+        "notificationUrl": endpoint.url(rich=want.rich),
+        "lifecycleNotificationUrl": endpoint.lifecycle_url,
+        "resource": want.resource,
+        "expirationDateTime": graph.format_time(expires),
+        "clientState": endpoint.client_states[0],
+    }
+    if want.rich and certificate is not None:
+        body["includeResourceData"] = True
+        body |= certificate_fields(certificate)
+    return body
+
+
+def certificate_fields(certificate: EncryptionCertificate) -> Mapping[str, str]:
+    """The two fields by which Graph learns a certificate, in POST and in PATCH."""
+    return {"encryptionCertificate": certificate.der_base64, "encryptionCertificateId": certificate.id}
+
+
+def same_id(told: str | None, wanted: str) -> bool:
+    """Whether an id that Graph tells may be the wanted one: it has been seen in capitals, and left out."""
+    return told is None or told.casefold() == wanted.casefold()
+
+
+def is_of_its_own(error: SwitchboardError | None) -> bool:
+    """Whether a renewal failed because of the subscription, and not because Graph or something on the way is away."""
+    return isinstance(error, GraphError | graph.OutcomeUnknownError | graph.UnauthorizedError)
+
+
+def as_sent(told: Subscription, want: Desired, context: RunContext, since: datetime) -> Subscription:
+    """A subscription that was made by us `since` then: what we sent, and of Graph's answer its id and expiration."""
+    return replace(
+        told,
+        resource=want.resource,
+        notification_url=context.endpoint.url(rich=want.rich),
+        change_type=want.kind.change_type,
+        certificate_id=context.certificate_id if want.rich else None,
+        life=told.expires - since,
+        spelling=told.resource,
+        remembered=True,
+        sent=True,
+    )

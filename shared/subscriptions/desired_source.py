@@ -1,14 +1,36 @@
-"""Where the desired state lies: a file of the package, or a blob, so that a change needs no deployment."""
+"""Where the desired state lies, and whether it was read whole, as far as anything is to be deleted by it.
+
+It lies in a file of the package, or in a blob, so that a change needs no deployment. A list that asks for less than
+before may be one that was cut off: a file that is being written, a page of a group that came without its link to the
+next. It reads well, so only time tells; what reads the same for an hour is believed.
+"""
 
 import asyncio
+import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
+import msgspec
+
+from shared.clock import Clock
 from shared.storage.ports import Blobs
-from shared.subscriptions.desired import DesiredState, DesiredStateError, parse_desired
+from shared.subscriptions.desired import DesiredState, DesiredStateError, Group, parse_desired, wanted_of_members
+from shared.subscriptions.planned import Desired, Stage, Trouble
+from shared.values.errors import OutOfTimeError, SwitchboardError, UnavailableError
+from shared.values.graph import GraphError
+from shared.values.moment import Moment
 
+SETTLED_AFTER: Final = timedelta(hours=1)
+
+DESIRED_STATE: Final = "desired-state"
+"""The name of the readings of the file; those of groups are named by their ids."""
+
+_GROUPS_AT_ONCE: Final = 4
+_GROUPS_TIME: Final = timedelta(seconds=60)  # for all of a tenant's
 _BLOB: Final = "blob:"
 # "Naming and referencing containers, blobs, and metadata"
 # (https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata)
@@ -64,3 +86,148 @@ class DesiredStateSource:
             return None
         except ValueError:  # a path that no file can have
             raise DesiredStateError(self._location, ["SUBSCRIPTIONS is not a path"]) from None
+
+
+class NotWholeError(SwitchboardError):
+    """Nothing is pruned by this, for it may not be all."""
+
+    permanent = False  # what stays as it is will be believed
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="not-whole")
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A list as it was last read: since when it reads the same, and how many it held when it was last believed."""
+
+    digest: str
+    since: Moment
+    size: int
+    believed: int | None = None
+
+    @property
+    def settles(self) -> datetime:
+        """When it is believed, if it stays as it is."""
+        return self.since + SETTLED_AFTER
+
+    def is_settled(self, now: datetime) -> bool:
+        """Whether it has read the same for long enough."""
+        return now >= self.settles
+
+    def is_whole(self, now: datetime) -> bool:
+        """Whether it is settled, or has neither become empty nor lost more than a tenth of what was believed."""
+        has_shrunk = self.believed is None or self.size * 10 < self.believed * 9
+        return self.is_settled(now) or not has_shrunk
+
+
+def read_again(names: Iterable[str], before: Reading | None, now: datetime) -> Reading:
+    """A list as it reads now, `before` being how it read the last time."""
+    entries = sorted(set(names))
+    digest = hashlib.sha256("\n".join(entries).encode()).hexdigest()[:16]
+    since = before.since if before is not None and before.digest == digest else now
+    believed = None if before is None else before.believed
+    reading = Reading(digest=digest, since=since, size=len(entries), believed=believed)
+    has_grown = believed is not None and len(entries) > believed
+    is_believed = has_grown or reading.is_settled(now)
+    return msgspec.structs.replace(reading, believed=len(entries)) if is_believed else reading
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is desired in a tenant.
+
+    All of it was read if it is `whole`; if it is `sure`, something may be deleted because it is not in it. `readings`
+    are how the file and the groups, by id, read now, and `sources` their names, None where the file could not be read.
+    `troubles` say what could not be read, or may not be whole.
+    """
+
+    subscriptions: tuple[Desired, ...] = ()
+    whole: bool = False
+    sure: bool = False
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    sources: frozenset[str] | None = None
+    troubles: tuple[Trouble, ...] = ()
+
+
+class Groups(Protocol):
+    """Where members of groups are read; see `shared.graph.client.GraphClient`."""
+
+    async def group_members(self, tenant_id: str, group_id: str) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WantedReader:
+    """Finds out what is desired in one tenant, the members of groups included.
+
+    With `complains`, it is a trouble too that a list may not be whole.
+    """
+
+    tenant_id: str
+    groups: Groups
+    clock: Clock
+    complains: bool
+
+    async def read(self, state: DesiredState, before: Mapping[str, Reading]) -> Wanted:
+        """Read the groups of a desired state; `before` are the readings of the last time."""
+        wanted = [want for want in state.subscriptions if want.tenant_id == self.tenant_id]
+        groups = [group for group in state.groups if group.tenant_id == self.tenant_id]
+        asked_for = [*(want.resource for want in wanted), *(group.group_id for group in groups)]
+        troubles: list[Trouble] = []
+        members = await self._members(groups, troubles)
+        for group, of_group in zip(groups, members, strict=True):
+            wanted += wanted_of_members(group, of_group or ())
+        lists = {
+            group.group_id: of_group for group, of_group in zip(groups, members, strict=True) if of_group is not None
+        }
+        readings = self._readings({DESIRED_STATE: asked_for, **lists}, before)
+        unsettled = [source for source, reading in readings.items() if not self._is_to_be_deleted_by(source, reading)]
+        if self.complains:
+            troubles += [self._not_whole(source, readings[source]) for source in unsettled]
+            if not (state.subscriptions or state.groups):
+                error = NotWholeError("the desired state asks for nothing, of any tenant: nothing is pruned by that")
+                troubles.append(Trouble(self.tenant_id, Stage.DESIRED_STATE, error))
+        whole = state.refusal is None and None not in members
+        return Wanted(
+            tuple({want.key: want for want in wanted}.values()),
+            whole,
+            sure=whole and not unsettled,
+            readings=readings,
+            sources=frozenset({DESIRED_STATE, *(group.group_id for group in groups)}),
+            troubles=tuple(troubles),
+        )
+
+    def _readings(self, lists: Mapping[str, Sequence[str]], before: Mapping[str, Reading]) -> dict[str, Reading]:
+        now = self.clock.now()
+        return {source: read_again(names, before.get(source), now) for source, names in lists.items()}
+
+    def _is_to_be_deleted_by(self, source: str, reading: Reading) -> bool:
+        now = self.clock.now()
+        return reading.is_settled(now) if source == DESIRED_STATE else reading.is_whole(now)
+
+    def _not_whole(self, source: str, reading: Reading) -> Trouble:
+        is_file = source == DESIRED_STATE
+        error = NotWholeError(
+            f"{'the desired state' if is_file else f'group {source}'} has {reading.size} entries, and may have "
+            f"been cut off: it is believed at {reading.settles:%H:%M} UTC if it reads the same until then"
+        )
+        return Trouble(self.tenant_id, Stage.DESIRED_STATE if is_file else Stage.GROUP, error, identity=source)
+
+    async def _members(self, groups: Sequence[Group], troubles: list[Trouble]) -> list[tuple[str, ...] | None]:
+        """The members of each group, None where they could not be read in the time that there is for all of them."""
+        slots = asyncio.Semaphore(_GROUPS_AT_ONCE)
+        end = self.clock.now() + _GROUPS_TIME
+
+        async def read(group: Group) -> tuple[str, ...] | None:
+            error: SwitchboardError
+            async with slots:
+                try:
+                    async with asyncio.timeout(max((end - self.clock.now()).total_seconds(), 0.0)):
+                        return await self.groups.group_members(group.tenant_id, group.group_id)
+                except TimeoutError:
+                    error = OutOfTimeError()
+                except (UnavailableError, GraphError) as refusal:
+                    error = refusal
+                troubles.append(Trouble(self.tenant_id, Stage.GROUP, error, identity=group.group_id))
+                return None
+
+        return list(await asyncio.gather(*(read(group) for group in groups)))

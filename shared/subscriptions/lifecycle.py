@@ -13,7 +13,7 @@ import msgspec
 
 from shared.notifications.raw_messages import RawMessages, unexpected
 from shared.subscriptions.actions import Outcome
-from shared.subscriptions.finished_run import Runner
+from shared.subscriptions.renewal_state import Runner
 from shared.subscriptions.run import Renewal
 from shared.subscriptions.run_report import RenewalReport
 from shared.values.errors import MalformedInputError, SwitchboardError
@@ -40,7 +40,7 @@ class CallRecordCoverage(Protocol):
 
 
 class Runs(Protocol):
-    """Who sees a run to its end; see `shared.subscriptions.finished_run.FinishedRuns`."""
+    """Who sees a run to its end; see `shared.subscriptions.renewal_state.FinishedRuns`."""
 
     async def see(self, run: Awaitable[RenewalReport], by: Runner) -> RenewalReport: ...
 

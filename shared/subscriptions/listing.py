@@ -1,4 +1,4 @@
-"""What there is in a tenant: what Graph lists, what it leaves out of the list, and what of it is believed."""
+"""What there is in a tenant: what Graph lists, what it leaves out, what of that is believed, and what a run changes."""
 
 import asyncio
 import logging
@@ -8,23 +8,27 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from shared.clock import Clock
-from shared.subscriptions.actions import Outcome
-from shared.subscriptions.memory import SKEW, Memory, believed, recalled
-from shared.subscriptions.scheduler import BatchScheduler
+from shared.subscriptions.actions import Outcome, Result
+from shared.subscriptions.desired_source import Wanted
+from shared.subscriptions.planned import Desired, Reason, Stage, Trouble
+from shared.subscriptions.scheduler import BatchScheduler, Posted
+from shared.subscriptions.state import SKEW, Changes, Creation, Memory, believed, recalled
 from shared.values import graph
 from shared.values.errors import OutOfTimeError, SwitchboardError, UnavailableError
 from shared.values.graph import GraphError, Subscription
+from shared.values.lifetimes import Lifetimes
 
 _HIDDEN: Final = 1000  # read by id in a run: two windows of Graph's limit of 500 in 20 seconds
 _FACELESS: Final = 100  # each takes up to three requests
 _AT_ONCE: Final = 8
 _ROTATION: Final = timedelta(minutes=5)
+_CONFIRMING: Final = frozenset({Outcome.CREATED, Outcome.RENEWED, Outcome.REPLACED, Outcome.ADOPTED})
 
 logger = logging.getLogger(__name__)
 
 
 class Lists(Protocol):
-    """Where subscriptions are listed and read; see `shared.subscriptions.graph.GraphClient`."""
+    """Where subscriptions are listed and read; see `shared.graph.client.GraphClient`."""
 
     def subscription_pages(self, tenant_id: str) -> AsyncIterator[Sequence[Subscription]]: ...
 
@@ -48,6 +52,107 @@ class Picture:
     error: SwitchboardError | None = None
     without_signed_in: graph.SignedInListError | None = None
     unread: list[SwitchboardError] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class TenantRecord:
+    """What a run finds out and does in one tenant; whoever does something tells it.
+
+    `there` is what exists by all that is known, by id, and `confirmed` the ids that Graph has shown or renewed in this
+    run. `wanted` is what is desired, `changes` what is to be remembered. `shows_all`: the last list left out nothing
+    that is known to exist.
+    """
+
+    tenant_id: str
+    lifetimes: Lifetimes
+    now: Callable[[], datetime]
+    changes: Changes = field(default_factory=Changes)
+    wanted: tuple[Desired, ...] = ()
+    there: dict[str, Subscription] = field(default_factory=dict)
+    confirmed: set[str] = field(default_factory=set)
+    shows_all: bool = False
+    results: list[Result] = field(default_factory=list)
+    troubles: list[Trouble] = field(default_factory=list)
+
+    def add_trouble(
+        self, stage: Stage, error: SwitchboardError, kind: str | None = None, identity: str | None = None
+    ) -> None:
+        self.troubles.append(Trouble(self.tenant_id, stage, error, kind, identity))
+
+    def take_wanted(self, wanted: Wanted) -> None:
+        """Note what is desired, and how that was read."""
+        self.wanted = wanted.subscriptions
+        self.troubles += wanted.troubles
+        self.changes.readings |= wanted.readings
+        if wanted.sources is not None:
+            self.changes.sources = wanted.sources
+        if wanted.whole:
+            self.changes.wanted = frozenset(want.resource for want in wanted.subscriptions)
+
+    def take_picture(self, picture: Picture) -> None:
+        """Go by a picture, whatever was known before."""
+        self.there, self.confirmed = dict(picture.there), set(picture.confirmed)
+        self.note_reads(picture)
+
+    def note_reads(self, picture: Picture, lost: Collection[str] = (), unread: int = 0) -> None:
+        """Note what could not be read, or is gone; but for what was `lost` and the first `unread` ones before."""
+        self.shows_all = picture.shows_all
+        for identity in picture.lost.keys() - set(lost):
+            self.vanish(identity, picture.lost[identity])
+        for error in picture.unread[unread:]:
+            self.add_trouble(Stage.READ, error)
+
+    def take_result(self, result: Result) -> None:
+        """Note what an action has changed."""
+        if result.removed is not None:
+            if result.outcome is Outcome.GONE:
+                self.vanish(result.removed, result.action.subscription)
+            else:
+                self._lose(result.removed)
+        subscription = result.subscription
+        if subscription is None or result.action.reason is Reason.FOREIGN:
+            return
+        if subscription.life is None and subscription.kind is not None:
+            asked = self.lifetimes.ask(subscription.tenant_id, subscription.kind)
+            subscription = replace(subscription, life=max(asked, subscription.expires - self.now()))
+        self.there[subscription.id] = subscription
+        self.changes.saw(subscription)
+        if result.outcome in _CONFIRMING:
+            self.confirmed.add(subscription.id)
+        if subscription.id in self.confirmed and result.outcome not in {Outcome.CREATED, Outcome.REPLACED}:
+            self.changes.seen.add(subscription.resource)
+
+    def vanish(self, identity: str, subscription: Subscription | None) -> None:
+        """Graph does not know a subscription that was made and not deleted."""
+        now = self.now()
+        if (
+            subscription is not None
+            and subscription.remembered
+            and subscription.expires > now
+            and identity not in self.changes.gone
+        ):
+            self.changes.unseen[subscription.resource].append(Creation(at=now, until=subscription.expires))
+        self._lose(identity)
+
+    def note_answer(self, posted: Posted) -> None:
+        """Note what Graph said to a POST."""
+        if posted.error is None:
+            self.changes.accepted(posted.kind)
+        else:
+            reason = posted.error.reason if isinstance(posted.error, SwitchboardError) else "unexpected"
+            self.changes.refused(posted.kind, posted.resource, reason)
+
+    def forget_refusals(self, memory: Memory) -> None:
+        """Forget the refusals of what exists: no creation of it will follow that Graph could accept."""
+        made = {self.there[identity].resource for identity in self.confirmed}
+        for kind, refusal in memory.refusals.items():
+            if refusal.resource in made:
+                self.changes.refusals.setdefault(kind, None)
+
+    def _lose(self, identity: str) -> None:
+        self.there.pop(identity, None)
+        self.confirmed.discard(identity)
+        self.changes.lost(identity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +187,9 @@ class Listing:
         picture = Picture()
         now = self.clock.now()
         for identity, known in memory.known.items():
-            one = recalled(identity, tenant_id, known)
-            if one is not None and identity not in leave_out and one.expires > now - SKEW:
-                picture.there[identity] = one
+            subscription = recalled(identity, tenant_id, known)
+            if subscription is not None and identity not in leave_out and subscription.expires > now - SKEW:
+                picture.there[identity] = subscription
         hidden = set(picture.there)
         try:
             async for page in self._pages(tenant_id):
@@ -121,22 +226,21 @@ class Listing:
 
     async def read(self, picture: Picture, hidden: set[str]) -> None:
         """Read by id some of what is there by all that is known, and is not listed."""
-        found = 0
-        for result in await self.scheduler.look(picture.there[one] for one in self._share(hidden, _HIDDEN)):
-            one = result.subscription
+        left_out = 0
+        for result in await self.scheduler.look(picture.there[identity] for identity in self._share(hidden, _HIDDEN)):
+            told = result.subscription
             if result.outcome is Outcome.GONE and result.removed is not None:
                 picture.lost[result.removed] = picture.there.pop(result.removed)
-            elif result.outcome is Outcome.LEFT and one is not None:
-                known = picture.there[one.id]
-                expires = one.expires if one.expires_told else known.expires
-                picture.there[one.id] = _until(known, expires)
-                picture.confirmed.add(one.id)
-                found += 1
+            elif result.outcome is Outcome.LEFT and told is not None:
+                if told.expires_told:
+                    picture.there[told.id] = replace(picture.there[told.id], expires=told.expires)
+                picture.confirmed.add(told.id)
+                left_out += 1
             elif result.error is not None:
                 picture.unread.append(result.error)
-        picture.shows_all = picture.shows_all and bool(picture.confirmed) and not found and not picture.unread
-        if found:
-            logger.warning("Graph's list leaves out %d subscriptions that exist", found)
+        picture.shows_all = picture.shows_all and bool(picture.confirmed) and not left_out and not picture.unread
+        if left_out:
+            logger.warning("Graph's list leaves out %d subscriptions that exist", left_out)
 
     async def _read_faceless(
         self, tenant_id: str, picture: Picture, strangers: set[str], see: Callable[[Iterable[Subscription]], None]
@@ -149,27 +253,23 @@ class Listing:
                 if self.clock.now() >= self.deadline:
                     return
                 try:
-                    one = await self.lists.subscription(tenant_id, identity)
+                    subscription = await self.lists.subscription(tenant_id, identity)
                 except graph.NotFoundError:
                     picture.lost[identity] = None
                 except (UnavailableError, GraphError) as error:
                     picture.unread.append(error)
                 else:
-                    picture.there[one.id] = one
-                    picture.confirmed.add(one.id)
-                    see((one,))
+                    picture.there[subscription.id] = subscription
+                    picture.confirmed.add(subscription.id)
+                    see((subscription,))
 
         await asyncio.gather(*(read(identity) for identity in self._share(strangers, _FACELESS)))
 
     def _share(self, ids: set[str], most: int) -> Iterator[str]:
-        """So many of them; in another run, others."""
+        """At most so many of the ids, and others in the next run."""
         ordered = sorted(ids)
         if len(ordered) <= most:
             yield from ordered
             return
         start = int(self.clock.now().timestamp() // _ROTATION.total_seconds()) * most
         yield from (ordered[(start + place) % len(ordered)] for place in range(most))
-
-
-def _until(one: Subscription, expires: datetime) -> Subscription:
-    return one if one.expires == expires else replace(one, expires=expires)

@@ -2,9 +2,10 @@
 
 What Graph does not give back about a subscription (its clientState, its lifecycle URL, whether it is rich) is read
 from a *mark* in the query of its notification URL, which Graph keeps verbatim ("Receive change notifications through
-webhooks"): a short keyed digest of just those three. So a subscription with the current mark was made by us with the
-current secret, and one with another mark has to be made anew, because none of the three can be changed by PATCH
-("Update subscription", "Lifecycle notifications").
+webhooks", https://learn.microsoft.com/graph/change-notifications-delivery-webhooks): a short keyed digest of just those
+three. So a subscription with the current mark was made by us with the current secret, and one with another mark has to
+be made anew, because PATCH changes none of the three ("Update subscription",
+https://learn.microsoft.com/graph/api/subscription-update).
 
 *Ours* is a subscription that we remember making (see `memory`), or whose notification URL has our scheme, host, port
 and path; its query decides what it needs. One with another address was ours if we remember it, or if its mark, taken as
@@ -23,22 +24,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
-from shared.subscriptions.endpoint import CACHED_URLS, ClientStateVersion, Endpoint
-from shared.subscriptions.lifetimes import LEAST_GRANTED, SMALLEST_MARGIN, Lifetimes, half_life, last_resort
-from shared.subscriptions.memory import SKEW, Names
+from shared.subscriptions.actions import is_of_its_own, same_id
 from shared.subscriptions.planned import Action, Course, Desired, Reason, Verb
-from shared.values.certificate import EncryptionCertificate
+from shared.subscriptions.state import SKEW
+from shared.values.endpoint import CACHED_URLS, ClientStateVersion, Endpoint
 from shared.values.errors import SwitchboardError
 from shared.values.graph import (
     EndpointValidationError,
     GraphError,
-    OutcomeUnknownError,
     Subscription,
-    UnauthorizedError,
-    format_time,
 )
+from shared.values.lifetimes import LEAST_GRANTED, SMALLEST_MARGIN, Lifetimes, half_life, last_resort
+from shared.values.resource_paths import Names
 
 PATIENCE: Final = timedelta(minutes=15)
 """Live subscriptions that lapse sooner than this are renewed before missing ones are created.
@@ -90,7 +89,7 @@ def renewals(
     mends. What carries the previous secret is left to the plan, which knows what it has to be replaced by.
     """
     planner = _Planner(now, endpoint, certificate_id, lifetimes, frozenset(), Course(), prune=False)
-    actions = (planner.renewal(one) for one in actual)
+    actions = (planner.renewal(existing) for existing in actual)
     return tuple(sorted((action for action in actions if action is not None), key=lambda action: action.deadline))
 
 
@@ -146,13 +145,17 @@ class _Planner:
                 yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, existing)
         missing, all_covered = [], True
         for want in wanted.values():
-            of_it = sorted(ours.pop(want.key, ()), key=lambda one: (self._faults(want, one), one.id))
-            all_covered &= bool(of_it) and of_it[0].expires > self.now and not self._is_useless(want, of_it[0])
-            if of_it:
-                yield from self._keep_one(want, *of_it)
+            candidates = sorted(
+                ours.pop(want.key, ()), key=lambda existing: (self._faults(want, existing), existing.id)
+            )
+            if candidates:
+                best, *others = candidates
+                all_covered &= best.expires > self.now and not self._is_useless(want, best)
+                yield from self._keep_best(want, best, others)
             else:
+                all_covered = False
                 missing.append(want)
-        unwanted = [one for group in ours.values() for one in group]
+        unwanted = [existing for not_desired in ours.values() for existing in not_desired]
         yield from self._make(missing, unwanted, former)
         for existing in former.values():
             yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, existing)
@@ -163,7 +166,7 @@ class _Planner:
     def _was_ours(self, existing: Subscription) -> bool:
         return existing.remembered or self.endpoint.was_ours(existing.notification_url)
 
-    def _keep_one(self, want: Desired, best: Subscription, *others: Subscription) -> Iterable[Action]:
+    def _keep_best(self, want: Desired, best: Subscription, others: Iterable[Subscription]) -> Iterable[Action]:
         kept = self._keep(want, best)
         usable = not self._is_useless(want, best)
         if others and kept.verb is Verb.REPLACE:
@@ -256,7 +259,7 @@ class _Planner:
             old = former.pop(want.key, None)
             if old is None:
                 reason = Reason.SUPERSEDED
-                old = next((one for one in unwanted if _supersedes(want, one)), None)
+                old = next((existing for existing in unwanted if _supersedes(want, existing)), None)
                 if old is not None:
                     unwanted.remove(old)
                 else:
@@ -313,42 +316,9 @@ class _Planner:
         return Action(verb, reason, existing.tenant_id, existing.kind, latest, want, existing)
 
 
-def is_of_its_own(error: SwitchboardError | None) -> bool:
-    """Whether a renewal failed because of the subscription, and not because Graph or something on the way is away."""
-    return isinstance(error, GraphError | OutcomeUnknownError | UnauthorizedError)
-
-
-def creation_body(
-    want: Desired, expires: datetime, endpoint: Endpoint, certificate: EncryptionCertificate | None
-) -> dict[str, Any]:
-    """The body that creates a subscription ("Create subscription"); a rich one needs the certificate."""
-    body: dict[str, Any] = {
-        "changeType": want.kind.change_type,
-        "notificationUrl": endpoint.url(rich=want.rich),
-        "lifecycleNotificationUrl": endpoint.lifecycle_url,
-        "resource": want.resource,
-        "expirationDateTime": format_time(expires),
-        "clientState": endpoint.client_states[0],
-    }
-    if want.rich and certificate is not None:
-        body["includeResourceData"] = True
-        body |= certificate_fields(certificate)
-    return body
-
-
-def certificate_fields(certificate: EncryptionCertificate) -> Mapping[str, str]:
-    """The two fields by which Graph learns a certificate, in POST and in PATCH."""
-    return {"encryptionCertificate": certificate.der_base64, "encryptionCertificateId": certificate.id}
-
-
 def subscription_key(existing: Subscription) -> tuple[str, str]:
     """What a subscription is for: the same as the `key` of the `Desired` that it fulfils, once it is recognised."""
     return existing.tenant_id, existing.resource
-
-
-def same_id(told: str | None, wanted: str) -> bool:
-    """Whether an id that Graph tells may be the wanted one: it has been seen in capitals, and left out."""
-    return told is None or told.casefold() == wanted.casefold()
 
 
 def _recognised(existing: Subscription, names: Mapping[str, Names]) -> Subscription:

@@ -1,4 +1,4 @@
-"""What a plan consists of: what is desired, what is to be done about it, and why."""
+"""What a run speaks of: what is desired, what is to be done about it and why, and what could not be done."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -77,6 +77,11 @@ class Action:
     kept: Subscription | None = None
     probe: bool = False
 
+    @property
+    def needs_turn(self) -> bool:
+        """Whether it makes or deletes something, which one run at a time may do."""
+        return self.verb in {Verb.CREATE, Verb.REPLACE, Verb.DELETE}
+
 
 @dataclass(frozen=True, slots=True)
 class Course:
@@ -91,3 +96,29 @@ class Course:
     refused: Mapping[str, SwitchboardError] = field(default_factory=dict)
     refused_kinds: Collection[tuple[str, str]] = frozenset()
     held: Collection[tuple[str, str]] = frozenset()
+
+
+class Stage(StrEnum):
+    """Where something was not done."""
+
+    DESIRED_STATE = "desired-state"
+    CERTIFICATE = "certificate"
+    GROUP = "group"
+    LIST = "list"
+    READ = "read"
+    KNOWN = "known"
+    TURN = "turn"
+    SETTINGS = "settings"
+    SUBSCRIPTION = "subscription"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What was not done once, and why."""
+
+    tenant_id: str
+    stage: Stage
+    error: SwitchboardError
+    kind: str | None = None
+    identity: str | None = None
+    next: str | None = None

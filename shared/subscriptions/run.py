@@ -19,20 +19,21 @@ from typing import Final, Protocol
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome, Result, RunContext
 from shared.subscriptions.desired import DesiredState
-from shared.subscriptions.endpoint import Endpoint
-from shared.subscriptions.lifetimes import Lifetimes
-from shared.subscriptions.memory import Changes, Memory, recalled
 from shared.subscriptions.plan import plan
+from shared.subscriptions.planned import Stage, Trouble
 from shared.subscriptions.run_report import Forecast, Removal, RenewalReport, RunEnd, removal, summary
 from shared.subscriptions.scheduler import BatchScheduler, no_guard
-from shared.subscriptions.tenant_contract import Graph as TenantGraph
-from shared.subscriptions.tenant_contract import Known, Order, Stage, Trouble
-from shared.subscriptions.tenant_run import TenantRun
+from shared.subscriptions.state import Changes, Memory, recalled
+from shared.subscriptions.tenant_run import Graph as TenantGraph
+from shared.subscriptions.tenant_run import Order, TenantRun
+from shared.subscriptions.turn import Known
 from shared.values import graph
 from shared.values.certificate import EncryptionCertificate
+from shared.values.endpoint import Endpoint
 from shared.values.errors import MalformedInputError, SettingsError, SwitchboardError, UnavailableError, UnexpectedError
 from shared.values.graph import Call, Reply, Subscription
 from shared.values.items import is_plain_id
+from shared.values.lifetimes import Lifetimes
 
 TIME_BUDGET: Final = timedelta(minutes=8)  # of the twelve that host.json gives a function
 _ONE_BUDGET: Final = timedelta(seconds=60)  # for a single subscription
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class Graph(TenantGraph, Protocol):
-    """What renewal asks of Microsoft Graph; see `shared.subscriptions.graph.GraphClient`."""
+    """What renewal asks of Microsoft Graph; see `shared.graph.client.GraphClient`."""
 
     async def send(self, calls: Sequence[Call]) -> list[Reply]: ...
 
@@ -116,7 +117,7 @@ class Renewal:
         async with self._scheduler(context, self._budget) as scheduler:
             tenants = [self._tenant(run, scheduler, tenant_id, Order(prune=prune)) for tenant_id in self._tenant_ids]
             found = await asyncio.gather(*(tenant.forecast() for tenant in tenants))
-        troubles = (*run.troubles, *(trouble for tenant in tenants for trouble in tenant.troubles))
+        troubles = (*run.troubles, *(trouble for tenant in tenants for trouble in tenant.record.troubles))
         actions = sorted(itertools.chain.from_iterable(found), key=lambda action: action.deadline)
         return Forecast(tuple(actions), summary(troubles))
 
@@ -129,7 +130,7 @@ class Renewal:
             run = self._new_run()
             async with self._tenants(run, Order(prune=True)) as tenants:
                 await asyncio.gather(*(tenant.prune(ids) for tenant in tenants))
-            return removal(tenants, run.troubles)
+            return removal((tenant.record for tenant in tenants), run.troubles)
 
     async def delete(self, ids: Collection[str]) -> "Removal":
         """Delete subscriptions of ours, desired or not.
@@ -148,14 +149,14 @@ class Renewal:
                 self._check_ours(ids, itertools.chain.from_iterable(found), tenants)
                 theirs = [(tenant, of_it) for tenant, of_it in zip(tenants, found, strict=True) if of_it]
                 await asyncio.gather(*(tenant.delete(of_it) for tenant, of_it in theirs))
-            return removal(tenant for tenant, _ in theirs)
+            return removal(tenant.record for tenant, _ in theirs)
 
     def _check_ours(self, ids: Iterable[str], found: Iterable[Subscription], tenants: Iterable[TenantRun]) -> None:
         by_id = {one.id: one for one in found}
         for identity in ids:
             one = by_id.get(identity)
             if one is None:
-                troubles = (trouble for tenant in tenants for trouble in tenant.troubles)
+                troubles = (trouble for tenant in tenants for trouble in tenant.record.troubles)
                 why = next((trouble.error for trouble in troubles if trouble.identity == identity), None)
                 raise why or graph.NotFoundError(f"there is no subscription {identity}")
             if not self._endpoint.owns(one.notification_url):
@@ -271,7 +272,7 @@ class Renewal:
             self._clock.now(),
             self._endpoint,
             self._lifetimes,
-            tenants,
+            tuple(tenant.record for tenant in tenants),
             run.troubles,
             whole=set(tenant_ids) == set(self._tenant_ids),
         )
@@ -286,20 +287,20 @@ class Renewal:
         tenants: dict[str, TenantRun] = {}
 
         async def guard(tenant_id: str) -> None:
-            await tenants[tenant_id].guard()
+            await tenants[tenant_id].turn.guard()
 
         context = await self._context(run)
         async with self._scheduler(context, self._budget, guard) as scheduler:
             for tenant_id in self._tenant_ids if tenant_ids is None else tenant_ids:
                 tenants[tenant_id] = self._tenant(run, scheduler, tenant_id, order)
                 if (unsaved := self._unsaved.pop(tenant_id, None)) is not None:
-                    tenants[tenant_id].changes.add(unsaved)
+                    tenants[tenant_id].record.changes.add(unsaved)
             yield tuple(tenants.values())
         for tenant_id, tenant in tenants.items():
-            if tenant.remembered is not None:
-                self._remembered[tenant_id] = tenant.remembered
-            if not tenant.saved:
-                self._keep(tenant_id, tenant.changes)
+            if tenant.turn.remembered is not None:
+                self._remembered[tenant_id] = tenant.turn.remembered
+            if not tenant.turn.saved:
+                self._keep(tenant_id, tenant.record.changes)
 
     def _new_run(self) -> "_Run":
         concerns = (SettingsError([f"{name} {concern}"]) for name, concern in self._concerns.items())
@@ -323,12 +324,11 @@ class Renewal:
 
     def _tenant(self, run: "_Run", scheduler: BatchScheduler, tenant_id: str, order: Order) -> TenantRun:
         return TenantRun(
-            tenant_id=tenant_id,
+            tenant_id,
             graph=self._graph,
             known=self._known,
             clock=self._clock,
             scheduler=scheduler,
-            deadline=scheduler.deadline,
             order=order,
             desired=run.desired,
             remembered=self._remembered.get(tenant_id),

@@ -8,15 +8,14 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from shared.subscriptions.actions import Outcome, Result
-from shared.subscriptions.endpoint import ClientStateVersion, Endpoint
-from shared.subscriptions.lifetimes import Lifetimes, last_resort
-from shared.subscriptions.memory import Names
-from shared.subscriptions.planned import Action, Reason
-from shared.subscriptions.tenant_contract import Stage, Trouble
-from shared.subscriptions.tenant_run import TenantRun
+from shared.subscriptions.listing import TenantRecord
+from shared.subscriptions.planned import Action, Reason, Stage, Trouble
 from shared.values import graph
+from shared.values.endpoint import ClientStateVersion, Endpoint
 from shared.values.errors import NoTurnError, SettingsError, SwitchboardError, UnavailableError
 from shared.values.graph import Subscription
+from shared.values.lifetimes import Lifetimes, last_resort
+from shared.values.resource_paths import Names
 
 _LISTED_FAILURES: Final = 100
 _STAGES: Final[Mapping[type[SwitchboardError], Stage]] = {NoTurnError: Stage.TURN, SettingsError: Stage.SETTINGS}
@@ -109,7 +108,7 @@ class RunEnd:
     now: datetime
     endpoint: Endpoint
     lifetimes: Lifetimes
-    tenants: tuple[TenantRun, ...]
+    tenants: tuple[TenantRecord, ...]
     troubles: Sequence[Trouble]
     whole: bool
 
@@ -207,7 +206,7 @@ class RunEnd:
                     yield subscription
 
 
-def removal(tenants: Iterable[TenantRun], troubles: Iterable[Trouble] = ()) -> Removal:
+def removal(tenants: Iterable[TenantRecord], troubles: Iterable[Trouble] = ()) -> Removal:
     tenants = tuple(tenants)
     results = tuple(itertools.chain.from_iterable(tenant.results for tenant in tenants))
     return Removal(results, summary((*troubles, *(trouble for tenant in tenants for trouble in tenant.troubles))))

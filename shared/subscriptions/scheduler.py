@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from shared.clock import Clock
+from shared.graph.throttling import backoff
 from shared.subscriptions.actions import Outcome, Result, RunContext, Steps, carry_out, look
 from shared.subscriptions.planned import Action, Reason, Verb
 from shared.values import graph
@@ -30,7 +31,7 @@ type _Line = tuple[_Channel, bool]
 
 
 class Sender(Protocol):
-    """What sends a batch; see `shared.subscriptions.graph.GraphClient.send`."""
+    """What sends a batch; see `shared.graph.client.GraphClient.send`."""
 
     async def send(self, calls: Sequence[Call]) -> list[Reply]: ...
 
@@ -260,7 +261,7 @@ class BatchScheduler:
         throttled = reply.reason == "throttled"
         task.tries += not throttled  # Graph asks for patience, and the budget limits it
         # Where Graph asks for a pause without saying how long, whoever sends keeps it.
-        unasked = 1.0 if throttled else 2.0 ** min(task.tries, 5)
+        unasked = 1.0 if throttled else backoff(task.tries)
         wait = reply.retry_after if reply.retry_after is not None else unasked
         at = self.clock.now() + timedelta(seconds=wait + uniform(0.0, 0.5))  # noqa: S311 - not a secret
         if task.tries >= _TRIES or at > self.deadline + GRACE:

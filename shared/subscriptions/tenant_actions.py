@@ -2,246 +2,398 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Collection, Iterable, KeysView, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
 
-from shared.subscriptions.actions import Outcome, Result
-from shared.subscriptions.endpoint import ClientStateVersion
-from shared.subscriptions.lifetimes import half_life, last_resort
-from shared.subscriptions.listing import Picture
-from shared.subscriptions.memory import Memory, Names, held_until, recalled
-from shared.subscriptions.plan import is_of_its_own, plan, renewals
-from shared.subscriptions.planned import Action, Course, Desired, Reason, Verb
-from shared.subscriptions.tenant_contract import Stage
-from shared.subscriptions.tenant_view import TenantView, Wanted
-from shared.values import graph, resources
-from shared.values.errors import NoTurnError
-from shared.values.graph import Subscription
+from shared.subscriptions.actions import Outcome, Result, RunContext, as_sent, is_of_its_own
+from shared.subscriptions.desired_source import Wanted
+from shared.subscriptions.listing import Lists, Picture, TenantRecord
+from shared.subscriptions.plan import plan, renewals
+from shared.subscriptions.planned import Action, Course, Desired, Reason, Stage, Verb
+from shared.subscriptions.scheduler import GRACE, BatchScheduler
+from shared.subscriptions.state import Creation, Memory, believed, held_until
+from shared.subscriptions.turn import TenantTurn
+from shared.values import graph
+from shared.values.endpoint import ClientStateVersion
+from shared.values.errors import UnavailableError
+from shared.values.graph import GraphError, Subscription
+from shared.values.lifetimes import half_life, last_resort
+from shared.values.resource_paths import Names
+
+_ROUNDS: Final = 3  # lists per run: one to plan by, the others for creations of unknown outcome
 
 
 @dataclass(slots=True)
-class TenantActions(TenantView):
-    """What a run does in a tenant: it renews what is due, and carries out a plan of the rest."""
+class Renewals:
+    """Renewals that need nothing but the id, from when they begin: neither a list nor a plan.
 
-    # Renewal
+    `results` are those of the ones that have ended.
+    """
 
-    def _renew_remembered(self, memory: Memory) -> None:
-        recalls = (recalled(identity, self.tenant_id, known) for identity, known in memory.known.items())
-        self._renew(one for one in recalls if one is not None and one.id not in self.order.gone)
+    scheduler: BatchScheduler
+    record: TenantRecord
+    results: dict[str, Result] = field(default_factory=dict)
+    _begun: dict[str, asyncio.Future[Result]] = field(default_factory=dict)
 
-    def _renew(self, subscriptions: Iterable[Subscription]) -> None:
-        """Begin to renew what needs nothing else."""
-        context = self.context
+    @property
+    def ids(self) -> KeysView[str]:
+        """All that have begun."""
+        return self._begun.keys()
+
+    @property
+    def refused(self) -> set[str]:
+        """What was not renewed because of itself."""
+        return {identity for identity, result in self.results.items() if is_of_its_own(result.error)}
+
+    def begin(self, subscriptions: Iterable[Subscription]) -> None:
+        """Renew those that are due and need nothing else."""
+        context = self.scheduler.context
         actions = renewals(
-            (one for one in subscriptions if one.id not in self._begun),
-            self.clock.now(),
+            (subscription for subscription in subscriptions if subscription.id not in self._begun),
+            self.record.now(),
             endpoint=context.endpoint,
-            certificate_id=None if context.certificate is None else context.certificate.id,
+            certificate_id=context.certificate_id,
             lifetimes=context.lifetimes,
         )
         for action, result in zip(actions, self.scheduler.begin(actions), strict=True):
             if action.subscription is not None:
                 self._begun[action.subscription.id] = result
 
-    async def _look_for_refused(self, picture: Picture) -> None:
-        """Read what Graph neither lists nor renews, because a refused renewal does not show that it still exists."""
-        self._note_renewals()
-        refused = {identity for identity, result in self._renewed.items() if is_of_its_own(result.error)}
-        hidden = (refused & picture.there.keys() & self.there.keys()) - self.confirmed
-        if hidden:
-            lost, unread = set(picture.lost), len(picture.unread)
-            await self._listing().read(picture, hidden)
-            self._note_reads(picture, lost, unread)
-            self.confirmed |= picture.confirmed & hidden
-
-    def _believe(self, picture: Picture) -> None:
-        """Go by a picture, and by what has come of renewals since."""
-        self.there, self.confirmed = dict(picture.there), set(picture.confirmed)
-        self._note_reads(picture)
-        if picture.error is not None:
-            self._trouble(Stage.LIST, picture.error)
-        if picture.without_signed_in is not None:
-            for kind in resources.DELEGATED:
-                if self.order.prune or any(want.kind is kind for want in self.wanted):
-                    self._trouble(Stage.LIST, picture.without_signed_in, kind.key)
-        for result in self._renewed.values():
-            self._take_in(result)
-        self._note_renewals()
-
-    def _note_renewals(self) -> None:
-        """Take in the renewals that have ended."""
+    def note_ended(self) -> None:
+        """Take in the results of those that have ended."""
         for identity, future in self._begun.items():
-            if future.done() and identity not in self._renewed:
-                result = self._renewed[identity] = future.result()
-                self._take_in(result)
+            if future.done() and identity not in self.results:
+                result = self.results[identity] = future.result()
+                self.record.take_result(result)
 
-    async def _end_renewals(self) -> None:
+    async def finish(self) -> None:
+        """Wait for the end of all of them."""
         await asyncio.gather(*self._begun.values())
-        self._note_renewals()
+        self.note_ended()
 
-    def _still_renewed(self, wanted: Wanted) -> "_Waiting":
-        self._note_renewals()
-        ids = self._begun.keys() - self._renewed.keys()
-        if not ids:
-            return _Waiting(frozenset(), frozenset())
-        names = Names(want.resource for want in wanted.subscriptions)
-        paths = {names.recognised(one) for identity, one in self.there.items() if identity in ids}
-        return _Waiting(frozenset(ids), frozenset(path for path in paths if path is not None))
-
-    # Planning
-
-    def _plan_now(self, memory: Memory, wanted: Wanted) -> tuple[Action, ...]:
-        held = self._held(memory, wanted)
-        course = replace(self._course(), held=held, refused_kinds=self._refused_kinds(memory))
-        return self._plan(wanted, course)
-
-    def _course(self) -> Course:
+    def course(self) -> Course:
+        """What the plan has to know of them."""
         refused = {
             identity: result.error
-            for identity, result in self._renewed.items()
+            for identity, result in self.results.items()
             if result.error is not None and result.outcome in {Outcome.KEPT, Outcome.FAILED}
         }
-        return Course(begun=self._begun.keys(), refused=refused)
+        return Course(begun=self.ids, refused=refused)
 
-    def _refused_kinds(self, memory: Memory) -> set[tuple[str, str]]:
-        return {(self.tenant_id, kind) for kind in self.changes.applied(memory, self.clock.now()).refusals}
+    def under_way(self, wanted: Wanted) -> "UnderWay":
+        """Those that have not ended."""
+        self.note_ended()
+        ids = self._begun.keys() - self.results.keys()
+        if not ids:
+            return UnderWay(frozenset(), frozenset())
+        names = Names(want.resource for want in wanted.subscriptions)
+        there = self.record.there
+        paths = {names.recognised(subscription) for identity, subscription in there.items() if identity in ids}
+        return UnderWay(frozenset(ids), frozenset(path for path in paths if path is not None))
 
-    def _plan(self, wanted: Wanted, course: Course, *, prune: bool = False) -> tuple[Action, ...]:
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """What is still being renewed: the ids, and the desired paths that they are for."""
+
+    ids: frozenset[str]
+    paths: frozenset[str]
+
+    def concerns(self, action: Action) -> bool:
+        """Whether an action is about one of them, or about what one of them is for."""
+        subscription, want = action.subscription, action.desired
+        about = {None if subscription is None else subscription.resource, None if want is None else want.resource}
+        return (subscription is not None and subscription.id in self.ids) or not self.paths.isdisjoint(about)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPlanner:
+    """Plans by what a run knows of a tenant."""
+
+    context: RunContext
+    record: TenantRecord
+
+    def plan(self, wanted: Wanted, course: Course, *, prune: bool = False) -> tuple[Action, ...]:
         return plan(
             wanted.subscriptions,
-            self.there.values(),
-            self.clock.now(),
+            self.record.there.values(),
+            self.record.now(),
             endpoint=self.context.endpoint,
-            certificate_id=None if self.context.certificate is None else self.context.certificate.id,
+            certificate_id=self.context.certificate_id,
             lifetimes=self.context.lifetimes,
             prune=prune,
             course=course,
         )
 
-    def _held(self, memory: Memory, wanted: Wanted) -> set[tuple[str, str]]:
+    def refused_kinds(self, memory: Memory) -> set[tuple[str, str]]:
+        """The tenant and each kind of which Graph refused the last creation."""
+        refusals = self.record.changes.applied(memory, self.record.now()).refusals
+        return {(self.record.tenant_id, kind) for kind in refusals}
+
+    def held(self, memory: Memory, wanted: Wanted) -> set[tuple[str, str]]:
         """What is not created again for now, because Graph does not show what was created before."""
-        now, held = self.clock.now(), set()
-        unseen = self.changes.applied(memory, now).unseen
+        now, held = self.record.now(), set()
+        unseen = self.record.changes.applied(memory, now).unseen
         for want in wanted.subscriptions:
             until = held_until(unseen.get(want.resource, ()))
-            if until is not None and until > now and not self._there_for(want):
+            if until is not None and until > now and not self._exists(want):
                 held.add(want.key)
-                if all(trouble.identity != want.resource for trouble in self.troubles):
-                    self._trouble(Stage.SUBSCRIPTION, graph.UnseenError(until), want.kind.key, want.resource)
+                if all(trouble.identity != want.resource for trouble in self.record.troubles):
+                    error = graph.UnseenError(until)
+                    self.record.add_trouble(Stage.SUBSCRIPTION, error, want.kind.key, want.resource)
         return held
 
-    def _there_for(self, want: Desired) -> list[Subscription]:
+    def _exists(self, want: Desired) -> bool:
         names = Names([want.resource])
-        return [one for one in self.there.values() if names.recognised(one) is not None]
+        return any(names.recognised(subscription) is not None for subscription in self.record.there.values())
 
-    # Acting
 
-    async def _act(self, actions: Sequence[Action], wanted: Wanted, renewed: Collection[str] | None = None) -> None:
+@dataclass(slots=True)
+class PlanExecution:
+    """Carries plans out, as far as it is this run's turn."""
+
+    scheduler: BatchScheduler
+    record: TenantRecord
+    turn: TenantTurn
+    renewals: Renewals
+    _noted: int = 0
+
+    async def perform(self, actions: Iterable[Action]) -> list[Result]:
+        """Carry out actions whose results replace others that the record has."""
+        results = await self.scheduler.perform(actions)
+        for result in results:
+            self.record.take_result(result)
+        answers, self._noted = self.scheduler.posted[self._noted :], len(self.scheduler.posted)
+        for posted in answers:
+            if posted.tenant_id == self.record.tenant_id:
+                self.record.note_answer(posted)
+        return results
+
+    async def perform_and_record(self, actions: Iterable[Action]) -> list[Result]:
+        results = await self.perform(actions)
+        self.record.results += results
+        return results
+
+    async def carry_out(
+        self, actions: Sequence[Action], wanted: Wanted, renewed: Collection[str] | None = None
+    ) -> None:
         """Carry out a plan: of all replacements of a sort one goes first, and the others only after it succeeded.
 
-        Of the `renewed` (if not given, of all that have ended) what became of them counts, unless more is done.
+        Of the `renewed` (if not given, of all whose renewal has ended) the results are recorded, unless the plan does
+        more about them.
         """
-        planned = {action.subscription.id for action in actions if action.subscription is not None and _acts(action)}
-        ended = [
-            result
-            for identity, result in self._renewed.items()
-            if (renewed is None or identity in renewed) and identity not in planned
-        ]
-        if any(result.outcome is Outcome.GONE for result in ended):  # what is wanted of these is planned anew
-            names = Names(want.resource for want in wanted.subscriptions)
-            ended = [result for result in ended if result.outcome is not Outcome.GONE or not _is_wanted(result, names)]
-        self.results += ended
-        left_out = self._begun.keys() - planned
-        actions = [
-            action
+        planned = {
+            action.subscription.id
             for action in actions
-            if not (
-                action.verb is Verb.LEAVE and action.subscription is not None and action.subscription.id in left_out
-            )
-            or self._recognise(action)
-        ]
-        if not self._mine:
-            actions = [kept for action in actions if (kept := self._without_turn(action)) is not None]
-        groups: defaultdict[tuple[object, ...], list[Action]] = defaultdict(list)
+            if action.subscription is not None and action.verb is not Verb.LEAVE
+        }
+        self.record.results += self._final_renewals(planned, wanted, renewed)
+        left_out = self.renewals.ids - planned
+        remaining = []
+        for action in actions:
+            if action.verb is Verb.LEAVE and action.subscription is not None and action.subscription.id in left_out:
+                if action.subscription.id in self.record.there and action.reason is not Reason.FOREIGN:
+                    self.record.there[action.subscription.id] = action.subscription  # it is recognised now
+            else:
+                remaining.append(action)
+        if not self.turn.is_mine:
+            remaining = [kept for action in remaining if (kept := self._without_turn(action)) is not None]
+        await self._perform_by_sort(remaining)
+
+    async def _perform_by_sort(self, actions: Iterable[Action]) -> None:
+        replacements: defaultdict[tuple[object, ...], list[Action]] = defaultdict(list)
         firsts: list[Action] = []
         for action in actions:
             if action.verb is not Verb.REPLACE or action.kind is None:
                 firsts.append(action)
                 continue
             sort = (action.kind.key, True) if action.delete_first else (action.kind.key, False, action.reason)
-            if not groups[sort]:
+            if not replacements[sort]:
                 firsts.append(action)
-            groups[sort].append(action)
-        done = {id(result.action): result for result in await self._perform(firsts)}
+            replacements[sort].append(action)
+        results = {id(result.action): result for result in await self.perform_and_record(firsts)}
         followers = [
-            self._followed(follower, done[id(first)]) for first, *others in groups.values() for follower in others
+            self._after(first_result, follower)
+            for first, *others in replacements.values()
+            for first_result in (results[id(first)],)
+            for follower in others
         ]
-        await self._perform(followers)
+        await self.perform_and_record(followers)
 
-    def _recognise(self, action: Action) -> bool:
-        """Take over what the plan has recognised of one that was renewed; nothing is left to be done about it."""
-        subscription = action.subscription
-        if subscription is not None and subscription.id in self.there and action.reason is not Reason.FOREIGN:
-            self.there[subscription.id] = subscription
-        return False
-
-    def _without_turn(self, action: Action) -> Action | None:
-        """What becomes of an action that has to wait for another run; None where nothing can be done meanwhile."""
-        if not needs_turn(action):
-            return action
-        error = self._no_turn or NoTurnError("another run is at work in this tenant")
-        if action.subscription is None or action.reason is Reason.UNKNOWN_MARK:
-            self.results.append(Result(action, Outcome.DEFERRED, action.subscription, error))
-            return None
-        return self._instead(action, refused=False)
-
-    def _followed(self, action: Action, first: Result) -> Action:
-        succeeded = first.outcome is Outcome.REPLACED or (first.outcome is Outcome.RENEWED and first.error is None)
-        if succeeded:
-            return action
-        return self._instead(action, refused=first.outcome is not Outcome.KEPT)
-
-    def _instead(self, action: Action, *, refused: bool) -> Action:
+    def instead(self, action: Action, *, refused: bool) -> Action:
         """What to do with a subscription that is not replaced now: it is renewed when it has to be, and else left."""
         subscription = action.subscription
         if subscription is None or action.kind is None:
             return replace(action, verb=Verb.LEAVE)
-        lifetimes = self.context.lifetimes
-        usable = self.context.endpoint.read_mark(subscription.notification_url)[0] is not ClientStateVersion.UNKNOWN
-        limit = half_life(subscription, lifetimes) if refused else last_resort(subscription, lifetimes)
-        due = usable and subscription.expires - self.clock.now() <= limit and subscription.id not in self._begun
+        context = self.scheduler.context
+        usable = context.endpoint.read_mark(subscription.notification_url)[0] is not ClientStateVersion.UNKNOWN
+        limit = half_life(subscription, context.lifetimes) if refused else last_resort(subscription, context.lifetimes)
+        due = usable and subscription.expires - self.record.now() <= limit and subscription.id not in self.renewals.ids
         return replace(action, verb=Verb.RENEW if due else Verb.LEAVE, delete_first=False)
 
-    async def _perform(self, actions: Iterable[Action]) -> list[Result]:
-        results = await self.scheduler.perform(actions)
-        for result in results:
-            self._take_in(result)
-        self.results += results
-        self._note_posts()
-        return results
+    def _final_renewals(
+        self, planned: Collection[str], wanted: Wanted, renewed: Collection[str] | None
+    ) -> list[Result]:
+        """Results of renewals after which nothing more is planned."""
+        ended = [
+            result
+            for identity, result in self.renewals.results.items()
+            if (renewed is None or identity in renewed) and identity not in planned
+        ]
+        if any(result.outcome is Outcome.GONE for result in ended):  # what is wanted of these is planned anew
+            names = Names(want.resource for want in wanted.subscriptions)
+            ended = [
+                result
+                for result in ended
+                if result.outcome is not Outcome.GONE
+                or result.action.subscription is None
+                or names.recognised(result.action.subscription) is None
+            ]
+        return ended
+
+    def _without_turn(self, action: Action) -> Action | None:
+        """What becomes of an action that has to wait for another run; None where nothing can be done meanwhile."""
+        if not action.needs_turn:
+            return action
+        if action.subscription is None or action.reason is Reason.UNKNOWN_MARK:
+            self.record.results.append(Result(action, Outcome.DEFERRED, action.subscription, self.turn.refusal))
+            return None
+        return self.instead(action, refused=False)
+
+    def _after(self, first: Result, follower: Action) -> Action:
+        succeeded = first.outcome is Outcome.REPLACED or (first.outcome is Outcome.RENEWED and first.error is None)
+        return follower if succeeded else self.instead(follower, refused=first.outcome is not Outcome.KEPT)
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    """What is still being renewed: the ids, and the desired paths that they are for."""
+class Settlement:
+    """Finds out what became of creations whose outcome is unknown.
 
-    ids: frozenset[str]
-    paths: frozenset[str | None]
+    `take_stock` takes a picture of what there is, going by a memory; ids that are `gone` count as absent.
+    """
 
-    def concerns(self, action: Action) -> bool:
-        subscription, want = action.subscription, action.desired
-        about = {None if subscription is None else subscription.resource, None if want is None else want.resource}
-        return (subscription is not None and subscription.id in self.ids) or not self.paths.isdisjoint(about)
+    lists: Lists
+    take_stock: Callable[[Memory], Awaitable[Picture]]
+    record: TenantRecord
+    planner: TenantPlanner
+    execution: PlanExecution
+    gone: Collection[str]
+
+    async def settle(self, memory: Memory, wanted: Wanted) -> None:
+        """Find out by fresh lists what became of creations that Graph answered with a conflict or not at all.
+
+        They are planned together with everything that is desired: the plan takes whatever is not among it for unwanted,
+        and may replace that.
+        """
+        for _ in range(_ROUNDS - 1):
+            unsettled = self._unsettled()
+            if (
+                not unsettled
+                or not self.execution.turn.is_mine
+                or self.record.now() >= self.execution.scheduler.deadline + GRACE
+            ):
+                break
+            before = set(self.record.there)
+            picture = await self.take_stock(self.record.changes.applied(memory, self.record.now()))
+            if picture.error is not None:
+                self.record.add_trouble(Stage.LIST, picture.error)
+                break
+            await self._look_again(picture, unsettled, memory)
+            self._adopt_creations(unsettled, before)
+            refused_kinds = self.planner.refused_kinds(memory)
+            course = replace(self.execution.renewals.course(), begun=before, refused_kinds=refused_kinds)
+            actions = [
+                action
+                for action in self.planner.plan(wanted, course)
+                if action.desired is not None
+                and (result := unsettled.get(action.desired.key)) is not None
+                # Where the list may hide what was made, each try would make another.
+                and (self.record.shows_all or not (_is_unanswered(result) and action.needs_turn))
+            ]
+            settled = {
+                result.action.desired.key: result
+                for result in await self.execution.perform(actions)
+                if result.action.desired is not None
+            }
+            self.record.results = [_merged(result, settled) for result in self.record.results]
+        for result in self.record.results:
+            if result.outcome is Outcome.UNSETTLED and _is_unanswered(result):
+                self._note_lost_creation(result)
+        self.record.results = [
+            replace(result, outcome=Outcome.FAILED) if result.outcome is Outcome.UNSETTLED else result
+            for result in self.record.results
+        ]
+
+    def _unsettled(self) -> dict[tuple[str, str], Result]:
+        return {
+            result.action.desired.key: result
+            for result in self.record.results
+            if result.outcome is Outcome.UNSETTLED and result.action.desired is not None
+        }
+
+    async def _look_again(self, picture: Picture, unsettled: Mapping[tuple[str, str], Result], memory: Memory) -> None:
+        """Add what a fresh picture shows, and what holds the places of creations that met with a conflict."""
+        self.record.shows_all = picture.shows_all
+        for identity, lost in picture.lost.items():
+            self.record.vanish(identity, lost)
+        # What is not in this picture stays: Graph's answers may contradict each other from one moment to the next.
+        for identity, subscription in picture.there.items():
+            self.record.there[identity] = believed(subscription, memory.known.get(identity))
+        self.record.confirmed |= picture.confirmed
+        await self._add_holders(unsettled.values(), memory)
+
+    def _adopt_creations(self, unsettled: Mapping[tuple[str, str], Result], before: Collection[str]) -> None:
+        """Take what is new, and is for what was asked for without an answer, for what was sent.
+
+        What Graph did not find and now lists is not new, and stays as Graph tells it.
+        """
+        names = Names(resource for (_, resource), result in unsettled.items() if _is_unanswered(result))
+        context = self.execution.scheduler.context
+        for identity in self.record.there.keys() - before - self.record.changes.gone:
+            subscription = self.record.there[identity]
+            path = names.recognised(subscription)
+            if path is None or not context.endpoint.owns(subscription.notification_url):
+                continue
+            want = unsettled[self.record.tenant_id, path].action.desired
+            if want is not None:
+                self.record.there[identity] = as_sent(subscription, want, context, self.record.now())
+                self.record.changes.accepted(want.kind)
+
+    async def _add_holders(self, results: Iterable[Result], memory: Memory) -> None:
+        """Add what holds a place although no list shows it: whether a list shows everything is not documented."""
+        for result in results:
+            error, want = result.error, result.action.desired
+            if not isinstance(error, graph.SubscriptionConflictError) or want is None:
+                continue
+            for holder in error.holders:
+                if holder in self.record.there or holder in self.gone or holder in want.resource.lower():
+                    continue
+                if self.record.now() >= self.execution.scheduler.deadline:
+                    return
+                try:
+                    subscription = await self.lists.subscription(self.record.tenant_id, holder)
+                except (UnavailableError, GraphError):
+                    continue  # the conflict is what is reported
+                self.record.there[subscription.id] = believed(subscription, memory.known.get(subscription.id))
+                self.record.confirmed.add(subscription.id)
+
+    def _note_lost_creation(self, result: Result) -> None:
+        """Note what may have been made and is not shown, unless a list that is to be trusted does not show it."""
+        want = result.action.desired
+        if want is not None and not self.record.shows_all:
+            now = self.record.now()
+            until = now + self.execution.scheduler.context.lifetimes.ask(self.record.tenant_id, want.kind)
+            self.record.changes.unseen[want.resource].append(Creation(at=now, until=until))
 
 
-def _acts(action: Action) -> bool:
-    return action.verb is not Verb.LEAVE
+def _is_unanswered(result: Result) -> bool:
+    return isinstance(result.error, graph.OutcomeUnknownError)
 
 
-def needs_turn(action: Action) -> bool:
-    return action.verb in {Verb.CREATE, Verb.REPLACE, Verb.DELETE}
-
-
-def _is_wanted(result: Result, names: Names) -> bool:
-    subscription = result.action.subscription
-    return subscription is not None and names.recognised(subscription) is not None
+def _merged(before: Result, settled: Mapping[tuple[str, str], Result]) -> Result:
+    want = before.action.desired
+    after = settled.get(want.key) if want is not None and before.outcome is Outcome.UNSETTLED else None
+    if after is None:
+        return before
+    return replace(after, outcome=Outcome.ADOPTED) if after.outcome is Outcome.LEFT else after

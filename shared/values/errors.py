@@ -33,7 +33,7 @@ once; one with a ~ is transient, and is raised or put back so that the work is t
             ~ SignedInListError         the signed-in user's subscriptions cannot be listed (`values.graph`)
         ~ SettingsError                 app settings are missing or wrong
         ~ DesiredStateError             the file of what to subscribe to is wrong (`subscriptions.desired`)
-        ~ NotWholeError                 a list may not be whole (`subscriptions.readings`)
+        ~ NotWholeError                 a list may not be whole (`subscriptions.desired_source`)
         ~ AbandonedError                the platform has used up its tries
         ~ InvocationError               what the platform gets to know of any failure
 """

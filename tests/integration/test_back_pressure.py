@@ -15,11 +15,12 @@ import azure.functions as func
 import pytest
 
 from dev.azurite import ACCOUNT, ACCOUNT_KEY, Azurite
-from dev.link import HOST, Link
+from dev.ports import HOST
 from dev.simulator import Fault, Kind, Options, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
+from dev.tcp_proxy import TcpProxy
 from shared.notifications.receive import Receiver
 from shared.storage.ports import Receipt
 from shared.values.errors import UnavailableError
@@ -36,7 +37,7 @@ async def timed(app: App, posted: bytes) -> tuple[func.HttpResponse, float]:
     return await app.post(posted), time.monotonic() - started
 
 
-def over(monkeypatch: pytest.MonkeyPatch, queue: Link, blob: Link) -> None:
+def over(monkeypatch: pytest.MonkeyPatch, queue: TcpProxy, blob: TcpProxy) -> None:
     monkeypatch.setenv(
         "AzureWebJobsStorage",
         f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};"
@@ -49,7 +50,7 @@ async def test_storage_that_is_slow(
     app: App, azurite: Azurite, monkeypatch: pytest.MonkeyPatch, participants: int
 ) -> None:
     posted = app.collection(app.item(build(Kind.ROSTER_JOINED, Options(participants=participants))))
-    with Link.to(azurite.ports.queue) as queue, Link.to(azurite.ports.blob) as blob:
+    with TcpProxy.to(azurite.ports.queue) as queue, TcpProxy.to(azurite.ports.blob) as blob:
         over(monkeypatch, queue, blob)
         queue.delay = blob.delay = SLOW
         response, seconds = await timed(app, posted)

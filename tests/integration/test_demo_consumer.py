@@ -10,7 +10,7 @@ from azure.storage.queue import QueueClient
 
 from dev.azurite import ACCOUNT_KEY, Azurite
 from dev.consumer import Arrival, Consumer
-from dev.link import Link
+from dev.tcp_proxy import TcpProxy
 
 EVENT = json.dumps(
     {
@@ -37,21 +37,21 @@ def test_it_deletes_again_what_storage_did_not_delete(azurite: Azurite) -> None:
     """Or the message would show again, and an outage of the consumer's look like two deliveries of the app's."""
     arrivals: list[Arrival] = []
     with (
-        Link.to(azurite.ports.queue) as link,
+        TcpProxy.to(azurite.ports.queue) as proxy,
         QueueClient.from_connection_string(azurite.connection_string, "call-events") as queue,
     ):
 
         def arrive(arrival: Arrival) -> None:
             arrivals.append(arrival)
-            link.cut()
+            proxy.cut()
 
         with suppress(ResourceExistsError):
             queue.create_queue()
         queue.clear_messages()
         queue.send_message(EVENT)
-        through_the_link = azurite.connection_string.replace(f":{azurite.ports.queue}/", f":{link.port}/")
-        with Consumer(through_the_link, ACCOUNT_KEY, arrive, hidden_seconds=LONG):
-            until(lambda: link.refused > 0)
-            link.mend()
+        through_the_proxy = azurite.connection_string.replace(f":{azurite.ports.queue}/", f":{proxy.port}/")
+        with Consumer(through_the_proxy, ACCOUNT_KEY, arrive, hidden_seconds=LONG):
+            until(lambda: proxy.refused > 0)
+            proxy.mend()
             until(lambda: queue.get_queue_properties().approximate_message_count == 0)
     assert len(arrivals) == 1

@@ -105,4 +105,4 @@ async def test_nothing_of_it_is_imported_before_the_raw_message_is_durable(app: 
     status, modules = await post()
     assert status == 202
     assert {"shared.notifications.decrypt", "shared.key_vault"} <= modules
-    assert not modules & {"shared.subscriptions.graph", "shared.subscriptions.sign_in", "shared.subscriptions.run"}
+    assert not modules & {"shared.graph.client", "shared.graph.sign_in", "shared.subscriptions.run"}

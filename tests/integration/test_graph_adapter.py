@@ -11,20 +11,20 @@ import pytest
 from azure.core.credentials import AccessToken, TokenCredential
 from azure.core.exceptions import ClientAuthenticationError
 
-from dev.leaping import LeapingClient, LeapingClock
+from dev.fast_forward import FastForwardClient, FastForwardClock
+from dev.simulation.known import Known
 from dev.simulator import Fault, Simulator
-from shared.subscriptions.actions import Outcome
+from shared.graph.client import GraphClient
+from shared.subscriptions.actions import Outcome, creation_body
 from shared.subscriptions.desired import DesiredState
-from shared.subscriptions.endpoint import Endpoint
-from shared.subscriptions.graph import GraphClient
-from shared.subscriptions.plan import creation_body
 from shared.subscriptions.planned import Desired
 from shared.subscriptions.run import Renewal
 from shared.values import graph, resources
 from shared.values.certificate import EncryptionCertificate
+from shared.values.endpoint import Endpoint
 from shared.values.errors import UnavailableError
 from shared.values.graph import Call, CredentialError, OutcomeUnknownError, Subscription
-from tests.unit.model_graph import Known, Source, user
+from tests.unit.model_graph import Source, user
 
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
 OTHER_TENANT = "909c6581-5130-43e9-88f3-fcb3582cde37"
@@ -68,18 +68,18 @@ def sim(running: Simulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulat
 
 
 @pytest.fixture
-def clock() -> LeapingClock:
-    return LeapingClock()
+def clock() -> FastForwardClock:
+    return FastForwardClock()
 
 
 @pytest.fixture
-def client(sim: Simulator, clock: LeapingClock) -> Iterator[GraphClient]:
+def client(sim: Simulator, clock: FastForwardClock) -> Iterator[GraphClient]:
     def credentials(tenant_id: str, *, delegated: bool) -> TokenCredential:
         if delegated:
             raise graph.SignInRequiredError
         return _Credential(sim, tenant_id)
 
-    graph_client = LeapingClient(sim.graph_url, credentials, clock, read_seconds=1.0)
+    graph_client = FastForwardClient(sim.graph_url, credentials, clock, read_seconds=1.0)
     yield graph_client
     graph_client.close()
 
@@ -107,7 +107,7 @@ def events(number: int, tenant_id: str = TENANT) -> Desired:
     return Desired(tenant_id, resources.CALL_EVENTS, resources.call_events_path(user(number)), rich=True)
 
 
-def post(want: Desired, clock: LeapingClock, lifetime: timedelta = HOUR) -> Call:
+def post(want: Desired, clock: FastForwardClock, lifetime: timedelta = HOUR) -> Call:
     body = creation_body(want, clock.now() + lifetime, ENDPOINT, None)
     return Call("POST", want.tenant_id, want.form.api_version, want.kind.delegated_only, None, body)
 
@@ -116,7 +116,7 @@ def on(method: Any, found: Subscription, body: dict[str, Any] | None = None) -> 
     return Call(method, found.tenant_id, found.api_version, False, found.id, body)
 
 
-async def create(client: GraphClient, clock: LeapingClock, *wanted: Desired) -> list[Subscription]:
+async def create(client: GraphClient, clock: FastForwardClock, *wanted: Desired) -> list[Subscription]:
     replies = await client.send([post(want, clock) for want in wanted])
     assert all(isinstance(reply, Subscription) for reply in replies), replies
     return [reply for reply in replies if isinstance(reply, Subscription)]
@@ -126,7 +126,7 @@ async def listed(client: GraphClient, tenant_id: str) -> tuple[Subscription, ...
     return tuple([one async for page in client.subscription_pages(tenant_id) for one in page])
 
 
-async def test_the_life_of_a_subscription(client: GraphClient, clock: LeapingClock) -> None:
+async def test_the_life_of_a_subscription(client: GraphClient, clock: FastForwardClock) -> None:
     [made] = await create(client, clock, records())
     assert ENDPOINT.read_mark(made.notification_url) == ("current", False)
     later = graph.format_time(clock.now() + 2 * HOUR)
@@ -144,7 +144,7 @@ async def test_the_life_of_a_subscription(client: GraphClient, clock: LeapingClo
 
 
 async def test_each_part_of_a_batch_has_its_own_answer(
-    client: GraphClient, clock: LeapingClock, sim: Simulator
+    client: GraphClient, clock: FastForwardClock, sim: Simulator
 ) -> None:
     sim.graph.settings.quotas["callRecords"] = 3
     [made] = await create(client, clock, records())
@@ -166,7 +166,7 @@ async def test_each_part_of_a_batch_has_its_own_answer(
     assert isinstance(quota, graph.QuotaExceededError)
 
 
-async def test_a_missing_permission(client: GraphClient, clock: LeapingClock, sim: Simulator) -> None:
+async def test_a_missing_permission(client: GraphClient, clock: FastForwardClock, sim: Simulator) -> None:
     sim.faults.add(Fault("graph", "POST", "/subscriptions", status=403))
     [reply] = await client.send([post(records(), clock)])
     assert isinstance(reply, graph.PermissionDeniedError)
@@ -175,7 +175,7 @@ async def test_a_missing_permission(client: GraphClient, clock: LeapingClock, si
 @pytest.mark.parametrize("empty_first", [True, False])
 @pytest.mark.parametrize("separate", [True, False])
 async def test_lists_are_read_to_their_end_in_both_versions(
-    client: GraphClient, clock: LeapingClock, sim: Simulator, empty_first: bool, separate: bool
+    client: GraphClient, clock: FastForwardClock, sim: Simulator, empty_first: bool, separate: bool
 ) -> None:
     sim.graph.settings.page_size = 4
     sim.graph.settings.empty_page_first = empty_first
@@ -204,7 +204,7 @@ async def test_a_link_to_elsewhere_is_not_followed(client: GraphClient, monkeypa
 
 
 async def test_answers_that_open_with_a_byte_order_mark_are_read(
-    client: GraphClient, clock: LeapingClock, sim: Simulator
+    client: GraphClient, clock: FastForwardClock, sim: Simulator
 ) -> None:
     sim.graph.settings.byte_order_mark = True
     [made] = await create(client, clock, records())
@@ -216,7 +216,7 @@ async def test_answers_that_open_with_a_byte_order_mark_are_read(
 
 
 async def test_one_entry_that_cannot_be_read_hides_no_other(
-    client: GraphClient, clock: LeapingClock, monkeypatch: pytest.MonkeyPatch
+    client: GraphClient, clock: FastForwardClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [made] = await create(client, clock, records())
     get = client.get
@@ -230,7 +230,7 @@ async def test_one_entry_that_cannot_be_read_hides_no_other(
 
 
 async def test_a_list_is_tried_again_when_that_may_help(
-    client: GraphClient, clock: LeapingClock, sim: Simulator
+    client: GraphClient, clock: FastForwardClock, sim: Simulator
 ) -> None:
     for fault in (
         Fault("graph", "GET", "/subscriptions", status=503),
@@ -250,7 +250,7 @@ async def test_a_list_that_stays_away_is_an_error(client: GraphClient, sim: Simu
     assert len(sim.faults.requests) == 4
 
 
-async def test_a_creation_is_never_repeated(client: GraphClient, clock: LeapingClock, sim: Simulator) -> None:
+async def test_a_creation_is_never_repeated(client: GraphClient, clock: FastForwardClock, sim: Simulator) -> None:
     sim.faults.add(Fault("graph", "POST", r"\$batch", hang_up="after"))
     [reply] = await client.send([post(records(), clock)])
     assert isinstance(reply, OutcomeUnknownError)
@@ -260,7 +260,7 @@ async def test_a_creation_is_never_repeated(client: GraphClient, clock: LeapingC
     assert isinstance(reply, OutcomeUnknownError)
 
 
-async def test_an_answer_that_takes_too_long(client: GraphClient, clock: LeapingClock, sim: Simulator) -> None:
+async def test_an_answer_that_takes_too_long(client: GraphClient, clock: FastForwardClock, sim: Simulator) -> None:
     sim.faults.add(Fault("graph", "POST", r"\$batch", delay=1.3))
     [reply] = await client.send([post(records(), clock)])
     assert isinstance(reply, OutcomeUnknownError)
@@ -270,7 +270,7 @@ async def test_an_answer_that_takes_too_long(client: GraphClient, clock: Leaping
 
 
 async def test_a_throttled_part_makes_everybody_in_its_tenant_pause(
-    client: GraphClient, clock: LeapingClock, sim: Simulator
+    client: GraphClient, clock: FastForwardClock, sim: Simulator
 ) -> None:
     sim.faults.add(Fault("graph", "POST", "/subscriptions", status=429, retry_after=9))
     [reply] = await client.send([post(records(), clock)])
@@ -285,7 +285,7 @@ async def test_a_throttled_part_makes_everybody_in_its_tenant_pause(
 
 
 async def test_a_long_embargo_is_reported_and_not_waited_for(
-    client: GraphClient, clock: LeapingClock, sim: Simulator
+    client: GraphClient, clock: FastForwardClock, sim: Simulator
 ) -> None:
     sim.faults.add(Fault("graph", "POST", r"\$batch", status=429, retry_after=600))
     [first] = await client.send([post(records(), clock)])
@@ -296,7 +296,7 @@ async def test_a_long_embargo_is_reported_and_not_waited_for(
     assert len(sim.faults.requests) == 1
 
 
-async def test_nobody_signed_in_and_entra_away(client: GraphClient, clock: LeapingClock, sim: Simulator) -> None:
+async def test_nobody_signed_in_and_entra_away(client: GraphClient, clock: FastForwardClock, sim: Simulator) -> None:
     want = Desired(TENANT, resources.PRESENCE, resources.presence_path((user(1),)), rich=False)
     [reply] = await client.send([post(want, clock)])
     assert isinstance(reply, CredentialError)
@@ -309,7 +309,7 @@ async def test_nobody_signed_in_and_entra_away(client: GraphClient, clock: Leapi
     assert sim.faults.requests == ()
 
 
-async def test_calls_that_hang_leave_the_threads_of_decryption_alone(sim: Simulator, clock: LeapingClock) -> None:
+async def test_calls_that_hang_leave_the_threads_of_decryption_alone(sim: Simulator, clock: FastForwardClock) -> None:
     answer = threading.Event()
 
     def hang(_tenant_id: str, *, delegated: bool) -> TokenCredential:
@@ -336,7 +336,7 @@ async def test_members_of_a_group_page_by_page(client: GraphClient, sim: Simulat
         await client.group_members(TENANT, "nobody")
 
 
-async def test_batches_hold_what_belongs_together(client: GraphClient, clock: LeapingClock) -> None:
+async def test_batches_hold_what_belongs_together(client: GraphClient, clock: FastForwardClock) -> None:
     mixed = [post(records(), clock), post(records(OTHER_TENANT), clock)]
     for calls in ([], mixed, [post(records(), clock)] * 21):
         with pytest.raises(ValueError, match="batch"):
@@ -344,7 +344,7 @@ async def test_batches_hold_what_belongs_together(client: GraphClient, clock: Le
 
 
 def renewal(
-    sim: Simulator, client: GraphClient, clock: LeapingClock, *wanted: Desired, known: Known | None = None
+    sim: Simulator, client: GraphClient, clock: FastForwardClock, *wanted: Desired, known: Known | None = None
 ) -> Renewal:
     return Renewal(
         graph=client,
@@ -358,7 +358,7 @@ def renewal(
 
 
 async def test_lists_that_show_nothing_do_not_make_it_twice(
-    client: GraphClient, clock: LeapingClock, sim: Simulator
+    client: GraphClient, clock: FastForwardClock, sim: Simulator
 ) -> None:
     sim.graph.settings.duplicates = "allow"
     known = Known()
@@ -373,7 +373,9 @@ async def test_lists_that_show_nothing_do_not_make_it_twice(
     assert len(made & {one.id for one in sim.graph.subscriptions}) == 2
 
 
-async def test_renewal_from_nothing_through_rotation(client: GraphClient, clock: LeapingClock, sim: Simulator) -> None:
+async def test_renewal_from_nothing_through_rotation(
+    client: GraphClient, clock: FastForwardClock, sim: Simulator
+) -> None:
     wanted = [*(events(number) for number in range(30)), records(), records(OTHER_TENANT)]
     report = await renewal(sim, client, clock, *wanted).run()
     assert (report.outcomes, report.failures) == ({Outcome.CREATED: 32}, ())
@@ -393,7 +395,7 @@ async def test_renewal_from_nothing_through_rotation(client: GraphClient, clock:
     assert (await renewal(sim, client, clock, *wanted, known=known).run()).outcomes == {Outcome.LEFT: 32}
 
 
-async def test_renewal_through_a_bad_day(client: GraphClient, clock: LeapingClock, sim: Simulator) -> None:
+async def test_renewal_through_a_bad_day(client: GraphClient, clock: FastForwardClock, sim: Simulator) -> None:
     wanted = [*(events(number) for number in range(50)), *(records(participant=number) for number in range(10))]
     for fault, times in (
         (Fault("graph", "POST", r"\$batch", hang_up="after"), 1),
@@ -410,7 +412,9 @@ async def test_renewal_through_a_bad_day(client: GraphClient, clock: LeapingCloc
     assert report.live == 60
 
 
-async def test_within_the_throttle_nothing_is_refused(client: GraphClient, clock: LeapingClock, sim: Simulator) -> None:
+async def test_within_the_throttle_nothing_is_refused(
+    client: GraphClient, clock: FastForwardClock, sim: Simulator
+) -> None:
     sim.graph.settings.quotas["callRecords"] = 2000
     wanted = [records(participant=number) for number in range(1100)]
     report = await renewal(sim, client, clock, *wanted).run()

@@ -8,22 +8,23 @@ from uuid import uuid4
 
 import pytest
 
+from dev.simulation.known import Known
 from dev.simulator import Fault, Simulator
 from shared.clock import SystemClock
+from shared.graph.client import GraphClient
+from shared.graph.identity import GraphCredentials
+from shared.graph.sign_in import SignInPrompt, SignIns
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState
-from shared.subscriptions.endpoint import Endpoint
-from shared.subscriptions.graph import GraphClient
-from shared.subscriptions.identity import GraphCredentials
 from shared.subscriptions.planned import Desired
 from shared.subscriptions.run import Renewal
 from shared.subscriptions.run_report import RenewalReport
-from shared.subscriptions.sign_in import SignInPrompt, SignIns
 from shared.values import resources
 from shared.values.certificate import EncryptionCertificate
+from shared.values.endpoint import Endpoint
 from shared.values.errors import UnavailableError
 from shared.values.graph import CredentialError, SignInRequiredError
-from tests.unit.model_graph import Known, Source, user
+from tests.unit.model_graph import Source, user
 
 DAY = timedelta(days=1)
 CERTIFICATE = EncryptionCertificate("switchboard/1", "")

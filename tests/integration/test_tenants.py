@@ -8,8 +8,8 @@ from azure.core.exceptions import ClientAuthenticationError
 
 from dev.simulator import Fault, Simulator
 from shared import triggers
-from shared.subscriptions.identity import GraphCredentials
-from shared.subscriptions.sign_in import SignIns
+from shared.graph.identity import GraphCredentials
+from shared.graph.sign_in import SignIns
 from tests.integration.app import App
 from tests.integration.conftest import OTHER_TENANT
 

@@ -10,8 +10,8 @@ from typing import Any
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
+from dev.simulation.virtual_time import START
 from tests.replay.stub_storage import Answer, Request
-from tests.simulation.virtual_time import START
 
 _XML = {"Content-Type": "application/xml"}
 _WEEK = 7 * 24 * 3600.0

@@ -10,8 +10,8 @@ from azure.core.exceptions import AzureError, HttpResponseError
 
 from dev.host.storage import blob_service, call
 from dev.host.surroundings import Surroundings
+from dev.simulation.virtual_time import VirtualLoop
 from tests.replay.stub_storage import Answer, Request, transport
-from tests.simulation.virtual_time import VirtualLoop
 
 WELL = {"ETag": '"1"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
 

@@ -15,10 +15,10 @@ import pytest
 from dev.host.config import QueueOptions
 from dev.host.errors import LoadError
 from dev.host.library import LibraryWorker
+from dev.simulation.virtual_time import VirtualLoop
 from tests.replay import stage
 from tests.replay.queue_play import Play, Scenario, in_base64, options
 from tests.replay.queue_steps import by_message, moments, polls
-from tests.simulation.virtual_time import VirtualLoop
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS: dict[str, Scenario] = {

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from dev.host.schedule import NEVER
 from dev.host.timer_status import NEVER_YET, DamagedStatusError, TimerStatus
+from dev.simulation.virtual_time import VirtualLoop
 from tests.replay.timer_scenarios import Entry, Replay
-from tests.simulation.virtual_time import VirtualLoop
 
 SCENARIOS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "vectors/timers.json").read_bytes())
 # Without an end in virtual time: see `TestAlwaysDue`.

@@ -2,10 +2,11 @@
 
 import pytest
 
+from dev.simulation.histories import lived, try_some
+from dev.simulation.history_scenarios import Fault, Mode, scenarios
 from shared.notifications import raw_messages
 from shared.notifications.poison import PoisonDrain
 from shared.notifications.raw_messages import CLAIMS_CONTAINER, RawMessages
-from tests.simulation.histories import Fault, Mode, lived, scenarios, try_some
 
 SEED = 1
 
@@ -17,7 +18,7 @@ def test_without_a_fault_all_is_delivered_once() -> None:
 
 def test_no_fault_or_two_loses_anything_or_gives_it_two_ids() -> None:
     tried = try_some(165, SEED)
-    assert tried.violations == [], f"python -m tests.simulation.histories 165 {SEED}"
+    assert tried.violations == [], f"python -m dev.simulation.histories 165 {SEED}"
 
 
 def test_a_ticket_whose_answer_was_lost_is_noticed_where_its_blob_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:

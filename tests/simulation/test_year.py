@@ -11,19 +11,23 @@ from typing import Any, get_args
 
 import pytest
 
+from dev.simulation import scenario
+from dev.simulation import year as year_module
+from dev.simulation.coverage import Ledger
+from dev.simulation.fault_schedule import SLOW_READS, TROUBLES, Event, EventName, fault_schedule
+from dev.simulation.known import Known
+from dev.simulation.scenario import NEIGHBOURS
+from dev.simulation.virtual_time import START
+from dev.simulation.year import Year, simulate
 from dev.simulator.clock import ManualClock
 from dev.simulator.faults import Fault
 from dev.simulator.rules import RULES
 from dev.simulator.subscriptions import Subscription
-from shared.subscriptions import lifetimes, plan
+from shared.subscriptions import plan
 from shared.subscriptions.desired import DesiredState
-from shared.subscriptions.memory import Recollection
+from shared.subscriptions.state import Recollection
+from shared.values import lifetimes
 from shared.values.resources import CATALOGUE
-from tests.simulation import year as year_module
-from tests.simulation.coverage import Ledger
-from tests.simulation.virtual_time import START
-from tests.simulation.weather import SLOW_READS, TROUBLES, Event, What, forecast
-from tests.simulation.year import NEIGHBOURS, Year, simulate
 
 ROOT = Path(__file__).parents[2]
 MINUTE = timedelta(minutes=1)
@@ -33,7 +37,7 @@ HOUR = timedelta(hours=1)
 @pytest.mark.parametrize(("seed", "days"), [(1, 20.0), (2, 15.0), (4, 30.0)])
 def test_no_subscription_is_absent_without_an_excuse(seed: int, days: float) -> None:
     year = simulate(seed, days)
-    replay = f"python -m tests.simulation.year --seed {seed} --days {days:g}"
+    replay = f"python -m dev.simulation.year --seed {seed} --days {days:g}"
     assert not year.violations, "\n".join((replay, *year.violations))
     assert set(year.figures) == set(CATALOGUE)
 
@@ -45,19 +49,19 @@ def test_renewing_at_the_last_moment_is_noticed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_recreating_late_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = year_module._Source.load
+    load = scenario.Source.load
 
-    async def load_at_times(source: year_module._Source) -> DesiredState:
+    async def load_at_times(source: scenario.Source) -> DesiredState:
         return DesiredState((), ()) if asyncio.get_running_loop().time() % 3600 > 600 else await load(source)
 
-    monkeypatch.setattr(year_module._Source, "load", load_at_times)
+    monkeypatch.setattr(scenario.Source, "load", load_at_times)
     assert any("removed" in violation for seed in (1, 2) for violation in simulate(seed, 7).violations)
 
 
 def test_outages_that_overlap_end_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     hour, fault = HOUR.total_seconds(), Fault("graph", status=503)
-    weather = [Event(1 * hour, "outage of graph", 3 * hour, fault), Event(2 * hour, "outage of graph", hour, fault)]
-    monkeypatch.setattr(year_module, "forecast", lambda *_: weather)
+    schedule = [Event(1 * hour, "outage of graph", 3 * hour, fault), Event(2 * hour, "outage of graph", hour, fault)]
+    monkeypatch.setattr(year_module, "fault_schedule", lambda *_: schedule)
     year = simulate(1, 1)
     assert not year.violations
     presence = year.figures["presence"]
@@ -67,20 +71,20 @@ def test_outages_that_overlap_end_one_by_one(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_believing_lists_that_show_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     hour = HOUR.total_seconds()
-    weather = [Event(hour, "whim of graph", draw=0.1), Event(2 * hour, "blind lists", seconds=6 * hour)]
-    monkeypatch.setattr(year_module, "forecast", lambda *_: weather)
+    schedule = [Event(hour, "whim of graph", draw=0.1), Event(2 * hour, "blind lists", seconds=6 * hour)]
+    monkeypatch.setattr(year_module, "fault_schedule", lambda *_: schedule)
     assert not simulate(1, 1).violations
 
     async def nothing(*_: object) -> Recollection:
         return Recollection()
 
-    monkeypatch.setattr(year_module.Known, "load", nothing)
+    monkeypatch.setattr(Known, "load", nothing)
     assert any(violation.startswith("callRecords") for violation in simulate(1, 1).violations)
 
 
 def test_a_seed_replays_whatever_ran_before() -> None:
     """A failure is told by its seed, and repeated in another process."""
-    script = "from tests.simulation.year import simulate; print(simulate(7, 2).journal)"
+    script = "from dev.simulation.year import simulate; print(simulate(7, 2).journal)"
     elsewhere = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     other = simulate(8, 2).journal
 
@@ -93,16 +97,16 @@ def test_a_tenant_in_any_trouble_costs_the_others_nothing(monkeypatch: pytest.Mo
     (Within a run it is in the same order, and a second at most: `test_renew_distrust`.)
     """
     hours = HOUR.total_seconds()
-    troubles: list[tuple[What, Fault]] = [
+    troubles: list[tuple[EventName, Fault]] = [
         *(("trouble of a tenant", fault) for fault in TROUBLES),
         *(("slow reads of a tenant", fault) for fault in SLOW_READS),
     ]
-    weather = [
+    schedule = [
         Event(place * 6 * hours, what, 6 * hours, fault, draw=0.0) for place, (what, fault) in enumerate(troubles)
     ]
 
-    def of_the_others(weather: list[Event]) -> dict[tuple[str, str, str], list[datetime]]:
-        monkeypatch.setattr(year_module, "forecast", lambda *_: weather)
+    def of_the_others(schedule: list[Event]) -> dict[tuple[str, str, str], list[datetime]]:
+        monkeypatch.setattr(year_module, "fault_schedule", lambda *_: schedule)
         year = simulate(1, 6 * len(troubles) / 24, tenants=3)
         assert not year.violations
         told: defaultdict[tuple[str, str, str], list[datetime]] = defaultdict(list)
@@ -112,7 +116,7 @@ def test_a_tenant_in_any_trouble_costs_the_others_nothing(monkeypatch: pytest.Mo
                 told[sign, kind, tenant_id].append(at)
         return told
 
-    alone, beside = of_the_others([]), of_the_others(weather)
+    alone, beside = of_the_others([]), of_the_others(schedule)
     assert sum(len(moments) for moments in beside.values()) > 20
     assert {what: len(moments) for what, moments in beside.items()} == {what: len(alone[what]) for what in alone}
     pairs = [pair for what in alone for pair in zip(alone[what], beside[what], strict=True)]
@@ -122,7 +126,7 @@ def test_a_tenant_in_any_trouble_costs_the_others_nothing(monkeypatch: pytest.Mo
 def test_deleting_at_the_first_refusal_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     hour = HOUR.total_seconds()
     fault = Fault("graph", "PATCH", "/subscriptions/", status=400)
-    monkeypatch.setattr(year_module, "forecast", lambda *_: [Event(hour, "refused renewals", 20 * hour, fault)])
+    monkeypatch.setattr(year_module, "fault_schedule", lambda *_: [Event(hour, "refused renewals", 20 * hour, fault)])
     assert not simulate(1, 1).violations
     monkeypatch.setattr(plan, "last_resort", lifetimes.half_life)
     assert any("deleted alone" in violation for violation in simulate(1, 1).violations)
@@ -145,10 +149,10 @@ def _by_tick(year: Year) -> list[tuple[float, str, str]]:
     )
 
 
-def test_every_nuisance_befalls_a_year() -> None:
-    year = Counter(event.what for event in forecast(1, 365))
+def test_every_event_befalls_a_year() -> None:
+    year = Counter(event.name for event in fault_schedule(1, 365))
     assert year["new certificate"] == 12
-    assert len(year) == len(get_args(What.__value__))
+    assert len(year) == len(get_args(EventName.__value__))
     assert min(year.values()) >= 2
 
 

@@ -11,13 +11,13 @@ from typing import Any
 from uuid import UUID
 
 from shared.subscriptions.desired import DesiredState
-from shared.subscriptions.endpoint import Endpoint
-from shared.subscriptions.memory import Changes, Memory, Recollection, normal_form
 from shared.subscriptions.planned import Desired
 from shared.values import graph, resources
 from shared.values.certificate import EncryptionCertificate
-from shared.values.errors import NoTurnError, SwitchboardError, UnavailableError
+from shared.values.endpoint import Endpoint
+from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription
+from shared.values.resource_paths import normal_form
 
 TENANT = "aaaaaaaa-0000-4000-8000-000000000001"
 OTHER_TENANT = "aaaaaaaa-0000-4000-8000-000000000002"
@@ -270,55 +270,3 @@ class Source:
         if isinstance(self.state, SwitchboardError):
             raise self.state
         return self.state
-
-
-@dataclass
-class Known:
-    """What is remembered, and whose turn it is, in memory; `error` is why storage does not answer."""
-
-    memories: dict[str, Memory] = field(default_factory=dict)
-    saves: int = 0
-    error: SwitchboardError | None = None
-    holders: dict[str, object] = field(default_factory=dict)
-
-    @property
-    def ids(self) -> dict[str, frozenset[str]]:
-        return {tenant_id: frozenset(memory.known) for tenant_id, memory in self.memories.items()}
-
-    async def load(self, tenant_id: str) -> Recollection:
-        if self.error is not None:
-            raise self.error
-        memory = self.memories.get(tenant_id, Memory())
-        return Recollection(memory, is_first=memory.has_made_nothing)
-
-    async def save(self, tenant_id: str, changes: Changes, now: datetime) -> Memory:
-        if self.error is not None:
-            raise self.error
-        before = self.memories.get(tenant_id, Memory())
-        after = self.memories[tenant_id] = changes.applied(before, now)
-        self.saves += after != before
-        return after
-
-    def turn(self, tenant_id: str) -> "Turn":
-        return Turn(self, tenant_id)
-
-
-@dataclass(eq=False)
-class Turn:
-    """One run's turn, until it gives it back."""
-
-    known: Known
-    tenant_id: str
-
-    async def take(self) -> None:
-        if self.known.error is not None:
-            raise self.known.error
-        if self.known.holders.setdefault(self.tenant_id, self) is not self:
-            raise NoTurnError("another has it")
-
-    async def keep(self) -> None:
-        await self.take()
-
-    async def release(self) -> None:
-        if self.known.holders.get(self.tenant_id) is self:
-            del self.known.holders[self.tenant_id]

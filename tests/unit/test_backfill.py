@@ -8,13 +8,13 @@ from datetime import timedelta
 import msgspec
 import pytest
 
+from dev.simulation.storage_model import StorageModel
 from shared.call_records.backfill import Backfill
 from shared.call_records.coverage import Coverage, Gap, ListedRecord, RecordPage, Step
 from shared.storage.ports import Receipt
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import PermissionDeniedError, RequestRejectedError, Subscription
-from tests.storage_model import StorageModel
 from tests.unit.model_graph import OTHER_TENANT, START, TENANT, ModelGraph, VirtualClock, call_records, user
 
 HOUR = timedelta(hours=1)
@@ -91,7 +91,7 @@ class Records:
 
 
 @dataclass
-class House:
+class Scenario:
     clock: VirtualClock = field(default_factory=VirtualClock)
     blobs: Blobs = field(default_factory=Blobs)
     queue: Queue = field(default_factory=Queue)
@@ -115,8 +115,8 @@ class House:
 
 
 @pytest.fixture
-def house() -> House:
-    return House()
+def scenario() -> Scenario:
+    return Scenario()
 
 
 def wanted(gap: Gap, pages: int) -> list[str]:
@@ -124,38 +124,38 @@ def wanted(gap: Gap, pages: int) -> list[str]:
     return [f"{step.start:%d-%H}-{number}" for step in steps for number in range(pages)]
 
 
-async def test_a_gap_is_searched_to_its_end_and_forgotten(house: House) -> None:
-    found = await house.lose()
-    (gap,) = house.blobs.coverage().gaps
-    await house.run(found)
-    assert house.queue.written() == wanted(gap, 3)
-    assert house.blobs.coverage() == Coverage(found.id, START + HOUR)
+async def test_a_gap_is_searched_to_its_end_and_forgotten(scenario: Scenario) -> None:
+    found = await scenario.lose()
+    (gap,) = scenario.blobs.coverage().gaps
+    await scenario.run(found)
+    assert scenario.queue.written() == wanted(gap, 3)
+    assert scenario.blobs.coverage() == Coverage(found.id, START + HOUR)
 
 
-async def test_what_one_run_leaves_the_next_ones_do(house: House) -> None:
-    found = await house.lose()
-    (gap,) = house.blobs.coverage().gaps
+async def test_what_one_run_leaves_the_next_ones_do(scenario: Scenario) -> None:
+    found = await scenario.lose()
+    (gap,) = scenario.blobs.coverage().gaps
     runs = 0
-    while house.blobs.coverage().gaps:
-        await house.run(found, time=timedelta(seconds=4))
+    while scenario.blobs.coverage().gaps:
+        await scenario.run(found, time=timedelta(seconds=4))
         runs += 1
-    assert house.queue.written() == wanted(gap, 3)
+    assert scenario.queue.written() == wanted(gap, 3)
     assert runs == -(-len(wanted(gap, 3)) // 4)
 
 
-async def test_a_link_that_has_lapsed_costs_a_step_and_no_more(house: House) -> None:
-    found = await house.lose()
-    (gap,) = house.blobs.coverage().gaps
-    await house.run(found, time=timedelta(seconds=5))
-    assert house.blobs.coverage().gaps == (msgspec.structs.replace(gap, done=1, link="2"),)
-    house.records.stale = {"2"}
-    asked = len(house.records.asked)
-    house.records.pages = 2
-    await house.run(found)
-    again, *_ = house.records.asked[asked + 1 :]
+async def test_a_link_that_has_lapsed_costs_a_step_and_no_more(scenario: Scenario) -> None:
+    found = await scenario.lose()
+    (gap,) = scenario.blobs.coverage().gaps
+    await scenario.run(found, time=timedelta(seconds=5))
+    assert scenario.blobs.coverage().gaps == (msgspec.structs.replace(gap, done=1, link="2"),)
+    scenario.records.stale = {"2"}
+    asked = len(scenario.records.asked)
+    scenario.records.pages = 2
+    await scenario.run(found)
+    again, *_ = scenario.records.asked[asked + 1 :]
     assert again[1:] == (gap.steps((), START)[1], None)
-    assert set(house.queue.written()) >= set(wanted(gap, 2))
-    assert house.blobs.coverage().gaps == ()
+    assert set(scenario.queue.written()) >= set(wanted(gap, 2))
+    assert scenario.blobs.coverage().gaps == ()
 
 
 @pytest.mark.parametrize(
@@ -163,93 +163,93 @@ async def test_a_link_that_has_lapsed_costs_a_step_and_no_more(house: House) -> 
     [(UnavailableError("Graph"), 6, 1, "2"), (PermissionDeniedError("403"), 7, 2, None)],
 )
 async def test_an_error_keeps_what_was_done_and_harms_no_other_tenant(
-    house: House, error: SwitchboardError, at: int, done: int, link: str | None
+    scenario: Scenario, error: SwitchboardError, at: int, done: int, link: str | None
 ) -> None:
-    one, other = await house.lose(), await house.lose(tenant_id=OTHER_TENANT)
-    (gap,) = house.blobs.coverage().gaps
-    house.records.errors = {at: error}
-    await house.run(one, other)
-    assert house.blobs.coverage().gaps == (msgspec.structs.replace(gap, done=done, link=link),)
-    assert house.blobs.coverage(OTHER_TENANT).gaps == ()
-    await house.run(one)
+    one, other = await scenario.lose(), await scenario.lose(tenant_id=OTHER_TENANT)
+    (gap,) = scenario.blobs.coverage().gaps
+    scenario.records.errors = {at: error}
+    await scenario.run(one, other)
+    assert scenario.blobs.coverage().gaps == (msgspec.structs.replace(gap, done=done, link=link),)
+    assert scenario.blobs.coverage(OTHER_TENANT).gaps == ()
+    await scenario.run(one)
     ours = wanted(gap, 3)  # the other tenant's gap, and so its steps, begin an hour later
-    assert [name for name in house.queue.written() if name in ours] == ours
+    assert [name for name in scenario.queue.written() if name in ours] == ours
 
 
-async def test_a_list_that_goes_round_in_circles_is_left(house: House) -> None:
-    found = await house.lose()
-    original = house.records.page
+async def test_a_list_that_goes_round_in_circles_is_left(scenario: Scenario) -> None:
+    found = await scenario.lose()
+    original = scenario.records.page
 
     async def circular(tenant_id: str, step: Step, link: str | None) -> RecordPage:
         page = await original(tenant_id, step, link)
         return page if link is None else RecordPage(page.records, link)
 
-    house.records.page = circular  # type: ignore[method-assign]
-    await house.run(found)
-    assert len(house.records.asked) == 2
-    assert len(house.blobs.coverage().gaps) == 1
+    scenario.records.page = circular  # type: ignore[method-assign]
+    await scenario.run(found)
+    assert len(scenario.records.asked) == 2
+    assert len(scenario.blobs.coverage().gaps) == 1
 
 
-async def test_a_tenant_with_much_to_do_leaves_time_to_the_next(house: House) -> None:
-    one, other = await house.lose(), await house.lose(tenant_id=OTHER_TENANT)
-    house.records.pages = 1000
-    await house.run(one, other, time=timedelta(seconds=60))
-    tenants = [tenant_id for tenant_id, _, _ in house.records.asked]
+async def test_a_tenant_with_much_to_do_leaves_time_to_the_next(scenario: Scenario) -> None:
+    one, other = await scenario.lose(), await scenario.lose(tenant_id=OTHER_TENANT)
+    scenario.records.pages = 1000
+    await scenario.run(one, other, time=timedelta(seconds=60))
+    tenants = [tenant_id for tenant_id, _, _ in scenario.records.asked]
     assert (tenants.count(TENANT), tenants.count(OTHER_TENANT)) == (30, 30)
 
 
-async def test_what_graph_has_forgotten_is_not_asked_for(house: House) -> None:
-    found = await house.lose(timedelta(days=60))
-    await house.run(found, time=timedelta(days=1))
-    assert min(step.end for _, step, _ in house.records.asked) > START + timedelta(days=30)
-    assert house.blobs.coverage().gaps == ()
+async def test_what_graph_has_forgotten_is_not_asked_for(scenario: Scenario) -> None:
+    found = await scenario.lose(timedelta(days=60))
+    await scenario.run(found, time=timedelta(days=1))
+    assert min(step.end for _, step, _ in scenario.records.asked) > START + timedelta(days=30)
+    assert scenario.blobs.coverage().gaps == ()
 
 
-async def test_a_filtered_subscription_is_searched_by_its_participants(house: House) -> None:
+async def test_a_filtered_subscription_is_searched_by_its_participants(scenario: Scenario) -> None:
     resource = f"communications/callRecords?$filter=participants/any(p:p/id in ('{user(1)}','{user(2)}'))"
-    await house.backfill.observe([house.graph.add(call_records(), resource=resource)])
-    house.clock.advance(HOUR)
-    found = house.graph.add(call_records(), resource=resource)
-    await house.backfill.observe([found])
-    await house.run(found)
-    assert list(dict.fromkeys(step.participant for _, step, _ in house.records.asked)) == [user(1), user(2)]
+    await scenario.backfill.observe([scenario.graph.add(call_records(), resource=resource)])
+    scenario.clock.advance(HOUR)
+    found = scenario.graph.add(call_records(), resource=resource)
+    await scenario.backfill.observe([found])
+    await scenario.run(found)
+    assert list(dict.fromkeys(step.participant for _, step, _ in scenario.records.asked)) == [user(1), user(2)]
 
 
-async def test_subscriptions_of_one_tenant_have_each_their_own_past(house: House) -> None:
+async def test_subscriptions_of_one_tenant_have_each_their_own_past(scenario: Scenario) -> None:
     resource = f"communications/callRecords?$filter=participants/any(p:p/id eq '{user(1)}')"
-    all_records, of_one = house.graph.add(call_records()), house.graph.add(call_records(), resource=resource)
-    await house.backfill.observe([all_records, of_one])
-    house.clock.advance(LONG)
-    await house.backfill.observe([all_records, of_one])
-    assert [msgspec.json.decode(one.data, type=Coverage).gaps for one in house.blobs.all.values()] == [(), ()]
+    all_records, of_one = scenario.graph.add(call_records()), scenario.graph.add(call_records(), resource=resource)
+    await scenario.backfill.observe([all_records, of_one])
+    scenario.clock.advance(LONG)
+    await scenario.backfill.observe([all_records, of_one])
+    assert [msgspec.json.decode(one.data, type=Coverage).gaps for one in scenario.blobs.all.values()] == [(), ()]
 
 
-async def test_missed_while_nothing_was_known_yet(house: House) -> None:
-    await house.backfill.missed(house.graph.add(call_records()))
-    assert len(house.blobs.coverage().gaps) == 1
+async def test_missed_while_nothing_was_known_yet(scenario: Scenario) -> None:
+    await scenario.backfill.missed(scenario.graph.add(call_records()))
+    assert len(scenario.blobs.coverage().gaps) == 1
 
 
-async def test_two_that_write_at_once_lose_nothing(house: House) -> None:
-    found = await house.lose()
-    (name,) = house.blobs.all
-    theirs = house.blobs.coverage().noted(START - 9 * HOUR, START - 8 * HOUR)
-    house.blobs.writers = [Version(msgspec.json.encode(theirs), "theirs")]
-    await house.run(found, time=timedelta(seconds=4))
-    first, second = house.blobs.coverage().gaps
+async def test_two_that_write_at_once_lose_nothing(scenario: Scenario) -> None:
+    found = await scenario.lose()
+    (name,) = scenario.blobs.all
+    theirs = scenario.blobs.coverage().noted(START - 9 * HOUR, START - 8 * HOUR)
+    scenario.blobs.writers = [Version(msgspec.json.encode(theirs), "theirs")]
+    await scenario.run(found, time=timedelta(seconds=4))
+    first, second = scenario.blobs.coverage().gaps
     assert (first.done, first.link) == (1, "1")
     assert second == Gap(START - 9 * HOUR, START - 8 * HOUR)
-    assert name in house.blobs.all
+    assert name in scenario.blobs.all
 
 
-async def test_what_was_kept_under_graphs_spelling_is_carried_over(house: House) -> None:
+async def test_what_was_kept_under_graphs_spelling_is_carried_over(scenario: Scenario) -> None:
     """Before, the blob was named after the resource as Graph spelled it that day."""
     want = call_records()
-    spelled = house.graph.add(want, resource="Communications/CallRecords/?x")
-    await house.backfill.observe([spelled])
-    house.clock.advance(HOUR)
-    found = replace(house.graph.add(want), spelling=spelled.resource)
-    await house.backfill.observe([found])
-    former, carried = (msgspec.json.decode(blob.data, type=Coverage) for blob in house.blobs.all.values())
+    spelled = scenario.graph.add(want, resource="Communications/CallRecords/?x")
+    await scenario.backfill.observe([spelled])
+    scenario.clock.advance(HOUR)
+    found = replace(scenario.graph.add(want), spelling=spelled.resource)
+    await scenario.backfill.observe([found])
+    former, carried = (msgspec.json.decode(blob.data, type=Coverage) for blob in scenario.blobs.all.values())
     assert (former.gaps, carried.gaps) == ((), (Gap(START, START + HOUR),))
 
 
@@ -258,13 +258,13 @@ async def test_what_was_kept_under_graphs_spelling_is_carried_over(house: House)
     [b"", b'["\xff"]', b'{"more": ' + b"[" * 20_000, b'{"subscription_id": "s", "covered_until": "2026-01-01T00:00"}'],
 )
 async def test_what_is_damaged_begins_anew_and_holds_up_no_other(data: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    house = House()
-    found = [house.graph.add(call_records(tenant_id)) for tenant_id in (TENANT, OTHER_TENANT)]
-    await house.backfill.observe(found)
-    for name in house.blobs.all:
+    scenario = Scenario()
+    found = [scenario.graph.add(call_records(tenant_id)) for tenant_id in (TENANT, OTHER_TENANT)]
+    await scenario.backfill.observe(found)
+    for name in scenario.blobs.all:
         if TENANT in name:
-            house.blobs.all[name] = Version(data, "damaged")
-    assert await house.backfill.run(found, house.clock.now() + LONG) == found
-    await house.backfill.observe(found)
-    assert house.blobs.coverage() == Coverage(found[0].id, house.clock.now())
+            scenario.blobs.all[name] = Version(data, "damaged")
+    assert await scenario.backfill.run(found, scenario.clock.now() + LONG) == found
+    await scenario.backfill.observe(found)
+    assert scenario.blobs.coverage() == Coverage(found[0].id, scenario.clock.now())
     assert any("cannot be read" in message and TENANT in message for message in caplog.messages)

@@ -12,10 +12,10 @@ import pytest
 from shared.call_records.coverage import Gap
 from shared.call_records.fetch import CallRecordFetch
 from shared.call_records.listing import CallRecords
+from shared.graph.client import GraphClient
+from shared.graph.throttling import RateLimiter
 from shared.notifications.decrypt import Opened
 from shared.notifications.events import Event, event_of
-from shared.subscriptions.graph import GraphClient
-from shared.subscriptions.rate_limiter import RateLimiter
 from shared.values.errors import MalformedContentError, SwitchboardError, UnavailableError
 from shared.values.items import parse_item
 from tests.unit.model_graph import START, TENANT, VirtualClock

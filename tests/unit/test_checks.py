@@ -20,13 +20,13 @@ from commands.checks import (
     _reception,
     _timer,
 )
+from dev.simulation.storage_model import StorageModel
 from shared.notifications.poison import PoisonStates
 from shared.operations.activity import Activity
 from shared.operations.function_runs import FunctionRuns, Runs
 from shared.subscriptions.renewal_state import BegunRun, FailedRun, KeptSubscription, Renewals, RenewalState
 from shared.telemetry import Happening
 from shared.values.errors import UnavailableError
-from tests.storage_model import StorageModel
 from tests.unit.state_blobs import Version
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
-from shared.subscriptions.actions import Outcome, Result, RunContext, carry_out
-from shared.subscriptions.endpoint import Endpoint
-from shared.subscriptions.lifetimes import Lifetimes
-from shared.subscriptions.plan import creation_body
+from shared.subscriptions.actions import Outcome, Result, RunContext, carry_out, creation_body
 from shared.subscriptions.planned import Action, Desired, Reason, Verb
 from shared.values import graph, resources
 from shared.values.certificate import EncryptionCertificate
+from shared.values.endpoint import Endpoint
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription, format_time
+from shared.values.lifetimes import Lifetimes
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

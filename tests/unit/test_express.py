@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+from dev.simulation.storage_model import START, Crash, QueuesModel, StorageModel
+from dev.simulation.virtual_time import InlineLoop
 from dev.simulator import Kind, Options, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import Recipient
@@ -35,8 +37,6 @@ from shared.values.event_types import CloudEvent, parse_message
 from shared.values.message_text import Encoding
 from shared.values.resources import EMERGENCY_QUEUE
 from tests.keys import PAIR, SIGNING_KEY
-from tests.simulation.virtual_time import InlineLoop
-from tests.storage_model import START, Crash, QueuesModel, StorageModel
 
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
 APP = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"

@@ -11,9 +11,8 @@ import pytest
 
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState
-from shared.subscriptions.finished_run import FinishedRuns, Runner
 from shared.subscriptions.lifecycle import Lifecycle
-from shared.subscriptions.renewal_state import RenewalState, RenewalStates
+from shared.subscriptions.renewal_state import FinishedRuns, RenewalState, RenewalStates, Runner
 from shared.subscriptions.run_report import RenewalReport
 from shared.telemetry import Life
 from shared.values import graph
@@ -22,7 +21,7 @@ from shared.values.graph import Subscription
 from tests.unit import model_graph as model
 from tests.unit.model_graph import ENDPOINT, OTHER_TENANT, TENANT, call_events, call_records
 from tests.unit.state_blobs import StateBlobs
-from tests.unit.test_renew import HOUR, House
+from tests.unit.test_renew import HOUR, Scenario
 
 
 @dataclass
@@ -47,14 +46,14 @@ class Ends:
 
 class Ending:
     def __init__(self) -> None:
-        self.house = House(call_records(), call_events(1), call_events(2, OTHER_TENANT))
+        self.scenario = Scenario(call_records(), call_events(1), call_events(2, OTHER_TENANT))
         self.blobs = StateBlobs()
         self.ends = Ends()
-        self.states = RenewalStates(self.blobs, self.house.clock.now)
+        self.states = RenewalStates(self.blobs, self.scenario.clock.now)
         self.runs = FinishedRuns(self.states, self.ends, self.ends)
 
     async def run(self, by: Runner = Runner.TIMER) -> RenewalReport:
-        return await self.runs.see(self.house.process().run(), by)
+        return await self.runs.see(self.scenario.process().run(), by)
 
     async def last(self) -> RenewalState:
         state = (await self.states.latest()).last
@@ -63,12 +62,12 @@ class Ending:
 
     async def trouble(self) -> str:
         """What is said of how renewal stands now; nothing where all is well."""
-        trouble = (await self.states.latest()).trouble(self.house.clock.now())
+        trouble = (await self.states.latest()).trouble(self.scenario.clock.now())
         return "" if trouble is None else f"{trouble.reason}: {trouble.text}"
 
     def cut_off(self) -> None:
         """Graph and Entra ID are away."""
-        self.house.graph.list_errors = {
+        self.scenario.graph.list_errors = {
             tenant_id: UnavailableError("Graph", reason="unreachable") for tenant_id in (TENANT, OTHER_TENANT)
         }
 
@@ -87,8 +86,8 @@ async def test_every_run_leaves_the_same_behind_and_says_who_asked_for_it() -> N
 async def test_lives_are_told_as_graph_granted_them() -> None:
     ending = Ending()
     await ending.run()
-    ending.house.clock.advance(13 * HOUR)
-    ending.house.graph.grant = timedelta(minutes=50)
+    ending.scenario.clock.advance(13 * HOUR)
+    ending.scenario.graph.grant = timedelta(minutes=50)
     await ending.run()
     state = await ending.last()
     lives = ending.ends.lives[-1]
@@ -100,7 +99,7 @@ async def test_lives_are_told_as_graph_granted_them() -> None:
 async def test_a_run_that_can_do_nothing_is_told_at_once_and_keeps_the_counts_of_the_last_good_one() -> None:
     ending = Ending()
     await ending.run()
-    ending.house.clock.advance(HOUR)
+    ending.scenario.clock.advance(HOUR)
     ending.cut_off()
     with pytest.raises(UnavailableError):
         await ending.run(Runner.OPERATOR)
@@ -109,7 +108,7 @@ async def test_a_run_that_can_do_nothing_is_told_at_once_and_keeps_the_counts_of
     )
     assert (await ending.last()).live == 3
     assert ending.ends.failures == 1
-    ending.house.graph.list_errors.clear()
+    ending.scenario.graph.list_errors.clear()
     await ending.run()
     assert await ending.trouble() == ""
 
@@ -156,11 +155,11 @@ async def test_one_that_never_ended_is_told_once_it_can_end_no_more(before: bool
     ending = Ending()
     if before:
         await ending.run()
-    ending.house.clock.advance(HOUR)
+    ending.scenario.clock.advance(HOUR)
     await die(ending)
-    ending.house.clock.advance(timedelta(minutes=12))
+    ending.scenario.clock.advance(timedelta(minutes=12))
     assert await ending.trouble() == ""
-    ending.house.clock.advance(timedelta(seconds=1))
+    ending.scenario.clock.advance(timedelta(seconds=1))
     text = "run-without-end: a run (by timer) began at 01:00 UTC, and none has come to its end since"
     assert await ending.trouble() == text
     await ending.run()
@@ -172,10 +171,10 @@ async def test_one_dying_after_another_is_told_by_the_first() -> None:
     ending = Ending()
     await ending.run()
     for _ in range(3):
-        ending.house.clock.advance(timedelta(minutes=5))
+        ending.scenario.clock.advance(timedelta(minutes=5))
         await die(ending)
     assert await ending.trouble() == ""
-    ending.house.clock.advance(timedelta(minutes=5))
+    ending.scenario.clock.advance(timedelta(minutes=5))
     await die(ending)
     assert (await ending.trouble()).startswith("run-without-end: a run (by timer) began at 00:05 UTC")
 
@@ -183,13 +182,13 @@ async def test_one_dying_after_another_is_told_by_the_first() -> None:
 async def test_a_lifecycle_notifications_run_tells_nothing_of_all_renewal() -> None:
     ending = Ending()
     await ending.run()
-    ending.house.clock.advance(HOUR)
+    ending.scenario.clock.advance(HOUR)
     await die(ending)
     ending.cut_off()
     with pytest.raises(UnavailableError):
         await ending.run(Runner.LIFECYCLE)
     await die(ending, Runner.LIFECYCLE)
-    ending.house.clock.advance(HOUR)
+    ending.scenario.clock.advance(HOUR)
     assert (await ending.trouble()).startswith("run-without-end: a run (by timer) began at 01:00 UTC")
     assert (await ending.states.latest()).failed is None
 
@@ -198,7 +197,7 @@ async def test_what_the_version_before_noted_is_understood() -> None:
     ending = Ending()
     await ending.blobs.put("state", "renewal-begun.json", b'{"at":"2026-01-01T00:00:00Z","by":"timer"}')
     assert await ending.trouble() == ""
-    ending.house.clock.advance(HOUR)
+    ending.scenario.clock.advance(HOUR)
     assert (await ending.trouble()).startswith("run-without-end: a run (by timer) began at 00:00 UTC")
     await ending.run()
     assert await ending.trouble() == ""
@@ -207,29 +206,29 @@ async def test_what_the_version_before_noted_is_understood() -> None:
 async def test_what_graph_does_not_renew_is_kept_in_the_state_and_what_happens_to_it() -> None:
     ending = Ending()
     await ending.run()
-    ending.house.source.state = DesiredState((call_records(), call_events(1)), ())
-    ending.house.clock.advance(13 * HOUR)
+    ending.scenario.source.state = DesiredState((call_records(), call_events(1)), ())
+    ending.scenario.clock.advance(13 * HOUR)
     refusal = model.refuse(graph.PermissionDeniedError("403"))
-    ending.house.graph.faults = lambda call: refusal if call.method == "PATCH" else None
+    ending.scenario.graph.faults = lambda call: refusal if call.method == "PATCH" else None
     await ending.run()
-    ends = ending.house.graph.holds(call_events(1))[0].expires
+    ends = ending.scenario.graph.holds(call_events(1))[0].expires
     kept = (await ending.last()).kept
     assert {(one.kind, one.reason, one.expires) for one in kept} == {("callEvents", "permission", ends)}
     from_then_on = ends - timedelta(hours=24) * 0.99 / 4
     assert [one.replaced_from for one in kept if one.replaced_from is not None] == [from_then_on]
     assert [one.id for one in kept if one.replaced_from is None] == [
-        ending.house.graph.holds(call_events(2, OTHER_TENANT))[0].id  # nobody desires it any more
+        ending.scenario.graph.holds(call_events(2, OTHER_TENANT))[0].id  # nobody desires it any more
     ]
 
 
 async def test_previous_client_states_are_counted_and_whether_that_is_of_all() -> None:
     ending = Ending()
     await ending.run()
-    ending.house.endpoint = replace(ENDPOINT, client_states=("newer", *ENDPOINT.client_states))
+    ending.scenario.endpoint = replace(ENDPOINT, client_states=("newer", *ENDPOINT.client_states))
     await ending.run()
     state = await ending.last()
     assert (state.previous_client_state, state.lists_whole) == (3, True)
-    ending.house.graph.list_errors = {TENANT: UnavailableError("Graph")}
+    ending.scenario.graph.list_errors = {TENANT: UnavailableError("Graph")}
     await ending.run()
     state = await ending.last()
     assert (state.previous_client_state, state.lists_whole) == (3, False)
@@ -238,7 +237,7 @@ async def test_previous_client_states_are_counted_and_whether_that_is_of_all() -
 async def test_a_run_for_one_tenant_does_not_count_the_others_away() -> None:
     ending = Ending()
     await ending.run()
-    lifecycle = Lifecycle(ending.house.process(), ending.runs)
+    lifecycle = Lifecycle(ending.scenario.process(), ending.runs)
     await lifecycle.handle({"tenantId": TENANT, "subscriptionId": "x", "lifecycleEvent": "missed"})
     state = await ending.last()
     assert (state.live, state.by) == (3, "timer")
@@ -248,7 +247,7 @@ async def test_a_run_for_one_tenant_does_not_count_the_others_away() -> None:
 async def test_a_run_that_several_asked_for_counts_once() -> None:
     ending = Ending()
     await ending.run()
-    lifecycle = Lifecycle(ending.house.process(), ending.runs)
+    lifecycle = Lifecycle(ending.scenario.process(), ending.runs)
     item = {"tenantId": TENANT, "subscriptionId": "x", "lifecycleEvent": "missed"}
     await asyncio.gather(*(lifecycle.handle(item) for _ in range(5)))
     assert ending.ends.outcomes[1:] == [{"left": 2}]
@@ -274,7 +273,7 @@ async def test_renewal_does_not_wait_for_storage_to_note_that_it_begins() -> Non
             await ended.wait()
 
     async def run() -> RenewalReport:
-        report = await ending.house.process().run()
+        report = await ending.scenario.process().run()
         ended.set()
         return report
 

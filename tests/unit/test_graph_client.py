@@ -12,9 +12,9 @@ import pytest
 import requests
 from azure.core.credentials import AccessToken
 
-from dev.leaping import LeapingClient, LeapingClock
+from dev.fast_forward import FastForwardClient, FastForwardClock
 from shared.clock import SystemClock
-from shared.subscriptions.graph import GraphClient
+from shared.graph.client import GraphClient
 from shared.values import graph
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, CredentialError, Subscription
@@ -33,10 +33,10 @@ class Tokens:
 type Answer = Callable[[str, str], Mapping[str, Any]]
 
 
-class Client(LeapingClient):
+class Client(FastForwardClient):
     """Answers by a function of tenant and URL, and notes when it was asked."""
 
-    def __init__(self, clock: LeapingClock, answer: Answer) -> None:
+    def __init__(self, clock: FastForwardClock, answer: Answer) -> None:
         super().__init__(GRAPH, lambda *_, **__: None, clock)  # type: ignore[arg-type]
         self.answer = answer
         self.asked: list[tuple[float, str, str]] = []
@@ -53,12 +53,12 @@ class Client(LeapingClient):
 
 
 @pytest.fixture
-def clock() -> LeapingClock:
-    return LeapingClock()
+def clock() -> FastForwardClock:
+    return FastForwardClock()
 
 
 @pytest.fixture
-def client(clock: LeapingClock) -> Iterator[Client]:
+def client(clock: FastForwardClock) -> Iterator[Client]:
     made = Client(clock, lambda *_: {"value": [], "responses": []})
     yield made
     made.close()
@@ -71,7 +71,7 @@ def raises(error: SwitchboardError) -> Answer:
     return answer
 
 
-def patch(clock: LeapingClock, tenant_id: str = TENANT, left: timedelta = timedelta(days=1)) -> Call:
+def patch(clock: FastForwardClock, tenant_id: str = TENANT, left: timedelta = timedelta(days=1)) -> Call:
     return Call("PATCH", tenant_id, "beta", False, IDENTITY, {}, clock.now() + left)
 
 
@@ -83,14 +83,14 @@ def refused_parts(status: int, count: int = 1, headers: Mapping[str, str] | None
     }
 
 
-async def test_pauses_that_graph_does_not_measure_grow_to_a_minute(client: Client, clock: LeapingClock) -> None:
+async def test_pauses_that_graph_does_not_measure_grow_to_a_minute(client: Client, clock: FastForwardClock) -> None:
     client.answer = lambda *_: refused_parts(429)
     for _ in range(8):
         await client.send([patch(clock)])
     assert client.pauses() == pytest.approx([2, 4, 8, 16, 32, 60, 60], abs=0.6)
 
 
-async def test_they_are_the_tenants_and_the_services_together(client: Client, clock: LeapingClock) -> None:
+async def test_they_are_the_tenants_and_the_services_together(client: Client, clock: FastForwardClock) -> None:
     client.answer = lambda *_: refused_parts(429)
     await client.send([patch(clock)])
     client.answer = lambda *_: {"value": [], "responses": []}
@@ -102,7 +102,9 @@ async def test_they_are_the_tenants_and_the_services_together(client: Client, cl
     assert len(clock.pauses) == 1
 
 
-async def test_they_never_take_more_than_half_of_what_the_most_urgent_has(client: Client, clock: LeapingClock) -> None:
+async def test_they_never_take_more_than_half_of_what_the_most_urgent_has(
+    client: Client, clock: FastForwardClock
+) -> None:
     client.answer = lambda *_: refused_parts(429)
     for _ in range(6):
         await client.send([patch(clock)])
@@ -113,7 +115,7 @@ async def test_they_never_take_more_than_half_of_what_the_most_urgent_has(client
     assert 15 < pause <= 40
 
 
-async def test_an_answer_ends_them(client: Client, clock: LeapingClock) -> None:
+async def test_an_answer_ends_them(client: Client, clock: FastForwardClock) -> None:
     client.answer = lambda *_: refused_parts(429)
     for _ in range(4):
         await client.send([patch(clock)])
@@ -125,7 +127,7 @@ async def test_an_answer_ends_them(client: Client, clock: LeapingClock) -> None:
     assert client.pauses()[-1] == pytest.approx(2, abs=0.6)
 
 
-async def test_a_tenant_that_pauses_does_not_use_up_the_limit_of_all(client: Client, clock: LeapingClock) -> None:
+async def test_a_tenant_that_pauses_does_not_use_up_the_limit_of_all(client: Client, clock: FastForwardClock) -> None:
     """The limit of lists is 40 in 20 seconds for all tenants together."""
     client.answer = raises(UnavailableError("Graph", reason="throttled", retry_after=15.0))
 
@@ -172,7 +174,7 @@ async def test_what_hangs_in_one_tenant_or_service_keeps_no_other_waiting() -> N
         client.close()
 
 
-async def test_reads_by_id_keep_to_their_limit(client: Client, clock: LeapingClock) -> None:
+async def test_reads_by_id_keep_to_their_limit(client: Client, clock: FastForwardClock) -> None:
     """500 in 20 seconds in a tenant, in batches of 20."""
     client.answer = lambda *_: refused_parts(404, 20)
     reads = [[Call("GET", TENANT, "beta", False, IDENTITY)] * 20 for _ in range(26)]
@@ -199,7 +201,7 @@ async def test_a_failure_of_our_own_credentials_makes_nothing_gone(client: Clien
 
 @pytest.mark.parametrize("told", [None, "", "tomorrow"])
 async def test_what_has_no_expiration_is_listed_and_read_nevertheless(
-    client: Client, clock: LeapingClock, told: object
+    client: Client, clock: FastForwardClock, told: object
 ) -> None:
     value = {"id": IDENTITY, "resource": call_events(1).resource, "expirationDateTime": told}
     client.answer = lambda _, url: (
@@ -214,10 +216,10 @@ async def test_what_has_no_expiration_is_listed_and_read_nevertheless(
         assert (one.id, one.expires_told) == (IDENTITY, False)
 
 
-class SignedIn(LeapingClient):
+class SignedIn(FastForwardClient):
     """The signed-in user's identity is not the application's, and meets an error where its subscriptions are listed."""
 
-    def __init__(self, clock: LeapingClock, error: SwitchboardError) -> None:
+    def __init__(self, clock: FastForwardClock, error: SwitchboardError) -> None:
         super().__init__(GRAPH, lambda *_, delegated: delegated, clock)
         self.error = error
 
@@ -233,7 +235,7 @@ class SignedIn(LeapingClient):
     [(graph.PermissionDeniedError("403"), "permission"), (CredentialError("Entra ID's token"), "credential")],
 )
 async def test_a_list_without_the_signed_in_users_part_is_not_taken_for_the_whole(
-    clock: LeapingClock, error: SwitchboardError, reason: str
+    clock: FastForwardClock, error: SwitchboardError, reason: str
 ) -> None:
     client = SignedIn(clock, error)
     pages = client.subscription_pages(TENANT)
@@ -244,7 +246,7 @@ async def test_a_list_without_the_signed_in_users_part_is_not_taken_for_the_whol
     assert ([one.id for one in listed], caught.value.reason) == ([IDENTITY], reason)
 
 
-async def test_nobody_signed_in_is_no_part_that_is_missing(clock: LeapingClock) -> None:
+async def test_nobody_signed_in_is_no_part_that_is_missing(clock: FastForwardClock) -> None:
     client = SignedIn(clock, graph.SignInRequiredError())
     assert [one.id async for page in client.subscription_pages(TENANT) for one in page] == [IDENTITY]
     client.close()
@@ -252,7 +254,7 @@ async def test_nobody_signed_in_is_no_part_that_is_missing(clock: LeapingClock) 
 
 @pytest.mark.parametrize("content", [b"<html>", b'{"responses": [{"id": "\xff"}]}', b'{"x": ' + b"[" * 20_000])
 async def test_an_answer_that_cannot_be_read_leaves_the_outcome_open(
-    content: bytes, clock: LeapingClock, monkeypatch: pytest.MonkeyPatch
+    content: bytes, clock: FastForwardClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     response = requests.Response()
     response.status_code, response.raw = 200, io.BytesIO(content)

@@ -5,9 +5,8 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from shared.subscriptions.memory import LONGEST_LIFE, Changes, Creation, Memory, Refusal, Remembered
-from shared.subscriptions.readings import read_again
-from shared.subscriptions.state import KnownSubscriptions
+from shared.subscriptions.desired_source import read_again
+from shared.subscriptions.state import LONGEST_LIFE, Changes, Creation, KnownSubscriptions, Memory, Refusal, Remembered
 from shared.values.errors import NoTurnError, UnavailableError
 from tests.unit.state_blobs import START, StateBlobs
 

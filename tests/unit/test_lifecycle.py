@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dev.simulation.known import Known
 from shared.subscriptions.desired import DesiredState
 from shared.subscriptions.lifecycle import Handled, Lifecycle
 from shared.subscriptions.run import Renewal
@@ -15,7 +16,6 @@ from tests.unit.model_graph import (
     OTHER_TENANT,
     TENANT,
     Certificates,
-    Known,
     ModelGraph,
     Source,
     VirtualClock,

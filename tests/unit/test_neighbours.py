@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dev.simulation.storage_model import START
 from dev.simulator import Kind, Options, build
 from dev.simulator.crypto import Recipient, encrypt
 from shared.call_records.coverage import Gap
@@ -22,7 +23,6 @@ from shared.values.event_types import parse_message
 from shared.values.items import parse_item
 from shared.values.resources import LIFECYCLE_QUEUE, RAW_QUEUE
 from tests.keys import PAIR
-from tests.storage_model import START
 from tests.unit.model_graph import TENANT, VirtualClock
 from tests.unit.test_call_record_fetch import Records
 from tests.unit.test_retries import CERTIFICATE_ID, World, basic, put, rich

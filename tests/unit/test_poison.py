@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dev.simulation.storage_model import START
 from shared.notifications.poison import PoisonDrain, PoisonStates
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.notifications.replay import Done, Replay
 from shared.values.errors import MalformedInputError, UnavailableError
 from shared.values.message_text import decode, encode, repaired
 from shared.values.resources import EMERGENCY_QUEUE, RAW_QUEUE, RAW_QUEUES
-from tests.storage_model import START
 from tests.unit.test_retries import World, basic, rich
 
 POISON = "raw-notifications-poison"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dev.simulation.storage_model import StorageModel
 from dev.simulator import Kind, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import Recipient
@@ -24,7 +25,6 @@ from shared.values.items import parse_item
 from shared.values.resources import RAW_QUEUE
 from tests.keys import PAIR
 from tests.keys import SIGNING_KEY as KEY
-from tests.storage_model import StorageModel
 
 OTHER_TENANT = "909c6581-5130-43e9-88f3-fcb3582cde37"
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"

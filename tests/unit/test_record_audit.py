@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from dev.simulation.storage_model import Crash, StorageModel
 from shared.call_records.audit import PAGES, RecordAudit
 from shared.call_records.coverage import Gap, ListedRecord, RecordPage, Step, parse_record
 from shared.call_records.deliveries import DELIVERIES_CONTAINER, Deliveries
@@ -21,7 +22,6 @@ from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import PermissionDeniedError, Subscription
 from shared.values.items import parse_item
-from tests.storage_model import Crash, StorageModel
 from tests.unit.model_graph import OTHER_TENANT, START, TENANT, ModelGraph, VirtualClock, call_records, user
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -195,7 +195,7 @@ class Records:
 
 
 @dataclass
-class House:
+class Scenario:
     clock: VirtualClock = field(default_factory=VirtualClock)
     storage: StorageModel = field(default_factory=StorageModel)
     telemetry: Telemetry = field(default_factory=Telemetry)
@@ -251,111 +251,111 @@ class House:
 
 
 @pytest.fixture
-def house() -> House:
-    return House()
+def scenario() -> Scenario:
+    return Scenario()
 
 
-async def test_silence_while_the_subscription_lives_is_made_up_for(house: House) -> None:
-    await house.begin()
+async def test_silence_while_the_subscription_lives_is_made_up_for(scenario: Scenario) -> None:
+    await scenario.begin()
     for number in range(3):
-        house.records.make(f"r{number}", ago=timedelta(0))
-    await house.deliver(fetched("r1", 1))
-    await house.later()
-    assert house.sent() == ["r0/1", "r2/1"]
-    assert house.telemetry.unnotified_records == 2
+        scenario.records.make(f"r{number}", ago=timedelta(0))
+    await scenario.deliver(fetched("r1", 1))
+    await scenario.later()
+    assert scenario.sent() == ["r0/1", "r2/1"]
+    assert scenario.telemetry.unnotified_records == 2
 
 
-async def test_what_was_made_up_for_is_not_sent_again(house: House) -> None:
+async def test_what_was_made_up_for_is_not_sent_again(scenario: Scenario) -> None:
     """Even where its event has not been written yet, or never will be."""
-    await house.begin()
-    house.records.make("r", ago=timedelta(0))
+    await scenario.begin()
+    scenario.records.make("r", ago=timedelta(0))
     for _ in range(10):
-        await house.later(EVERY)
-    assert house.sent() == ["r/1"]
+        await scenario.later(EVERY)
+    assert scenario.sent() == ["r/1"]
 
 
-async def test_nothing_is_sent_of_what_the_version_before_delivered(house: House) -> None:
-    house.records.make("before", ago=HOUR)
-    await house.run()
-    house.records.make("while rolling", ago=timedelta(0))
+async def test_nothing_is_sent_of_what_the_version_before_delivered(scenario: Scenario) -> None:
+    scenario.records.make("before", ago=HOUR)
+    await scenario.run()
+    scenario.records.make("while rolling", ago=timedelta(0))
     for _ in range(20):
-        await house.later(EVERY)
-    assert house.sent() == []
+        await scenario.later(EVERY)
+    assert scenario.sent() == []
 
 
-async def test_a_version_after_the_delivered_one_is_absent(house: House) -> None:
-    await house.begin()
-    house.records.make("r", ago=timedelta(0))
-    await house.deliver(fetched("r", 1))
-    await house.later()
-    assert house.sent() == []
-    house.records.make("r", 2, ago=timedelta(0))
-    await house.later()
-    assert house.sent() == ["r/2"]
+async def test_a_version_after_the_delivered_one_is_absent(scenario: Scenario) -> None:
+    await scenario.begin()
+    scenario.records.make("r", ago=timedelta(0))
+    await scenario.deliver(fetched("r", 1))
+    await scenario.later()
+    assert scenario.sent() == []
+    scenario.records.make("r", 2, ago=timedelta(0))
+    await scenario.later()
+    assert scenario.sent() == ["r/2"]
 
 
 @pytest.mark.parametrize("more", [{"endDateTime": None}, {"lastModifiedDateTime": None}])
-async def test_a_record_without_an_end_or_a_time_is_absent_too(house: House, more: dict[str, Any]) -> None:
-    await house.begin()
-    house.records.make("r", ago=timedelta(0), **more)
-    await house.later()
-    assert house.sent() == ["r/1"]
+async def test_a_record_without_an_end_or_a_time_is_absent_too(scenario: Scenario, more: dict[str, Any]) -> None:
+    await scenario.begin()
+    scenario.records.make("r", ago=timedelta(0), **more)
+    await scenario.later()
+    assert scenario.sent() == ["r/1"]
 
 
-async def test_under_notify_the_notification_alone_tells(house: House) -> None:
-    await house.begin()
-    house.records.make("told", ago=timedelta(0))
-    house.records.make("untold", ago=timedelta(0))
-    await house.deliver(notification("told"))
-    await house.later()
-    assert house.sent() == ["untold/1"]
+async def test_under_notify_the_notification_alone_tells(scenario: Scenario) -> None:
+    await scenario.begin()
+    scenario.records.make("told", ago=timedelta(0))
+    scenario.records.make("untold", ago=timedelta(0))
+    await scenario.deliver(notification("told"))
+    await scenario.later()
+    assert scenario.sent() == ["untold/1"]
 
 
-async def test_a_notification_may_come_hours_later(house: House) -> None:
-    await house.begin()
-    house.records.make("r", ago=timedelta(0))
-    house.clock.advance(6 * HOUR)
-    await house.run()
-    assert house.sent() == []
-    await house.deliver(notification("r"))
-    await house.later()
-    assert house.sent() == []
+async def test_a_notification_may_come_hours_later(scenario: Scenario) -> None:
+    await scenario.begin()
+    scenario.records.make("r", ago=timedelta(0))
+    scenario.clock.advance(6 * HOUR)
+    await scenario.run()
+    assert scenario.sent() == []
+    await scenario.deliver(notification("r"))
+    await scenario.later()
+    assert scenario.sent() == []
 
 
-async def test_what_was_delivered_days_before_the_audit_is_known(house: House) -> None:
-    await house.begin()
-    house.records.make("r", ago=timedelta(0))
-    await house.deliver(fetched("r", 1))
-    await house.later(4 * DAY - HOUR)
-    assert house.records.pages[TENANT]
-    assert house.sent() == []
+async def test_what_was_delivered_days_before_the_audit_is_known(scenario: Scenario) -> None:
+    await scenario.begin()
+    scenario.records.make("r", ago=timedelta(0))
+    await scenario.deliver(fetched("r", 1))
+    await scenario.later(4 * DAY - HOUR)
+    assert scenario.records.pages[TENANT]
+    assert scenario.sent() == []
 
 
-async def test_a_long_list_is_read_a_few_pages_at_a_time(house: House) -> None:
-    await house.begin()
-    house.records.size = 1
+async def test_a_long_list_is_read_a_few_pages_at_a_time(scenario: Scenario) -> None:
+    await scenario.begin()
+    scenario.records.size = 1
     for number in range(2 * PAGES):
-        house.records.make(f"r{number}", ago=timedelta(0))
-    house.records.pages.clear()
-    await house.later()
-    assert house.records.pages[TENANT] == PAGES
+        scenario.records.make(f"r{number}", ago=timedelta(0))
+    scenario.records.pages.clear()
+    await scenario.later()
+    assert scenario.records.pages[TENANT] == PAGES
     runs = 1
-    while house.state().under_way is not None:
-        await house.later(5 * MINUTE)
+    while scenario.state().under_way is not None:
+        await scenario.later(5 * MINUTE)
         runs += 1
     assert runs == 3
-    assert house.sent() == [f"r{number}/1" for number in range(2 * PAGES)]
-    assert house.state().audited_until == house.clock.now() - SETTLED - 2 * 5 * MINUTE
+    assert scenario.sent() == [f"r{number}/1" for number in range(2 * PAGES)]
+    assert scenario.state().audited_until == scenario.clock.now() - SETTLED - 2 * 5 * MINUTE
 
 
-async def test_the_count_is_that_of_the_whole_audit(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    await house.begin()
-    house.records.size = 1
+async def test_the_count_is_that_of_the_whole_audit(scenario: Scenario, caplog: pytest.LogCaptureFixture) -> None:
+    await scenario.begin()
+    scenario.records.size = 1
     for number in range(PAGES):
-        house.records.make(f"r{number}", ago=timedelta(0))
+        scenario.records.make(f"r{number}", ago=timedelta(0))
     with caplog.at_level("INFO", logger="shared"):
-        await house.later()
-        await house.later(5 * MINUTE)
+        await scenario.later()
+        await scenario.later(5 * MINUTE)
     assert f"absent={PAGES}" in caplog.messages[-1]
 
 
@@ -363,114 +363,114 @@ async def test_the_count_is_that_of_the_whole_audit(house: House, caplog: pytest
 class Trouble:
     """Graph's list, until two records were sent on."""
 
-    house: House
+    scenario: Scenario
     error: SwitchboardError | Crash
 
     async def page(self, tenant_id: str, step: Step, link: str | None) -> RecordPage:
-        if len(self.house.sent()) == 2:
+        if len(self.scenario.sent()) == 2:
             raise self.error
-        return await self.house.records.page(tenant_id, step, link)
+        return await self.scenario.records.page(tenant_id, step, link)
 
 
-async def meet(house: House, error: SwitchboardError | Crash) -> None:
+async def meet(scenario: Scenario, error: SwitchboardError | Crash) -> None:
     """Four records are absent, and two of them found when trouble comes."""
-    await house.begin()
+    await scenario.begin()
     for number in range(4):
-        house.records.make(f"r{number}", ago=-number * 6 * HOUR)
-    house.clock.advance(30 * HOUR)
-    troubled = replace(house.audit(), records=Trouble(house, error))
-    await troubled.run((house.one,), house.clock.now() + 2 * MINUTE)
+        scenario.records.make(f"r{number}", ago=-number * 6 * HOUR)
+    scenario.clock.advance(30 * HOUR)
+    troubled = replace(scenario.audit(), records=Trouble(scenario, error))
+    await troubled.run((scenario.one,), scenario.clock.now() + 2 * MINUTE)
 
 
 @pytest.mark.parametrize(
     "error", [UnavailableError("Graph", reason="throttled", retry_after=300.0), PermissionDeniedError("403")]
 )
-async def test_one_that_ends_midway_goes_on_where_it_was(house: House, error: SwitchboardError) -> None:
-    await meet(house, error)
-    assert house.sent() == ["r0/1", "r1/1"]
-    under_way = house.state().under_way
+async def test_one_that_ends_midway_goes_on_where_it_was(scenario: Scenario, error: SwitchboardError) -> None:
+    await meet(scenario, error)
+    assert scenario.sent() == ["r0/1", "r1/1"]
+    under_way = scenario.state().under_way
     assert under_way is not None
-    house.records.pages.clear()
-    await house.later(5 * MINUTE)
-    assert house.sent() == [f"r{number}/1" for number in range(4)]
-    assert house.records.pages[TENANT] == len(under_way.steps((), house.clock.now())) - under_way.done
+    scenario.records.pages.clear()
+    await scenario.later(5 * MINUTE)
+    assert scenario.sent() == [f"r{number}/1" for number in range(4)]
+    assert scenario.records.pages[TENANT] == len(under_way.steps((), scenario.clock.now())) - under_way.done
 
 
-async def test_one_whose_worker_dies_sends_nothing_again(house: House) -> None:
+async def test_one_whose_worker_dies_sends_nothing_again(scenario: Scenario) -> None:
     """Its progress is lost, and its notes are not."""
 
     def storage(what: str, operation: str, apply: Callable[[], Any]) -> Any:
-        if (what, operation) == (STATE_CONTAINER, "put blob") and house.sent():
+        if (what, operation) == (STATE_CONTAINER, "put blob") and scenario.sent():
             raise Crash
         return apply()
 
-    house.storage.fault = storage
+    scenario.storage.fault = storage
     with pytest.raises(Crash):
-        await meet(house, Crash())
-    assert house.sent() == ["r0/1", "r1/1"]
-    house.storage.fault = lambda _what, _operation, apply: apply()
-    await house.later(5 * MINUTE)
-    assert house.sent() == [f"r{number}/1" for number in range(4)]
+        await meet(scenario, Crash())
+    assert scenario.sent() == ["r0/1", "r1/1"]
+    scenario.storage.fault = lambda _what, _operation, apply: apply()
+    await scenario.later(5 * MINUTE)
+    assert scenario.sent() == [f"r{number}/1" for number in range(4)]
 
 
-async def test_a_tenant_in_trouble_costs_the_others_nothing(house: House) -> None:
-    other = house.graph.add(call_records(OTHER_TENANT))
-    await house.begin(house.one, other)
-    house.records.make("ours", ago=timedelta(0))
-    house.records.make("theirs", ago=timedelta(0), tenant_id=OTHER_TENANT)
-    house.clock.advance(11 * HOUR)
-    house.records.errors = [UnavailableError("Graph", reason="throttled")]
-    await house.run(house.one, other)
-    assert house.sent() == ["theirs/1"]
-    assert house.state(OTHER_TENANT).under_way is None
-    await house.run(house.one, other)
-    assert house.sent() == ["theirs/1", "ours/1"]
+async def test_a_tenant_in_trouble_costs_the_others_nothing(scenario: Scenario) -> None:
+    other = scenario.graph.add(call_records(OTHER_TENANT))
+    await scenario.begin(scenario.one, other)
+    scenario.records.make("ours", ago=timedelta(0))
+    scenario.records.make("theirs", ago=timedelta(0), tenant_id=OTHER_TENANT)
+    scenario.clock.advance(11 * HOUR)
+    scenario.records.errors = [UnavailableError("Graph", reason="throttled")]
+    await scenario.run(scenario.one, other)
+    assert scenario.sent() == ["theirs/1"]
+    assert scenario.state(OTHER_TENANT).under_way is None
+    await scenario.run(scenario.one, other)
+    assert scenario.sent() == ["theirs/1", "ours/1"]
 
 
-async def test_a_subscription_with_much_to_do_leaves_time_to_the_next(house: House) -> None:
+async def test_a_subscription_with_much_to_do_leaves_time_to_the_next(scenario: Scenario) -> None:
     resource = f"communications/callRecords?$filter=participants/any(p:p/id eq '{user(1)}')"
-    other = house.graph.add(call_records(), resource=resource)
-    await house.begin(house.one, other)
-    house.clock.advance(11 * HOUR)
-    house.records.asked.clear()
-    house.records.seconds = 20.0
-    await house.run(house.one, other)
-    assert house.records.asked == [None, None, None, user(1)]
+    other = scenario.graph.add(call_records(), resource=resource)
+    await scenario.begin(scenario.one, other)
+    scenario.clock.advance(11 * HOUR)
+    scenario.records.asked.clear()
+    scenario.records.seconds = 20.0
+    await scenario.run(scenario.one, other)
+    assert scenario.records.asked == [None, None, None, user(1)]
 
 
-async def test_deliveries_are_told_apart_by_tenant(house: House) -> None:
-    other = house.graph.add(call_records(OTHER_TENANT))
-    await house.begin(house.one, other)
-    house.records.make("r", ago=timedelta(0), tenant_id=OTHER_TENANT)
-    await house.deliver(fetched("r", 1))
-    house.clock.advance(11 * HOUR)
-    await house.run(house.one, other)
-    assert house.sent() == ["r/1"]
+async def test_deliveries_are_told_apart_by_tenant(scenario: Scenario) -> None:
+    other = scenario.graph.add(call_records(OTHER_TENANT))
+    await scenario.begin(scenario.one, other)
+    scenario.records.make("r", ago=timedelta(0), tenant_id=OTHER_TENANT)
+    await scenario.deliver(fetched("r", 1))
+    scenario.clock.advance(11 * HOUR)
+    await scenario.run(scenario.one, other)
+    assert scenario.sent() == ["r/1"]
 
 
-async def test_past_the_deadline_nothing_is_begun(house: House) -> None:
-    await house.begin()
-    house.clock.advance(11 * HOUR)
-    house.records.pages.clear()
-    await house.audit().run((house.one,), house.clock.now())
-    assert not house.records.pages
+async def test_past_the_deadline_nothing_is_begun(scenario: Scenario) -> None:
+    await scenario.begin()
+    scenario.clock.advance(11 * HOUR)
+    scenario.records.pages.clear()
+    await scenario.audit().run((scenario.one,), scenario.clock.now())
+    assert not scenario.records.pages
 
 
-async def test_two_at_once_send_the_same_and_neither_undoes_the_others_progress(house: House) -> None:
-    await house.begin()
-    house.records.make("r", ago=timedelta(0))
-    house.clock.advance(11 * HOUR)
-    original, once = house.records.page, [True]
+async def test_two_at_once_send_the_same_and_neither_undoes_the_others_progress(scenario: Scenario) -> None:
+    await scenario.begin()
+    scenario.records.make("r", ago=timedelta(0))
+    scenario.clock.advance(11 * HOUR)
+    original, once = scenario.records.page, [True]
 
     async def overtaken(tenant_id: str, step: Step, link: str | None) -> RecordPage:
         if once and once.pop():
-            await house.run()
+            await scenario.run()
         return await original(tenant_id, step, link)
 
-    house.records.page = overtaken  # type: ignore[method-assign]
-    await house.run()
-    assert set(house.sent()) == {"r/1"}
-    assert house.state().under_way is None
+    scenario.records.page = overtaken  # type: ignore[method-assign]
+    await scenario.run()
+    assert set(scenario.sent()) == {"r/1"}
+    assert scenario.state().under_way is None
 
 
 @pytest.mark.parametrize(
@@ -483,67 +483,68 @@ async def test_two_at_once_send_the_same_and_neither_undoes_the_others_progress(
     ],
 )
 async def test_a_damaged_state_begins_anew_and_says_so(
-    house: House, data: bytes, caplog: pytest.LogCaptureFixture
+    scenario: Scenario, data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await house.begin()
-    blobs = house.storage.containers[STATE_CONTAINER]
+    await scenario.begin()
+    blobs = scenario.storage.containers[STATE_CONTAINER]
     for name in blobs:
         blobs[name] = blobs[name]._replace(data=data)
-    await house.later()
-    assert house.state() == first_audit(house.clock.now())
+    await scenario.later()
+    assert scenario.state() == first_audit(scenario.clock.now())
     assert any("cannot be read" in message for message in caplog.messages)
 
 
-async def test_ids_are_all_that_is_logged(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    await house.begin()
-    house.records.make("r", ago=timedelta(0), organizer="Kim Example", joinWebUrl="https://teams.example/secret")
+async def test_ids_are_all_that_is_logged(scenario: Scenario, caplog: pytest.LogCaptureFixture) -> None:
+    await scenario.begin()
+    scenario.records.make("r", ago=timedelta(0), organizer="Kim Example", joinWebUrl="https://teams.example/secret")
     with caplog.at_level("INFO", logger="shared"):
-        await house.later()
+        await scenario.later()
     (line,) = (message for message in caplog.messages if "no notification" in message)
     assert line.endswith(f"tenant={TENANT} count=1 ids=r")
     assert not any("Kim" in message or "secret" in message for message in caplog.messages)
 
 
 class TestByHand:
-    async def test_only_what_is_absent_of_that_time_is_sent_with_its_progress(self, house: House) -> None:
+    async def test_only_what_is_absent_of_that_time_is_sent_with_its_progress(self, scenario: Scenario) -> None:
         for number in range(3):
-            house.records.make(f"r{number}", ago=timedelta(0))
-        house.records.make("long before", ago=9 * DAY)
-        await house.deliver(notification("r1"))
+            scenario.records.make(f"r{number}", ago=timedelta(0))
+        scenario.records.make("long before", ago=9 * DAY)
+        await scenario.deliver(notification("r1"))
         gap = Gap(START - HOUR, START + HOUR)
-        seen = [found async for found in house.audit().backfill(TENANT, house.one.resource, gap)]
-        assert house.sent() == ["r0/1", "r2/1"]
+        seen = [found async for found in scenario.audit().backfill(TENANT, scenario.one.resource, gap)]
+        assert scenario.sent() == ["r0/1", "r2/1"]
         assert (seen[-1].listed, seen[-1].absent) == (3, 2)
         assert [found.done for found in seen] == [*range(seen[-1].steps), seen[-1].steps]
 
-    async def test_again_it_finds_nothing(self, house: House) -> None:
-        house.records.make("r", ago=timedelta(0))
+    async def test_again_it_finds_nothing(self, scenario: Scenario) -> None:
+        scenario.records.make("r", ago=timedelta(0))
         gap = Gap(START - HOUR, START + HOUR)
         for absent in (1, 0):
-            *_, last = [found async for found in house.audit().backfill(TENANT, house.one.resource, gap)]
+            *_, last = [found async for found in scenario.audit().backfill(TENANT, scenario.one.resource, gap)]
             assert last.absent == absent
 
-    async def test_of_a_filter_its_participants_are_asked_for(self, house: House) -> None:
+    async def test_of_a_filter_its_participants_are_asked_for(self, scenario: Scenario) -> None:
         resource = f"communications/callRecords?$filter=participants/any(p:p/id in ('{user(1)}','{user(2)}'))"
-        house.records.make("shared", ago=timedelta(0))
-        *_, last = [found async for found in house.audit().backfill(TENANT, resource, Gap(START - HOUR, START + HOUR))]
+        scenario.records.make("shared", ago=timedelta(0))
+        gap = Gap(START - HOUR, START + HOUR)
+        *_, last = [progress async for progress in scenario.audit().backfill(TENANT, resource, gap)]
         assert (last.steps, last.listed, last.absent) == (2, 2, 1)
 
 
 class TestDeliveries:
-    async def test_what_comes_together_is_one_write(self, house: House) -> None:
-        worker = Deliveries(house.storage.blobs, house.clock.now)
+    async def test_what_comes_together_is_one_write(self, scenario: Scenario) -> None:
+        worker = Deliveries(scenario.storage.blobs, scenario.clock.now)
         for number in range(50):
             worker.add(fetched(f"r{number}", 1), START)
         await worker.flush()
-        assert house.storage.log == [("append blob", DELIVERIES_CONTAINER)]
+        assert scenario.storage.log == [("append blob", DELIVERIES_CONTAINER)]
 
-    async def test_while_storage_is_away_they_wait(self, house: House) -> None:
-        worker = Deliveries(house.storage.blobs, house.clock.now)
-        house.storage.refused.add(DELIVERIES_CONTAINER)
+    async def test_while_storage_is_away_they_wait(self, scenario: Scenario) -> None:
+        worker = Deliveries(scenario.storage.blobs, scenario.clock.now)
+        scenario.storage.refused.add(DELIVERIES_CONTAINER)
         worker.add(fetched("r", 1), START)
         await worker.flush()
-        house.storage.refused.clear()
+        scenario.storage.refused.clear()
         await worker.flush()
         found = await worker.told(TENANT, START)
         assert found.knows(listed("r", 1))
@@ -569,11 +570,11 @@ class TestDeliveries:
         assert all(found.knows(listed(f"r{number}", 1)) for number in range(99))
         assert seconds == [1, 16, 31, 46, 61, 76, 91, 106]
 
-    async def test_a_line_that_cannot_be_read_costs_no_other(self, house: House) -> None:
-        worker = Deliveries(house.storage.blobs, house.clock.now)
+    async def test_a_line_that_cannot_be_read_costs_no_other(self, scenario: Scenario) -> None:
+        worker = Deliveries(scenario.storage.blobs, scenario.clock.now)
         await worker.write(TENANT, [Delivered("a", 1, START)])
-        (name,) = house.storage.names(DELIVERIES_CONTAINER)
-        await house.storage.blobs.append(
+        (name,) = scenario.storage.names(DELIVERIES_CONTAINER)
+        await scenario.storage.blobs.append(
             DELIVERIES_CONTAINER,
             name,
             b'["b"]\n\xff\n["\xff",1,"2026-01-01T00:00:00Z"]\n["c",null,"2026-01-01T00:00:00","n"]\n',
@@ -584,8 +585,8 @@ class TestDeliveries:
         assert found.knows(listed("c", 1))
 
     @pytest.mark.parametrize("tenant", ["", "../state", None])
-    async def test_what_names_no_tenant_is_passed_over(self, house: House, tenant: str | None) -> None:
-        worker = Deliveries(house.storage.blobs, house.clock.now)
+    async def test_what_names_no_tenant_is_passed_over(self, scenario: Scenario, tenant: str | None) -> None:
+        worker = Deliveries(scenario.storage.blobs, scenario.clock.now)
         worker.add(notification("r", tenantId=tenant), START)
         await worker.flush()
-        assert house.storage.log == []
+        assert scenario.storage.log == []

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from dev.simulation.known import Known
+from dev.simulation.virtual_time import VirtualLoop
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, DesiredStateError, Group
-from shared.subscriptions.endpoint import ClientStateVersion, Endpoint
-from shared.subscriptions.planned import Desired
+from shared.subscriptions.planned import Desired, Stage
 from shared.subscriptions.run import Renewal
-from shared.subscriptions.tenant_contract import Stage
 from shared.values import graph, resources
+from shared.values.endpoint import ClientStateVersion, Endpoint
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, CredentialError
-from tests.simulation.virtual_time import VirtualLoop
 from tests.unit import model_graph as model
 from tests.unit.model_graph import (
     CERTIFICATE,
@@ -27,7 +27,6 @@ from tests.unit.model_graph import (
     OTHER_TENANT,
     TENANT,
     Certificates,
-    Known,
     ModelGraph,
     Source,
     VirtualClock,
@@ -39,7 +38,7 @@ from tests.unit.model_graph import (
 HOUR = timedelta(hours=1)
 
 
-class House:
+class Scenario:
     """A renewal and all that it touches."""
 
     def __init__(self, *desired: Desired, groups: tuple[Group, ...] = (), **graph_rules: object) -> None:
@@ -66,14 +65,14 @@ class House:
 
 
 async def test_a_first_run_creates_and_a_second_does_nothing() -> None:
-    house = House(call_records(), call_events(1), call_events(2, OTHER_TENANT))
-    report = await house.renewal.run()
+    scenario = Scenario(call_records(), call_events(1), call_events(2, OTHER_TENANT))
+    report = await scenario.renewal.run()
     assert (report.outcomes, report.failures, report.live) == ({Outcome.CREATED: 3}, (), 3)
     assert report.nearest is not None
     assert timedelta(hours=23) < report.nearest < timedelta(days=1)
-    report = await house.process().run()
+    report = await scenario.process().run()
     assert report.outcomes == {Outcome.LEFT: 3}
-    assert house.graph.methods() == {"POST": 3}
+    assert scenario.graph.methods() == {"POST": 3}
 
 
 class TestSettingsOfConcern:
@@ -90,35 +89,35 @@ class TestSettingsOfConcern:
     )
     @pytest.mark.parametrize("remembered", [True, False])
     async def test_a_url_that_is_not_plain(self, url: str, remembered: bool) -> None:
-        house = House(call_records(), call_events(1))
-        await house.renewal.run()
-        before = house.graph.methods()
-        house.endpoint = replace(ENDPOINT, notification_url=url)
+        scenario = Scenario(call_records(), call_events(1))
+        await scenario.renewal.run()
+        before = scenario.graph.methods()
+        scenario.endpoint = replace(ENDPOINT, notification_url=url)
         if remembered:
-            house.endpoint = replace(house.endpoint, lifecycle_url=url)
+            scenario.endpoint = replace(scenario.endpoint, lifecycle_url=url)
         else:
-            house.known.memories.clear()
-        house.source.state = DesiredState((call_records(), call_events(1), call_events(2)), ())
+            scenario.known.memories.clear()
+        scenario.source.state = DesiredState((call_records(), call_events(1), call_events(2)), ())
         for _ in range(20):
-            house.clock.advance(timedelta(hours=5))
-            report = await house.process(concerns={"NOTIFICATION_URL": "is not plain"}).run()
-        made = {method: count - before.get(method, 0) for method, count in house.graph.methods().items()}
+            scenario.clock.advance(timedelta(hours=5))
+            report = await scenario.process(concerns={"NOTIFICATION_URL": "is not plain"}).run()
+        made = {method: count - before.get(method, 0) for method, count in scenario.graph.methods().items()}
         assert (made["POST"], made.get("DELETE", 0)) == (0, 0)
-        assert {one.kind.key for one in house.graph.live() if one.kind is not None} == {"callRecords", "callEvents"}
+        assert {one.kind.key for one in scenario.graph.live() if one.kind is not None} == {"callRecords", "callEvents"}
         (told,) = {failure.detail for failure in report.failures if failure.tenant_id == "*"}
         assert "NOTIFICATION_URL is not plain" in told
 
     async def test_a_client_state_that_is_too_short_to_begin_with(self) -> None:
-        house = House(call_records())
+        scenario = Scenario(call_records())
         concerns = {"CLIENT_STATE": "is short"}
         for _ in range(2):
-            report = await house.process(concerns=concerns).run()
-        assert (house.graph.methods().get("POST", 0), report.live) == (0, 0)
+            report = await scenario.process(concerns=concerns).run()
+        assert (scenario.graph.methods().get("POST", 0), report.live) == (0, 0)
         assert {failure.stage for failure in report.failures} == {Stage.SETTINGS}
 
-        await house.process().run()
-        house.source.state = DesiredState((call_records(), call_events(1)), ())
-        report = await house.process(concerns=concerns).run()
+        await scenario.process().run()
+        scenario.source.state = DesiredState((call_records(), call_events(1)), ())
+        report = await scenario.process(concerns=concerns).run()
         assert report.outcomes == {Outcome.LEFT: 1, Outcome.CREATED: 1}
         assert [failure.stage for failure in report.failures] == [Stage.SETTINGS]
 
@@ -129,40 +128,40 @@ class TestAListThatShowsNothing:
     @pytest.mark.parametrize("unique", [True, False])
     async def test_has_nothing_made_twice_and_nothing_lapse(self, *, unique: bool) -> None:
         wanted = [call_records(), call_events(1), call_events(2, OTHER_TENANT)]
-        house = House(*wanted, unique=unique)
-        await house.renewal.run()
-        first = {one.id for one in house.graph.live()}
-        house.graph.blind = True
+        scenario = Scenario(*wanted, unique=unique)
+        await scenario.renewal.run()
+        first = {one.id for one in scenario.graph.live()}
+        scenario.graph.blind = True
         for _ in range(2 * 24 * 3):
-            house.clock.advance(timedelta(minutes=20))
-            report = await house.process().run()
+            scenario.clock.advance(timedelta(minutes=20))
+            report = await scenario.process().run()
             assert report.failures == ()
-            assert {one.id for one in house.graph.live()} == first
-        assert house.graph.methods()["POST"] == 3
+            assert {one.id for one in scenario.graph.live()} == first
+        assert scenario.graph.methods()["POST"] == 3
 
     async def test_does_not_hide_what_has_vanished(self) -> None:
-        house = House(call_records(), call_events(1))
-        await house.renewal.run()
-        house.graph.blind = True
-        [gone] = house.graph.holds(call_events(1))
-        del house.graph.all[gone.id]
-        report = await house.process().run()
+        scenario = Scenario(call_records(), call_events(1))
+        await scenario.renewal.run()
+        scenario.graph.blind = True
+        [gone] = scenario.graph.holds(call_events(1))
+        del scenario.graph.all[gone.id]
+        report = await scenario.process().run()
         assert report.outcomes == {Outcome.LEFT: 1, Outcome.CREATED: 1}
-        assert house.known.ids[TENANT] == {one.id for one in house.graph.live()}
+        assert scenario.known.ids[TENANT] == {one.id for one in scenario.graph.live()}
 
     async def test_is_no_reason_to_make_what_may_be_there(self) -> None:
-        house = House(call_records(), call_events(1), call_events(2, OTHER_TENANT), unique=False)
-        await house.renewal.run()
-        [hidden] = house.graph.holds(call_events(1))
-        house.graph.blind = True
-        house.graph.reading = lambda found: UnavailableError("Graph") if found == hidden.id else None
-        report = await house.process().run()
+        scenario = Scenario(call_records(), call_events(1), call_events(2, OTHER_TENANT), unique=False)
+        await scenario.renewal.run()
+        [hidden] = scenario.graph.holds(call_events(1))
+        scenario.graph.blind = True
+        scenario.graph.reading = lambda found: UnavailableError("Graph") if found == hidden.id else None
+        report = await scenario.process().run()
         assert (report.outcomes, report.live) == ({Outcome.LEFT: 3}, 3)
         assert [(failure.tenant_id, failure.stage, failure.reason) for failure in report.failures] == [
             (TENANT, Stage.READ, "unavailable")
         ]
-        house.graph.reading = lambda _: None
-        report = await house.process().run()
+        scenario.graph.reading = lambda _: None
+        report = await scenario.process().run()
         assert report.outcomes == {Outcome.LEFT: 3}
 
     @pytest.mark.parametrize(
@@ -175,78 +174,78 @@ class TestAListThatShowsNothing:
         ],
     )
     async def test_counts_what_graph_refuses_to_show_as_there_until_its_end(self, refusal: SwitchboardError) -> None:
-        house = House(call_records(), call_events(1))
-        await house.renewal.run()
-        house.graph.blind = True
-        [hidden] = house.graph.holds(call_events(1))
-        del house.graph.all[hidden.id]
-        house.graph.reading = lambda found: refusal if found == hidden.id else None
-        house.graph.faults = lambda call: model.refuse(refusal) if call.subscription_id == hidden.id else None
+        scenario = Scenario(call_records(), call_events(1))
+        await scenario.renewal.run()
+        scenario.graph.blind = True
+        [hidden] = scenario.graph.holds(call_events(1))
+        del scenario.graph.all[hidden.id]
+        scenario.graph.reading = lambda found: refusal if found == hidden.id else None
+        scenario.graph.faults = lambda call: model.refuse(refusal) if call.subscription_id == hidden.id else None
         for _ in range(17 * 3):
-            await house.process().run()
-            house.clock.advance(timedelta(minutes=20))
-        assert house.graph.methods()["POST"] == 2
+            await scenario.process().run()
+            scenario.clock.advance(timedelta(minutes=20))
+        assert scenario.graph.methods()["POST"] == 2
         for _ in range(7 * 3):
-            house.clock.advance(timedelta(minutes=20))
-            await house.process().run()
-        assert house.graph.holds(call_events(1))
+            scenario.clock.advance(timedelta(minutes=20))
+            await scenario.process().run()
+        assert scenario.graph.holds(call_events(1))
 
     async def test_of_thousands_is_seen_through_by_and_by(self) -> None:
         """What was found gone in one run is not asked for again in the next, which has no more time either."""
         wanted = [call_events(number) for number in range(100)]
-        house = House(*wanted)
-        await house.renewal.run()
-        house.graph.all.clear()
+        scenario = Scenario(*wanted)
+        await scenario.renewal.run()
+        scenario.graph.all.clear()
         budget = timedelta(seconds=60)
 
         def slowly(_: str) -> None:
-            house.clock.advance(timedelta(seconds=1))
+            scenario.clock.advance(timedelta(seconds=1))
 
-        house.graph.reading = slowly
-        await house.process(budget=budget).run()
-        assert 0 < len(house.known.ids[TENANT]) < 50
+        scenario.graph.reading = slowly
+        await scenario.process(budget=budget).run()
+        assert 0 < len(scenario.known.ids[TENANT]) < 50
         for _ in range(2):
-            await house.process(budget=budget).run()
-        assert len(house.graph.live()) == 100
+            await scenario.process(budget=budget).run()
+        assert len(scenario.graph.live()) == 100
 
     async def test_costs_a_good_list_nothing(self) -> None:
-        house = House(call_records(), call_events(1), call_events(2, OTHER_TENANT))
-        await house.renewal.run()
-        assert house.known.saves == 2
+        scenario = Scenario(call_records(), call_events(1), call_events(2, OTHER_TENANT))
+        await scenario.renewal.run()
+        assert scenario.known.saves == 2
         for _ in range(3):
-            house.clock.advance(HOUR)
-            await house.process().run()
-        assert (house.known.saves, house.graph.reads) == (4, 0)  # once more, that what is desired has settled
+            scenario.clock.advance(HOUR)
+            await scenario.process().run()
+        assert (scenario.known.saves, scenario.graph.reads) == (4, 0)  # once more, that what is desired has settled
 
     async def test_a_plan_sees_through_it_and_leaves_no_trace(self) -> None:
-        house = House(call_records(), call_events(1))
-        await house.renewal.run()
-        house.graph.blind = True
-        del house.graph.all[house.graph.holds(call_events(1))[0].id]
-        forecast = await house.process().plan()
+        scenario = Scenario(call_records(), call_events(1))
+        await scenario.renewal.run()
+        scenario.graph.blind = True
+        del scenario.graph.all[scenario.graph.holds(call_events(1))[0].id]
+        forecast = await scenario.process().plan()
         assert [str(action.verb) for action in forecast.actions] == ["create", "leave"]
-        assert house.known.saves == 2
+        assert scenario.known.saves == 2
 
 
 async def test_a_run_goes_on_without_what_is_known() -> None:
     """Renewal needs no storage; what is made or deleted waits for it, and that is said."""
-    house = House(call_records(), call_events(1), unique=False)
-    house.graph.add(call_events(1), expires=house.clock.now() + HOUR)
-    house.known.error = UnavailableError("storage", reason="storage-503")
-    report = await house.renewal.run()
+    scenario = Scenario(call_records(), call_events(1), unique=False)
+    scenario.graph.add(call_events(1), expires=scenario.clock.now() + HOUR)
+    scenario.known.error = UnavailableError("storage", reason="storage-503")
+    report = await scenario.renewal.run()
     assert report.outcomes == {Outcome.RENEWED: 1, Outcome.DEFERRED: 1}
     assert {(failure.stage, failure.reason) for failure in report.failures} == {
         (Stage.KNOWN, "storage-503"),
         (Stage.TURN, "storage-503"),
     }
-    house.known.error = None
-    assert (await house.renewal.run()).outcomes == {Outcome.LEFT: 1, Outcome.CREATED: 1}
+    scenario.known.error = None
+    assert (await scenario.renewal.run()).outcomes == {Outcome.LEFT: 1, Outcome.CREATED: 1}
 
 
 async def test_creation_carries_all_that_graph_needs() -> None:
-    house = House(call_records(), call_events(1))
-    await house.renewal.run()
-    basic, rich = sorted((call.body or {} for call in house.graph.calls), key=len)
+    scenario = Scenario(call_records(), call_events(1))
+    await scenario.renewal.run()
+    basic, rich = sorted((call.body or {} for call in scenario.graph.calls), key=len)
     assert set(basic) == {
         "changeType",
         "notificationUrl",
@@ -263,319 +262,319 @@ async def test_creation_carries_all_that_graph_needs() -> None:
 
 async def test_two_thousand_are_renewed_in_a_hundred_batches() -> None:
     wanted = [call_events(number) for number in range(2000)]
-    house = House(*wanted, page=1000)
+    scenario = Scenario(*wanted, page=1000)
     for want in wanted:
-        house.graph.add(want, expires=house.clock.now() + 11 * HOUR)
-    report = await house.renewal.run()
+        scenario.graph.add(want, expires=scenario.clock.now() + 11 * HOUR)
+    report = await scenario.renewal.run()
     assert report.outcomes == {Outcome.RENEWED: 2000}
-    assert house.graph.batches == 100
+    assert scenario.graph.batches == 100
 
 
 async def test_what_is_due_is_renewed_though_the_list_breaks_off() -> None:
     wanted = [call_events(number) for number in range(250)]
-    house = House(*wanted)
+    scenario = Scenario(*wanted)
     for want in wanted:
-        house.graph.add(want, expires=house.clock.now() + HOUR)
-    house.graph.readable_pages = 2
-    report = await house.renewal.run()
+        scenario.graph.add(want, expires=scenario.clock.now() + HOUR)
+    scenario.graph.readable_pages = 2
+    report = await scenario.renewal.run()
     assert report.outcomes == {Outcome.RENEWED: 200}
     assert [(failure.stage, failure.reason) for failure in report.failures] == [(Stage.LIST, "unavailable")]
-    assert house.graph.methods() == {"PATCH": 200}  # nothing is created or deleted by half a list
+    assert scenario.graph.methods() == {"PATCH": 200}  # nothing is created or deleted by half a list
 
 
 async def test_an_emergency_policy_does_not_wait_behind_hundreds() -> None:
     path = resources.emergency_path("Headquarters")
     emergency = Desired(TENANT, resources.EMERGENCY_CALL_EVENTS, path, rich=True)
     wanted = [call_events(number) for number in range(600)]
-    house = House(*wanted, emergency)
+    scenario = Scenario(*wanted, emergency)
     for want in wanted[:300]:
-        house.graph.add(want, expires=house.clock.now() + HOUR)
-    await house.renewal.run()
-    places = [place for place, call in enumerate(house.graph.calls) if (call.body or {}).get("resource") == path]
+        scenario.graph.add(want, expires=scenario.clock.now() + HOUR)
+    await scenario.renewal.run()
+    places = [place for place, call in enumerate(scenario.graph.calls) if (call.body or {}).get("resource") == path]
     assert places
     assert places[0] < 300  # among the first after the list was read
-    creations = [place for place, call in enumerate(house.graph.calls) if call.method == "POST"]
-    assert creations[len(creations) // 2] < len(house.graph.calls) - 120  # they take turns with renewals
+    creations = [place for place, call in enumerate(scenario.graph.calls) if call.method == "POST"]
+    assert creations[len(creations) // 2] < len(scenario.graph.calls) - 120  # they take turns with renewals
 
 
 async def test_nothing_lapses_in_days_of_five_minute_ticks() -> None:
-    house = House(call_records(), call_events(1), call_events(2))
-    await house.renewal.run()
-    first = set(house.graph.all)
+    scenario = Scenario(call_records(), call_events(1), call_events(2))
+    await scenario.renewal.run()
+    first = set(scenario.graph.all)
     for _ in range(2 * 24 * 12):
-        house.clock.advance(timedelta(minutes=5))
-        await house.renewal.run()
-        assert {one.id for one in house.graph.live()} == first
-    patches = house.graph.methods()["PATCH"]
+        scenario.clock.advance(timedelta(minutes=5))
+        await scenario.renewal.run()
+        assert {one.id for one in scenario.graph.live()} == first
+    patches = scenario.graph.methods()["PATCH"]
     assert 8 <= patches <= 10  # two a day for each of callEvents, one in 35 hours for callRecords
 
 
 async def test_an_outage_just_short_of_half_a_life_costs_nothing() -> None:
-    house = House(call_events(1))
-    await house.renewal.run()
-    identity = next(iter(house.graph.all))
-    house.clock.advance(timedelta(hours=11, minutes=50))  # not yet due
-    await house.renewal.run()
-    house.clock.advance(timedelta(hours=11, minutes=45))
-    await house.renewal.run()
-    assert [one.id for one in house.graph.live()] == [identity]
-    assert house.graph.methods() == {"POST": 1, "PATCH": 1}
+    scenario = Scenario(call_events(1))
+    await scenario.renewal.run()
+    identity = next(iter(scenario.graph.all))
+    scenario.clock.advance(timedelta(hours=11, minutes=50))  # not yet due
+    await scenario.renewal.run()
+    scenario.clock.advance(timedelta(hours=11, minutes=45))
+    await scenario.renewal.run()
+    assert [one.id for one in scenario.graph.live()] == [identity]
+    assert scenario.graph.methods() == {"POST": 1, "PATCH": 1}
 
 
 async def test_a_lifetime_refused_is_made_shorter_and_remembered() -> None:
-    house = House(*(call_events(number) for number in range(30)), maximum={"callEvents": 6 * HOUR})
-    report = await house.renewal.run()
+    scenario = Scenario(*(call_events(number) for number in range(30)), maximum={"callEvents": 6 * HOUR})
+    report = await scenario.renewal.run()
     assert report.outcomes == {Outcome.CREATED: 30}
-    house.clock.advance(2 * HOUR)
-    assert (await house.renewal.run()).outcomes == {Outcome.LEFT: 30}
-    house.clock.advance(HOUR)
-    calls = len(house.graph.calls)
-    assert (await house.renewal.run()).outcomes == {Outcome.RENEWED: 30}
-    assert len(house.graph.calls) == calls + 30
+    scenario.clock.advance(2 * HOUR)
+    assert (await scenario.renewal.run()).outcomes == {Outcome.LEFT: 30}
+    scenario.clock.advance(HOUR)
+    calls = len(scenario.graph.calls)
+    assert (await scenario.renewal.run()).outcomes == {Outcome.RENEWED: 30}
+    assert len(scenario.graph.calls) == calls + 30
 
 
 async def test_a_clock_that_is_ahead_may_ask_for_less_than_the_least_that_graph_grants() -> None:
     """Otherwise 45 minutes on a fast clock would be refused for ever where Graph allows 46."""
-    house = House(call_events(1), maximum={"callEvents": timedelta(minutes=41)})  # 46, as a clock 5 ahead sees it
+    scenario = Scenario(call_events(1), maximum={"callEvents": timedelta(minutes=41)})  # 46, as a clock 5 ahead sees it
     for _ in range(4):
-        await house.renewal.run()
-    assert len(house.graph.live()) == 1
+        await scenario.renewal.run()
+    assert len(scenario.graph.live()) == 1
 
 
 async def test_certificate_rotation_patches() -> None:
-    house = House(call_events(1), call_records())
-    await house.renewal.run()
-    ids = set(house.graph.all)
-    house.certificates.certificate = NEXT_CERTIFICATE
-    assert (await house.renewal.run()).outcomes == {Outcome.RENEWED: 1, Outcome.LEFT: 1}
-    assert set(house.graph.all) == ids
-    assert house.graph.holds(call_events(1))[0].certificate_id == NEXT_CERTIFICATE.id
+    scenario = Scenario(call_events(1), call_records())
+    await scenario.renewal.run()
+    ids = set(scenario.graph.all)
+    scenario.certificates.certificate = NEXT_CERTIFICATE
+    assert (await scenario.renewal.run()).outcomes == {Outcome.RENEWED: 1, Outcome.LEFT: 1}
+    assert set(scenario.graph.all) == ids
+    assert scenario.graph.holds(call_events(1))[0].certificate_id == NEXT_CERTIFICATE.id
 
 
 @pytest.mark.parametrize("unique", [True, False])
 async def test_certificate_rotation_replaces_where_graph_ignores_the_fields(unique: bool) -> None:
-    house = House(call_events(1), unique=unique, honours_certificate=False)
-    await house.renewal.run()
-    house.graph.calls.clear()
-    house.certificates.certificate = NEXT_CERTIFICATE
-    report = await house.renewal.run()
+    scenario = Scenario(call_events(1), unique=unique, honours_certificate=False)
+    await scenario.renewal.run()
+    scenario.graph.calls.clear()
+    scenario.certificates.certificate = NEXT_CERTIFICATE
+    report = await scenario.renewal.run()
     outcome = Outcome.KEPT if unique else Outcome.REPLACED
     assert (report.outcomes, report.failures) == ({outcome: 1}, ())
-    methods = [call.method for call in house.graph.calls]
+    methods = [call.method for call in scenario.graph.calls]
     assert methods == (["PATCH", "POST"] if unique else ["PATCH", "POST", "DELETE"])
     if unique:  # what delivers is deleted first only when its life is nearly over
-        house.clock.advance(17 * HOUR)
-        assert (await house.process().run()).outcomes == {Outcome.KEPT: 1}
-        assert house.graph.methods()["DELETE"] == 0
-        house.clock.advance(HOUR)
-        assert (await house.process().run()).outcomes == {Outcome.REPLACED: 1}
-    assert [one.certificate_id for one in house.graph.live()] == [NEXT_CERTIFICATE.id]
+        scenario.clock.advance(17 * HOUR)
+        assert (await scenario.process().run()).outcomes == {Outcome.KEPT: 1}
+        assert scenario.graph.methods()["DELETE"] == 0
+        scenario.clock.advance(HOUR)
+        assert (await scenario.process().run()).outcomes == {Outcome.REPLACED: 1}
+    assert [one.certificate_id for one in scenario.graph.live()] == [NEXT_CERTIFICATE.id]
 
 
 async def test_a_patch_that_may_not_name_a_certificate_is_sent_without() -> None:
-    house = House(call_events(1))
-    old = house.graph.add(call_events(1), expires=house.clock.now() + HOUR, certificate_id=None)
+    scenario = Scenario(call_events(1))
+    old = scenario.graph.add(call_events(1), expires=scenario.clock.now() + HOUR, certificate_id=None)
 
     def faults(call: Call) -> model.Fault | None:
         return model.REJECTED if call.method == "PATCH" and "encryptionCertificate" in (call.body or {}) else None
 
-    house.graph.faults = faults
-    report = await house.renewal.run()
+    scenario.graph.faults = faults
+    report = await scenario.renewal.run()
     assert (report.outcomes, report.failures) == ({Outcome.RENEWED: 1}, ())
-    assert house.graph.all[old.id].expires > house.clock.now() + 20 * HOUR
+    assert scenario.graph.all[old.id].expires > scenario.clock.now() + 20 * HOUR
 
 
 async def test_renewal_goes_on_while_key_vault_is_away() -> None:
-    house = House(call_events(1), call_events(2))
-    house.graph.add(call_events(1), expires=house.clock.now() + HOUR)
-    house.certificates.certificate = None
-    report = await house.renewal.run()
+    scenario = Scenario(call_events(1), call_events(2))
+    scenario.graph.add(call_events(1), expires=scenario.clock.now() + HOUR)
+    scenario.certificates.certificate = None
+    report = await scenario.renewal.run()
     assert report.outcomes == {Outcome.RENEWED: 1, Outcome.FAILED: 1}
     assert {failure.reason for failure in report.failures} == {"unavailable", "certificate"}
 
 
 async def test_renewal_goes_on_while_the_desired_state_cannot_be_read() -> None:
-    house = House()
-    house.graph.add(call_events(1), expires=house.clock.now() + HOUR)
-    house.graph.add(call_events(2))
-    house.source.state = DesiredStateError("subscriptions.toml", ["line 1: wrong"])
-    report = await house.renewal.run()
+    scenario = Scenario()
+    scenario.graph.add(call_events(1), expires=scenario.clock.now() + HOUR)
+    scenario.graph.add(call_events(2))
+    scenario.source.state = DesiredStateError("subscriptions.toml", ["line 1: wrong"])
+    report = await scenario.renewal.run()
     assert report.outcomes == {Outcome.RENEWED: 1, Outcome.LEFT: 1}
     assert [failure.reason for failure in report.failures] == ["desired-state"]
-    assert len(house.graph.live()) == 2
+    assert len(scenario.graph.live()) == 2
 
 
 async def test_what_is_refused_of_the_desired_state_is_told_and_the_rest_made() -> None:
-    house = House()
-    house.source.state = DesiredState(
+    scenario = Scenario()
+    scenario.source.state = DesiredState(
         (call_events(1),), (), DesiredStateError("subscriptions.toml", ["line 9: refused"])
     )
-    unwanted = house.graph.add(call_events(2))
-    report = await house.renewal.run()
+    unwanted = scenario.graph.add(call_events(2))
+    report = await scenario.renewal.run()
     assert report.outcomes == {Outcome.CREATED: 1, Outcome.LEFT: 1}
     assert [(failure.stage, failure.reason) for failure in report.failures] == [(Stage.DESIRED_STATE, "desired-state")]
-    assert unwanted.id in house.graph.all
+    assert unwanted.id in scenario.graph.all
 
 
 async def test_members_of_a_group_and_what_is_left_while_they_are_not_known() -> None:
     group = Group(TENANT, user(900))
-    house = House(call_events(1), groups=(group,))
-    house.graph.members[group.group_id] = (user(1), user(2), user(3))
-    assert (await house.renewal.run()).outcomes == {Outcome.CREATED: 3}
-    del house.graph.members[group.group_id]
-    report = await house.renewal.run()
+    scenario = Scenario(call_events(1), groups=(group,))
+    scenario.graph.members[group.group_id] = (user(1), user(2), user(3))
+    assert (await scenario.renewal.run()).outcomes == {Outcome.CREATED: 3}
+    del scenario.graph.members[group.group_id]
+    report = await scenario.renewal.run()
     assert report.outcomes == {Outcome.LEFT: 3}
     assert [failure.stage for failure in report.failures] == [Stage.GROUP]
-    house.graph.members[group.group_id] = (user(2),)
-    assert (await house.renewal.run()).outcomes == {Outcome.LEFT: 3}
+    scenario.graph.members[group.group_id] = (user(2),)
+    assert (await scenario.renewal.run()).outcomes == {Outcome.LEFT: 3}
 
 
 async def test_what_is_gone_is_recreated_after_a_second_look() -> None:
-    house = House(call_events(1))
-    old = house.graph.add(call_events(1), expires=house.clock.now() + HOUR)
+    scenario = Scenario(call_events(1))
+    old = scenario.graph.add(call_events(1), expires=scenario.clock.now() + HOUR)
 
     def faults(call: Call) -> model.Fault | None:
         if call.method == "PATCH":
-            house.graph.all.pop(old.id, None)
+            scenario.graph.all.pop(old.id, None)
         return None
 
-    house.graph.faults = faults
-    assert (await house.renewal.run()).outcomes == {Outcome.CREATED: 1}
-    assert [call.method for call in house.graph.calls] == ["PATCH", "GET", "POST"]
+    scenario.graph.faults = faults
+    assert (await scenario.renewal.run()).outcomes == {Outcome.CREATED: 1}
+    assert [call.method for call in scenario.graph.calls] == ["PATCH", "GET", "POST"]
 
 
 async def test_a_404_that_get_contradicts_recreates_nothing() -> None:
-    house = House(call_events(1))
-    old = house.graph.add(call_events(1), expires=house.clock.now() + HOUR)
+    scenario = Scenario(call_events(1))
+    old = scenario.graph.add(call_events(1), expires=scenario.clock.now() + HOUR)
     answers = iter([model.NOT_FOUND, None, None])
-    house.graph.faults = lambda _: next(answers)
-    assert (await house.renewal.run()).outcomes == {Outcome.RENEWED: 1}
-    assert [call.method for call in house.graph.calls] == ["PATCH", "GET", "PATCH"]
-    assert list(house.graph.all) == [old.id]
+    scenario.graph.faults = lambda _: next(answers)
+    assert (await scenario.renewal.run()).outcomes == {Outcome.RENEWED: 1}
+    assert [call.method for call in scenario.graph.calls] == ["PATCH", "GET", "PATCH"]
+    assert list(scenario.graph.all) == [old.id]
 
 
 async def test_a_creation_whose_answer_is_lost_is_adopted() -> None:
-    house = House(*(call_events(number) for number in range(25)))
-    house.graph.faults = lambda call: model.lose_answer if call.method == "POST" else None
-    report = await house.renewal.run()
+    scenario = Scenario(*(call_events(number) for number in range(25)))
+    scenario.graph.faults = lambda call: model.lose_answer if call.method == "POST" else None
+    report = await scenario.renewal.run()
     assert (report.outcomes, report.failures) == ({Outcome.ADOPTED: 25}, ())
-    assert house.graph.methods() == {"POST": 25}
-    assert house.graph.lists == 3  # two tenants, and once more where creations were open
+    assert scenario.graph.methods() == {"POST": 25}
+    assert scenario.graph.lists == 3  # two tenants, and once more where creations were open
 
 
 async def test_what_no_list_shows_is_found_by_its_id_and_kept_alive() -> None:
-    house = House(call_events(1))
-    old = house.graph.add(call_events(1), expires=house.clock.now() + HOUR)
-    house.graph.unlisted.add(old.id)
-    report = await house.renewal.run()
+    scenario = Scenario(call_events(1))
+    old = scenario.graph.add(call_events(1), expires=scenario.clock.now() + HOUR)
+    scenario.graph.unlisted.add(old.id)
+    report = await scenario.renewal.run()
     assert (report.outcomes, report.failures, report.live) == ({Outcome.RENEWED: 1}, (), 1)
-    report = await house.renewal.run()
+    report = await scenario.renewal.run()
     assert (report.outcomes, report.failures, report.live) == ({Outcome.LEFT: 1}, (), 1)
-    assert list(house.graph.all) == [old.id]
+    assert list(scenario.graph.all) == [old.id]
 
 
 async def test_a_place_held_by_somebody_else_is_reported_and_not_fought_over() -> None:
-    house = House(call_events(1))
-    foreign = house.graph.add(call_events(1), notification_url="https://other.example.com/api/notifications")
-    report = await house.renewal.run()
+    scenario = Scenario(call_events(1))
+    foreign = scenario.graph.add(call_events(1), notification_url="https://other.example.com/api/notifications")
+    report = await scenario.renewal.run()
     assert [failure.reason for failure in report.failures] == ["conflict"]
-    assert list(house.graph.all) == [foreign.id]
-    assert house.graph.methods()["POST"] <= 3
+    assert list(scenario.graph.all) == [foreign.id]
+    assert scenario.graph.methods()["POST"] <= 3
 
 
 async def test_a_place_held_for_our_former_address_is_taken_over() -> None:
     for unique in (True, False):
-        house = House(call_events(1), call_events(2), unique=unique)
-        house.endpoint = Endpoint(
+        scenario = Scenario(call_events(1), call_events(2), unique=unique)
+        scenario.endpoint = Endpoint(
             "https://old.example.com/api/notifications", "https://old.example.com/life", ("secret",)
         )
-        await house.process().run()
-        house.endpoint = Endpoint(
+        await scenario.process().run()
+        scenario.endpoint = Endpoint(
             "https://new.example.com/api/notifications", "https://new.example.com/life", ("secret",)
         )
-        report = await house.process().run()
+        report = await scenario.process().run()
         assert (report.outcomes, report.failures) == ({Outcome.REPLACED: 2}, ())
-        assert {one.notification_url.partition("?")[0] for one in house.graph.live()} == {
+        assert {one.notification_url.partition("?")[0] for one in scenario.graph.live()} == {
             "https://new.example.com/api/notifications"
         }
-        assert (await house.process().run()).outcomes == {Outcome.LEFT: 2}
+        assert (await scenario.process().run()).outcomes == {Outcome.LEFT: 2}
 
 
 async def test_a_place_held_by_another_deployment_of_ours_is_not_fought_over() -> None:
-    house = House(call_events(1))
-    house.endpoint = Endpoint("https://blue.example.com/n", "https://blue.example.com/n", ("secret of blue",))
-    await house.process().run()
-    held = set(house.graph.all)
-    house.known = Known()
-    house.endpoint = Endpoint("https://green.example.com/n", "https://green.example.com/n", ("secret of green",))
-    report = await house.process().run()
+    scenario = Scenario(call_events(1))
+    scenario.endpoint = Endpoint("https://blue.example.com/n", "https://blue.example.com/n", ("secret of blue",))
+    await scenario.process().run()
+    held = set(scenario.graph.all)
+    scenario.known = Known()
+    scenario.endpoint = Endpoint("https://green.example.com/n", "https://green.example.com/n", ("secret of green",))
+    report = await scenario.process().run()
     assert [failure.reason for failure in report.failures] == ["conflict"]
-    assert set(house.graph.all) == held
+    assert set(scenario.graph.all) == held
 
 
 async def test_a_fast_clock_renews_what_it_takes_for_expired() -> None:
-    house = House(call_events(1))
-    old = house.graph.add(call_events(1), expires=house.clock.now() + timedelta(minutes=3))
-    fast = VirtualClock(house.clock.now() + timedelta(minutes=5))
-    report = await house.process(clock=fast).run()
+    scenario = Scenario(call_events(1))
+    old = scenario.graph.add(call_events(1), expires=scenario.clock.now() + timedelta(minutes=3))
+    fast = VirtualClock(scenario.clock.now() + timedelta(minutes=5))
+    report = await scenario.process(clock=fast).run()
     assert (report.outcomes, report.failures) == ({Outcome.RENEWED: 1}, ())
-    assert list(house.graph.all) == [old.id]
+    assert list(scenario.graph.all) == [old.id]
 
 
 async def test_of_two_the_one_that_seems_expired_goes() -> None:
-    house = House(call_events(1), unique=False)
-    fresh = house.graph.add(call_events(1))
-    lapsing = house.graph.add(call_events(1), expires=house.clock.now() + timedelta(minutes=3))
+    scenario = Scenario(call_events(1), unique=False)
+    fresh = scenario.graph.add(call_events(1))
+    lapsing = scenario.graph.add(call_events(1), expires=scenario.clock.now() + timedelta(minutes=3))
     assert lapsing.id > fresh.id
-    house.graph.all[fresh.id], house.graph.all[lapsing.id] = (
+    scenario.graph.all[fresh.id], scenario.graph.all[lapsing.id] = (
         replace(lapsing, id=fresh.id),
         replace(fresh, id=lapsing.id),
     )
-    fast = VirtualClock(house.clock.now() + timedelta(minutes=5))
-    assert (await house.process(clock=fast).run()).outcomes == {Outcome.LEFT: 1, Outcome.RENEWED: 1}
-    assert (await house.process(clock=fast).run()).outcomes == {Outcome.LEFT: 1, Outcome.DELETED: 1}
-    assert len(house.graph.all) == 1
+    fast = VirtualClock(scenario.clock.now() + timedelta(minutes=5))
+    assert (await scenario.process(clock=fast).run()).outcomes == {Outcome.LEFT: 1, Outcome.RENEWED: 1}
+    assert (await scenario.process(clock=fast).run()).outcomes == {Outcome.LEFT: 1, Outcome.DELETED: 1}
+    assert len(scenario.graph.all) == 1
 
 
 async def test_an_endpoint_that_was_asleep_is_tried_a_second_time() -> None:
-    house = House(*(call_events(number) for number in range(50)))
+    scenario = Scenario(*(call_events(number) for number in range(50)))
     asleep = iter([True] * 20)
-    house.graph.faults = lambda _: model.NOT_VALIDATED if next(asleep, False) else None
-    report = await house.renewal.run()
+    scenario.graph.faults = lambda _: model.NOT_VALIDATED if next(asleep, False) else None
+    report = await scenario.renewal.run()
     assert (report.outcomes, report.failures) == ({Outcome.CREATED: 50}, ())
 
 
 async def test_an_endpoint_that_does_not_answer_is_named_without_its_key() -> None:
-    house = House(*(call_events(number) for number in range(500)))
-    house.graph.faults = lambda _: model.NOT_VALIDATED
-    report = await house.renewal.run()
+    scenario = Scenario(*(call_events(number) for number in range(500)))
+    scenario.graph.faults = lambda _: model.NOT_VALIDATED
+    report = await scenario.renewal.run()
     [failure] = report.failures
     assert (failure.reason, failure.count) == ("endpoint-validation", 500)
     assert "https://calls.example.com/api/notifications" in failure.detail
     assert "https://calls.example.com/api/lifecycleNotifications" in failure.detail
     assert "key" not in failure.detail
-    assert house.graph.methods()["POST"] <= 200  # the others are not even tried
+    assert scenario.graph.methods()["POST"] <= 200  # the others are not even tried
 
 
 async def test_a_quota_stops_creations_of_its_kind_and_nothing_else() -> None:
-    house = House(*(call_events(number) for number in range(200)), call_records(), quota=30)
-    house.graph.add(call_records(), expires=house.clock.now() + HOUR)
-    report = await house.renewal.run()
+    scenario = Scenario(*(call_events(number) for number in range(200)), call_records(), quota=30)
+    scenario.graph.add(call_records(), expires=scenario.clock.now() + HOUR)
+    report = await scenario.renewal.run()
     assert report.outcomes == {Outcome.CREATED: 29, Outcome.RENEWED: 1, Outcome.FAILED: 171}
     assert [(failure.reason, failure.count) for failure in report.failures] == [("quota", 171)]
-    assert house.graph.methods()["POST"] < 140  # what was in flight, and no more
+    assert scenario.graph.methods()["POST"] < 140  # what was in flight, and no more
 
 
 async def test_a_missing_permission_is_named() -> None:
-    house = House(call_events(1), call_records())
-    house.graph.faults = lambda call: model.FORBIDDEN if "callEvents" in str(call.body) else None
-    report = await house.renewal.run()
+    scenario = Scenario(call_events(1), call_records())
+    scenario.graph.faults = lambda call: model.FORBIDDEN if "callEvents" in str(call.body) else None
+    report = await scenario.renewal.run()
     assert report.outcomes == {Outcome.CREATED: 1, Outcome.FAILED: 1}
     assert "CallEvents.Read.All" in report.failures[0].detail
 
 
 async def test_throttling_is_waited_out_within_the_budget() -> None:
-    house = House(*(call_events(number) for number in range(60)))
+    scenario = Scenario(*(call_events(number) for number in range(60)))
     seen: set[str] = set()
 
     def faults(call: Call) -> model.Fault | None:
@@ -585,98 +584,98 @@ async def test_throttling_is_waited_out_within_the_budget() -> None:
         seen.add(resource)
         return model.THROTTLED
 
-    house.graph.faults = faults
-    assert (await house.renewal.run()).outcomes == {Outcome.CREATED: 60}
+    scenario.graph.faults = faults
+    assert (await scenario.renewal.run()).outcomes == {Outcome.CREATED: 60}
 
 
 async def test_a_run_ends_when_its_time_is_over_and_the_next_goes_on() -> None:
-    house = House(*(call_events(number) for number in range(300)))
+    scenario = Scenario(*(call_events(number) for number in range(300)))
 
     def slow(_: Call) -> None:
-        house.clock.advance(timedelta(seconds=5))
+        scenario.clock.advance(timedelta(seconds=5))
 
-    house.graph.faults = slow
-    report = await house.renewal.run()
+    scenario.graph.faults = slow
+    report = await scenario.renewal.run()
     assert report.outcomes[Outcome.DEFERRED] > 0
     assert report.finished - report.started < timedelta(minutes=17)
-    house.graph.faults = lambda _: None
-    assert (await house.renewal.run()).outcomes[Outcome.CREATED] == report.outcomes[Outcome.DEFERRED]
+    scenario.graph.faults = lambda _: None
+    assert (await scenario.renewal.run()).outcomes[Outcome.CREATED] == report.outcomes[Outcome.DEFERRED]
 
 
 async def test_one_tenant_without_consent_does_not_stop_the_others() -> None:
-    house = House(call_events(1), call_events(2, OTHER_TENANT))
-    house.graph.list_errors[OTHER_TENANT] = CredentialError("Entra ID's token")
-    report = await house.renewal.run()
+    scenario = Scenario(call_events(1), call_events(2, OTHER_TENANT))
+    scenario.graph.list_errors[OTHER_TENANT] = CredentialError("Entra ID's token")
+    report = await scenario.renewal.run()
     assert report.outcomes == {Outcome.CREATED: 1}
     assert [(failure.tenant_id, failure.reason) for failure in report.failures] == [(OTHER_TENANT, "credential")]
 
 
 @pytest.mark.parametrize("everything_down", [True, False])
 async def test_a_run_that_can_do_nothing_raises(everything_down: bool) -> None:
-    house = House(call_events(1))
+    scenario = Scenario(call_events(1))
     if everything_down:
-        house.graph.list_errors = {tenant_id: UnavailableError("Graph") for tenant_id in (TENANT, OTHER_TENANT)}
+        scenario.graph.list_errors = {tenant_id: UnavailableError("Graph") for tenant_id in (TENANT, OTHER_TENANT)}
     else:
-        house.certificates.certificate = None
+        scenario.certificates.certificate = None
     with pytest.raises(UnavailableError):
-        await house.renewal.run()
+        await scenario.renewal.run()
 
 
 async def test_a_new_client_state_replaces_each_at_its_next_renewal() -> None:
-    house = House(call_events(1), call_events(2))
-    await house.renewal.run()
-    house.clock.advance(12 * HOUR)
-    house.graph.all = {
+    scenario = Scenario(call_events(1), call_events(2))
+    await scenario.renewal.run()
+    scenario.clock.advance(12 * HOUR)
+    scenario.graph.all = {
         identity: replace(one, expires=one.expires + 11 * HOUR) if place else one
-        for place, (identity, one) in enumerate(house.graph.all.items())
+        for place, (identity, one) in enumerate(scenario.graph.all.items())
     }
-    house.endpoint = Endpoint(ENDPOINT.notification_url, ENDPOINT.lifecycle_url, ("newer", "secret"))
-    report = await house.process().run()
+    scenario.endpoint = Endpoint(ENDPOINT.notification_url, ENDPOINT.lifecycle_url, ("newer", "secret"))
+    report = await scenario.process().run()
     assert (report.outcomes, report.previous_client_state) == ({Outcome.KEPT: 1, Outcome.LEFT: 1}, 2)
-    house.clock.advance(6 * HOUR)
-    report = await house.process().run()
+    scenario.clock.advance(6 * HOUR)
+    report = await scenario.process().run()
     assert (report.outcomes, report.previous_client_state) == ({Outcome.REPLACED: 1, Outcome.LEFT: 1}, 1)
-    house.clock.advance(11 * HOUR)
-    assert (await house.process().run()).outcomes == {Outcome.REPLACED: 1, Outcome.LEFT: 1}
-    assert {house.graph.client_states[one.id] for one in house.graph.live()} == {"newer"}
+    scenario.clock.advance(11 * HOUR)
+    assert (await scenario.process().run()).outcomes == {Outcome.REPLACED: 1, Outcome.LEFT: 1}
+    assert {scenario.graph.client_states[one.id] for one in scenario.graph.live()} == {"newer"}
 
 
 async def test_an_unknown_mark_is_replaced_at_once_even_under_a_full_quota() -> None:
-    house = House(call_events(1), unique=False, quota=1)
-    house.graph.add(call_events(1), notification_url=model.URL)
-    assert (await house.renewal.run()).outcomes == {Outcome.REPLACED: 1}
-    assert house.graph.client_states[house.graph.live()[0].id] == "secret"
+    scenario = Scenario(call_events(1), unique=False, quota=1)
+    scenario.graph.add(call_events(1), notification_url=model.URL)
+    assert (await scenario.renewal.run()).outcomes == {Outcome.REPLACED: 1}
+    assert scenario.graph.client_states[scenario.graph.live()[0].id] == "secret"
 
 
 async def test_overlapping_runs_of_two_processes_leave_one_of_each() -> None:
     wanted = [call_events(number) for number in range(30)]
     for unique in (True, False):
-        house = House(*wanted, unique=unique)
-        await asyncio.gather(house.process().run(), house.process().run())
-        await house.process().run()
-        assert all(len(house.graph.holds(want)) == 1 for want in wanted)
+        scenario = Scenario(*wanted, unique=unique)
+        await asyncio.gather(scenario.process().run(), scenario.process().run())
+        await scenario.process().run()
+        assert all(len(scenario.graph.holds(want)) == 1 for want in wanted)
 
 
 async def test_resync_is_shared_by_those_who_wait() -> None:
-    house = House(call_events(1))
-    reports = await asyncio.gather(*(house.renewal.resync(TENANT) for _ in range(20)))
+    scenario = Scenario(call_events(1))
+    reports = await asyncio.gather(*(scenario.renewal.resync(TENANT) for _ in range(20)))
     assert len({id(report) for report in reports}) == 1
-    assert house.graph.lists == 1
+    assert scenario.graph.lists == 1
 
 
 async def test_reauthorize_patches_once_and_alone() -> None:
-    house = House(call_events(1))
-    await house.renewal.run()
-    [identity] = house.graph.all
-    house.clock.advance(HOUR)
-    assert await house.renewal.reauthorize(TENANT, identity) is Outcome.RENEWED
-    assert house.graph.methods() == {"POST": 1, "PATCH": 1}
-    assert await house.renewal.reauthorize(TENANT, user(77)) is Outcome.GONE
-    foreign = house.graph.add(call_events(5), notification_url="https://other.example.com/api/notifications")
-    assert await house.renewal.reauthorize(TENANT, foreign.id) is Outcome.LEFT
-    house.graph.faults = lambda _: model.FORBIDDEN
+    scenario = Scenario(call_events(1))
+    await scenario.renewal.run()
+    [identity] = scenario.graph.all
+    scenario.clock.advance(HOUR)
+    assert await scenario.renewal.reauthorize(TENANT, identity) is Outcome.RENEWED
+    assert scenario.graph.methods() == {"POST": 1, "PATCH": 1}
+    assert await scenario.renewal.reauthorize(TENANT, user(77)) is Outcome.GONE
+    foreign = scenario.graph.add(call_events(5), notification_url="https://other.example.com/api/notifications")
+    assert await scenario.renewal.reauthorize(TENANT, foreign.id) is Outcome.LEFT
+    scenario.graph.faults = lambda _: model.FORBIDDEN
     with pytest.raises(graph.PermissionDeniedError):
-        await house.renewal.reauthorize(TENANT, identity)
+        await scenario.renewal.reauthorize(TENANT, identity)
 
 
 @pytest.mark.parametrize("answer", [model.NOT_DONE, model.refuse(graph.SubscriptionConflictError("409"))])
@@ -684,39 +683,39 @@ async def test_a_second_presence_subscription_never_costs_the_first(answer: mode
     first, second = (
         Desired(TENANT, resources.PRESENCE, resources.presence_path((user(number),)), rich=True) for number in (1, 2)
     )
-    house = House(first, second)
-    old = house.graph.add(first)
-    house.graph.faults = lambda call: answer if call.method == "POST" else None
+    scenario = Scenario(first, second)
+    old = scenario.graph.add(first)
+    scenario.graph.faults = lambda call: answer if call.method == "POST" else None
     for _ in range(2):
-        await house.renewal.run()
-    assert [one.id for one in house.graph.live()] == [old.id]
-    house.graph.faults = lambda _: None
-    assert (await house.renewal.run()).failures == ()
-    assert len(house.graph.live()) == 2
-    assert old.id in house.graph.all
+        await scenario.renewal.run()
+    assert [one.id for one in scenario.graph.live()] == [old.id]
+    scenario.graph.faults = lambda _: None
+    assert (await scenario.renewal.run()).failures == ()
+    assert len(scenario.graph.live()) == 2
+    assert old.id in scenario.graph.all
 
 
 async def test_what_vanishes_while_a_creation_is_looked_for_is_forgotten() -> None:
-    house = House(call_events(1), unique=False)
-    await house.renewal.run()
-    [old] = house.graph.live()
-    house.source.state = DesiredState((call_events(1), call_events(2)), ())
+    scenario = Scenario(call_events(1), unique=False)
+    await scenario.renewal.run()
+    [old] = scenario.graph.live()
+    scenario.source.state = DesiredState((call_events(1), call_events(2)), ())
 
     def vanish(call: Call) -> model.Fault | None:
-        house.graph.all.pop(old.id, None)
+        scenario.graph.all.pop(old.id, None)
         return model.lose_answer if call.method == "POST" else None
 
-    house.graph.faults = vanish
-    report = await house.process().run()
+    scenario.graph.faults = vanish
+    report = await scenario.process().run()
     assert (report.outcomes, report.live) == ({Outcome.LEFT: 1, Outcome.ADOPTED: 1}, 1)
-    assert old.id not in house.known.ids[TENANT]
+    assert old.id not in scenario.known.ids[TENANT]
 
 
 async def test_a_run_without_time_asks_for_no_list() -> None:
-    house = House(call_events(1))
+    scenario = Scenario(call_events(1))
     with pytest.raises(UnavailableError) as caught:
-        await house.process(budget=timedelta(0)).run()
-    assert (caught.value.reason, house.graph.lists) == ("out-of-time", 0)
+        await scenario.process(budget=timedelta(0)).run()
+    assert (caught.value.reason, scenario.graph.lists) == ("out-of-time", 0)
 
 
 async def test_a_longer_list_of_presence_users_replaces_the_shorter_one() -> None:
@@ -724,17 +723,17 @@ async def test_a_longer_list_of_presence_users_replaces_the_shorter_one() -> Non
         path = resources.presence_path(tuple(user(number) for number in numbers))
         return Desired(TENANT, resources.PRESENCE, path, rich=True)
 
-    house = House(presence(1, 2, 3))
-    old = house.graph.add(presence(1, 2))
+    scenario = Scenario(presence(1, 2, 3))
+    old = scenario.graph.add(presence(1, 2))
     # Graph holds one for each signed-in user, whatever its list.
-    house.graph.faults = lambda call: (
+    scenario.graph.faults = lambda call: (
         model.refuse(graph.SubscriptionConflictError("409"))
-        if call.method == "POST" and old.id in house.graph.all
+        if call.method == "POST" and old.id in scenario.graph.all
         else None
     )
-    assert (await house.renewal.run()).outcomes == {Outcome.REPLACED: 1}
-    assert [one.resource for one in house.graph.live()] == [presence(1, 2, 3).resource]
-    assert all(call.delegated for call in house.graph.calls)
+    assert (await scenario.renewal.run()).outcomes == {Outcome.REPLACED: 1}
+    assert [one.resource for one in scenario.graph.live()] == [presence(1, 2, 3).resource]
+    assert all(call.delegated for call in scenario.graph.calls)
 
 
 FAULTS = (
@@ -773,55 +772,55 @@ def test_no_order_of_faults_loses_a_desired_subscription(
     *, faults: list[model.Fault | None], states: list[str], unique: bool, honours: bool, tells: bool, rotated: bool
 ) -> None:
     wanted = [call_events(number) for number in range(len(states))]
-    house = House(*wanted, unique=unique, honours_certificate=honours, tells_certificate=tells)
-    house.endpoint = Endpoint(ENDPOINT.notification_url, ENDPOINT.lifecycle_url, ("newer", "secret"))
-    current = house.endpoint.url(rich=True)
-    now = house.clock.now()
+    scenario = Scenario(*wanted, unique=unique, honours_certificate=honours, tells_certificate=tells)
+    scenario.endpoint = Endpoint(ENDPOINT.notification_url, ENDPOINT.lifecycle_url, ("newer", "secret"))
+    current = scenario.endpoint.url(rich=True)
+    now = scenario.clock.now()
     for want, state in zip(wanted, states, strict=True):
         if state != "absent":
             url = {"unmarked": model.URL, "previous": ENDPOINT.url(rich=True)}.get(state, current)
-            house.graph.add(want, expires=now + (20 if state == "fresh" else 2) * HOUR, notification_url=url)
+            scenario.graph.add(want, expires=now + (20 if state == "fresh" else 2) * HOUR, notification_url=url)
         if state == "twice":
-            house.graph.add(want, notification_url=current)
-    house.certificates.certificate = NEXT_CERTIFICATE if rotated else CERTIFICATE
+            scenario.graph.add(want, notification_url=current)
+    scenario.certificates.certificate = NEXT_CERTIFICATE if rotated else CERTIFICATE
     remaining = iter(faults)
 
     def watch(call: Call) -> model.Fault | None:
         """A live subscription may be deleted only if another is there, or Graph just refused to hold two."""
-        if call.method == "DELETE" and (going := house.graph.all.get(call.subscription_id or "")) is not None:
-            same = [one for one in house.graph.live() if one.resource == going.resource]
-            good = house.endpoint.read_mark(going.notification_url)[0] is not ClientStateVersion.UNKNOWN
+        if call.method == "DELETE" and (going := scenario.graph.all.get(call.subscription_id or "")) is not None:
+            same = [one for one in scenario.graph.live() if one.resource == going.resource]
+            good = scenario.endpoint.read_mark(going.notification_url)[0] is not ClientStateVersion.UNKNOWN
             assert len(same) > 1 or unique or not good
         return next(remaining, None)
 
-    house.graph.faults = watch
+    scenario.graph.faults = watch
 
     def at_most_two() -> None:
-        assert all(len(house.graph.holds(want)) <= 2 for want in wanted)
+        assert all(len(scenario.graph.holds(want)) <= 2 for want in wanted)
 
-    async def scenario() -> None:
+    async def live() -> None:
         for _ in range(4):
             with contextlib.suppress(UnavailableError):
-                await house.process().run()
+                await scenario.process().run()
             at_most_two()
-            house.clock.advance(timedelta(minutes=5))
-        house.graph.faults = lambda _: None
+            scenario.clock.advance(timedelta(minutes=5))
+        scenario.graph.faults = lambda _: None
         for _ in range(8):  # what delivers is replaced only when its life is nearly over
             for _ in range(2):
-                report = await house.process().run()
+                report = await scenario.process().run()
                 at_most_two()
-            house.clock.advance(3 * HOUR)
-        house.clock.advance(-3 * HOUR)
+            scenario.clock.advance(3 * HOUR)
+        scenario.clock.advance(-3 * HOUR)
         assert report.failures == ()
-        calls = len(house.graph.calls)
-        report = await house.process().run()
+        calls = len(scenario.graph.calls)
+        report = await scenario.process().run()
         assert set(report.outcomes) == {Outcome.LEFT}
-        assert len(house.graph.calls) == calls
+        assert len(scenario.graph.calls) == calls
         for want in wanted:
-            [one] = house.graph.holds(want)
-            version, _ = house.endpoint.read_mark(one.notification_url)
+            [one] = scenario.graph.holds(want)
+            version, _ = scenario.endpoint.read_mark(one.notification_url)
             assert version is not ClientStateVersion.UNKNOWN
             if tells:
-                assert one.certificate_id == house.certificates.certificate.id  # type: ignore[union-attr]
+                assert one.certificate_id == scenario.certificates.certificate.id  # type: ignore[union-attr]
 
-    asyncio.run(scenario(), loop_factory=VirtualLoop)
+    asyncio.run(live(), loop_factory=VirtualLoop)

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+from dev.simulation.storage_model import START, Crash, Message, StorageModel
 from dev.simulator.crypto import Recipient, encrypt
 from shared.notifications import decrypt
 from shared.notifications.decrypt import Decryptor
@@ -23,7 +24,6 @@ from shared.values.errors import UnavailableError, UnknownCertificateError
 from shared.values.event_types import parse_message
 from shared.values.resources import EMERGENCY_QUEUE, RAW_QUEUE
 from tests.keys import PAIR
-from tests.storage_model import START, Crash, Message, StorageModel
 
 TRIES_OF_THE_PLATFORM = 5
 CERTIFICATE_ID = "switchboard/0123456789abcdef0123456789abcdef"

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from dev.simulation.storage_model import StorageModel
 from shared.notifications.collection import ClientStates, parse_collection
 from shared.notifications.decrypt import open_items, parse_each
 from shared.notifications.encryption import decrypt
@@ -21,7 +22,6 @@ from shared.values.items import parse_item
 from shared.values.message_text import Encoding
 from shared.values.resources import EVENT_QUEUES, RAW_QUEUE, SELF_TEST
 from tests.keys import PAIR
-from tests.storage_model import StorageModel
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.subscriptions.sign_in import SignedInUser
+from shared.graph.sign_in import SignedInUser
 from shared.values.graph import SignInRequiredError
 
 AUTHORITY = "https://127.0.0.1:1/aaaaaaaa-0000-4000-8000-000000000001"  # where nobody answers

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.call_records.coverage import resource_key
-from shared.subscriptions.endpoint import ClientStateVersion, Endpoint
-from shared.subscriptions.lifetimes import Lifetimes, half_life, last_resort
-from shared.subscriptions.plan import PATIENCE, creation_body, plan
+from shared.subscriptions.actions import creation_body
+from shared.subscriptions.plan import PATIENCE, plan
 from shared.subscriptions.planned import Action, Course, Desired, Reason, Verb
 from shared.values import resources
 from shared.values.certificate import EncryptionCertificate
+from shared.values.endpoint import ClientStateVersion, Endpoint
 from shared.values.graph import Subscription
+from shared.values.lifetimes import Lifetimes, half_life, last_resort
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
+from dev.simulation.storage_model import START
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Parked
 from shared.notifications.raw_messages import CLAIMS_CONTAINER
 from shared.notifications.replay import Done, Replay, Selection
@@ -15,7 +16,6 @@ from shared.values.envelope import Envelope
 from shared.values.errors import AbandonedError, MalformedInputError
 from shared.values.message_text import decode
 from shared.values.resources import RAW_QUEUE
-from tests.storage_model import START
 from tests.unit.test_retries import World, basic, put, rich
 
 

@@ -10,9 +10,9 @@ from azure.storage.queue import QueueClient, QueueServiceClient
 
 from dev.azurite import ACCOUNT, ACCOUNT_KEY, Azurite
 from dev.host import HostProcess
-from dev.link import Link
 from dev.ports import HOST
 from dev.queue_proxy import Fault, QueueProxy
+from dev.tcp_proxy import TcpProxy
 from tests.integration.host.apps import App, count, encoded, eventually
 
 type Serve = Callable[..., HostProcess]
@@ -174,19 +174,21 @@ class TestOutage:
     ) -> None:
         app.write(WORKING)
         queue = queue_service.create_queue(f"{app.name}-outage")
-        with Link.to(azurite.ports.queue) as link:
-            queues = f"QueueEndpoint=http://{HOST}:{link.port}/{ACCOUNT};AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY}"
-            link.cut()
+        with TcpProxy.to(azurite.ports.queue) as proxy:
+            queues = (
+                f"QueueEndpoint=http://{HOST}:{proxy.port}/{ACCOUNT};AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY}"
+            )
+            proxy.cut()
             serve(AzureWebJobsStorage=azurite.connection_string, Queues=queues, QUEUE=queue.queue_name)
-            eventually(lambda: link.refused > 0)
-            link.mend()
+            eventually(lambda: proxy.refused > 0)
+            proxy.mend()
             queue.send_message(encoded("first"))
             app.await_notes(1)
 
-            refused = link.refused
-            link.cut()
-            eventually(lambda: link.refused > refused)
-            link.mend()
+            refused = proxy.refused
+            proxy.cut()
+            eventually(lambda: proxy.refused > refused)
+            proxy.mend()
             queue.send_message(encoded("second"))
 
             assert [note["text"] for note in app.await_notes(2)] == ["first", "second"]

@@ -1,4 +1,4 @@
-"""What befalls a year: drawn from a seed, so that it can be had again."""
+"""EventName befalls a year: drawn from a seed, so that it can be had again."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ HALF_LIVES: Final = (timedelta(minutes=29), timedelta(hours=11.8), timedelta(hou
 _DAY: Final = 86400.0
 _YEAR: Final = 365.0
 
-type What = Literal[
+type EventName = Literal[
     "outage of graph",
     "outage of entra",
     "outage of vault",
@@ -50,7 +50,7 @@ type What = Literal[
     "leaves",
 ]
 
-_A_YEAR: Final[tuple[tuple[What, int], ...]] = (
+_A_YEAR: Final[tuple[tuple[EventName, int], ...]] = (
     ("outage of graph", 10),
     ("outage of entra", 8),
     ("outage of vault", 8),
@@ -121,7 +121,7 @@ _REFUSED: Final = (
 )
 """Every sort of refusal, status and message; "not found" is none: it says something about the subscription."""
 
-_REFUSED_REQUESTS: Final[dict[What, tuple[str, str]]] = {
+_REFUSED_REQUESTS: Final[dict[EventName, tuple[str, str]]] = {
     "refused renewals": ("PATCH", "/subscriptions/"),
     "refused reads": ("GET", "/subscriptions/"),
     "refused creation": ("POST", r"/subscriptions$"),
@@ -146,7 +146,7 @@ TROUBLES: Final = (
     Fault("graph", status=503),
     Fault("login"),
 )
-"""What befalls one tenant alone."""
+"""EventName befalls one tenant alone."""
 
 _OUTAGES: Final = (
     Fault("graph", status=503),
@@ -171,26 +171,26 @@ class Event:
     """
 
     at: float
-    what: What
+    name: EventName
     seconds: float = 0.0
     fault: Fault | None = None
     draw: float = 0.0
 
 
-def forecast(seed: int, days: float) -> list[Event]:
+def fault_schedule(seed: int, days: float) -> list[Event]:
     """The events of `days` days, in order."""
     return sorted(_events(Random(seed), days), key=lambda event: event.at)
 
 
 def _events(random: Random, days: float) -> Iterator[Event]:
     length = days * _DAY
-    for what, in_a_year in _A_YEAR:
+    for name, in_a_year in _A_YEAR:
         share = in_a_year * days / _YEAR
         for _ in range(int(share) + (random.random() < share % 1)):
             at = random.uniform(0, length)
             if random.random() < 0.3:
                 at += 4 - at % 300 + random.uniform(0, 10)  # while the timer's function runs
-            yield _event(random, at, what)
+            yield _event(random, at, name)
     for month in range(int(days // 30)):
         yield Event((month + random.random()) * 30 * _DAY, "new certificate")
     for hours in (26.0, 75.0):  # longer than any life of its kind
@@ -199,12 +199,12 @@ def _events(random: Random, days: float) -> Iterator[Event]:
             yield Event(random.uniform(0, length - 100 * 3600), "outage of graph", hours * 3600, fault)
 
 
-def _event(random: Random, at: float, what: What) -> Event:
+def _event(random: Random, at: float, name: EventName) -> Event:
     seconds, fault = 0.0, None
-    match what:
+    match name:
         case "outage of graph" | "outage of entra" | "outage of vault":
             seconds = random.choice(HALF_LIVES).total_seconds() * random.uniform(0.02, 1.0)
-            fault = random.choice(_OUTAGES) if what == "outage of graph" else None
+            fault = random.choice(_OUTAGES) if name == "outage of graph" else None
         case "storm of 429":
             seconds, fault = random.uniform(60, 2400), random.choice(_STORMS)
         case "fault":
@@ -214,7 +214,7 @@ def _event(random: Random, at: float, what: What) -> Event:
         case "blind lists":
             seconds = random.uniform(0.02, 3) * _DAY
         case "refused renewals" | "refused reads" | "refused creation" | "refused deletion" | "only creation works":
-            method, path = _REFUSED_REQUESTS[what]
+            method, path = _REFUSED_REQUESTS[name]
             status, message = random.choice(_REFUSED)
             seconds = random.uniform(0.02, 1.5) * _DAY
             fault = Fault("graph", method, path, status=status, message=message)
@@ -228,4 +228,4 @@ def _event(random: Random, at: float, what: What) -> Event:
             seconds = random.uniform(0.002, 0.4) * _DAY
         case "deploy":
             seconds = random.uniform(0, 3600)
-    return Event(at, what, seconds, fault, random.random())
+    return Event(at, name, seconds, fault, random.random())

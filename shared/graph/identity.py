@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from azure.core.credentials import TokenCredential
 from azure.identity import ClientAssertionCredential, DefaultAzureCredential
 
-from shared.subscriptions.sign_in import SignIns
+from shared.graph.sign_in import SignIns
 
 _TOKEN_EXCHANGE: Final = "api://AzureADTokenExchange"  # noqa: S105 - an audience
 _TOKEN_EXCHANGES: Final = {

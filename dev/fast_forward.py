@@ -1,4 +1,4 @@
-"""Graph's client under a clock that leaps over pauses: real sockets, and no waiting for a throttle or a retry."""
+"""Graph's client under a clock that fast-forwards through pauses: real sockets, no waiting for throttles or retries."""
 
 import asyncio
 from collections.abc import Mapping
@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from shared.clock import SystemClock
-from shared.subscriptions.graph import Credentials, GraphClient
+from shared.graph.client import Credentials, GraphClient
 
 
-class LeapingClock:
+class FastForwardClock:
     """The real time; but a pause is over as soon as nothing is under way and no other pause would end before it."""
 
     def __init__(self) -> None:
@@ -37,16 +37,16 @@ class LeapingClock:
             self._ends.remove(end)
 
 
-class LeapingClient(GraphClient):
+class FastForwardClient(GraphClient):
     """The client of production, that tells the clock when it waits for an answer."""
 
-    def __init__(self, endpoint: str, credentials: Credentials, clock: LeapingClock, **options: Any) -> None:
+    def __init__(self, endpoint: str, credentials: Credentials, clock: FastForwardClock, **options: Any) -> None:
         super().__init__(endpoint, credentials, clock, **options)
-        self._leaping = clock
+        self._fast_clock = clock
 
     async def _exchange(self, *args: Any, **options: Any) -> Mapping[str, Any]:
-        self._leaping.under_way += 1
+        self._fast_clock.under_way += 1
         try:
             return await super()._exchange(*args, **options)
         finally:
-            self._leaping.under_way -= 1
+            self._fast_clock.under_way -= 1

@@ -7,6 +7,7 @@ Sources: "Combine multiple HTTP requests using JSON batching", "List subscriptio
 import asyncio
 import contextvars
 import logging
+import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,16 +22,16 @@ from azure.core.exceptions import AzureError
 from requests.adapters import HTTPAdapter
 
 from shared.clock import Clock
-from shared.subscriptions.graph_answers import (
-    batch_parts,
-    decoded_json,
-    pause,
-    readable_subscriptions,
-    reply_to,
-    same_origin,
+from shared.graph.answers import batch_parts, decoded_json, readable_subscriptions, reply_to, same_origin
+from shared.graph.throttling import (
+    LONGEST_PAUSE,
+    SUBSCRIPTIONS,
+    RateLimiter,
+    RequestedPauses,
+    Service,
+    backoff,
+    service_of,
 )
-from shared.subscriptions.rate_limiter import RateLimiter
-from shared.subscriptions.requested_pauses import LONGEST_PAUSE, SUBSCRIPTIONS, RequestedPauses, Service, service_of
 from shared.values import graph, resources
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.values.graph import Call, CredentialError, OutcomeUnknownError, Reply, Subscription
@@ -274,7 +275,7 @@ class GraphClient:
             except CredentialError:
                 raise
             except UnavailableError as error:
-                wait = pause(tries, error.retry_after)
+                wait = _seconds_before_retry(tries, error.retry_after)
                 if tries >= _TRIES or wait > LONGEST_PAUSE:
                     raise
             else:
@@ -364,3 +365,9 @@ class GraphClient:
         if not throttled:
             self._pauses.forget(service)
         return replies
+
+
+def _seconds_before_retry(failures: int, retry_after: float | None) -> float:
+    """What Graph asked for, else longer each time; spread, so that those who failed together do not meet again."""
+    spread = random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+    return retry_after + spread / 2 if retry_after is not None else spread * backoff(failures)

@@ -12,7 +12,7 @@ from dev.ports import HOST
 _CHUNK: Final = 64 * 1024
 
 
-class Link:
+class TcpProxy:
     """Passes connections on to a port of this machine.
 
     Attributes:
@@ -33,17 +33,17 @@ class Link:
 
     @classmethod
     @contextmanager
-    def to(cls, target: int) -> "Iterator[Link]":
+    def to(cls, target: int) -> "Iterator[TcpProxy]":
         """Pass on what comes, for the length of a `with` block."""
-        link = cls(target)
+        proxy = cls(target)
         ready = threading.Event()
-        thread = threading.Thread(target=link._run, args=(ready,), daemon=True)
+        thread = threading.Thread(target=proxy._run, args=(ready,), daemon=True)
         thread.start()
         ready.wait()
         try:
-            yield link
+            yield proxy
         finally:
-            link._loop.call_soon_threadsafe(link._loop.stop)
+            proxy._loop.call_soon_threadsafe(proxy._loop.stop)
             thread.join()
 
     def cut(self) -> None:

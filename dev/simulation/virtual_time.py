@@ -63,3 +63,8 @@ class LoopClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(seconds, 0.0))
+
+
+async def sleep_until(moment: float) -> None:
+    """Sleep until the loop's time is so many seconds; not at all if it is past that."""
+    await asyncio.sleep(max(moment - asyncio.get_running_loop().time(), 0.0))

@@ -9,43 +9,45 @@ sweep, Graph's own repetitions, and an operator who replays what lies in quarant
 import asyncio
 import itertools
 import json
+import logging
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from enum import StrEnum
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from dev.simulator.crypto import Recipient, encrypt
+from dev.simulation.history_scenarios import CERTIFICATE_ID, CLIENT_STATE, TENANT, Fault, Mode, Scenario, scenarios
+from dev.simulation.keys import PAIR, SIGNING_KEY
+from dev.simulation.storage_model import Crash, Message, StorageModel
+from dev.simulation.virtual_time import InlineLoop
 from dev.simulator.tokens import validation_claims
 from shared.call_records.fetch import CallRecordFetch
+from shared.notifications.collection import ClientStates
 from shared.notifications.decrypt import Decryptor
 from shared.notifications.event_writer import EventWriter
 from shared.notifications.express import Express
+from shared.notifications.paced_log import PacedLog
 from shared.notifications.poison import POISON_QUEUES, PoisonDrain, PoisonStates
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.notifications.raw_messages import CLAIMS_CONTAINER, HANDLED_CONTAINER, handled_name
 from shared.notifications.receive import Receiver
 from shared.notifications.replay import Replay, Selection
+from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey, PublishedKeys
 from shared.storage.ports import Receipt
 from shared.subscriptions.lifecycle import Handled, LifecycleMessages
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.values.event_types import parse_message
 from shared.values.message_text import decode
-from shared.values.resources import CALL_RECORDS_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUES, emergency_path
-from tests.keys import PAIR, SIGNING_KEY
-from tests.simulation.virtual_time import InlineLoop
-from tests.storage_model import Crash, Message, StorageModel
-from tests.unit.test_receive import APP, START, STATE, TENANT, setup
+from shared.values.resources import CALL_RECORDS_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUES
 
-CERTIFICATE_ID: Final = "switchboard/0123456789abcdef0123456789abcdef"
-UNKNOWN: Final = "switchboard/ffffffffffffffffffffffffffffffff"
+APP: Final = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
+START: Final = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
 _LEASE: Final = timedelta(minutes=10)
 _RETRY: Final = timedelta(seconds=30)  # visibilityTimeout in host.json
@@ -56,106 +58,11 @@ _PAUSES_OF_GRAPH: Final = [timedelta(seconds=seconds) for seconds in (5, 30, 120
 _LONGEST: Final = timedelta(days=14)
 
 
-class Mode(StrEnum):
-    """What goes wrong with a call."""
+class _EntraKeys:
+    """Entra ID's published keys."""
 
-    FAILS = "fails"
-    ANSWER_LOST = "is made, and its answer is lost"
-    TWICE = "is made twice"  # the answer to the first was lost, and the client made it again
-    DIES_BEFORE = "is not made: the process dies"
-    DIES_AFTER = "is made, and the process dies"
-
-
-@dataclass(frozen=True)
-class Item:
-    """A notification: its name is in the data of its event. `body` is its JSON, once and for all."""
-
-    name: str
-    body: str
-    has_id: bool = True  # else each delivery of it has an event of its own
-    deliverable: bool = True
-    lifecycle: bool = False
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """The items of one POST, and what is away meanwhile, for how long."""
-
-    items: tuple[Item, ...]
-    batched: bool = False
-    vault_seconds: float = 0.0
-    records_seconds: float = 0.0
-    put_back_seconds: float = 0.0  # storage takes nothing that is put back
-    claims_seconds: float = 0.0
-    text: str | None = None  # that somebody puts on a raw queue
-
-
-def _item(name: str, fields: Mapping[str, Any], **about: Any) -> Item:
-    found = {"subscriptionId": "s", "tenantId": TENANT, "clientState": STATE, "changeType": "created", **fields}
-    return Item(name, json.dumps(found), **about)
-
-
-def rich(name: str, size: int = 0, *, emergency: bool = False, known: bool = True) -> Item:
-    plain = json.dumps({"id": name, "callEventType": "emergencyCallStarted", "x": "x" * size}).encode()
-    content = encrypt(plain, Recipient.of(PAIR, CERTIFICATE_ID if known else UNKNOWN))
-    resource = emergency_path("P") if emergency else "users/u/communications/callEvents"
-    return _item(name, {"resource": resource, "encryptedContent": content}, deliverable=known)
-
-
-def basic(name: str, size: int = 0, *, has_id: bool = True) -> Item:
-    presence = {"@odata.type": "#microsoft.graph.presence", "id": name}
-    fields = {"resource": f"communications/presences/{name}", "resourceData": presence, "pad": "x" * size}
-    return _item(name, fields | ({"id": f"id of {name}"} if has_id else {}), has_id=has_id)
-
-
-def record(name: str) -> Item:
-    data = {"@odata.type": "#microsoft.graph.callRecord", "id": name}
-    return _item(name, {"resource": f"communications/callRecords/{name}", "resourceData": data})
-
-
-def lifecycle(name: str) -> Item:
-    return _item(name, {"subscriptionId": name, "lifecycleEvent": "missed", "changeType": None}, lifecycle=True)
-
-
-def scenarios() -> list[Scenario]:
-    """All of them; the content is encrypted anew at each call."""
-    large = 60_000
-    plain = [
-        (rich("a"), basic("b"), basic("c", has_id=False), rich("d")),
-        (rich("a", large), rich("b")),
-        (rich("a", large), basic("b", large)),
-        (basic("a", large, has_id=False),),
-        (rich("a", emergency=True), rich("b")),
-        (rich("a", emergency=True), rich("b", emergency=True), rich("c", emergency=True, known=False)),
-        (rich("a", large, emergency=True),),
-        (rich("a"), rich("bad", known=False), basic("c")),
-        (rich("bad", large, known=False),),
-        (record("a"), record("b"), rich("c")),
-        (lifecycle("a"), lifecycle("b"), basic("c")),
-    ]
-    found = [Scenario(items, batched) for items in plain for batched in (False, True)]
-    found += [
-        Scenario((rich("a"), basic("b"), rich("c")), vault_seconds=20),
-        Scenario((rich("a", large),), vault_seconds=20),
-        Scenario((rich("a"), basic("b")), vault_seconds=400, put_back_seconds=300),  # by way of the poison queue
-        Scenario((rich("a", large), rich("b")), vault_seconds=400, put_back_seconds=300),
-        Scenario((rich("a"), basic("b")), vault_seconds=3 * 3600),  # by way of quarantine
-        Scenario((rich("a", large),), vault_seconds=3 * 3600),
-        Scenario((rich("a", large),), claims_seconds=3 * 3600),
-        Scenario((rich("a", large),), claims_seconds=60 * 3600),  # the sweep is first
-        Scenario((rich("a", emergency=True),), vault_seconds=60),
-        Scenario((record("a"), record("b")), records_seconds=200),
-        Scenario((basic("a"),), text='{"hello": "without base64"}'),
-    ]
-    return found
-
-
-@dataclass(frozen=True)
-class Fault:
-    """The `at`th call goes wrong so."""
-
-    at: int
-    mode: Mode
+    async def get(self, _wanted: Collection[str]) -> tuple[PublishedKeys, None]:
+        return {SIGNING_KEY.kid: [PublishedKey(SIGNING_KEY.private_key.public_key(), SIGNING_KEY.issuer)]}, None
 
 
 @dataclass
@@ -253,12 +160,17 @@ class History:
         )
 
     def _receiver(self) -> Receiver:
-        receiver, *_ = setup()
-        raw_messages = self.storage.raw_messages
-        return replace(
-            receiver,
+        raw_messages, now = self.storage.raw_messages, lambda: self.storage.now
+        return Receiver(
             raw_messages=raw_messages,
-            now=lambda: self.storage.now,
+            signing_keys=_EntraKeys(),
+            client_states=ClientStates((CLIENT_STATE,)),
+            app_ids={APP},
+            tenant_ids={TENANT},
+            issuers=PUBLIC_CLOUD,
+            max_body_bytes=10**6,
+            now=now,
+            log=PacedLog(logging.getLogger("shared.notifications.receive"), now),
             call_records_queue=CALL_RECORDS_QUEUE,
             express=Express(
                 raw_messages=raw_messages,

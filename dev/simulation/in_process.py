@@ -19,8 +19,8 @@ from dev.simulator.entra import Caller, Entra, TokenError, User
 from dev.simulator.faults import Fault
 from dev.simulator.graph_api import GraphApi, GraphRequest
 from shared.clock import Clock
-from shared.subscriptions.graph import GraphClient
-from shared.subscriptions.requested_pauses import service_of
+from shared.graph.client import GraphClient
+from shared.graph.throttling import service_of
 from shared.values import graph
 from shared.values.errors import SwitchboardError
 from shared.values.graph import CredentialError, OutcomeUnknownError, SignInRequiredError

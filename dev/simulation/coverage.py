@@ -11,7 +11,7 @@ from dev.simulator.subscriptions import Store, Subscription
 from shared.call_records.coverage import resource_key
 
 type Cause = Literal["new", "lapsed", "removed", "deleted", "refused", "old certificate"]
-type Nuisance = Literal["graph", "timers", "vault", "storage", "renewals", "creation", "reads", "deletion"]
+type Disturbance = Literal["graph", "timers", "vault", "storage", "renewals", "creation", "reads", "deletion"]
 
 TWO_RUNS = timedelta(minutes=12)
 """Two runs of a timer of five minutes, and the time that they take."""
@@ -27,9 +27,9 @@ LAST_RESORT = 0.75
 """The part of its life after which what PATCH does not bring up to date is deleted before its successor is there."""
 
 
-_AGAINST_RENEWAL: Final[tuple[Nuisance, ...]] = ("graph", "timers", "renewals")
-_AGAINST_CREATION: Final[tuple[Nuisance, ...]] = ("graph", "timers", "storage", "creation", "reads")
-_AGAINST_REPLACEMENT: Final[tuple[Nuisance, ...]] = (*_AGAINST_CREATION, "deletion")
+_AGAINST_RENEWAL: Final[tuple[Disturbance, ...]] = ("graph", "timers", "renewals")
+_AGAINST_CREATION: Final[tuple[Disturbance, ...]] = ("graph", "timers", "storage", "creation", "reads")
+_AGAINST_REPLACEMENT: Final[tuple[Disturbance, ...]] = (*_AGAINST_CREATION, "deletion")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Figures:
 
 
 class Ledger:
-    """Hears of every subscription that comes and goes, and of every nuisance."""
+    """Hears of every subscription that comes and goes, and of every disturbance."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Ledger:
         self._wanted: dict[tuple[str, str], _Wanted] = {}
         self._closed: list[_Wanted] = []
         self._known: dict[str, tuple[Subscription, datetime]] = {}
-        self._nuisances: defaultdict[tuple[Nuisance, str | None], list[Span]] = defaultdict(list)
+        self._disturbances: defaultdict[tuple[Disturbance, str | None], list[Span]] = defaultdict(list)
         self._certificate: str | None = None
         self._states: tuple[str, ...] = ()
         self.absences: list[Absence] = []
@@ -139,9 +139,9 @@ class Ledger:
         wanted = self._wanted.pop((tenant_id, resource_key(resource)))
         self._close(wanted)
 
-    def disturb(self, nuisance: Nuisance, start: datetime, end: datetime, tenant_id: str | None = None) -> None:
+    def disturb(self, disturbance: Disturbance, start: datetime, end: datetime, tenant_id: str | None = None) -> None:
         """Something stood in the way, in one tenant or, without one, in all."""
-        self._nuisances[nuisance, tenant_id].append(Span(start, end))
+        self._disturbances[disturbance, tenant_id].append(Span(start, end))
 
     def accept(self, states: tuple[str, ...]) -> None:
         """From now on notifications are taken with these client states only."""
@@ -205,12 +205,12 @@ class Ledger:
             longest = self._longest_calm(absence, absence.span, _against(absence))
             if longest > (TWO_RUNS if absence.patience is None else absence.patience + TWO_RUNS):
                 found.append(f"{_told(absence)}: for {longest} of it nothing stood in the way")
-            for since, what, nuisances in (
+            for since, what, disturbances in (
                 (absence.due, "renewal", _AGAINST_RENEWAL),
                 (absence.last, "replacement", _with_vault(absence.kind, _AGAINST_REPLACEMENT)),
             ):
                 if since is not None and since + 2 * SKEW < absence.span.start:
-                    calm = self._longest_calm(absence, Span(since + 2 * SKEW, absence.span.start), nuisances)
+                    calm = self._longest_calm(absence, Span(since + 2 * SKEW, absence.span.start), disturbances)
                     if calm > TWO_RUNS:
                         found.append(f"{_told(absence)}: though for {calm} before nothing stood in the way of {what}")
                         break
@@ -290,30 +290,30 @@ class Ledger:
         self._end_absence(wanted)
         self._closed.append(wanted)
 
-    def _calm(self, tenant_id: str, span: Span, nuisances: Iterable[Nuisance]) -> Iterator[Span]:
-        """The parts of a span without any of these nuisances."""
+    def _calm(self, tenant_id: str, span: Span, disturbances: Iterable[Disturbance]) -> Iterator[Span]:
+        """The parts of a span without any of these disturbances."""
         start = span.start
         all_of_them = sorted(
             (
                 one
-                for nuisance in nuisances
+                for disturbance in disturbances
                 for whose in (None, tenant_id)
-                for one in self._nuisances.get((nuisance, whose), ())
+                for one in self._disturbances.get((disturbance, whose), ())
                 if one.end > span.start
             ),
             key=lambda one: one.start,
         )
-        for nuisance in all_of_them:
-            if nuisance.start >= span.end:
+        for disturbance in all_of_them:
+            if disturbance.start >= span.end:
                 break
-            if nuisance.start > start:
-                yield Span(start, nuisance.start)
-            start = max(start, nuisance.end)
+            if disturbance.start > start:
+                yield Span(start, disturbance.start)
+            start = max(start, disturbance.end)
         if start < span.end:
             yield Span(start, span.end)
 
-    def _longest_calm(self, of: Absence, span: Span, nuisances: Iterable[Nuisance]) -> timedelta:
-        return max((part.length for part in self._calm(of.tenant_id, span, nuisances)), default=timedelta(0))
+    def _longest_calm(self, of: Absence, span: Span, disturbances: Iterable[Disturbance]) -> timedelta:
+        return max((part.length for part in self._calm(of.tenant_id, span, disturbances)), default=timedelta(0))
 
     def _calm_time(self, of: Absence | _Wanted, span: Span) -> timedelta:
         return sum((part.length for part in self._calm(of.tenant_id, span, ("graph",))), timedelta(0))
@@ -322,12 +322,12 @@ class Ledger:
         self.journal.append((self._clock.now(), what, f"{one.rule.name} {one.tenant_id} {one.id} {one.expires}"))
 
 
-def _with_vault(kind: str, nuisances: tuple[Nuisance, ...]) -> tuple[Nuisance, ...]:
+def _with_vault(kind: str, disturbances: tuple[Disturbance, ...]) -> tuple[Disturbance, ...]:
     """Without a certificate none but a basic subscription can be made."""
-    return nuisances if kind == "callRecords" else (*nuisances, "vault")
+    return disturbances if kind == "callRecords" else (*disturbances, "vault")
 
 
-def _against(absence: Absence) -> tuple[Nuisance, ...]:
+def _against(absence: Absence) -> tuple[Disturbance, ...]:
     """What excuses that it lasts."""
     if absence.cause == "old certificate":
         return (*_with_vault(absence.kind, _AGAINST_REPLACEMENT), "renewals")

@@ -2,7 +2,6 @@
 
 import codecs
 import logging
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -19,12 +18,6 @@ from shared.values.unusual_json import read_leniently
 _ASSUMED_LIFE: Final = timedelta(minutes=45)  # Graph grants no less
 
 _log = logging.getLogger(__name__)
-
-
-def pause(tries: int, retry_after: float | None) -> float:
-    """Seconds to wait before the next try: what was asked for, else longer each time; spread, so that none collide."""
-    spread = random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
-    return retry_after + spread / 2 if retry_after is not None else spread * 2.0 ** min(tries, 6)
 
 
 def readable_subscriptions(
