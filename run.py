@@ -8,6 +8,7 @@
                                     --az: the Azure CLI's, too, on what documents and hooks tell it
     python3 run.py bench [...]      the measurements; arguments go to them
     python3 run.py audit            known vulnerabilities, licences, and a bill of materials
+    python3 run.py drift [VERSION]  what Graph's metadata has by now that the schemas of events have not
     python3 run.py package          what is deployed, in dist/; --check: install it as Azure does, and start it
     python3 run.py grant            give the deployed app the Graph permissions that it needs; arguments go to it
 
@@ -69,10 +70,11 @@ COMMANDS: Mapping[str, Sequence[Sequence[str]]] = {
     ],
     "bench": [["bench"]],
     "audit": [["dev.audit"]],
+    "drift": [["dev.drift"]],
     "package": [],  # needs no set-up
     "grant": [["infra.graph_permissions"]],
 }
-WITHOUT_NODE = {"grant"}
+WITHOUT_NODE = {"drift", "grant"}
 
 
 class SetupError(Exception):

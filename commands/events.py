@@ -11,8 +11,7 @@ from rich.text import Text
 
 from commands.context import CommandContext
 from commands.terminal import Json, Yes, confirm, console, group, perform
-from shared.values.errors import MalformedInputError
-from shared.values.event_types import CloudEvent, parse_message
+from shared.values.event_types import CloudEvent, EventError, parse_message
 from shared.values.resources import EVENT_QUEUES
 
 _POLL_SECONDS: Final = 0.5
@@ -89,7 +88,7 @@ def _events(text: str) -> Sequence[CloudEvent | None]:
     """The events of a message; None for a message that holds none."""
     try:
         return parse_message(text)
-    except MalformedInputError:
+    except EventError:
         return [None]
 
 

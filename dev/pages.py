@@ -26,6 +26,7 @@ def filled(root: Path, page: Path, parts: Parts) -> str:
 def write(root: Path, files: Mapping[Path, str]) -> None:
     """Write generated files, by their paths under `root`."""
     for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text, "utf-8")
 
 

@@ -1,4 +1,5 @@
-"""What consumers rely on, written from the types: `docs/schemas/*.json` and the generated parts of `docs/events.md`.
+"""What consumers rely on, written from the types: `docs/schemas`, `docs/asyncapi.yaml`, `docs/samples` and the
+generated parts of `docs/events.md`.
 
     python -m dev.schemas
 
@@ -9,23 +10,23 @@ Source: JSON Schema 2020-12; CloudEvents 1.0, "JSON Event Format for CloudEvents
 
 import json
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from dev import pages
-from dev.simulator.payloads import Kind, Options, build
-from shared.notifications.events import JSON_CONTENT_TYPE, Event, event_of, schema_id
-from shared.values.event_types import DATA_TYPES, CloudEvent
-from shared.values.items import parse_item
+from dev import asyncapi, pages, samples
+from shared.notifications.events import JSON_CONTENT_TYPE, schema_id
+from shared.values.event_data import DATA_TYPES
+from shared.values.event_types import CloudEvent
 from shared.values.resources import CATALOGUE, UNRECOGNIZED, UNRECOGNIZED_QUEUE
 
 JSON = dict[str, Any]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SCHEMAS: Final = Path("docs", "schemas")
+SAMPLES: Final = Path("docs", "samples")
+ASYNCAPI: Final = Path("docs", "asyncapi.yaml")
 PAGE: Final = Path("docs", "events.md")
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -43,7 +44,13 @@ _ALWAYS: Final = ("datacontenttype", "dataschema", "traceparent")
 
 def generated(root: Path) -> dict[Path, str]:
     """The text of every generated file by its path under `root`, where the page's hand-written parts are read."""
-    files = {SCHEMAS / f"{name(event_type)}.json": _json(schema(event_type)) for event_type in DATA_TYPES}
+    whole = bundle()
+    files = {SCHEMAS / "bundle.json": _json(whole), ASYNCAPI: asyncapi.document(whole)}
+    for event_type in DATA_TYPES:
+        files[SCHEMAS / "data" / f"{name(event_type)}.json"] = _json(data_schema(event_type))
+        files[SCHEMAS / "event" / f"{name(event_type)}.json"] = _json(event_schema(event_type))
+    for event_type, variant, event in samples.samples():
+        files[SAMPLES / name(event_type) / f"{variant}.json"] = _json(json.loads(event))
     return files | {PAGE: pages.filled(root, PAGE, _PARTS)}
 
 
@@ -55,26 +62,84 @@ def name(event_type: str) -> str:
 # --- schemas --------------------------------------------------------------------------------------------------------
 
 
-def schema(event_type: str) -> JSON:
+def event_schema_id(event_type: str) -> str:
+    """The ``$id`` of the schema of a whole event."""
+    return f"urn:switchboard:event:{name(event_type)}:2"
+
+
+def data_schema(event_type: str) -> JSON:
+    """The JSON Schema of the data of a type, which `dataschema` names. Unknown properties are allowed."""
+    head = {"$schema": _DIALECT, "$id": schema_id(event_type), "title": f"The data of a {event_type}"}
+    (data,), definitions = _components(DATA_TYPES[event_type])
+    if "$ref" not in data:
+        return head
+    shape = definitions.pop(next(_targets([data])))
+    return head | {key: value for key, value in shape.items() if key != "title"} | _definitions(definitions)
+
+
+def event_schema(event_type: str) -> JSON:
     """The JSON Schema of a whole event of a type. Unknown properties are allowed, in the event and in its data."""
-    (_, data), definitions = _components(CloudEvent, DATA_TYPES[event_type])
-    event = definitions.pop("CloudEvent")
-    properties = {key: _without_null(attribute) for key, attribute in event["properties"].items()}
+    (data,), definitions = _components(DATA_TYPES[event_type])
+    event = _attributes_schema()
+    properties = event["properties"]
     properties["type"]["const"] = event_type
     properties["datacontenttype"]["const"] = JSON_CONTENT_TYPE
-    properties["dataschema"]["const"] = schema_id(event_type)
-    properties["data"] |= data
-    found = {
+    # Events with the id of before lie on queues for as long as nobody reads them.
+    properties["dataschema"]["enum"] = [schema_id(event_type), f"urn:switchboard:schema:{name(event_type)}:1"]
+    properties["data"] = {"description": properties["data"]["description"]} | data
+    return {
         "$schema": _DIALECT,
-        "$id": schema_id(event_type),
+        "$id": event_schema_id(event_type),
         "title": event_type,
         "description": _WHEN[event_type],
-        "type": "object",
-        "properties": properties,
-        "required": [*event["required"], *_ALWAYS],
+        **event,
         "oneOf": [{"required": ["data"]}, {"required": ["dataref"]}],
+        **_definitions(definitions),
     }
-    return found | ({"$defs": definitions} if definitions else {})
+
+
+def bundle() -> JSON:
+    """All in one, to make code from: `$defs` has the attributes (`CloudEvent`), the events, and what their data is."""
+    _, definitions = _components(*DATA_TYPES.values())
+    attributes = _attributes_schema()
+    del attributes["properties"]["data"]
+    events = {f"{name(event_type)}Event": _event_definition(event_type) for event_type in DATA_TYPES}
+    return {
+        "$schema": _DIALECT,
+        "$id": "urn:switchboard:bundle:2",
+        "title": "Event",
+        "description": "An event of any type.",
+        "oneOf": [{"$ref": _REF.format(name=event)} for event in events],
+        "$defs": {"CloudEvent": {"title": "CloudEvent", **attributes}} | events | definitions,
+    }
+
+
+def _event_definition(event_type: str) -> JSON:
+    (data,), _ = _components(DATA_TYPES[event_type])
+    return {
+        "title": f"{name(event_type)}Event",
+        "description": _WHEN[event_type],
+        "type": "object",
+        "allOf": [{"$ref": _REF.format(name="CloudEvent")}],
+        "properties": {"type": {"const": event_type}, "data": data},
+        "required": ["type"],
+    }
+
+
+def _attributes_schema() -> JSON:
+    """An object with the attributes that all events have, and `data`."""
+    _, definitions = _components(CloudEvent)
+    event = definitions["CloudEvent"]
+    return {
+        "type": "object",
+        "description": event["description"],
+        "properties": {key: _without_null(attribute) for key, attribute in event["properties"].items()},
+        "required": [*event["required"], *_ALWAYS],
+    }
+
+
+def _definitions(definitions: JSON) -> JSON:
+    return {"$defs": definitions} if definitions else {}
 
 
 def _components(*types: Any) -> tuple[tuple[JSON, ...], JSON]:
@@ -83,7 +148,7 @@ def _components(*types: Any) -> tuple[tuple[JSON, ...], JSON]:
 
 
 def _tidy(found: Any) -> Any:
-    """Say the same in less: no defaults (absent is absent), no empty lists, a union of plain types as one."""
+    """Say the same in less: no defaults (absent is absent), no empty lists, a union of plain types or of all as one."""
     if isinstance(found, list):
         return [_tidy(value) for value in found]
     if not isinstance(found, dict):
@@ -92,7 +157,9 @@ def _tidy(found: Any) -> Any:
     if "description" in tidy:
         tidy["description"] = " ".join(tidy["description"].split())
     union = tidy.get("anyOf", [])
-    if union and all(set(member) == {"type"} for member in union):
+    if {} in union:
+        del tidy["anyOf"]
+    elif union and all(set(member) == {"type"} for member in union):
         del tidy["anyOf"]
         tidy["type"] = [member["type"] for member in union]
     return tidy
@@ -100,9 +167,13 @@ def _tidy(found: Any) -> Any:
 
 def _without_null(attribute: JSON) -> JSON:
     """An attribute that has no value is left out of an event; it is never null."""
-    if isinstance(attribute.get("type"), list):
-        (only,) = (member for member in attribute["type"] if member != "null")
-        return attribute | {"type": only}
+    match attribute:
+        case {"type": [*members]}:
+            (only,) = (member for member in members if member != "null")
+            return attribute | {"type": only}
+        case {"anyOf": [*members]}:
+            (only,) = (member for member in members if member != {"type": "null"})
+            return {key: value for key, value in attribute.items() if key != "anyOf"} | only
     return dict(attribute)
 
 
@@ -113,35 +184,15 @@ def _json(value: Any) -> str:
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-def example() -> Event:
-    """The event that the page shows."""
-    at = datetime(2026, 1, 15, 9, 30, 12, 345678, tzinfo=UTC)
-    payload = build(Kind.ROSTER_JOINED, Options(id="b3a1c4f2-5f0e-4d0e-8a55-0c3f3b0f6a21", at=at))
-    notification = {
-        "id": "lsgTZMr9KwAAA",
-        "subscriptionId": "76222963-cc7b-42d2-882d-8aaa69cb2ba3",
-        "changeType": payload.change_type,
-        "tenantId": "f69f5191-20ae-4093-8dae-3ec09edeb253",
-        "resource": payload.resource,
-    }
-    return event_of(
-        parse_item(json.dumps(notification).encode()),
-        json.dumps(payload.content).encode(),
-        fallback_id="",
-        received=at,
-        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-    )
-
-
 def _example() -> str:
-    return f"```json\n{_json(json.loads(example().to_json()))}```\n"
+    return f"```json\n{_json(json.loads(samples.example().to_json()))}```\n"
 
 
 def _types() -> str:
     def row(event_type: str, data_type: Any) -> tuple[str, ...]:
         kinds = [kind for kind in CATALOGUE.values() if event_type in {each.name for each in kind.event_types.values()}]
         return (
-            f"[`{event_type}`](schemas/{name(event_type)}.json)",
+            f"`{event_type}` ({_schema_link('data', event_type)}, {_schema_link('event', event_type)})",
             pages.codes(kind.events_queue for kind in kinds) or f"`{UNRECOGNIZED_QUEUE}`, or the resource's own queue",
             pages.codes(kind.key for kind in kinds) or "any",
             _WHEN[event_type],
@@ -153,7 +204,7 @@ def _types() -> str:
 
 
 def _attributes() -> str:
-    event = schema(UNRECOGNIZED)  # the attributes are the same in all
+    event = _attributes_schema()
     there = dict.fromkeys(event["required"], "always") | dict.fromkeys(("data", "dataref"), "one of the two")
     there |= {"backfilled": "[where backfilled](#call-records)"}
     rows = [
@@ -172,9 +223,15 @@ def _data() -> str:
 
 def _section(shape: str, definition: JSON) -> str:
     rows = [
-        (f"`{key}`", _type_of(field), field.get("description", "")) for key, field in definition["properties"].items()
+        (f"`{key}`", _type_of(field), f"{field['description']}{_known(field)}")
+        for key, field in definition["properties"].items()
     ]
     return f"### {shape}\n\n{definition['description']}\n\n{pages.table(('field', 'type', 'what it is'), rows)}"
+
+
+def _known(field: JSON) -> str:
+    """The values that Graph's metadata names."""
+    return f" Known: {pages.codes(field['examples'])}." if "examples" in field else ""
 
 
 def _type_of(field: JSON) -> str:
@@ -199,6 +256,10 @@ def _targets(found: Any) -> Iterator[str]:
         if "$ref" in found:
             yield found["$ref"].removeprefix(_REF.format(name=""))
         yield from _targets(list(found.values()))
+
+
+def _schema_link(part: str, event_type: str) -> str:
+    return f"[{part}](schemas/{part}/{name(event_type)}.json)"
 
 
 def _link(shape: str) -> str:

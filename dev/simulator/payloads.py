@@ -27,13 +27,19 @@ class Kind(StrEnum):
     """One kind of happening, in an order in which they may happen."""
 
     CALL_STARTED = "call-started"
+    CALL_ROSTER = "call-roster"
+    CALL_RECORDING = "call-recording-state"
+    CALL_TRANSCRIPTION = "call-transcription-state"
     MEETING_STARTED = "meeting-started"
     ROSTER_LOBBY = "roster-lobby"
     ROSTER_JOINED = "roster-joined"
+    MEETING_RECORDING = "meeting-recording-state"
+    MEETING_TRANSCRIPTION = "meeting-transcription-state"
     PRESENCE = "presence"
     ONLINE_MEETING_UPDATED = "online-meeting-updated"
     EMERGENCY_NESTED = "emergency-nested"
     EMERGENCY_FLAT = "emergency-flat"
+    EMERGENCY_ENDED = "emergency-ended"
     ROSTER_INACTIVE = "roster-inactive"
     ROSTER_EXITED = "roster-exited"
     MEETING_ENDED = "meeting-ended"
@@ -108,8 +114,44 @@ def default_resource(kind: Kind) -> str:
     return _RESOURCES[kind]
 
 
+# Graph shows none of the recordings', transcriptions' and the ended emergencies': they are what its metadata says.
+_WORDS: Final = {
+    Kind.CALL_STARTED: "CallStarted",
+    Kind.CALL_ENDED: "CallEnded",
+    Kind.CALL_ROSTER: "RosterUpdated",
+    Kind.CALL_RECORDING: "RecordingStateUpdated",
+    Kind.CALL_TRANSCRIPTION: "TranscriptionStateUpdated",
+    Kind.MEETING_STARTED: "CallStarted",
+    Kind.MEETING_ENDED: "CallEnded",
+    Kind.ROSTER_JOINED: "RosterUpdated",
+    Kind.ROSTER_LOBBY: "RosterUpdated",
+    Kind.ROSTER_INACTIVE: "RosterUpdated",
+    Kind.ROSTER_EXITED: "RosterUpdated",
+    Kind.MEETING_RECORDING: "RecordingStateUpdated",
+    Kind.MEETING_TRANSCRIPTION: "TranscriptionStateUpdated",
+    Kind.LEGACY_MEETING_STARTED: "CallStarted",
+    Kind.LEGACY_MEETING_ENDED: "CallEnded",
+    Kind.LEGACY_ROSTER: "CallRosterUpdate",
+    Kind.EMERGENCY_NESTED: "CallStarted",
+    Kind.EMERGENCY_FLAT: "CallStarted",
+    Kind.EMERGENCY_ENDED: "CallEnded",
+}
+
+
+def _details(kind: Kind, options: Options) -> JSON:
+    """What an event of a call says besides what has happened."""
+    match _WORDS[kind]:
+        case "RosterUpdated":
+            return {"participants@delta": [_participant(kind, options, n) for n in range(options.participants)]}
+        case "RecordingStateUpdated":
+            return {"recordingState": {"sequenceNumber": 1, "state": "active"}}
+        case "TranscriptionStateUpdated":
+            return {"transcriptionState": {"sequenceNumber": 1, "state": "active"}}
+    return {}
+
+
 def _call(kind: Kind, options: Options, resource: str) -> Payload:
-    word = "CallStarted" if kind is Kind.CALL_STARTED else "CallEnded"
+    word = _WORDS[kind]
     path = f"/{resource}"
     if options.spelling is Spelling.ENTITY:
         content: JSON = {
@@ -128,25 +170,23 @@ def _call(kind: Kind, options: Options, resource: str) -> Payload:
             "joinCallUrl": f"https://api.flightproxy.teams.microsoft.com/api/v2/ep/conv.skype.com/conv/{options.id}",
             "callId": options.id,
         }
+    content |= _details(kind, options)
     outer = {"@odata.type": "microsoft.graph.callEvent", "@odata.id": f"{path}/{options.id}", "id": options.id}
     return Payload(path, "updated", outer, content, organization_id=False)
 
 
 def _meeting(kind: Kind, options: Options, resource: str) -> Payload:
     outer = {"@odata.id": resource, "@odata.type": "#microsoft.graph.callevent", "id": options.id}
-    word = {Kind.MEETING_STARTED: "CallStarted", Kind.MEETING_ENDED: "CallEnded"}.get(kind, "RosterUpdated")
     content: JSON = {
         "@odata.type": "#microsoft.graph.callevent",
         "@odata.id": resource,
         "id": options.id,
-        "eventType": _spell(word, options.spelling or Spelling.PLAIN, "Microsoft.Communication"),
+        "eventType": _spell(_WORDS[kind], options.spelling or Spelling.PLAIN, "Microsoft.Communication"),
         "eventDateTime": graph_time(options.at),
     }
     if options.spelling is Spelling.ENTITY:
         content["callEventType"] = content.pop("eventType")
-    if word == "RosterUpdated":
-        content["participants@delta"] = [_participant(kind, options, n) for n in range(options.participants)]
-    return Payload(resource, "updated", outer, content)
+    return Payload(resource, "updated", outer, content | _details(kind, options))
 
 
 _REMOVED: Final = {
@@ -168,14 +208,11 @@ def _participant(kind: Kind, options: Options, number: int) -> JSON:
 
 
 def _legacy(kind: Kind, options: Options, resource: str) -> Payload:
-    word = {Kind.LEGACY_MEETING_STARTED: "CallStarted", Kind.LEGACY_MEETING_ENDED: "CallEnded"}.get(
-        kind, "CallRosterUpdate"
-    )
     content: JSON = {
         "@odata.type": "#Microsoft.Graph.onlineMeeting",
         "@odata.id": resource,
         "id": resource,
-        "eventType": _spell(word, options.spelling or Spelling.QUALIFIED, "Microsoft.Communication"),
+        "eventType": _spell(_WORDS[kind], options.spelling or Spelling.QUALIFIED, "Microsoft.Communication"),
         "eventDateTime": graph_time(options.at),
         "state": "inactive" if kind is Kind.LEGACY_MEETING_ENDED else "active",
     }
@@ -218,7 +255,7 @@ def _emergency(kind: Kind, options: Options, resource: str) -> Payload:
     policy = resource.partition("policyName='")[2].partition("'")[0] or POLICY_NAME
     event: JSON = {
         "id": options.id,
-        "callEventType": _spell("CallStarted", options.spelling or Spelling.PLAIN, "Microsoft.Communication"),
+        "callEventType": _spell(_WORDS[kind], options.spelling or Spelling.PLAIN, "Microsoft.Communication"),
         "policyName": policy,
         "eventDateTime": graph_time(options.at),
         "emergencyNumberDialed": "911",
@@ -287,7 +324,7 @@ _FAMILIES: Final[Sequence[tuple[_Builder, str, Sequence[Kind]]]] = (
     (
         _call,
         "/users/048c94fb-dda6-48b8-9fc8-6740ee418fb9/communications/callEvents",
-        (Kind.CALL_STARTED, Kind.CALL_ENDED),
+        (Kind.CALL_STARTED, Kind.CALL_ENDED, Kind.CALL_ROSTER, Kind.CALL_RECORDING, Kind.CALL_TRANSCRIPTION),
     ),
     (
         _meeting,
@@ -299,6 +336,8 @@ _FAMILIES: Final[Sequence[tuple[_Builder, str, Sequence[Kind]]]] = (
             Kind.ROSTER_LOBBY,
             Kind.ROSTER_INACTIVE,
             Kind.ROSTER_EXITED,
+            Kind.MEETING_RECORDING,
+            Kind.MEETING_TRANSCRIPTION,
         ),
     ),
     (
@@ -314,7 +353,7 @@ _FAMILIES: Final[Sequence[tuple[_Builder, str, Sequence[Kind]]]] = (
     (
         _emergency,
         f"communications/calls/getEmergencyEventsByPolicy(policyName='{POLICY_NAME}')",
-        (Kind.EMERGENCY_NESTED, Kind.EMERGENCY_FLAT),
+        (Kind.EMERGENCY_NESTED, Kind.EMERGENCY_FLAT, Kind.EMERGENCY_ENDED),
     ),
     (_call_record, "communications/callRecords", (Kind.CALL_RECORD_CREATED, Kind.CALL_RECORD_UPDATED)),
     (_presence, "communications/presences/048c94fb-dda6-48b8-9fc8-6740ee418fb9", (Kind.PRESENCE,)),

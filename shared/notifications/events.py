@@ -262,8 +262,8 @@ def record_id_of(event: Event) -> str:
 
 
 def schema_id(event_type: str) -> str:
-    """The `dataschema` of a type, which is the ``$id`` of the JSON Schema published for it."""
-    return f"urn:switchboard:schema:{event_type.removeprefix('Microsoft.Graph.')}:1"
+    """The `dataschema` of a type, which is the ``$id`` of the JSON Schema published for its data."""
+    return f"urn:switchboard:schema:{event_type.removeprefix('Microsoft.Graph.')}:2"
 
 
 def _event_id(notification: ChangeNotification) -> str | None:

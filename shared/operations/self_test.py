@@ -17,8 +17,8 @@ from shared.notifications.raw_messages import RawMessages
 from shared.operations.self_test_notification import SelfTestNotification
 from shared.storage.ports import Queues
 from shared.values.certificate import EncryptionCertificate
-from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
-from shared.values.event_types import CloudEvent, parse_message
+from shared.values.errors import SwitchboardError, UnavailableError
+from shared.values.event_types import CloudEvent, EventError, parse_message
 from shared.values.resources import RAW_QUEUE, SELF_TEST
 
 PATIENCE: Final = timedelta(seconds=60)
@@ -143,7 +143,7 @@ class SelfTest:
 def _events(text: str) -> list[CloudEvent]:
     try:
         return parse_message(text)
-    except MalformedInputError:
+    except EventError:
         return []
 
 
@@ -151,7 +151,7 @@ def _id(event: CloudEvent) -> str:
     """The id that the event's data carries."""
     try:
         data = event.typed()
-    except MalformedInputError:
+    except EventError:
         return ""
     return str(data.get("id")) if isinstance(data, dict) else ""
 

@@ -98,6 +98,16 @@ _MEETING_TYPES: Final = {
     "rosterupdated": _MEETING_ROSTER,
     "callrosterupdate": _MEETING_ROSTER,  # the older spelling on onlineMeeting payloads
     "callrosterupdated": _MEETING_ROSTER,
+    "recordingstateupdated": EventType(
+        "Microsoft.Graph.MeetingRecordingStateUpdated",
+        "MeetingCallEventData",
+        "Recording of a subscribed meeting has begun or ended; so far in Graph's metadata alone.",
+    ),
+    "transcriptionstateupdated": EventType(
+        "Microsoft.Graph.MeetingTranscriptionStateUpdated",
+        "MeetingCallEventData",
+        "Transcription of a subscribed meeting has begun or ended; so far in Graph's metadata alone.",
+    ),
 }
 _CALL_ROSTER: Final = EventType(
     "Microsoft.Graph.CallRosterUpdated",
@@ -174,6 +184,16 @@ CALL_EVENTS: Final = ResourceKind(
         "rosterupdated": _CALL_ROSTER,
         "callrosterupdate": _CALL_ROSTER,
         "callrosterupdated": _CALL_ROSTER,
+        "recordingstateupdated": EventType(
+            "Microsoft.Graph.CallRecordingStateUpdated",
+            "CallEventData",
+            "Recording of a subscribed user's call has begun or ended; so far in Graph's metadata alone.",
+        ),
+        "transcriptionstateupdated": EventType(
+            "Microsoft.Graph.CallTranscriptionStateUpdated",
+            "CallEventData",
+            "Transcription of a subscribed user's call has begun or ended; so far in Graph's metadata alone.",
+        ),
     },
 )
 MEETING_CALL_EVENTS: Final = ResourceKind(

@@ -16,7 +16,7 @@ from dev.simulator.rules import RULES
 from dev.traffic import EVERYTHING, WITH_PRESENCE
 from shared.subscriptions.desired import parse_desired
 from shared.values import resources
-from shared.values.event_types import DATA_TYPES
+from shared.values.event_data import DATA_TYPES
 from shared.values.resource_row import EventType, ResourceKind
 from shared.values.resources import CALL_RECORDS, CATALOGUE, match, odata_type_of
 from tests.expected_events import EXPECTED

@@ -14,15 +14,15 @@ from dev.simulator.payloads import Kind, Options, Spelling, build, default_resou
 from shared.notifications.events import Event, event_of, event_word, schema_id, with_record
 from shared.values import resources
 from shared.values.errors import MalformedInputError
-from shared.values.event_types import (
+from shared.values.event_data import (
     DATA_TYPES,
     CallEventData,
     CallRecordData,
     EmergencyCallEventData,
     MeetingCallEventData,
     PresenceData,
-    parse_message,
 )
+from shared.values.event_types import EventError, parse_message
 from shared.values.items import parse_item
 from shared.values.resource_row import ResourceKind
 from shared.values.resources import UNRECOGNIZED
@@ -146,7 +146,7 @@ def test_the_envelope_is_a_cloud_event() -> None:
         "subject": resource,
         "time": data["eventDateTime"],
         "datacontenttype": "application/json",
-        "dataschema": "urn:switchboard:schema:MeetingRosterUpdated:1",
+        "dataschema": "urn:switchboard:schema:MeetingRosterUpdated:2",
         "tenantid": "t",
         "subscriptionid": "5b1c0f3e-sub",
         "changetype": "updated",
@@ -340,7 +340,7 @@ def test_a_roster_has_participants() -> None:
     roster = typed(rich(Kind.ROSTER_EXITED, Options(participants=3)))
     assert len(roster.participants_delta) == 3
     first = roster.participants_delta[0]
-    assert first.info.identity["user"].display_name == "Participant 0"
+    assert first.info.identity.user.display_name == "Participant 0"
     assert first.removed_state.reason == "Participant has left the meeting call."
 
 
@@ -364,8 +364,9 @@ def test_an_emergency_has_all_its_fields_in_both_shapes() -> None:
         for content in (said, {"id": "another", "emergencyCallEvent": said})
     )
     assert flat == nested
-    assert msgspec.json.decode(msgspec.json.encode(msgspec.structs.replace(flat, caller_info=None))) == said | {
-        "callerInfo": None
+    read = msgspec.json.decode(msgspec.json.encode(flat))
+    assert {name: value for name, value in read.items() if value and name != "callerInfo"} == {
+        name: value for name, value in said.items() if name != "callerInfo"
     }
 
 
@@ -390,25 +391,22 @@ def test_messages_in_base64_and_in_batches() -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "{}", "[7]", "W10", "?W10=", "[[]]", '{"specversion":"0.3"}', "[" * 10**6])
 def test_messages_that_are_no_cloud_events(text: str) -> None:
-    with pytest.raises(MalformedInputError) as caught:
+    with pytest.raises(EventError, match="not a CloudEvent"):
         parse_message(text)
-    assert refusal(caught.value) == ("not-a-cloudevent", "not a CloudEvent")
 
 
 def test_data_elsewhere_is_asked_for_and_then_typed() -> None:
     found = rich(Kind.CALL_STARTED)
     (parsed,) = parse_message(found.to_json_with_ref("https://blob/x"))
-    with pytest.raises(MalformedInputError) as caught:
+    with pytest.raises(EventError, match="the event's data is in the blob that its dataref names"):
         parsed.typed()
-    assert refusal(caught.value) == ("data-elsewhere", "the event's data is in the blob that its dataref names")
     assert isinstance(parsed.typed(found.data), CallEventData)
 
 
 def test_data_that_does_not_fit_its_type() -> None:
     found = event({"resource": "/users/1/communications/callEvents"}, b'{"eventType":"callStarted","callId":7}')
-    with pytest.raises(MalformedInputError) as caught:
+    with pytest.raises(EventError, match=r"the data of a Microsoft\.Graph\.CallStarted does not fit its type"):
         typed(found)
-    assert refusal(caught.value) == ("data", "the data of a Microsoft.Graph.CallStarted does not fit its type")
 
 
 def test_every_type_of_the_catalogue_has_a_shape() -> None:

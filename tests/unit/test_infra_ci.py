@@ -10,7 +10,9 @@ import yaml
 import run
 
 ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+WEEKLY = ROOT / ".github" / "workflows" / "weekly.yml"
 PAGES = [ROOT / "docs" / name for name in ("deploy.md", "operations.md", "scaling.md")]
 
 
@@ -24,15 +26,22 @@ class TestWorkflow:
         commands = set(re.findall(r"run\.py (\w+)", WORKFLOW.read_text()))
 
         assert {"lint", "test", "demo"} <= commands
-        assert commands - set(run.COMMANDS) == set()
+
+    @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+    def test_knows_only_commands_that_exist_and_may_only_read(self, workflow: Path) -> None:
+        text = workflow.read_text()
+        assert set(re.findall(r"run\.py (\w+)", text)) - set(run.COMMANDS) == set()
+        assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
+
+    def test_compares_the_schemas_with_graphs_metadata_every_week(self) -> None:
+        weekly = yaml.safe_load(WEEKLY.read_text())
+        assert weekly[True]["schedule"]  # YAML 1.1 reads the key "on" as a boolean
+        assert {"run": "python run.py drift"} in weekly["jobs"]["drift"]["steps"]
 
     def test_lints_the_templates_where_there_is_a_compiler(self) -> None:
         steps = [step.get("run") for step in yaml.safe_load(WORKFLOW.read_text())["jobs"]["infra"]["steps"]]
 
         assert steps[-2:] == ["az bicep install", "python run.py lint --az"]
-
-    def test_may_only_read(self) -> None:
-        assert yaml.safe_load(WORKFLOW.read_text())["permissions"] == {"contents": "read"}
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,22 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
-from dev import schemas
+from dev import asyncapi, samples, schemas
 from dev.simulator.payloads import Kind, Options, Payload, Spelling, build
-from shared.notifications.events import Event, event_of, schema_id
+from shared.notifications.events import Event, event_of, schema_id, with_record
 from shared.values import resources
-from shared.values.event_types import DATA_TYPES, parse_message
+from shared.values.event_data import DATA_TYPES
+from shared.values.event_types import parse_message
 from shared.values.items import parse_item
 from shared.values.resources import UNRECOGNIZED
 
@@ -39,16 +42,21 @@ def is_uri(value: object) -> bool:
     return bool(parts.scheme and parts.netloc) and re.fullmatch(r"[!-~]+", str(value)) is not None
 
 
-def published(event_type: str) -> dict[str, Any]:
-    path = schemas.ROOT / schemas.SCHEMAS / f"{schemas.name(event_type)}.json"
+def published(event_type: str, part: str = "event") -> dict[str, Any]:
+    path = schemas.ROOT / schemas.SCHEMAS / part / f"{schemas.name(event_type)}.json"
     return json.loads(path.read_text("utf-8"))
 
 
 VALIDATORS = {name: Draft202012Validator(published(name), format_checker=formats) for name in DATA_TYPES}
+DATA_VALIDATORS = {
+    found["$id"]: Draft202012Validator(found) for found in (published(name, "data") for name in DATA_TYPES)
+}
 
 
 def check(event: Mapping[str, Any]) -> None:
     VALIDATORS[event["type"]].validate(event)
+    if "data" in event:
+        DATA_VALIDATORS[event["dataschema"]].validate(event["data"])
 
 
 def written(payload: Payload, plaintext: bytes | None) -> Event:
@@ -81,21 +89,51 @@ class TestPublished:
         assert stale == [], "not up to date; run: python -m dev.schemas"
 
     def test_nothing_else_is_published(self) -> None:
-        folder = schemas.ROOT / schemas.SCHEMAS
-        assert {path.relative_to(schemas.ROOT) for path in folder.iterdir()} == set(GENERATED) - {schemas.PAGE}
+        folders = (schemas.ROOT / schemas.SCHEMAS, schemas.ROOT / schemas.SAMPLES)
+        found = {path.relative_to(schemas.ROOT) for folder in folders for path in folder.rglob("*.json")}
+        assert found == set(GENERATED) - {schemas.PAGE, schemas.ASYNCAPI}
 
-    def test_each_is_a_schema_and_bears_the_dataschema_as_its_id(self) -> None:
+    def test_each_is_a_schema_and_that_of_the_data_bears_the_dataschema_as_its_id(self) -> None:
         for event_type in DATA_TYPES:
-            schema = published(event_type)
-            Draft202012Validator.check_schema(schema)
-            assert schema["$id"] == schema_id(event_type)
+            for part, identity in (("data", schema_id), ("event", schemas.event_schema_id)):
+                schema = published(event_type, part)
+                Draft202012Validator.check_schema(schema)
+                assert schema["$id"] == identity(event_type)
+
+    def test_the_bundle_describes_every_event(self) -> None:
+        bundle = json.loads((schemas.ROOT / schemas.SCHEMAS / "bundle.json").read_text("utf-8"))
+        Draft202012Validator.check_schema(bundle)
+        validator = Draft202012Validator(bundle)
+        for kind in Kind:
+            validator.validate(of(kind))
+        with pytest.raises(ValidationError):
+            validator.validate(of(Kind.CALL_STARTED) | {"data": {"eventType": 7}})
+
+    def test_there_is_a_sample_of_every_type_in_every_spelling(self) -> None:
+        found = {path: json.loads(text) for path, text in GENERATED.items() if schemas.SAMPLES in path.parents}
+        for path, event in found.items():
+            check(event)
+            assert path.parent.name == schemas.name(event["type"])
+            assert [parsed.type for parsed in parse_message(json.dumps(event))] == [event["type"]]
+        assert {event["type"] for event in found.values()} == set(DATA_TYPES)
+        spelled = {path.stem for path in found if path.parent.name == "MeetingRosterUpdated"}
+        assert spelled >= {*Spelling, "lobby", "inactive", "exited", "older", "older-delta-remove", "dataref"}
 
     def test_every_type_of_the_catalogue_has_one(self) -> None:
         types = {each.name for kind in resources.CATALOGUE.values() for each in kind.event_types.values()}
         assert types | {UNRECOGNIZED} == set(DATA_TYPES)
 
+    def test_asyncapis_own_parser_minds_nothing(self) -> None:
+        assert asyncapi.check(GENERATED[schemas.ASYNCAPI]) == []
+
+    def test_every_queue_of_events_is_a_channel_with_its_types(self) -> None:
+        channels = yaml.safe_load(GENERATED[schemas.ASYNCAPI])["channels"]
+        assert {channel["address"] for channel in channels.values()} == set(resources.EVENT_QUEUES)
+        assert "MeetingRecordingStateUpdated" in channels["meeting-events"]["messages"]
+        assert all("Unrecognized" in channel["messages"] for channel in channels.values())
+
     def test_the_pages_example_fits(self) -> None:
-        check(json.loads(schemas.example().to_json()))
+        check(json.loads(samples.example().to_json()))
 
     @pytest.mark.parametrize("part", ["example", "types", "attributes", "data"])
     def test_a_page_without_a_place_for_a_part_is_refused(self, part: str, tmp_path: Path) -> None:
@@ -109,7 +147,7 @@ class TestPublished:
         (code,) = re.findall(r"```python\n(.*?)```", GENERATED[schemas.PAGE], re.DOTALL)
         names: dict[str, Any] = {}
         exec(code, names)
-        event = schemas.example()
+        event = samples.example()
         key = (event.attributes["source"], event.id)
         assert names["summaries"](event.to_json().decode()) == [f"{key}: 1 participants changed"]
 
@@ -157,6 +195,26 @@ class TestEvents:
         event = written(Payload(resource, "updated", {"@odata.type": named["@odata.type"]}), plaintext)
         assert event.type != UNRECOGNIZED
         check(json.loads(event.to_json()))
+        assert isinstance(parse_message(event.to_json())[0].typed(), DATA_TYPES[event.type])
+
+    @pytest.mark.parametrize("path", sorted(SAMPLES.glob("records/*.json")), ids=lambda path: path.stem)
+    def test_records_fit(self, path: Path) -> None:
+        event = with_record(written(build(Kind.CALL_RECORD_UPDATED), None), path.read_bytes())
+        check(json.loads(event.to_json()))
+        assert parse_message(event.to_json())[0].typed()
+
+    def test_what_lies_on_queues_from_before_fits_and_is_read(self) -> None:
+        event = of(Kind.CALL_STARTED) | {"dataschema": "urn:switchboard:schema:CallStarted:1"}
+        VALIDATORS[event["type"]].validate(event)
+        assert parse_message(json.dumps(event))[0].typed()
+
+    @pytest.mark.parametrize("kind", [Kind.CALL_STARTED, Kind.ROSTER_JOINED, Kind.EMERGENCY_FLAT, Kind.PRESENCE])
+    def test_a_word_that_graph_knows_no_name_for_yet_is_delivered(self, kind: Kind) -> None:
+        payload = build(kind)
+        content = json.dumps((payload.content or {}) | {"callEventType": "unknownFutureValue", "eventType": None})
+        event = written(replace(payload, change_type="unknownFutureValue"), content.encode())
+        assert event.type in {UNRECOGNIZED, "Microsoft.Graph.PresenceUpdated"}
+        check(json.loads(event.to_json()))
 
     @pytest.mark.parametrize("path", sorted(SAMPLES.glob("notifications/*.json")), ids=lambda path: path.stem)
     def test_graphs_own_notifications_fit(self, path: Path) -> None:
@@ -186,12 +244,14 @@ class TestEvents:
         ("change", "path"),
         [
             ({"type": "Microsoft.Graph.CallEnded"}, ["type"]),
-            ({"dataschema": "urn:switchboard:schema:CallStarted:2"}, ["dataschema"]),
+            ({"dataschema": "urn:switchboard:schema:CallStarted:3"}, ["dataschema"]),
             ({"specversion": "0.3"}, ["specversion"]),
             ({"id": ""}, ["id"]),
             ({"time": "yesterday"}, ["time"]),
             ({"source": "a subscription"}, ["source"]),
             ({"subject": None}, ["subject"]),
+            ({"backfilled": None}, ["backfilled"]),
+            ({"backfilled": True}, ["backfilled"]),
             ({"data": {"eventType": 7}}, ["data", "eventType"]),
             ({"data": []}, ["data"]),
             ({"dataref": "https://account.blob.core.windows.net/event-data/1.json"}, []),
