@@ -202,7 +202,11 @@ class App:
         return Decryptor(
             raw_messages=self.raw_messages,
             writer=EventWriter(
-                self.queues, self.blobs, settings.event_encoding, batched=settings.event_format == "batch"
+                self.queues,
+                self.blobs,
+                settings.event_encoding,
+                batched=settings.event_format == "batch",
+                consumers=settings.consumers,
             ),
             private_keys=self.certificates,
             deliveries=self.deliveries,

@@ -10,7 +10,8 @@ from typing import Final, Literal, cast
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from shared.values.errors import SettingsError
+from shared.values.consumers import NO_OTHERS, Consumers, parse_consumers
+from shared.values.errors import MalformedInputError, SettingsError
 from shared.values.urls import is_plain
 
 _CERTIFICATE_NAME: Final = re.compile(r"[0-9A-Za-z-]{1,95}")  # leaves room for "/" and a version within Graph's 128
@@ -57,6 +58,7 @@ class Settings:
     call_records: Literal["notify", "fetch"]
     emergency_express: bool
     max_body_bytes: int
+    consumers: Consumers
 
     @property
     def concerns(self) -> Mapping[str, str]:
@@ -137,6 +139,7 @@ def load(env: Mapping[str, str]) -> Settings:
         )
         == "on",
         max_body_bytes=reader.positive("MAX_BODY_BYTES", 4 * 1024 * 1024, "the largest request body taken, in bytes"),
+        consumers=reader.consumers("CONSUMERS", "further consumers, each with queues of its own"),
     )
     if reader.problems:
         raise SettingsError(reader.problems)
@@ -254,6 +257,14 @@ class _Reader:
             self.problems.append(f"{name}: must be a whole number above zero ({purpose})")
             return default
         return int(text)
+
+    def consumers(self, name: str, purpose: str) -> Consumers:
+        text = self.text(name, purpose, default="[]")
+        try:
+            return parse_consumers(text)
+        except MalformedInputError as error:
+            self.problems.append(f"{name}: {error} ({purpose})")
+            return NO_OTHERS
 
     def storage(self) -> StorageSettings:
         found = storage_settings(self._env)

@@ -8,6 +8,7 @@ from typing import Final
 from shared.notifications.events import Event
 from shared.notifications.raw_messages import unavailable
 from shared.storage.ports import Blobs, Queues
+from shared.values.consumers import NO_OTHERS, Consumers
 from shared.values.envelope import Envelope
 from shared.values.errors import UnavailableError
 from shared.values.message_text import Encoding, batches, fits, join
@@ -17,7 +18,7 @@ DATA_CONTAINER: Final = "event-data"
 
 @dataclass(frozen=True, slots=True)
 class EventWriter:
-    """Puts events on queues; where it is `batched`, a message holds an array of as many as fit into it.
+    """Puts events on the queues of all `consumers`; where it is `batched`, a message holds as many as fit into it.
 
     The data of an event that is too large for a message goes to a blob, and the event carries its address.
     """
@@ -26,17 +27,18 @@ class EventWriter:
     blobs: Blobs
     encoding: Encoding
     batched: bool
+    consumers: Consumers = NO_OTHERS
 
     async def write(self, queue: str, events: Mapping[int, Event], envelope: Envelope) -> dict[int, UnavailableError]:
-        """Put events on a queue.
+        """Put events on a queue of the catalogue, and on those that other consumers have in its place or beside it.
 
         Args:
-            queue: the consumers' queue.
+            queue: the catalogue's.
             events: by the index of their item in the envelope.
             envelope: the raw message that they come from.
 
         Returns:
-            What storage did not take, by index.
+            What did not get to every consumer, by index: it is for all to be tried again.
         """
         message = join if self.batched else b"".join
         bodies = {index: event.to_json() for index, event in events.items()}
@@ -52,9 +54,11 @@ class EventWriter:
             del bodies[index]
         ready = iter(bodies)
         groups = batches(bodies.values(), self.encoding) if self.batched else ([body] for body in bodies.values())
-        puts = {
-            tuple(islice(ready, len(group))): self.queues.put(queue, message(group), self.encoding) for group in groups
-        }
-        for indexes, error in (await unavailable(puts)).items():
+        puts = {}
+        for group in groups:
+            indexes, text = tuple(islice(ready, len(group))), message(group)
+            for target in self.consumers.targets(queue):
+                puts[indexes, target] = self.queues.put(target, text, self.encoding)
+        for (indexes, _), error in (await unavailable(puts)).items():
             failures |= dict.fromkeys(indexes, error)
         return failures

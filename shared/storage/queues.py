@@ -128,6 +128,15 @@ class AzureQueues:
                 return 0
         return properties.approximate_message_count or 0
 
+    async def names(self) -> list[str]:
+        """All queues of the account.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        with storage_errors("queues"):
+            return [queue.name async for queue in self._account.queues.list_queues()]
+
     async def peek(self, queue: str) -> list[str]:
         """The texts of up to 32 messages at the front, which stay there; none where there is no queue.
 

@@ -19,6 +19,7 @@ from shared.notifications.decrypt import Decryptor
 from shared.notifications.event_writer import EventWriter
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.notifications.raw_messages import CLAIMS_CONTAINER
+from shared.values.consumers import NO_OTHERS, Consumers, parse_consumers
 from shared.values.envelope import GIVE_UP_AFTER, Envelope, RawMessage, pause
 from shared.values.errors import UnavailableError, UnknownCertificateError
 from shared.values.event_types import parse_message
@@ -38,6 +39,7 @@ class World:
     vault_until: datetime = START
     asked: Counter[str] = field(default_factory=Counter)
     batched: bool = False
+    consumers: Consumers = NO_OTHERS
 
     def __post_init__(self) -> None:
         self.storage.fault = self._crash
@@ -68,7 +70,7 @@ class World:
     def decryptor(self) -> Decryptor:
         return Decryptor(
             raw_messages=self.storage.raw_messages,
-            writer=EventWriter(self.storage.queues, self.storage.blobs, "none", self.batched),
+            writer=EventWriter(self.storage.queues, self.storage.blobs, "none", self.batched, self.consumers),
             private_keys=self,
         )
 
@@ -145,6 +147,50 @@ async def put(world: World, *items: Mapping[str, Any], queue: str = RAW_QUEUE, *
     raws = tuple(msgspec.Raw(json.dumps(item).encode()) for item in items)
     envelope = Envelope(**{"v": 1, "id": "d", "received": START, "traceparent": "00-t", **changes}, notifications=raws)
     await world.storage.raw_messages.put(queue, RawMessage.of(envelope))
+
+
+# --- several consumers ----------------------------------------------------------------------------------------------
+
+BILLING = '{"name": "billing", "kinds": ["callRecords", "callEvents"]}'
+
+
+def keys(world: World, queue: str) -> list[tuple[str, str]]:
+    """Source and id of each event on a queue, in the order in which they were put."""
+    return [event.key for message in world.storage.messages[queue] for event in parse_message(message.text)]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+async def test_each_consumer_gets_the_same_events_under_the_same_ids(batched: bool) -> None:
+    world = World(batched=batched, consumers=parse_consumers(f"[{BILLING}]"))
+    await put(world, basic("a"), basic("b"), rich("c"), rich("d", size=100_000))
+    await world.run()
+    for queue in ("call-record-events", "call-events"):
+        assert sorted(keys(world, queue)) == sorted(keys(world, f"{queue}-billing"))
+        assert len(keys(world, queue)) == 2
+    assert len(world.storage.names("event-data")) == 1  # large data is kept once, for all
+
+
+async def test_the_queues_of_today_can_be_ended_by_name() -> None:
+    world = World(consumers=parse_consumers(f'[{BILLING}, {{"name": "default", "kinds": []}}]'))
+    await put(world, basic("a"))
+    await world.run()
+    assert keys(world, "call-record-events") == []
+    assert len(keys(world, "call-record-events-billing")) == 1
+
+
+@pytest.mark.parametrize("batched", [False, True])
+async def test_an_item_is_done_when_every_consumer_has_it_and_a_retry_repeats_its_id(batched: bool) -> None:
+    world = World(batched=batched, consumers=parse_consumers(f"[{BILLING}]"))
+    await put(world, basic("a"))
+    world.storage.refused = {"call-record-events-billing"}
+    (message,) = world.storage.messages[RAW_QUEUE]
+    await world.deliver(message, RAW_QUEUE)
+    assert len(world.storage.messages[RAW_QUEUE]) == 1
+    world.storage.refused.clear()
+    await world.run()
+    (late,) = keys(world, "call-record-events-billing")
+    assert keys(world, "call-record-events") == [late, late]
+    assert world.parked() == []
 
 
 # --- the policy -----------------------------------------------------------------------------------------------------

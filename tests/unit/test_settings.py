@@ -73,6 +73,17 @@ def test_a_short_client_state_is_a_concern_and_no_error() -> None:
     assert "Teams" not in concerns["CLIENT_STATE"]
 
 
+def test_consumers_are_read_and_a_mistake_in_them_is_named() -> None:
+    assert load(GOOD).consumers.named == ()
+    assert load(GOOD | {"CONSUMERS": "[]"}).consumers.default
+    (billing,) = load(GOOD | {"CONSUMERS": '[{"name": "billing", "kinds": ["presence"]}]'}).consumers.named
+    assert billing.queues == ("presence-events-billing",)
+    assert problems(CONSUMERS='[{"name": "Billing", "kinds": ["presence"]}]', KEY_VAULT_URL=None) == [
+        "KEY_VAULT_URL",
+        "CONSUMERS",
+    ]
+
+
 def test_every_missing_setting_is_named_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         load({})
