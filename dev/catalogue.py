@@ -12,9 +12,10 @@ from typing import Final
 
 from dev import pages
 from shared.subscriptions.desired import READ_MEMBERS
+from shared.values.consumers import KIND_QUEUES
 from shared.values.lifetimes import Lifetimes
 from shared.values.resource_row import PathForm, ResourceKind
-from shared.values.resources import CATALOGUE, EVENT_QUEUES, RAW_QUEUES, UNRECOGNIZED, UNRECOGNIZED_QUEUE
+from shared.values.resources import CATALOGUE, RAW_QUEUES, UNRECOGNIZED, UNRECOGNIZED_QUEUE
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 NAMES: Final = Path("infra", "catalogue.json")
@@ -28,8 +29,7 @@ def generated(root: Path) -> dict[Path, str]:
 
 
 def _names() -> str:
-    queues = (*RAW_QUEUES, *(f"{queue}-poison" for queue in RAW_QUEUES), *EVENT_QUEUES)
-    return json.dumps({"queues": queues}, indent=2) + "\n"
+    return json.dumps({"rawQueues": RAW_QUEUES, "kindQueues": KIND_QUEUES}, indent=2) + "\n"
 
 
 def _events() -> str:

@@ -1,5 +1,7 @@
 targetScope = 'subscription'
 
+import { Consumer, ConsumerIdentity } from './app/types.bicep'
+
 @description('Name of the azd environment. Resource names are derived from it.')
 @minLength(1)
 @maxLength(64)
@@ -135,6 +137,12 @@ param callRecords string = 'notify'
 ])
 param emergencyExpress string = 'on'
 
+@description('Further consumers of events, each with queues of its own.')
+param consumers Consumer[] = []
+
+@description('Identities that read the queues of a consumer, and the data of its large events.')
+param consumerIdentities ConsumerIdentity[] = []
+
 @description('Largest request body taken, in bytes.')
 param maxBodyBytes int = 4194304
 
@@ -259,6 +267,7 @@ module storage './app/storage.bicep' = {
     deployerIpAddress: deployerIpAddress
     eventDataDays: eventDataDays
     deletedBlobDays: deletedBlobDays
+    consumers: consumers
   }
 }
 
@@ -342,6 +351,18 @@ module access './app/access.bicep' = {
   ]
 }
 
+module readers './app/consumers.bicep' = if (!empty(consumerIdentities)) {
+  scope: group
+  params: {
+    storageName: storageName
+    consumers: consumers
+    identities: consumerIdentities
+  }
+  dependsOn: [
+    storage
+  ]
+}
+
 module app './app/function.bicep' = {
   scope: group
   params: {
@@ -374,6 +395,7 @@ module app './app/function.bicep' = {
     callRecords: callRecords
     emergencyExpress: emergencyExpress
     maxBodyBytes: maxBodyBytes
+    consumers: consumers
   }
   dependsOn: [
     access

@@ -1,6 +1,6 @@
 // The plan, the function app and its settings.
 
-import { Tags } from './types.bicep'
+import { Consumer, Tags } from './types.bicep'
 
 param name string
 param planName string
@@ -31,6 +31,7 @@ param eventFormat string
 param callRecords string
 param emergencyExpress string
 param maxBodyBytes int
+param consumers Consumer[]
 
 var httpInstances = alwaysReadyInstances > 0 ? [
   {
@@ -195,6 +196,7 @@ resource settings 'Microsoft.Web/sites/config@2025-03-01' = {
     EVENT_FORMAT: eventFormat
     CALL_RECORDS: callRecords
     EMERGENCY_EXPRESS: emergencyExpress
+    CONSUMERS: string(consumers)
     MAX_BODY_BYTES: string(maxBodyBytes)
     // The host answers 500 to what is larger still, before it has read it into memory; a little over is ours to answer, by 413.
     FUNCTIONS_REQUEST_BODY_SIZE_LIMIT: string(2 * maxBodyBytes)

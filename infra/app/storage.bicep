@@ -1,6 +1,6 @@
 // Everything that Switchboard stores. It is reached by identity alone: account keys are off.
 
-import { Tags } from './types.bicep'
+import { Consumer, Tags } from './types.bicep'
 
 param name string
 param location string
@@ -9,9 +9,15 @@ param closed bool
 param deployerIpAddress string
 param eventDataDays int
 param deletedBlobDays int
+param consumers Consumer[]
 
 // Written from the code's catalogue: python -m dev.catalogue
-var queueNames = loadJsonContent('../catalogue.json').queues
+var catalogue = loadJsonContent('../catalogue.json')
+// The queues of the kinds, whoever else gets the same, and each consumer's own. A consumer parks in its poison queue,
+// which is not its to make.
+var ownQueueNames = flatten(map(consumers, consumer => map(consumer.kinds, kind => '${catalogue.kindQueues[kind]}-${consumer.name}')))
+var usedQueueNames = concat(catalogue.rawQueues, map(items(catalogue.kindQueues), kind => kind.value), ownQueueNames)
+var queueNames = concat(usedQueueNames, map(usedQueueNames, queue => '${queue}-poison'))
 var containerNames = [
   'raw-claims'
   'handled-claims'

@@ -31,6 +31,49 @@ param eventEncoding = 'none'
 param eventFormat = 'batch'
 param callRecords = 'fetch'
 param emergencyExpress = 'off'
+param consumers = [
+  {
+    name: 'billing'
+    kinds: [
+      'callRecords'
+      'unrecognized'
+    ]
+  }
+  {
+    name: 'wall-board'
+    kinds: [
+      'callRecords'
+      'callEvents'
+      'meetingCallEvents'
+      'emergencyCallEvents'
+      'presence'
+      'onlineMeeting'
+      'unrecognized'
+    ]
+  }
+]
+param consumerIdentities = [
+  {
+    consumer: 'billing'
+    principalId: '55555555-5555-5555-5555-555555555555'
+  }
+  {
+    consumer: 'default'
+    kinds: [
+      'presence'
+    ]
+    principalId: '55555555-5555-5555-5555-555555555555'
+  }
+  {
+    consumer: 'wall-board'
+    kinds: [
+      'callEvents'
+      'meetingCallEvents'
+    ]
+    principalId: '66666666-6666-6666-6666-666666666666'
+    principalType: 'Group'
+  }
+]
 param maxBodyBytes = 2097152
 param eventDataDays = 7
 param deletedBlobDays = 14

@@ -23,6 +23,7 @@ import shared
 from dev import templates
 from shared.call_records.missing import NOTES_KEPT
 from shared.settings import load
+from shared.values.consumers import Consumers, parse_consumers
 from shared.values.resources import EVENT_QUEUES, RAW_QUEUES
 from tests.unit.deployed import SETS, deployed, last, without_references
 
@@ -105,9 +106,9 @@ class TestParameters:
 
 class TestStorage:
     def test_queues_are_those_of_the_code(self) -> None:
-        wanted = [*RAW_QUEUES, *(f"{queue}-poison" for queue in RAW_QUEUES), *EVENT_QUEUES]
+        used = [*RAW_QUEUES, *EVENT_QUEUES]
 
-        assert sorted(queues()) == sorted(wanted)
+        assert sorted(queues()) == sorted([*used, *(f"{queue}-poison" for queue in used)])
 
     def test_every_trigger_has_its_queue(self) -> None:
         triggers = {binding["queueName"] for binding in bindings() if binding["type"] == "queueTrigger"}
@@ -326,9 +327,10 @@ class TestSettings:
         apps = [GUID, *filter(None, (found["SIGN_IN_APP_ID"], found["FEDERATED_APP_ID"]))]
         known = {"CLIENT_STATE": "secret", "CLIENT_STATE_PREVIOUS": "secret", "GRAPH_APP_IDS": ",".join(apps)}
         known |= {"AzureWebJobsStorage__clientId": GUID}
+        consumers = found.pop("CONSUMERS")  # JSON, and no expression of Azure's
         addresses = {name: "https://example.net/" for name, value in found.items() if value.startswith("[")}
 
-        settings = load({**found, **addresses, **known})
+        settings = load({**found, **addresses, **known, "CONSUMERS": consumers})
 
         assert settings.storage.client_id == GUID
         assert settings.subscriptions == "blob:config/subscriptions.toml"
@@ -378,6 +380,7 @@ ROLES = {
     "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",
     "b86a8fe4-44ce-4948-aee5-eccb2c155cd7": "Key Vault Secrets Officer",
     "a4417e6f-fecd-4de8-b567-7b0420556985": "Key Vault Certificates Officer",
+    "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1": "Storage Blob Data Reader",
 }
 # What each call of an SDK needs: (scope, role).
 _BLOBS = ("storage", "Storage Blob Data Owner")
@@ -447,7 +450,7 @@ class TestRoles:
             if "reference(" not in found["properties"]["principalId"]
         }
 
-        assert kinds == {"ServicePrincipal" if parameters == "every" else "User"}
+        assert kinds == ({"ServicePrincipal", "Group"} if parameters == "every" else {"User"})
 
     @pytest.mark.parametrize("parameters", SETS)
     def test_nobody_else_has_any(self, parameters: str) -> None:
@@ -455,7 +458,79 @@ class TestRoles:
 
         principals = {without_references(found["properties"]["principalId"]) for found in assignments}
 
-        assert principals == {"[PRINCIPAL]", "22222222-2222-2222-2222-222222222222"}
+        readers = {BILLING, WALL_BOARD} if parameters == "every" else set()
+        assert principals == {"[PRINCIPAL]", "22222222-2222-2222-2222-222222222222", *readers}
+
+
+BILLING = "55555555-5555-5555-5555-555555555555"
+"""Reads all of the consumer billing, and presence of the consumer default."""
+WALL_BOARD = "66666666-6666-6666-6666-666666666666"
+"""Reads two kinds of the consumer wall-board."""
+
+
+class TestConsumers:
+    def test_each_has_its_queues_and_their_poison_queues(self) -> None:
+        setting = parse_consumers(deployed("every").settings()["CONSUMERS"])
+
+        assert [consumer.name for consumer in setting.named] == ["billing", "wall-board"]
+        assert set(setting.queues) - set(EVENT_QUEUES)
+        wanted = {*RAW_QUEUES, *EVENT_QUEUES, *setting.queues}
+        assert set(queues("every")) == {*wanted, *(f"{queue}-poison" for queue in wanted)}
+
+    def test_there_are_none_unless_somebody_says_so(self) -> None:
+        assert parse_consumers(deployed().settings()["CONSUMERS"]) == Consumers()
+
+    def test_whoever_reads_may_write_to_its_own_queues_alone(self) -> None:
+        """To renew a lease and to park a message are writes."""
+        assert self.granted(BILLING, "queueServices/default/queues") == {
+            (f"{queue}{poison}", "Storage Queue Data Contributor")
+            for queue in ("call-record-events-billing", "unrecognized-events-billing", "presence-events")
+            for poison in ("", "-poison")
+        }
+        assert self.granted(WALL_BOARD, "queueServices/default/queues") == {
+            (f"{queue}{poison}", "Storage Queue Data Contributor")
+            for queue in ("call-events-wall-board", "meeting-events-wall-board")
+            for poison in ("", "-poison")
+        }
+
+    @pytest.mark.parametrize(
+        ("principal", "kinds"),
+        [
+            (BILLING, {"call-record-events/", "unrecognized-events/", "presence-events/"}),
+            (WALL_BOARD, {"call-events/", "meeting-events/"}),
+        ],
+    )
+    def test_whoever_reads_sees_the_large_data_of_its_kinds_alone(self, principal: str, kinds: set[str]) -> None:
+        assert self.granted(principal, "blobServices/default/containers") == {
+            ("event-data", "Storage Blob Data Reader")
+        }
+        (assignment,) = self.assignments(principal, "blobServices/default/containers")
+        read, listed = assignment["properties"]["condition"].split(" AND ((")
+        attribute = (
+            r"\[Microsoft\.Storage/storageAccounts/blobServices/containers/blobs:(\w+)\] StringStartsWith '([^']+)'"
+        )
+        assert "AND NOT SubOperationMatches{'Blob.List'}" in read
+        assert set(re.findall(f"@Resource{attribute}", read)) == {("path", kind) for kind in kinds}
+        assert "AND SubOperationMatches{'Blob.List'}" in listed
+        assert set(re.findall(f"@Request{attribute}", listed)) == {("prefix", kind) for kind in kinds}
+        assert assignment["properties"]["conditionVersion"] == "2.0"
+
+    @staticmethod
+    def assignments(principal: str, scope: str) -> list[dict[str, Any]]:
+        return [
+            found
+            for found in deployed("every").of_type("Microsoft.Authorization/roleAssignments")
+            if found["properties"]["principalId"] == principal and f"/{scope}/" in found["id"]
+        ]
+
+    def granted(self, principal: str, scope: str) -> set[tuple[str, str]]:
+        return {
+            (
+                found["id"].partition(f"/{scope}/")[2].partition("/")[0],
+                ROLES[last(found["properties"]["roleDefinitionId"])],
+            )
+            for found in self.assignments(principal, scope)
+        }
 
 
 class TestVaultAndMonitoring:
@@ -615,8 +690,8 @@ def function_app(parameters: str = "default") -> dict[str, Any]:
     return deployed(parameters).properties(SITE)
 
 
-def queues() -> list[str]:
-    return [last(found["name"]) for found in deployed().of_type(f"{STORAGE}/queueServices/queues")]
+def queues(parameters: str = "default") -> list[str]:
+    return [last(found["name"]) for found in deployed(parameters).of_type(f"{STORAGE}/queueServices/queues")]
 
 
 def containers() -> list[str]:
