@@ -6,6 +6,7 @@ Exit codes: 0 well, 1 problems, 2 usage.
 """
 
 from commands import call_records, doctor, events, login, quarantine, selftest, subscriptions
+from commands.plain_text import print_anywhere
 from commands.terminal import group
 
 app = group("Look after Switchboard: its subscriptions, its sign-in, its health.")
@@ -18,4 +19,5 @@ app.command()(doctor.doctor)
 app.command()(selftest.selftest)
 
 if __name__ == "__main__":
+    print_anywhere()
     app()

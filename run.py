@@ -3,6 +3,8 @@
 
     python3 run.py demo             the whole app, end to end, on this machine
     python3 run.py start            the app and what it talks to, until Ctrl-C
+    python3 run.py trigger [KIND]   let something happen to what run.py start has up; without KIND: what there is
+    python3 run.py manage [...]     the operators' command line, on what run.py start has up
     python3 run.py test [...]       the tests; arguments go to pytest, and --repeat N runs them N times
     python3 run.py lint [--az]      ruff, mypy, layers, and Microsoft's own parsers on queries and Bicep templates;
                                     --az: the Azure CLI's, too, on what documents and hooks tell it
@@ -11,9 +13,11 @@
     python3 run.py drift [VERSION]  what Graph's metadata has by now that the schemas of events have not
     python3 run.py package          what is deployed, in dist/; --check: install it as Azure does, and start it
     python3 run.py grant            give the deployed app the Graph permissions that it needs; arguments go to it
+    python3 run.py setup            set the checkout up anew, whatever is damaged in it
 
-The first run sets the checkout up: a Python 3.13 or newer, the locked Python packages in .venv, Node.js and Azurite.
-Every later run starts at once and needs no network. Standard library only; runs on Python 3.9 or newer.
+`python3 run.py demo --help` tells of a command's own options. The first run sets the checkout up: a Python 3.13 or
+newer, the locked Python packages in .venv, Node.js and Azurite. Every later run starts at once and needs no network.
+Standard library only; runs on Python 3.9 or newer.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -50,6 +55,8 @@ NODE_RECORD = NODE_MODULES / ".switchboard.json"
 TOOLS = ROOT / ".switchboard"  # what only the set-up needs
 SETUP_LOG = TOOLS / "setup.log"
 
+CACHES = {"PIP_CACHE_DIR": "pip", "npm_config_cache": "npm", "UV_CACHE_DIR": "uv"}
+
 STOP_SECONDS = 15
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -58,6 +65,8 @@ PROBE = "import sys, venv, ensurepip; print('.'.join(map(str, sys.version_info[:
 COMMANDS: Mapping[str, Sequence[Sequence[str]]] = {
     "demo": [["dev.demo"]],
     "start": [["dev.start"]],
+    "trigger": [["dev.trigger"]],
+    "manage": [["dev.manage"]],
     "test": [["dev.suite"]],
     "lint": [
         ["ruff", "check"],
@@ -73,8 +82,9 @@ COMMANDS: Mapping[str, Sequence[Sequence[str]]] = {
     "drift": [["dev.drift"]],
     "package": [],  # needs no set-up
     "grant": [["infra.graph_permissions"]],
+    "setup": [],
 }
-WITHOUT_NODE = {"drift", "grant"}
+WITHOUT_NODE = {"drift", "grant", "manage", "trigger"}
 
 
 class SetupError(Exception):
@@ -94,7 +104,12 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if command == "package":
             return package(extra)
+        if command == "setup":
+            forget_set_up()
         set_up(node=command not in WITHOUT_NODE)
+        if command == "setup":
+            print("The checkout is set up.")
+            return 0
         return run(command, extra)
     except SetupError as error:
         print(f"run.py: {error}", file=sys.stderr)
@@ -109,10 +124,23 @@ def parse(arguments: Sequence[str]) -> Tuple[str, List[str]]:
     parser = argparse.ArgumentParser(
         prog="run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=sorted(COMMANDS), help="what to do")
+    parser.add_argument("--version", action="version", version=f"Switchboard {version()}")
+    parser.add_argument("command", choices=sorted(COMMANDS), metavar="command", help=", ".join(sorted(COMMANDS)))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on")
+    if not arguments:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     parsed = parser.parse_args(arguments)
+    if parsed.command == "setup" and parsed.arguments:
+        parser.error("setup takes no arguments")
     return parsed.command, parsed.arguments
+
+
+def version() -> str:
+    """The project's version, from pyproject.toml; Python has a parser for that from 3.11 on."""
+    found = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    return found[1]
 
 
 # Running
@@ -122,15 +150,21 @@ def run(command: str, extra: Sequence[str]) -> int:
     """Run a command's modules in the virtual environment and return the exit code: the first that is not 0.
 
     The last module gets the arguments.
+
+    Raises:
+        SetupError: the virtual environment has no Python that starts.
     """
     os.chdir(ROOT)
-    *first, last = ([str(VENV_PYTHON), "-m", *module] for module in COMMANDS[command])
+    *first, last = ([str(VENV_PYTHON), "-m", "dev", *module] for module in COMMANDS[command])
     last += extra
-    codes = [_run_child(line) for line in first]
-    if not WINDOWS and not any(codes):
-        # In our own place, so that signals and the exit code need no passing on.
-        os.execv(last[0], last)
-    codes.append(_run_child(last))
+    try:
+        codes = [_run_child(line) for line in first]
+        if not WINDOWS and not any(codes):
+            # In our own place, so that signals and the exit code need no passing on.
+            os.execv(last[0], last)
+        codes.append(_run_child(last))
+    except OSError as error:
+        raise SetupError(f".venv is damaged ({error}): python3 run.py setup makes it anew") from error
     return next((code for code in codes if code), 0)
 
 
@@ -157,8 +191,9 @@ def package(arguments: Sequence[str]) -> int:
     from dev.package import ARCHIVE, FOLDER, PackageError, write  # noqa: PLC0415 - no other command needs it
 
     if list(arguments) not in ([], ["--check"]):
-        print("usage: run.py package [--check]", file=sys.stderr)
-        return 2
+        asked = not {"-h", "--help"}.isdisjoint(arguments)
+        print("usage: run.py package [--check]", file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
     try:
         print(f"{FOLDER}, {ARCHIVE}: {write(ROOT, ROOT)} files", flush=True)
         return check_package(ROOT / FOLDER) if arguments else 0
@@ -205,6 +240,12 @@ def set_up(*, node: bool = True) -> None:
             make_venv(find_python())
         if node and not azurite_is_current():
             install_azurite(find_node())
+
+
+def forget_set_up() -> None:
+    """Let the next set-up begin anew, whatever there is."""
+    for record in (VENV_RECORD, NODE_RECORD):
+        record.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -414,8 +455,11 @@ def _step(
         SetupError: it failed; the message holds the most telling line of its output.
     """
     started = time.monotonic()
+    # A home directory that cannot be written to is no reason to fail: npm stops where it has no cache.
+    caches = {variable: str(TOOLS / "cache" / tool) for variable, tool in CACHES.items()}
     # A user's own `user = true` would send packages past the virtual environment.
-    settings = {**os.environ, "PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **(environment or {})}
+    ours = {"PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **(environment or {})}
+    settings = {**caches, **os.environ, **ours}
     with SETUP_LOG.open("w", encoding="utf-8") as log:
         try:
             process = subprocess.Popen(

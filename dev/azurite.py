@@ -32,7 +32,9 @@ _NODE_FOLDER = Path(__file__).parent / "node"
 _PRELOADED = (_NODE_FOLDER / "exit_with_parent.js", _NODE_FOLDER / "without_unused.js")
 _SCRIPT = _NODE_FOLDER / "node_modules" / "azurite" / "dist" / "src" / "azurite.js"
 _SETUP_RECORD = _NODE_FOLDER / "node_modules" / ".switchboard.json"
-_NOT_INSTALLED = "Azurite is not installed here: python3 run.py test installs it"
+_NOT_INSTALLED = "Azurite is not installed here: python3 run.py setup installs it"
+_DAMAGED = "dev/node/node_modules is damaged (Azurite found no module {}): python3 run.py setup makes it anew"
+_MISSING_MODULE = re.compile(r"Cannot find module '([^']*)'")
 _LISTENING = re.compile(r"Azurite (?:Blob|Queue|Table) service is successfully listening at", re.MULTILINE)
 
 
@@ -219,6 +221,8 @@ def _await_listening(process: subprocess.Popen[bytes], log: Path) -> None:
         if len(_LISTENING.findall(text)) == len(Ports._fields):
             return
         if ended:
+            if missing := _MISSING_MODULE.search(text):
+                raise AzuriteError(_DAMAGED.format(Path(missing[1]).name))
             raise AzuriteError(f"Azurite ended with exit code {process.returncode}: {_last_words(text)}")
         time.sleep(0.02)
     raise AzuriteError(f"Azurite was not ready after {START_SECONDS} seconds: {_last_words(text)}")

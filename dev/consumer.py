@@ -2,19 +2,22 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.storage.blob import BlobClient
 from azure.storage.queue import QueueClient, QueueMessage
+from rich.text import Text
 
 from shared.values.event_types import CloudEvent, parse_message
 from shared.values.resources import EVENT_QUEUES
 
-_IDLE_SECONDS = 0.05
+_IDLE_SECONDS: Final = 0.05
+_COLOURS: Final = {"emergency-call-events": "bold red", "call-events": "green", "meeting-events": "cyan"}
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,22 @@ class Arrival:
     data: bytes
     at: datetime
 
+    def line(self) -> Text:
+        """What it is, in one line for people; nothing of its data."""
+        event = self.event
+        size = "" if event.dataref is None else f"  {len(self.data) / 1000:.0f} KB, from its blob"
+        line = Text(f"  {event.time:%H:%M:%S}  ")
+        line.append(f"{event.type.removeprefix('Microsoft.Graph.'):24}", style=_COLOURS.get(self.queue, "white"))
+        line.append(f"{self.queue:24}")
+        line.append(f"{event.id[:12]}…{size}", style="dim")
+        return line
+
 
 class Consumer:
-    """Takes events off all queues, in a thread for each; what it cannot delete shows again after `hidden_seconds`.
+    """Takes events off queues, in a thread for each; what it cannot delete shows again after `hidden_seconds`.
 
-    That is long by default, because a message that shows again only because this machine is slow tells nothing.
+    That is long by default, because a message that shows again only because this machine is slow tells nothing. It
+    looks again after `idle_seconds` where there was nothing.
     """
 
     def __init__(
@@ -39,14 +53,17 @@ class Consumer:
         account_key: str,
         on_arrival: Callable[[Arrival], None],
         *,
+        queues: Sequence[str] = EVENT_QUEUES,
         hidden_seconds: int = 120,
+        idle_seconds: float = _IDLE_SECONDS,
     ) -> None:
         self._connection_string = connection_string
         self._account_key = account_key
         self._on_arrival = on_arrival
         self._hidden_seconds = hidden_seconds
+        self._idle_seconds = idle_seconds
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._consume, args=(queue,), daemon=True) for queue in EVENT_QUEUES]
+        self._threads = [threading.Thread(target=self._consume, args=(queue,), daemon=True) for queue in queues]
 
     def __enter__(self) -> "Consumer":
         for thread in self._threads:
@@ -62,7 +79,7 @@ class Consumer:
         with QueueClient.from_connection_string(self._connection_string, queue, retry_total=0) as client:
             while not self._stopping.is_set():
                 if not self._take(client, queue):
-                    self._stopping.wait(_IDLE_SECONDS)
+                    self._stopping.wait(self._idle_seconds)
 
     def _take(self, client: QueueClient, queue: str) -> bool:
         """Handle what is there; False where there was nothing."""

@@ -279,7 +279,7 @@ class _Printer:
             fresh = self._books.arrivals[self._printed :]
             self._printed += len(fresh)
         for arrival in fresh[:_SHOWN]:
-            self._console.print(_line(arrival))
+            self._console.print(arrival.line())
         if len(fresh) > _SHOWN:
             self._console.print(f"     … and {len(fresh) - _SHOWN} more")
 
@@ -287,26 +287,13 @@ class _Printer:
 def _screen(books: Books, scenes: list[str]) -> Group:
     with books.lock:
         arrivals, sent = list(books.arrivals), len(books.sent)
-    lines = [_line(arrival) for arrival in arrivals[-_SHOWN:]]
+    lines = [arrival.line() for arrival in arrivals[-_SHOWN:]]
     title = f" {scenes[-1]} " if scenes else ""
     return Group(
         *(Text(scene, style="dim") for scene in scenes[:-1]),
         Panel(Group(*lines), title=title, title_align="left", height=_SHOWN + 2),
         Text(f"notifications sent {sent}   events read {len(arrivals)}", style="dim"),
     )
-
-
-_COLOURS: Final = {"emergency-call-events": "bold red", "call-events": "green", "meeting-events": "cyan"}
-
-
-def _line(arrival: Arrival) -> Text:
-    event = arrival.event
-    size = "" if event.dataref is None else f"  {len(arrival.data) / 1000:.0f} KB, from its blob"
-    line = Text(f"  {event.time:%H:%M:%S}  ")
-    line.append(f"{event.type.removeprefix('Microsoft.Graph.'):24}", style=_COLOURS.get(arrival.queue, "white"))
-    line.append(f"{arrival.queue:24}")
-    line.append(f"{event.id[:12]}…{size}", style="dim")
-    return line
 
 
 def _summary(console: Console, stack: Stack, books: Books, seconds: float) -> int:

@@ -27,3 +27,15 @@ def held_port() -> Iterator[int]:
         if sys.platform != "linux":
             holder.close()
         yield port
+
+
+def is_taken(port: int) -> bool:
+    """Whether somebody listens on a port of 127.0.0.1, so that we cannot."""
+    with socket.socket() as trial:
+        if sys.platform != "win32":  # where it would let us share what is taken
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((HOST, port))
+        except OSError:
+            return True
+        return False

@@ -3,7 +3,6 @@
 For the demo, for `run.py start`, and for tests that end parts of it and bring them back.
 """
 
-import os
 import secrets
 import subprocess
 import sys
@@ -18,14 +17,13 @@ from dev.azurite import FREE_PORTS, Azurite, Ports, TlsFiles
 from dev.host import HostProcess, HostStartError
 from dev.host.fleet import host_of
 from dev.ports import HOST, held_port
+from dev.running import environment
 from dev.simulator import Simulator
 from dev.simulator.entra import User
 
 APP = Path(__file__).parents[1]
 
 _RESTART_SECONDS = 1
-# What a process needs of this machine. The rest of the environment (a developer's own AZURE_…, proxies) stays outside.
-_INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TEMP", "TMP", "USERPROFILE")
 
 
 class StackPorts(NamedTuple):
@@ -100,7 +98,7 @@ class Stack:
                 **(settings or {}),
             }
             with (
-                host_of(APP, _environment(everything), port=port, lease_seconds=lease_seconds) as host,
+                host_of(APP, environment(everything), port=port, lease_seconds=lease_seconds) as host,
                 _platform(host),
             ):
                 yield cls(azurite, sim, host, everything)
@@ -127,7 +125,7 @@ class Stack:
         return subprocess.run(
             [sys.executable, str(APP / "manage.py"), *arguments],
             cwd=APP,
-            env=_environment(self.settings),
+            env=environment(self.settings),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -137,7 +135,7 @@ class Stack:
 
     def second_host(self) -> HostProcess:
         """Another host with the same app, settings and storage, at another address; it is not started yet."""
-        return host_of(APP, _environment(self.settings))
+        return host_of(APP, environment(self.settings))
 
     def restart_host(self) -> None:
         """End the host as a deployment does, if it runs, and start it at the same address."""
@@ -155,10 +153,6 @@ class Stack:
     def restart_azurite(self) -> None:
         """End storage in an orderly way, if it runs, and start it on the same data at the same address."""
         self.azurite.restart()
-
-
-def _environment(settings: Mapping[str, str]) -> dict[str, str]:
-    return {name: os.environ[name] for name in _INHERITED if name in os.environ} | dict(settings)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from shared.values.consumers import NO_OTHERS, Consumers, parse_consumers
-from shared.values.errors import MalformedInputError, SettingsError
+from shared.values.errors import SettingsError
 from shared.values.urls import is_plain
 
 _CERTIFICATE_NAME: Final = re.compile(r"[0-9A-Za-z-]{1,95}")  # leaves room for "/" and a version within Graph's 128
@@ -262,7 +262,7 @@ class _Reader:
         text = self.text(name, purpose, default="[]")
         try:
             return parse_consumers(text)
-        except MalformedInputError as error:
+        except ValueError as error:
             self.problems.append(f"{name}: {error} ({purpose})")
             return NO_OTHERS
 

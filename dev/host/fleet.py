@@ -43,6 +43,11 @@ class HostFleet(HostProcess):
         """The standard error of all hosts since they were last started."""
         return super().logs + "".join(f"\n{name}:\n{host.logs}" for name, host in self._others.items())
 
+    @property
+    def log_files(self) -> tuple[Path, ...]:
+        """See `HostProcess`."""
+        return (*super().log_files, *(file for host in self._others.values() for file in host.log_files))
+
     def start(self) -> None:
         """See `HostProcess`."""
         try:

@@ -149,6 +149,11 @@ class HostProcess:
         """Its standard error since it was last started."""
         return _read(self._logs_path)
 
+    @property
+    def log_files(self) -> tuple[Path, ...]:
+        """Where `logs` stands, for whoever reads on; each begins anew when it is started."""
+        return (self._logs_path,)
+
     def start(self) -> None:
         """Start it and wait until it is ready.
 

@@ -1,8 +1,11 @@
-"""Routes under `/_control`, with which a person drives the simulator by hand. Plain HTTP on loopback."""
+"""Routes under `/_control`, with which a person drives the simulator by hand. Plain HTTP on loopback.
+
+And the page on which somebody who signs in by device code enters it, as on https://microsoft.com/devicelogin.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from aiohttp import web
@@ -14,6 +17,13 @@ from dev.simulator.payloads import Kind, Options
 
 if TYPE_CHECKING:
     from dev.simulator.server import Simulator
+
+
+DEVICE_LOGIN: Final = "/devicelogin"
+_DEVICE_LOGIN_PAGE: Final = """\
+<!doctype html><title>Sign in</title>
+<form method="post"><label>Code <input name="code" autofocus></label> <button>Sign in</button></form>
+"""
 
 
 @dataclass(frozen=True)
@@ -87,11 +97,24 @@ def application(simulator: "Simulator") -> web.Application:
     def approve(body: ApproveRequest) -> Any:
         simulator.entra.approve(body.user_code, User())
 
+    async def device_login(request: web.Request) -> web.Response:
+        code = str((await request.post()).get("code", "")).strip().upper()
+        try:
+            simulator.entra.approve(code)
+        except KeyError:
+            return web.Response(text="There is no such code.\n", status=404)
+        return web.Response(text="You are signed in.\n")
+
+    async def device_login_page(_request: web.Request) -> web.Response:
+        return web.Response(text=_DEVICE_LOGIN_PAGE, content_type="text/html")
+
     async def state(_request: web.Request) -> web.Response:
         return web.json_response(_state(simulator))
 
     application = web.Application()
     application.router.add_get("/_control/state", state)
+    application.router.add_get(DEVICE_LOGIN, device_login_page)
+    application.router.add_post(DEVICE_LOGIN, device_login)
     commands: tuple[tuple[str, type, Callable[[Any], Any]], ...] = (
         ("notify", NotifyRequest, notify),
         ("lifecycle", LifecycleRequest, lifecycle),

@@ -109,6 +109,7 @@ class Entra:
     refresh_token_lifetime: timedelta = timedelta(days=90)
     device_code_lifetime: timedelta = timedelta(minutes=15)
     device_code_interval: int = 5
+    device_login_url: str = "https://microsoft.com/devicelogin"
     auto_approve: User | None = None
     validation_token_version: TokenVersion = 2
     validation_token_lifetime: timedelta = timedelta(hours=24)
@@ -264,10 +265,10 @@ class Entra:
         return {
             "user_code": user_code,
             "device_code": device_code,
-            "verification_uri": "https://microsoft.com/devicelogin",
+            "verification_uri": self.device_login_url,
             "expires_in": int(self.device_code_lifetime.total_seconds()),
             "interval": self.device_code_interval,
-            "message": f"Open https://microsoft.com/devicelogin and enter the code {user_code} to sign in.",
+            "message": f"Open {self.device_login_url} and enter the code {user_code} to sign in.",
         }
 
     # Token endpoint

@@ -152,6 +152,7 @@ class Simulator:
         self.identity_url = await self._serve(3, self._guarded("identity", token_service, identity.error_body), None)
         self.control_url = await self._serve(4, control.application(self), None)
         self.entra.graph_resource = self.graph_url
+        self.entra.device_login_url = f"{self.control_url}{control.DEVICE_LOGIN}"
 
     async def _serve(self, offset: int, application: web.Application, secure: Any) -> str:
         # Whoever hangs on a fault's delay shall not hold up the end.

@@ -11,7 +11,6 @@ from typing import Final
 
 import msgspec
 
-from shared.values.errors import MalformedInputError
 from shared.values.resources import CATALOGUE, UNRECOGNIZED_QUEUE
 
 DEFAULT: Final = "default"
@@ -82,17 +81,17 @@ def parse_consumers(text: str) -> Consumers:
     """Read the setting `CONSUMERS`.
 
     Raises:
-        MalformedInputError: it is not JSON of the form, or holds a name or kind that cannot be; the message says which.
+        ValueError: it is not JSON of the form, or holds a name or kind that cannot be; the message says which.
     """
     try:
         found = msgspec.json.decode(text, type=tuple[Consumer, ...])
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise _malformed(f"{error}; it must be {_FORM}") from None
+        raise ValueError(f"{error}; it must be {_FORM}") from None
     names = [consumer.name for consumer in found]
     for consumer in found:
         _check(consumer)
         if names.count(consumer.name) > 1:
-            raise _malformed(f"the name {consumer.name!r} stands there twice")
+            raise ValueError(f"the name {consumer.name!r} stands there twice")
     named = tuple(consumer for consumer in found if consumer.name != DEFAULT)
     return Consumers(named, default=DEFAULT not in names)
 
@@ -101,20 +100,20 @@ def _check(consumer: Consumer) -> None:
     name, kinds = consumer.name, consumer.kinds
     if name == DEFAULT:
         if kinds:
-            raise _malformed(f"{DEFAULT!r} gets every kind, or with an empty list of kinds what nobody else gets")
+            raise ValueError(f"{DEFAULT!r} gets every kind, or with an empty list of kinds what nobody else gets")
         return
     if not is_name(name):
-        raise _malformed(
+        raise ValueError(
             f"the name {name!r} must be lower-case letters and digits, in parts joined by single hyphens,"
             f" at most {_MAX_NAME} characters, and no part 'poison'"
         )
     if not kinds:
-        raise _malformed(f"{name!r} has no kinds: name some, or leave it out")
+        raise ValueError(f"{name!r} has no kinds: name some, or leave it out")
     for kind in kinds:
         if kind not in KIND_QUEUES:
-            raise _malformed(f"{name!r} wants the kind {kind!r}, which is not one of {', '.join(KIND_QUEUES)}")
+            raise ValueError(f"{name!r} wants the kind {kind!r}, which is not one of {', '.join(KIND_QUEUES)}")
         if kinds.count(kind) > 1:
-            raise _malformed(f"{name!r} names the kind {kind!r} twice")
+            raise ValueError(f"{name!r} names the kind {kind!r} twice")
 
 
 def is_name(text: str) -> bool:
@@ -133,7 +132,3 @@ def _is_for_events(queue: str) -> bool:
         queue == kinds or (queue.startswith(f"{kinds}-") and is_name(queue.removeprefix(f"{kinds}-")))
         for kinds in KIND_QUEUES.values()
     )
-
-
-def _malformed(message: str) -> MalformedInputError:
-    return MalformedInputError(message, reason="consumers")

@@ -3,6 +3,7 @@
 And what a stack gives it to go by, and what becomes of Graph's deliveries while storage is away.
 """
 
+import io
 import json
 import os
 import signal
@@ -18,9 +19,11 @@ import requests
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import ContainerClient
 from azure.storage.queue import QueueServiceClient
+from rich.console import Console
 
-from dev import traffic
+from dev import start, traffic, trigger
 from dev.azurite import ACCOUNT_KEY
+from dev.running import Running
 from dev.simulator import Kind
 from dev.simulator.delivery import Notification
 from dev.stack import APP, Stack
@@ -70,7 +73,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     starting = Stack.start(
         tmp_path_factory.mktemp("stack"),
         subscriptions=traffic.SUBSCRIPTIONS,
-        settings={"MAX_BODY_BYTES": str(LARGEST_BODY)},
+        settings={
+            "MAX_BODY_BYTES": str(LARGEST_BODY),
+            "CLIENT_STATE": start.CLIENT_STATE,
+            "CONSUMERS": start.CONSUMERS,
+        },
     )
     with ExitStack() as until_the_end:
         with pytest.MonkeyPatch.context() as environment:
@@ -107,6 +114,23 @@ def everything_arrives(stack: Stack) -> None:
 def test_a_setting_overrides_the_default(stack: Stack) -> None:
     body = {"value": [{"id": "x" * LARGEST_BODY}]}
     assert requests.post(stack.settings["NOTIFICATION_URL"], json=body, timeout=90).status_code == 413
+
+
+def test_what_happens_is_shown_and_left_to_whoever_reads_the_queues(stack: Stack) -> None:
+    renew(stack)
+    queues, shown = _queues(stack), io.StringIO()
+    before = _count(queues)
+    url = stack.settings["NOTIFICATION_URL"]
+    with start.shown(Console(file=shown, soft_wrap=True), stack):
+        forged = start.notification().replace(start.CLIENT_STATE, "forged")
+        assert requests.post(url, data=forged, timeout=90).status_code == 202
+        assert requests.post(url, data=start.notification(), timeout=90).status_code == 202
+        running = Running(dict(stack.settings), stack.sim.control_url, process=0)
+        assert "meeting-events" in trigger.send(running, Kind.ROSTER_JOINED, 400)
+        until(lambda: "CallRecordCreated" in shown.getvalue(), "the event of a notification that was posted by hand")
+        until(lambda: "KB, from its blob" in shown.getvalue(), "the event of a large roster")
+        until(lambda: "reason=client-state" in shown.getvalue(), "the refusal")
+    assert _count(queues) == before + 2
 
 
 def test_graph_is_refused_while_storage_is_away_and_delivers_when_it_is_back(stack: Stack) -> None:

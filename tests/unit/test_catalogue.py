@@ -120,7 +120,7 @@ class TestGenerated:
     def test_a_new_row_is_in_all_of_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before = catalogue.generated(ROOT)
         monkeypatch.setattr(catalogue, "CATALOGUE", {**CATALOGUE, NEW.key: NEW})
-        monkeypatch.setattr(catalogue, "EVENT_QUEUES", (*catalogue.EVENT_QUEUES, NEW.events_queue))
+        monkeypatch.setattr(catalogue, "KIND_QUEUES", {**catalogue.KIND_QUEUES, NEW.key: NEW.events_queue})
         after = catalogue.generated(ROOT)
         assert [path for path in before if before[path] == after[path]] == []
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -38,6 +39,20 @@ class TestParse:
         with pytest.raises(SystemExit) as refused:
             run.parse(arguments)
         assert refused.value.code == 2
+
+    def test_nothing_asks_for_help(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            run.parse([])
+        assert "python3 run.py demo" in capsys.readouterr().err
+
+    def test_it_says_its_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as ended:
+            run.parse(["--version"])
+        assert ended.value.code == 0
+        assert re.fullmatch(r"Switchboard \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+    def test_a_commands_own_help_is_the_commands(self) -> None:
+        assert run.parse(["demo", "--help"]) == ("demo", ["--help"])
 
 
 class TestVersions:
@@ -145,6 +160,11 @@ class TestVenvIsCurrent:
     def test_after_a_complete_set_up(self, checkout: Path) -> None:
         assert run.venv_is_current()
 
+    def test_not_after_setup_was_asked_for(self, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(run, "NODE_RECORD", checkout / "no-node.json")
+        run.forget_set_up()
+        assert not run.venv_is_current()
+
     @pytest.mark.parametrize("changed", ["lock", ".venv/pyvenv.cfg"])
     def test_not_after_a_change(self, changed: str, checkout: Path) -> None:
         (checkout / changed).write_text("changed")
@@ -154,6 +174,31 @@ class TestVenvIsCurrent:
     def test_not_when_something_is_missing(self, missing: str, checkout: Path) -> None:
         (checkout / missing).unlink()
         assert not run.venv_is_current()
+
+
+class TestSteps:
+    @pytest.fixture
+    def caches(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, str]]:
+        """Runs a step of the set-up, and says where its tools were told to keep what they fetch."""
+        monkeypatch.setattr(run, "SETUP_LOG", tmp_path / "setup.log")
+        code = "import json, os; print(json.dumps({name: os.environ[name] for name in %r}))" % list(run.CACHES)  # noqa: UP031
+
+        def step() -> dict[str, str]:
+            run._step("Looking", [sys.executable, "-c", code])
+            found: dict[str, str] = json.loads(run.SETUP_LOG.read_text())
+            return found
+
+        return step
+
+    def test_keep_what_they_fetch_in_the_checkout(self, caches: Callable[[], dict[str, str]]) -> None:
+        """A home directory may be read-only."""
+        assert all(Path(folder).is_relative_to(run.ROOT) for folder in caches().values())
+
+    def test_keep_it_where_somebody_says(
+        self, caches: Callable[[], dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PIP_CACHE_DIR", "/of/theirs")
+        assert caches()["PIP_CACHE_DIR"] == "/of/theirs"
 
 
 class TestTellingLine:
