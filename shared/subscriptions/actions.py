@@ -138,11 +138,14 @@ class _Execution:
 
     def _replace(self, old: Subscription, want: Desired) -> Steps:
         if self.action.probe:
-            reply = yield from self._patch(old, want.kind, self._changes(old), until=old.expires)
-            if isinstance(reply, Subscription):
-                if not self._keeps_certificate(reply):
-                    return self._result(Outcome.RENEWED, reply)
-                old = reply
+            told = yield self._call("GET", old, want.kind)
+            if isinstance(told, Subscription) and told.expires_told:
+                end = max(old.expires, told.expires)  # another run may have prolonged it since it was listed
+                reply = yield from self._patch(old, want.kind, self._changes(old), until=end)
+                if isinstance(reply, Subscription):
+                    if not self._keeps_certificate(reply):
+                        return self._result(Outcome.RENEWED, reply)
+                    old = reply
         result = yield from self._exchange(old, want)
         if result.subscription is None or result.outcome not in {Outcome.FAILED, Outcome.KEPT}:
             return result

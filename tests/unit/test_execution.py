@@ -357,11 +357,23 @@ class TestReplace:
     def test_tries_a_certificate_once_more_without_prolonging_anything(self) -> None:
         old = existing(certificate_id=OUTDATED, expires=NOW + 15 * HOUR)
         taken = replace(old, certificate_id=CERTIFICATE.id)
-        play = exchange(taken, old=old, reason=Reason.CERTIFICATE, probe=True)
+        play = exchange(old, taken, old=old, reason=Reason.CERTIFICATE, probe=True)
         assert play.end == (Outcome.RENEWED, taken, None)
-        assert play.bodies == [{"expirationDateTime": format_time(old.expires), **CERTIFICATE_FIELDS}]
-        play = exchange(old, NEW, None, old=old, reason=Reason.CERTIFICATE, probe=True)
-        assert (play.result.outcome, play.methods) == (Outcome.REPLACED, ["PATCH", "POST", "DELETE"])
+        assert (play.methods, play.bodies) == (["GET", "PATCH"], [None, self.probe_of(old.expires)])
+        play = exchange(old, old, NEW, None, old=old, reason=Reason.CERTIFICATE, probe=True)
+        assert (play.result.outcome, play.methods) == (Outcome.REPLACED, ["GET", "PATCH", "POST", "DELETE"])
+
+    def test_tries_a_certificate_without_shortening_what_another_run_has_prolonged(self) -> None:
+        old = existing(certificate_id=OUTDATED, expires=NOW + 15 * HOUR)
+        prolonged = replace(old, expires=NOW + 23 * HOUR)
+        play = exchange(prolonged, prolonged, BUSY, old=old, reason=Reason.CERTIFICATE, probe=True)
+        assert play.bodies[1] == self.probe_of(prolonged.expires)
+        play = exchange(BUSY, NEW, None, old=old, reason=Reason.CERTIFICATE, probe=True)
+        assert play.methods == ["GET", "POST", "DELETE"], "what is not read is not tried"
+
+    @staticmethod
+    def probe_of(end: datetime) -> dict[str, str]:
+        return {"expirationDateTime": format_time(end), **CERTIFICATE_FIELDS}
 
     def test_deletes_nothing_for_a_place_that_another_holds(self) -> None:
         conflict = graph.SubscriptionConflictError("409", "another")
