@@ -45,13 +45,14 @@ _ALWAYS: Final = ("datacontenttype", "dataschema", "traceparent")
 def generated(root: Path) -> dict[Path, str]:
     """The text of every generated file by its path under `root`, where the page's hand-written parts are read."""
     whole = bundle()
-    files = {SCHEMAS / "bundle.json": _json(whole), ASYNCAPI: asyncapi.document(whole)}
+    files = {PAGE: pages.filled(root, PAGE, _PARTS), ASYNCAPI: asyncapi.document(whole)}
+    files[SCHEMAS / "bundle.json"] = _json(whole)
     for event_type in DATA_TYPES:
         files[SCHEMAS / "data" / f"{name(event_type)}.json"] = _json(data_schema(event_type))
         files[SCHEMAS / "event" / f"{name(event_type)}.json"] = _json(event_schema(event_type))
     for event_type, variant, event in samples.samples():
         files[SAMPLES / name(event_type) / f"{variant}.json"] = _json(json.loads(event))
-    return files | {PAGE: pages.filled(root, PAGE, _PARTS)}
+    return files
 
 
 def name(event_type: str) -> str:
@@ -208,7 +209,7 @@ def _attributes() -> str:
     there = dict.fromkeys(event["required"], "always") | dict.fromkeys(("data", "dataref"), "one of the two")
     there |= {"backfilled": "[where backfilled](#call-records)"}
     rows = [
-        (f"`{key}`", there.get(key, "where known"), attribute["description"])
+        (f"`{key}`", there.get(key, "where known"), f"{attribute['description']}{_known(attribute)}")
         for key, attribute in event["properties"].items()
     ]
     return pages.table(("attribute", "there", "what it is"), rows)

@@ -93,12 +93,16 @@ class TestPublished:
         found = {path.relative_to(schemas.ROOT) for folder in folders for path in folder.rglob("*.json")}
         assert found == set(GENERATED) - {schemas.PAGE, schemas.ASYNCAPI}
 
-    def test_each_is_a_schema_and_that_of_the_data_bears_the_dataschema_as_its_id(self) -> None:
+    def test_that_of_the_data_bears_the_dataschema_as_its_id(self) -> None:
         for event_type in DATA_TYPES:
-            for part, identity in (("data", schema_id), ("event", schemas.event_schema_id)):
-                schema = published(event_type, part)
-                Draft202012Validator.check_schema(schema)
-                assert schema["$id"] == identity(event_type)
+            assert published(event_type, "data")["$id"] == schema_id(event_type)
+            assert published(event_type, "event")["$id"] == schemas.event_schema_id(event_type)
+
+    @pytest.mark.parametrize("part", ["data", "event"])
+    def test_each_is_a_schema(self, part: str) -> None:
+        one_of_each_shape = {shape: event_type for event_type, shape in DATA_TYPES.items()}
+        for event_type in one_of_each_shape.values():
+            Draft202012Validator.check_schema(published(event_type, part))
 
     def test_the_bundle_describes_every_event(self) -> None:
         bundle = json.loads((schemas.ROOT / schemas.SCHEMAS / "bundle.json").read_text("utf-8"))
