@@ -29,7 +29,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.kind is None:
         for each in Kind:
-            print(f"{each:24}{_row(each).events_queue}")
+            print(f"{each:<{max(map(len, Kind))}}  {_row(each).events_queue}")
         return 0
     kind = Kind(arguments.kind)
     if arguments.participants is not None and kind not in _ROSTERS:
