@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from shared.subscriptions.renewal_state import FinishedRuns, RenewalStates
     from shared.subscriptions.run import Renewal
     from shared.subscriptions.state import KnownSubscriptions
+    from shared.subscriptions.unwanted import Confirmations
     from shared.telemetry import Telemetry
     from shared.values.endpoint import Endpoint
 
@@ -390,4 +391,12 @@ class App:
             tenant_ids=self.settings.tenant_ids,
             concerns=self.settings.concerns,
             clock=self.clock,
+            confirmations=self.confirmations,
+            unsubscribes=self.settings.unsubscribes,
         )
+
+    @cached_property
+    def confirmations(self) -> "Confirmations":
+        from shared.subscriptions.unwanted import Confirmations
+
+        return Confirmations(self.blobs, self.clock.now)

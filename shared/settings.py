@@ -59,6 +59,7 @@ class Settings:
     emergency_express: bool
     max_body_bytes: int
     consumers: Consumers
+    unsubscribes: bool
 
     @property
     def concerns(self) -> Mapping[str, str]:
@@ -140,6 +141,10 @@ def load(env: Mapping[str, str]) -> Settings:
         == "on",
         max_body_bytes=reader.positive("MAX_BODY_BYTES", 4 * 1024 * 1024, "the largest request body taken, in bytes"),
         consumers=reader.consumers("CONSUMERS", "further consumers, each with queues of its own"),
+        unsubscribes=reader.choice(
+            "UNSUBSCRIBE", ("unwanted", "never"), "whether the timer ends subscriptions that nobody desires any more"
+        )
+        == "unwanted",
     )
     if reader.problems:
         raise SettingsError(reader.problems)

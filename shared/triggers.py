@@ -114,7 +114,7 @@ async def renew(app: App) -> None:
 
     started = app.clock.now()
     async with _flushing(app):
-        report = await app.finished_runs.see(app.renewal.run(), Runner.TIMER)
+        report = await app.finished_runs.see(app.renewal.run(review=True), Runner.TIMER)
         whole = await app.backfill.run(report.call_records, max(started + _BACKFILL_TIME, app.clock.now() + LEAST_TIME))
         await app.record_audit.run(whole, started + _AUDIT_TIME)
 

@@ -7,6 +7,7 @@ next. It reads well, so only time tells; what reads the same for an hour is beli
 
 import asyncio
 import hashlib
+import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from shared.clock import Clock
 from shared.storage.ports import Blobs
 from shared.subscriptions.desired import DesiredState, DesiredStateError, Group, parse_desired, wanted_of_members
 from shared.subscriptions.planned import Desired, Stage, Trouble
-from shared.values.errors import OutOfTimeError, SwitchboardError, UnavailableError
+from shared.values.errors import OutOfTimeError, SwitchboardError, UnavailableError, UnexpectedError
 from shared.values.graph import GraphError
 from shared.values.moment import Moment
 
@@ -29,6 +30,7 @@ SETTLED_AFTER: Final = timedelta(hours=1)
 DESIRED_STATE: Final = "desired-state"
 """The name of the readings of the file; those of groups are named by their ids."""
 
+_DESIRED_SECONDS: Final = 60.0
 _GROUPS_AT_ONCE: Final = 4
 _GROUPS_TIME: Final = timedelta(seconds=60)  # for all of a tenant's
 _BLOB: Final = "blob:"
@@ -37,6 +39,8 @@ _BLOB: Final = "blob:"
 _CONTAINER_NAME: Final = re.compile(r"[a-z0-9](?:-?[a-z0-9]){2,62}")
 _LONGEST_NAME: Final = 1024
 _LARGEST: Final = 16 * 1024 * 1024  # a hundred times what ten thousand users take
+
+logger = logging.getLogger(__name__)
 
 
 class DesiredStateSource:
@@ -181,16 +185,17 @@ class WantedReader:
         }
         readings = self._readings({DESIRED_STATE: asked_for, **lists}, before)
         unsettled = [source for source, reading in readings.items() if not self._is_to_be_deleted_by(source, reading)]
+        asks_for_something = bool(state.subscriptions or state.groups)
         if self.complains:
             troubles += [self._not_whole(source, readings[source]) for source in unsettled]
-            if not (state.subscriptions or state.groups):
+            if not asks_for_something:
                 error = NotWholeError("the desired state asks for nothing, of any tenant: nothing is pruned by that")
                 troubles.append(Trouble(self.tenant_id, Stage.DESIRED_STATE, error))
         whole = state.refusal is None and None not in members
         return Wanted(
             tuple({want.key: want for want in wanted}.values()),
             whole,
-            sure=whole and not unsettled,
+            sure=whole and not unsettled and asks_for_something,
             readings=readings,
             sources=frozenset({DESIRED_STATE, *(group.group_id for group in groups)}),
             troubles=tuple(troubles),
@@ -231,3 +236,62 @@ class WantedReader:
                 return None
 
         return list(await asyncio.gather(*(read(group) for group in groups)))
+
+
+class DesiredSource(Protocol):
+    """Where the desired state comes from."""
+
+    async def load(self) -> DesiredState:
+        """Read it; raises DesiredStateError or UnavailableError."""
+        ...
+
+
+class ConfirmationSource(Protocol):
+    """Where an operator's confirmations lie; see `shared.subscriptions.unwanted.Confirmations`."""
+
+    async def load(self) -> Mapping[str, datetime]: ...
+
+
+@dataclass(slots=True)
+class RunSources:
+    """What all tenants of a run share: what is desired, read once, and what went wrong for all of them."""
+
+    source: DesiredSource
+    confirmations: ConfirmationSource | None
+    troubles: list[Trouble] = field(default_factory=list)
+    _loading: asyncio.Task[DesiredState | None] | None = None
+
+    async def desired(self) -> DesiredState | None:
+        """What is desired, or None where that cannot be read."""
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load())
+        return await asyncio.shield(self._loading)
+
+    async def confirmed(self) -> Mapping[str, datetime]:
+        """What an operator has confirmed to go; nothing where storage does not say."""
+        if self.confirmations is None:
+            return {}
+        try:
+            return await self.confirmations.load()
+        except UnavailableError as error:
+            self.troubles.append(Trouble("*", Stage.KNOWN, error))
+            return {}
+
+    async def _load(self) -> DesiredState | None:
+        error: SwitchboardError
+        try:
+            async with asyncio.timeout(_DESIRED_SECONDS):
+                state = await self.source.load()
+        except SwitchboardError as refusal:
+            error = refusal
+        except TimeoutError:
+            error = UnavailableError("the desired state", reason="out-of-time")
+        except Exception as fault:  # what lives is renewed whatever the file holds
+            logger.exception("the desired state cannot be read")
+            error = UnexpectedError(type(fault).__name__)
+        else:
+            if state.refusal is not None:
+                self.troubles.append(Trouble("*", Stage.DESIRED_STATE, state.refusal))
+            return state
+        self.troubles.append(Trouble("*", Stage.DESIRED_STATE, error))
+        return None

@@ -13,6 +13,7 @@ from shared.subscriptions.desired_source import Wanted
 from shared.subscriptions.planned import Desired, Reason, Stage, Trouble
 from shared.subscriptions.scheduler import BatchScheduler, Posted
 from shared.subscriptions.state import SKEW, Changes, Creation, Memory, believed, recalled
+from shared.subscriptions.unwanted import Review
 from shared.values import graph
 from shared.values.errors import OutOfTimeError, SwitchboardError, UnavailableError
 from shared.values.graph import GraphError, Subscription
@@ -60,7 +61,7 @@ class TenantRecord:
 
     `there` is what exists by all that is known, by id, and `confirmed` the ids that Graph has shown or renewed in this
     run. `wanted` is what is desired, `changes` what is to be remembered. `shows_all`: the last list left out nothing
-    that is known to exist.
+    that is known to exist. `review` is the last one of what nobody desires, once the run has ended.
     """
 
     tenant_id: str
@@ -72,6 +73,7 @@ class TenantRecord:
     confirmed: set[str] = field(default_factory=set)
     shows_all: bool = False
     results: list[Result] = field(default_factory=list)
+    review: Review | None = None
     troubles: list[Trouble] = field(default_factory=list)
 
     def add_trouble(

@@ -13,6 +13,7 @@ import msgspec
 
 from shared.storage.ports import STATE_CONTAINER, Blobs
 from shared.subscriptions.run_report import RenewalReport
+from shared.subscriptions.unwanted import Unwanted
 from shared.telemetry import Life
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.values.graph import Subscription
@@ -52,6 +53,15 @@ class KeptSubscription(msgspec.Struct, frozen=True, kw_only=True):
     expires: Moment
 
 
+class UnwantedSubscription(msgspec.Struct, frozen=True, kw_only=True):
+    """One that nobody desires; `waits` is why it stays until an operator confirms that it goes; None: it just goes."""
+
+    id: str
+    kind: str
+    since: Moment
+    waits: str | None = None
+
+
 class RenewalState(msgspec.Struct, frozen=True, kw_only=True):
     """The last run that came to its end.
 
@@ -71,6 +81,9 @@ class RenewalState(msgspec.Struct, frozen=True, kw_only=True):
     previous_client_state: int = 0  # live ones that still carry it
     lists_whole: bool = True
     kept: tuple[KeptSubscription, ...] = ()  # those nearest to their end
+    unwanted: tuple[UnwantedSubscription, ...] = ()  # those that wait for a confirmation first
+    unwanted_count: int = 0
+    waiting: int = 0  # of them, those that wait for a confirmation
 
 
 class FailedRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +198,12 @@ class RenewalStates:
                 )
                 for kept in report.kept[:_LISTED]
             ),
+            unwanted=tuple(
+                UnwantedSubscription(id=identity, kind=entry.kind, since=entry.since, waits=entry.waits)
+                for identity, entry in _waiting_first(report.unwanted)[:_LISTED]
+            ),
+            unwanted_count=len(report.unwanted),
+            waiting=sum(entry.waits is not None for entry in report.unwanted.values()),
         )
         await self._blobs.put(STATE_CONTAINER, _NAME, msgspec.json.encode(state))
 
@@ -283,6 +302,8 @@ class FinishedRuns:
             report.nearest,
             " ".join(f"{outcome}={count}" for outcome, count in outcomes.items()),
         )
+        if waiting := sum(entry.waits is not None for entry in report.unwanted.values()):
+            _log.warning("renewal: unwanted=%d waiting_for_confirmation=%d", len(report.unwanted), waiting)
         await self._keep(self.states.save(report, by))
         await self._keep(self.coverage.observe(report.call_records))
         return report
@@ -317,6 +338,10 @@ def lives_by_kind(report: RenewalReport) -> dict[str, Life]:
         if (kind := CATALOGUE.get(failure.kind or "")) is not None:
             lives.setdefault(kind.key, Life(report.finished, kind.max_lifetime))
     return lives
+
+
+def _waiting_first(unwanted: Mapping[str, Unwanted]) -> list[tuple[str, Unwanted]]:
+    return sorted(unwanted.items(), key=lambda item: (item[1].waits is None, item[1].since, item[0]))
 
 
 def _kind(subscription: Subscription) -> str:

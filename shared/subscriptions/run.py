@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome, Result, RunContext
-from shared.subscriptions.desired import DesiredState
+from shared.subscriptions.desired_source import ConfirmationSource, DesiredSource, RunSources
 from shared.subscriptions.plan import plan
 from shared.subscriptions.planned import Stage, Trouble
 from shared.subscriptions.run_report import Forecast, Removal, RenewalReport, RunEnd, removal, summary
@@ -30,7 +30,7 @@ from shared.subscriptions.turn import Known
 from shared.values import graph
 from shared.values.certificate import EncryptionCertificate
 from shared.values.endpoint import Endpoint
-from shared.values.errors import MalformedInputError, SettingsError, SwitchboardError, UnavailableError, UnexpectedError
+from shared.values.errors import MalformedInputError, SettingsError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription
 from shared.values.items import is_plain_id
 from shared.values.lifetimes import Lifetimes
@@ -38,7 +38,6 @@ from shared.values.lifetimes import Lifetimes
 TIME_BUDGET: Final = timedelta(minutes=8)  # of the twelve that host.json gives a function
 _ONE_BUDGET: Final = timedelta(seconds=60)  # for a single subscription
 _CERTIFICATE_SECONDS: Final = 10.0
-_DESIRED_SECONDS: Final = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +56,6 @@ class Certificates(Protocol):
         ...
 
 
-class DesiredSource(Protocol):
-    """Where the desired state comes from."""
-
-    async def load(self) -> DesiredState:
-        """Read it; raises DesiredStateError or UnavailableError."""
-        ...
-
-
 class Renewal:
     """Runs of one process; only one at a time, for they would do each other's work."""
 
@@ -80,8 +71,24 @@ class Renewal:
         clock: Clock,
         budget: timedelta = TIME_BUDGET,
         concerns: Mapping[str, str] = MappingProxyType({}),
+        confirmations: ConfirmationSource | None = None,
+        unsubscribes: bool = True,
     ) -> None:
-        """Take what it needs; `concerns` are settings that nothing new is made with, and what to do about them."""
+        """Take what it needs.
+
+        Args:
+            graph: where subscriptions are listed, made, renewed and deleted.
+            certificates: where the current encryption certificate comes from.
+            desired: where the desired state comes from.
+            known: where is kept what is remembered.
+            endpoint: where Graph is to deliver.
+            tenant_ids: the tenants served.
+            clock: what time it is.
+            budget: how long a run may take.
+            concerns: settings that nothing new is made with, and what to do about them.
+            confirmations: where an operator's confirmations lie; without it, nothing is confirmed.
+            unsubscribes: whether a run of the timer removes what nobody desires any more.
+        """
         self._graph = graph
         self._certificates = certificates
         self._desired = desired
@@ -91,20 +98,27 @@ class Renewal:
         self._clock = clock
         self._budget = budget
         self._concerns = concerns
+        self._confirmations = confirmations
+        self._unsubscribes = unsubscribes
         self._lifetimes = Lifetimes()
         self._lock = asyncio.Lock()
         self._next: _Pending | None = None
         self._remembered: dict[str, Memory] = {}
         self._unsaved: dict[str, Changes] = {}
 
-    async def run(self) -> RenewalReport:
-        """Do all that is to be done; what is ours and not desired is renewed, and never deleted.
+    async def run(self, *, review: bool = False) -> RenewalReport:
+        """Do all that is to be done; what is ours and not desired is renewed.
+
+        Args:
+            review: look also for what nobody desires any more, and remove what has been so for long enough (see
+                `unwanted`). This is for the timer alone: whoever else runs may see other subscriptions.
 
         Raises:
             UnavailableError: nothing at all could be done.
         """
         async with self._lock:
-            return await self._run(self._tenant_ids, Order())
+            order = Order(review=review, unsubscribe=review and self._unsubscribes)
+            return await self._run(self._tenant_ids, order)
 
     async def plan(self, *, prune: bool = False) -> "Forecast":
         """What a run would do now; nothing is done.
@@ -281,7 +295,7 @@ class Renewal:
 
     @asynccontextmanager
     async def _tenants(
-        self, run: "_Run", order: Order, tenant_ids: Collection[str] | None = None
+        self, run: RunSources, order: Order, tenant_ids: Collection[str] | None = None
     ) -> AsyncIterator[tuple[TenantRun, ...]]:
         """The tenants' parts of a run, each asked for its turn before anything is made or deleted in it."""
         tenants: dict[str, TenantRun] = {}
@@ -302,11 +316,12 @@ class Renewal:
             if not tenant.turn.saved:
                 self._keep(tenant_id, tenant.record.changes)
 
-    def _new_run(self) -> "_Run":
+    def _new_run(self) -> RunSources:
         concerns = (SettingsError([f"{name} {concern}"]) for name, concern in self._concerns.items())
-        return _Run(self._desired, self._clock, [Trouble("*", Stage.SETTINGS, concern) for concern in concerns])
+        troubles = [Trouble("*", Stage.SETTINGS, concern) for concern in concerns]
+        return RunSources(self._desired, self._confirmations, troubles)
 
-    async def _context(self, run: "_Run") -> RunContext:
+    async def _context(self, run: RunSources) -> RunContext:
         certificate = None
         try:
             async with asyncio.timeout(_CERTIFICATE_SECONDS):
@@ -322,7 +337,7 @@ class Renewal:
     ) -> BatchScheduler:
         return BatchScheduler(self._graph, self._clock, context, self._clock.now() + budget, guard)
 
-    def _tenant(self, run: "_Run", scheduler: BatchScheduler, tenant_id: str, order: Order) -> TenantRun:
+    def _tenant(self, run: RunSources, scheduler: BatchScheduler, tenant_id: str, order: Order) -> TenantRun:
         return TenantRun(
             tenant_id,
             graph=self._graph,
@@ -331,6 +346,7 @@ class Renewal:
             scheduler=scheduler,
             order=order,
             desired=run.desired,
+            confirmed=run.confirmed,
             remembered=self._remembered.get(tenant_id),
             concerns=self._concerns,
         )
@@ -347,38 +363,3 @@ class _Pending:
     run: asyncio.Task[RenewalReport] = field(init=False)
     tenant_ids: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class _Run:
-    """What all tenants of a run share: what is desired, read once, and what went wrong for all of them."""
-
-    source: DesiredSource
-    clock: Clock
-    troubles: list[Trouble] = field(default_factory=list)
-    _loading: asyncio.Task[DesiredState | None] | None = None
-
-    async def desired(self) -> DesiredState | None:
-        """What is desired, or None where that cannot be read."""
-        if self._loading is None:
-            self._loading = asyncio.create_task(self._load())
-        return await asyncio.shield(self._loading)
-
-    async def _load(self) -> DesiredState | None:
-        error: SwitchboardError
-        try:
-            async with asyncio.timeout(_DESIRED_SECONDS):
-                state = await self.source.load()
-        except SwitchboardError as found:
-            error = found
-        except TimeoutError:
-            error = UnavailableError("the desired state", reason="out-of-time")
-        except Exception as fault:  # what lives is renewed whatever the file holds
-            logger.exception("the desired state cannot be read")
-            error = UnexpectedError(type(fault).__name__)
-        else:
-            if state.refusal is not None:
-                self.troubles.append(Trouble("*", Stage.DESIRED_STATE, state.refusal))
-            return state
-        self.troubles.append(Trouble("*", Stage.DESIRED_STATE, error))
-        return None

@@ -3,13 +3,14 @@
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
 from shared.subscriptions.actions import Outcome, Result
 from shared.subscriptions.listing import TenantRecord
 from shared.subscriptions.planned import Action, Reason, Stage, Trouble
+from shared.subscriptions.unwanted import Unwanted
 from shared.values import graph
 from shared.values.endpoint import ClientStateVersion, Endpoint
 from shared.values.errors import NoTurnError, SettingsError, SwitchboardError, UnavailableError
@@ -61,7 +62,7 @@ class RenewalReport:
     `nearest` is the shortest remaining life among the live subscriptions of ours at its end; `call_records` are those
     of call records that are as desired, for these have a past that can be looked up. `previous_client_state` counts the
     live ones that still carry it. `lists_whole` says whether Graph's lists were read to their ends. A run is `whole` if
-    it was for all tenants.
+    it was for all tenants. `unwanted` is what nobody desires, by id, as the last run of the timer found it.
     """
 
     started: datetime
@@ -77,6 +78,7 @@ class RenewalReport:
     kept: tuple[Kept, ...] = ()  # the nearest to its end first
     lists_whole: bool = True
     whole: bool = True
+    unwanted: Mapping[str, Unwanted] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -150,6 +152,12 @@ class RunEnd:
             kept=kept,
             lists_whole=all(trouble.stage is not Stage.LIST for trouble in self._all_troubles()),
             whole=self.whole,
+            unwanted={
+                identity: entry
+                for tenant in self.tenants
+                if tenant.review is not None
+                for identity, entry in tenant.review.unwanted.items()
+            },
         )
 
     def _all_troubles(self) -> Iterator[Trouble]:

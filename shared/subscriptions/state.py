@@ -22,6 +22,7 @@ import msgspec
 
 from shared.storage.ports import STATE_CONTAINER, Blobs
 from shared.subscriptions.desired_source import Reading
+from shared.subscriptions.unwanted import Review
 from shared.values import resources
 from shared.values.errors import MalformedInputError, NoTurnError, SwitchboardError, UnavailableError
 from shared.values.graph import Subscription
@@ -80,6 +81,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `known` is by id. `faceless` are ids of which nothing else is known, each with the time until which it counts.
     `refusals` are by kind, `unseen` by the path of the desired thing, `readings` of what is desired by its source.
+    `review` is None until a run of the timer has looked for what nobody desires.
     """
 
     known: Mapping[str, Remembered] = {}
@@ -87,6 +89,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     refusals: Mapping[str, Refusal] = {}
     unseen: Mapping[str, Sequence[Creation]] = {}
     readings: Mapping[str, Reading] = {}
+    review: Review | None = None
 
     @property
     def has_made_nothing(self) -> bool:
@@ -118,6 +121,7 @@ class Changes:
     wanted: frozenset[str] | None = None  # all that is desired; None where that is not known
     readings: dict[str, Reading] = field(default_factory=dict)
     sources: frozenset[str] | None = None  # what readings there may be of; None where that is not known
+    review: Review | None = None  # None where nobody looked
 
     def saw(self, subscription: Subscription) -> None:
         """A subscription of ours is there."""
@@ -145,6 +149,7 @@ class Changes:
             self.unseen[resource] += creations
         self.seen = (self.seen - later.unseen.keys()) | later.seen
         self.readings |= later.readings
+        self.review = later.review or self.review
 
     def applied(self, memory: Memory, now: datetime) -> Memory:
         """The memory with these changes, and without what is over."""
@@ -180,7 +185,15 @@ class Changes:
             for source, reading in (dict(memory.readings) | self.readings).items()
             if self.sources is None or source in self.sources
         }
-        return Memory(known=known, faceless=faceless, refusals=refusals, unseen=unseen, readings=readings)
+        review = self.review or memory.review
+        return Memory(
+            known=known,
+            faceless=faceless,
+            refusals=refusals,
+            unseen=unseen,
+            readings=readings,
+            review=None if review is None else review.without(self.gone),
+        )
 
 
 def remembered(subscription: Subscription) -> Remembered | None:

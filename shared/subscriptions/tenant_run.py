@@ -13,19 +13,24 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Protocol
+
+import msgspec
 
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState
 from shared.subscriptions.desired_source import Wanted, WantedReader
 from shared.subscriptions.listing import Listing, Lists, Picture, TenantRecord
-from shared.subscriptions.planned import Action, Course, Reason, Stage, Verb
+from shared.subscriptions.planned import Action, Course, Reason, Stage, Trouble, Verb
 from shared.subscriptions.scheduler import BatchScheduler
 from shared.subscriptions.state import Memory, believed, recalled
 from shared.subscriptions.tenant_actions import PlanExecution, Renewals, Settlement, TenantPlanner
 from shared.subscriptions.turn import Known, TenantTurn
+from shared.subscriptions.unwanted import due_for_removal, review_unwanted
 from shared.values import graph, resources
+from shared.values.endpoint import ClientStateVersion
 from shared.values.errors import SettingsError, SwitchboardError, UnavailableError, UnexpectedError
 from shared.values.graph import GraphError, Subscription
 from shared.values.resource_paths import Names
@@ -41,10 +46,16 @@ class Graph(Lists, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a run was asked for. `gone` are ids that Graph said it has removed, should its list still show them."""
+    """What a run was asked for.
+
+    `gone` are ids that Graph said it has removed, should its list still show them. With `review` it looks for what
+    nobody desires, and with `unsubscribe` it removes that when its time has come.
+    """
 
     prune: bool = False
     gone: frozenset[str] = frozenset()
+    review: bool = False
+    unsubscribe: bool = False
 
 
 class TenantRun:
@@ -60,6 +71,7 @@ class TenantRun:
         scheduler: BatchScheduler,
         order: Order,
         desired: Callable[[], Awaitable[DesiredState | None]],
+        confirmed: Callable[[], Awaitable[Mapping[str, datetime]]],
         remembered: Memory | None,
         concerns: Mapping[str, str],
     ) -> None:
@@ -73,6 +85,7 @@ class TenantRun:
             scheduler: of the run, for all tenants.
             order: what the run was asked for.
             desired: gives the desired state, or None where it cannot be read.
+            confirmed: gives the ids that an operator has confirmed to be unsubscribed, each with when.
             remembered: what this process remembers of the tenant.
             concerns: settings that nothing new is made with, and what to do about them.
         """
@@ -80,6 +93,7 @@ class TenantRun:
         self._scheduler = scheduler
         self._order = order
         self._desired = desired
+        self._confirmed = confirmed
         self._remembered = remembered
         self.record = TenantRecord(tenant_id, scheduler.context.lifetimes, clock.now)
         self.turn = TenantTurn(known, self.record, clock, scheduler.deadline, concerns, remembered)
@@ -182,6 +196,8 @@ class TenantRun:
             later = [action for action in self._plan(memory, wanted) if under_way.concerns(action)]
             await self._execution.carry_out(later, wanted, under_way.ids)
         await self._settlement.settle(memory, wanted)
+        if self._order.review and self.turn.is_mine:
+            await self._review(memory, wanted)
 
     def _renew_remembered(self, memory: Memory) -> None:
         recollections = (recalled(identity, self.record.tenant_id, known) for identity, known in memory.known.items())
@@ -241,6 +257,55 @@ class TenantRun:
         self.record.results += self._renewals.results.values()
         await self._execution.perform_and_record(action for action in actions if action.verb is Verb.RENEW)
 
+    # Removing what nobody desires
+
+    async def _review(self, memory: Memory, wanted: Wanted) -> None:
+        """Note what nobody desires, and remove what nobody has desired for long enough."""
+        before, now, record = memory.review, self.record.now(), self.record
+        if not wanted.whole:
+            if before is not None:
+                record.changes.review = msgspec.structs.replace(before, whole_since=None)
+            return
+        endpoint = self._scheduler.context.endpoint
+        unwanted = {
+            action.subscription.id: action.subscription
+            for action in self._planner.plan(wanted, self._renewals.course(), prune=True)
+            if action.verb is Verb.DELETE and action.reason is Reason.UNWANTED and action.subscription is not None
+            if self._is_known_to_be_ours(action.subscription)
+        }
+        others = (
+            subscription
+            for identity, subscription in record.there.items()
+            if identity not in unwanted and subscription.expires > now and endpoint.owns(subscription.notification_url)
+        )
+        confirmed = await self._confirmed() if unwanted else {}
+        review = review_unwanted(
+            unwanted, others, before, now, confirmed=confirmed, unsubscribes=self._order.unsubscribe
+        )
+        record.changes.review = review
+        due = due_for_removal(review, now)
+        if not (due and wanted.sure) or any(map(_hides_something, record.troubles)):
+            return
+        names = Names(want.resource for want in wanted.subscriptions)
+        deleted = await self._look_and_delete(
+            (unwanted[identity] for identity in sorted(due)),
+            memory,
+            lambda subscription: names.recognised(subscription) is None and self._is_known_to_be_ours(subscription),
+        )
+        for identity in deleted:
+            entry = review.unwanted[identity]
+            logger.warning(
+                "unsubscribed from %s %s, which nobody has desired since %s", entry.kind, identity, entry.since
+            )
+        unconfirmed = dict.fromkeys(deleted - confirmed.keys(), now)
+        record.changes.review = msgspec.structs.replace(review, removals={**review.removals, **unconfirmed})
+
+    def _is_known_to_be_ours(self, subscription: Subscription) -> bool:
+        """Whether it has today's address, the mark of one of our secrets, and a kind that this version knows."""
+        endpoint, url = self._scheduler.context.endpoint, subscription.notification_url
+        is_marked = endpoint.read_mark(url)[0] is not ClientStateVersion.UNKNOWN
+        return endpoint.owns(url) and is_marked and subscription.kind is not None
+
     # Deleting what an operator has named
 
     async def _prune(self, ids: Collection[str]) -> None:
@@ -284,8 +349,8 @@ class TenantRun:
 
     async def _look_and_delete(
         self, subscriptions: Iterable[Subscription], memory: Memory, is_unwanted: Callable[[Subscription], bool]
-    ) -> None:
-        """Read each by its id, and delete it if it is still ours and unwanted by what Graph says now."""
+    ) -> set[str]:
+        """Read each by its id, and delete it if it is ours and unwanted by what Graph says now; which ids are gone."""
         doomed = []
         for result in await self._scheduler.look(subscriptions):
             told = result.subscription
@@ -308,7 +373,13 @@ class TenantRun:
                 )
             else:
                 self.record.results.append(result)
-        await self._execution.perform_and_record(doomed)
+        results = await self._execution.perform_and_record(doomed)
+        return {result.removed for result in results if result.removed is not None}
+
+
+def _hides_something(trouble: Trouble) -> bool:
+    """Whether something may be desired or exist otherwise than it seems."""
+    return trouble.stage is not Stage.SUBSCRIPTION
 
 
 def _unexpected(error: BaseException) -> UnexpectedError:

@@ -132,6 +132,7 @@ class TenantTurn:
         except UnavailableError as error:
             if all(trouble.stage is not Stage.KNOWN for trouble in self.record.troubles):
                 self.record.add_trouble(Stage.KNOWN, error)
+        self.record.review = self.remembered.review
         if self._taken:
             with suppress(UnavailableError, TimeoutError):  # the lease ends by itself
                 async with asyncio.timeout(_STORAGE_SECONDS):

@@ -186,7 +186,7 @@ users = ["{user(2)}"]
         await timer(scenario, 2 * HOUR)
         await assert_nothing_goes(scenario, Stage.DESIRED_STATE)
 
-    async def test_nothing_is_deleted_by_a_run_of_the_timer(self) -> None:
+    async def test_nothing_is_deleted_by_a_run_that_does_not_look_for_it(self) -> None:
         scenario = await settled(call_records(), call_events(1))
         scenario.source.state = DesiredState((call_records(),), ())
         await timer(scenario, 48 * HOUR)

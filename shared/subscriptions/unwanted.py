@@ -1,0 +1,192 @@
+"""What nobody desires any more: how long it is kept, what waits for an operator's confirmation, and where that lies."""
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from shared.storage.ports import Blobs
+from shared.values import resources
+from shared.values.graph import Subscription
+from shared.values.moment import Moment
+
+UNWANTED_FOR: Final = timedelta(hours=1)
+"""For how long all readings have to say that nobody desires a subscription before it is removed."""
+
+BRAKE_PERIOD: Final = timedelta(hours=24)
+"""Removals within it count together; so much may be removed without anybody's confirmation."""
+
+_MOST_TOGETHER: Final = 5
+_EMERGENCIES: Final = frozenset(
+    kind.key for kind in resources.CATALOGUE.values() if kind.raw_queue == resources.EMERGENCY_QUEUE
+)
+
+CONFIRMATIONS: Final = ("config", "unsubscribe.json")
+"""The container and the name of the blob that `manage.py subscriptions confirm` writes."""
+
+CONFIRMED_FOR: Final = timedelta(hours=24)
+_CLOCKS_DIFFER: Final = timedelta(minutes=5)
+
+_log = logging.getLogger(__name__)
+
+
+class Waits(StrEnum):
+    """Why something that nobody desires is kept until an operator confirms that it goes."""
+
+    FIRST_RECORD = "first-record"  # it was unwanted when somebody looked for the first time
+    EMERGENCY = "emergency"
+    LAST_OF_ITS_KIND = "last-of-its-kind"
+    TOO_MANY = "too-many"
+    SWITCHED_OFF = "switched-off"  # by UNSUBSCRIBE=never: a confirmation changes nothing
+
+
+class Unwanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A subscription of ours that nobody desires; `since` the first whole reading of what is desired that said so.
+
+    `inherited`: that reading was the first of all. `waits` is why it is kept until an operator confirms that it goes;
+    None where it goes by itself.
+    """
+
+    kind: str  # of the catalogue
+    resource: str
+    since: Moment
+    inherited: bool = False
+    waits: Waits | None = None
+
+
+class Review(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What nobody desires, by id, as the last run of the timer found it.
+
+    `whole_since` is since when every run has read all that is desired; None where the last one did not. `removals` are
+    those of the last day that nobody confirmed, each with its time.
+    """
+
+    unwanted: Mapping[str, Unwanted] = {}
+    whole_since: Moment | None = None
+    removals: Mapping[str, Moment] = {}
+
+    def without(self, ids: Collection[str]) -> "Review":
+        """The same without what is gone."""
+        kept = {identity: entry for identity, entry in self.unwanted.items() if identity not in ids}
+        return msgspec.structs.replace(self, unwanted=kept)
+
+
+def review_unwanted(
+    unwanted: Mapping[str, Subscription],
+    wanted: Iterable[Subscription],
+    before: Review | None,
+    now: datetime,
+    *,
+    confirmed: Mapping[str, datetime],
+    unsubscribes: bool = True,
+) -> Review:
+    """Decide what of all that nobody desires has to wait for a confirmation, by a whole reading of what is desired.
+
+    What has not goes an hour after it was first unwanted; see `due_for_removal`. These wait: what was unwanted when
+    somebody looked for the first time, an emergency policy's subscription, the last one of its kind, and all others
+    while together with the unconfirmed removals of the last day they are more than five, or more than one and more than
+    a tenth of the tenant's. A confirmation that is younger than all that ends the waiting.
+
+    Args:
+        unwanted: live subscriptions of ours for which nothing asks, by id, all in one tenant.
+        wanted: the tenant's other live subscriptions of ours.
+        before: what the run before decided; None if this is the first to look, and then all wait.
+        now: the time.
+        confirmed: ids that an operator has confirmed to go, each with when.
+        unsubscribes: whether anything goes at all.
+    """
+    known = {} if before is None else before.unwanted
+    removals = {} if before is None else before.removals
+    removals = {identity: at for identity, at in removals.items() if at > now - BRAKE_PERIOD}
+    entries = {
+        identity: known.get(identity)
+        or Unwanted(kind=_key(existing), resource=existing.resource, since=now, inherited=before is None)
+        for identity, existing in unwanted.items()
+    }
+    others = tuple(wanted)
+    kinds_left = {_key(existing) for existing in others}
+    waits: dict[str, Waits | None] = {}
+    for identity, entry in entries.items():
+        confirmation = confirmed.get(identity)
+        if not unsubscribes:
+            waits[identity] = Waits.SWITCHED_OFF
+        elif confirmation is not None and confirmation >= entry.since - _CLOCKS_DIFFER:
+            waits[identity] = None
+        elif entry.inherited:
+            waits[identity] = Waits.FIRST_RECORD
+        elif entry.kind in _EMERGENCIES:
+            waits[identity] = Waits.EMERGENCY
+        elif entry.kind not in kinds_left:
+            waits[identity] = Waits.LAST_OF_ITS_KIND
+    free = entries.keys() - waits.keys()
+    together = len(free) + len(removals)
+    if together > _MOST_TOGETHER or (together > 1 and together * 10 > len(entries) + len(others) + len(removals)):
+        waits |= dict.fromkeys(free, Waits.TOO_MANY)
+    return Review(
+        unwanted={
+            identity: msgspec.structs.replace(entry, waits=waits.get(identity)) for identity, entry in entries.items()
+        },
+        whole_since=now if before is None or before.whole_since is None else before.whole_since,
+        removals=removals,
+    )
+
+
+def due_for_removal(review: Review, now: datetime) -> set[str]:
+    """Ids that nobody has desired for an hour of whole readings, and that wait for no confirmation."""
+    if review.whole_since is None or review.whole_since > now - UNWANTED_FOR:
+        return set()
+    return {
+        identity
+        for identity, entry in review.unwanted.items()
+        if entry.waits is None and entry.since <= now - UNWANTED_FOR
+    }
+
+
+class _Confirmed(msgspec.Struct, frozen=True, kw_only=True):
+    """The blob: ids of subscriptions, each with when an operator confirmed that it goes."""
+
+    confirmed: Mapping[str, Moment] = {}
+
+
+class Confirmations:
+    """What an operator has confirmed to be unsubscribed, beside the desired state: for a day, each id by itself.
+
+    Graph gives an id once only, so a confirmation is spent when its subscription has gone.
+    """
+
+    def __init__(self, blobs: Blobs, now: Callable[[], datetime]) -> None:
+        self._blobs = blobs
+        self._now = now
+
+    async def load(self) -> Mapping[str, datetime]:
+        """The ids that are confirmed, each with when; a blob that cannot be read confirms nothing.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        data = await self._blobs.get(*CONFIRMATIONS)
+        try:
+            known = _Confirmed() if data is None else msgspec.json.decode(data, type=_Confirmed)
+        except (ValueError, RecursionError):
+            _log.error("the blob %s/%s cannot be read, and confirms nothing", *CONFIRMATIONS)
+            return {}
+        now = self._now()
+        return {
+            identity: at for identity, at in known.confirmed.items() if now - CONFIRMED_FOR < at < now + _CLOCKS_DIFFER
+        }
+
+    async def add(self, ids: Collection[str]) -> None:
+        """Confirm that these go; what was confirmed within the last day stays so.
+
+        Raises:
+            UnavailableError: storage did not take it.
+        """
+        confirmed = dict(await self.load()) | dict.fromkeys(ids, self._now())
+        await self._blobs.put(*CONFIRMATIONS, msgspec.json.encode(_Confirmed(confirmed=confirmed)))
+
+
+def _key(existing: Subscription) -> str:
+    return "" if existing.kind is None else existing.kind.key
