@@ -11,7 +11,7 @@ from rich.text import Text
 
 from commands.context import CommandContext
 from commands.terminal import Json, Yes, confirm, console, group, perform
-from shared.values.event_types import CloudEvent, EventError, parse_message
+from shared.values.event_types import CloudEvent, EventError, parse
 from shared.values.resources import EVENT_QUEUES
 
 _POLL_SECONDS: Final = 0.5
@@ -87,7 +87,7 @@ async def _take(context: CommandContext, queues: Sequence[str], see: Callable[[s
 def _events(text: str) -> Sequence[CloudEvent | None]:
     """The events of a message; None for a message that holds none."""
     try:
-        return parse_message(text)
+        return parse(text)
     except EventError:
         return [None]
 

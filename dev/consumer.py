@@ -13,7 +13,7 @@ from azure.storage.blob import BlobClient
 from azure.storage.queue import QueueClient, QueueMessage
 from rich.text import Text
 
-from shared.values.event_types import CloudEvent, parse_message
+from shared.values.event_types import CloudEvent, parse
 from shared.values.resources import EVENT_QUEUES
 
 _IDLE_SECONDS: Final = 0.05
@@ -97,7 +97,7 @@ class Consumer:
         return bool(messages)
 
     def _handle(self, client: QueueClient, queue: str, message: QueueMessage, hidden_until: float) -> None:
-        for event in parse_message(message.content):
+        for event in parse(message.content):
             data = self._insist(lambda event=event: self._data(event), hidden_until)
             self._on_arrival(Arrival(queue, event, data, datetime.now(UTC)))
         # Last: a crash before this brings the event once more, and loses none.

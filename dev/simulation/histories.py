@@ -42,7 +42,7 @@ from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey, PublishedKey
 from shared.storage.ports import Receipt
 from shared.subscriptions.lifecycle import Handled, LifecycleMessages
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError, UnknownCertificateError
-from shared.values.event_types import parse_message
+from shared.values.event_types import parse
 from shared.values.message_text import decode
 from shared.values.resources import CALL_RECORDS_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUES
 
@@ -293,7 +293,7 @@ class History:
         """Name and id of each event."""
         for queue, messages in self.storage.messages.items():
             if queue.endswith("-events"):
-                for event in itertools.chain.from_iterable(parse_message(message.text) for message in messages):
+                for event in itertools.chain.from_iterable(parse(message.text) for message in messages):
                     data = bytes(event.data)
                     if event.dataref is not None:
                         name = event.dataref.partition("/event-data/")[2]

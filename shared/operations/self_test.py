@@ -18,7 +18,7 @@ from shared.operations.self_test_notification import SelfTestNotification
 from shared.storage.ports import Queues
 from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import SwitchboardError, UnavailableError
-from shared.values.event_types import CloudEvent, EventError, parse_message
+from shared.values.event_types import CloudEvent, EventError, parse
 from shared.values.resources import RAW_QUEUE, SELF_TEST
 
 PATIENCE: Final = timedelta(seconds=60)
@@ -142,7 +142,7 @@ class SelfTest:
 
 def _events(text: str) -> list[CloudEvent]:
     try:
-        return parse_message(text)
+        return parse(text)
     except EventError:
         return []
 

@@ -101,20 +101,23 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
 _read_events = msgspec.json.Decoder(CloudEvent | list[CloudEvent]).decode
 
 
-def parse_message(text: str | bytes) -> list[CloudEvent]:
+def parse(message: str | bytes) -> list[CloudEvent]:
     """Read a queue message: one event, or several in the JSON batch format.
 
     Args:
-        text: the message's text. Base64, which is how a Functions queue trigger expects it, is recognised by itself.
+        message: its text. Base64, which is how a Functions queue trigger expects it, is recognised by itself.
+
+    Returns:
+        The events in their order; one of one where the message is no batch.
 
     Raises:
         EventError: it is neither.
     """
-    raw = text.encode() if isinstance(text, str) else text
     try:
+        raw = message.encode() if isinstance(message, str) else message
         if not raw.lstrip().startswith((b"{", b"[")):
             raw = binascii.a2b_base64(raw, strict_mode=True)
         events = read_leniently(_read_events, raw)
     except (ValueError, RecursionError) as error:
-        raise EventError("not a CloudEvent") from error
+        raise EventError("the message is not a CloudEvent") from error
     return events if isinstance(events, list) else [events]

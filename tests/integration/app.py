@@ -21,7 +21,7 @@ from shared.app import App as Parts
 from shared.notifications.event_writer import DATA_CONTAINER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.notifications.raw_messages import CLAIMS_CONTAINER
-from shared.values.event_types import CloudEvent, parse_message
+from shared.values.event_types import CloudEvent, parse
 from shared.values.resources import EVENT_QUEUES, RAW_QUEUES
 
 CLIENT_STATE = "the-current-client-state-of-this-app"
@@ -102,11 +102,11 @@ class App:
         found = []
         for queue in EVENT_QUEUES:
             for text in await self._peek(queue):
-                found += parse_message(text)
+                found += parse(text)
         return found
 
     async def on(self, queue: str) -> list[CloudEvent]:
-        return [event for text in await self._peek(queue) for event in parse_message(text)]
+        return [event for text in await self._peek(queue) for event in parse(text)]
 
     async def quarantined(self) -> list[dict[str, Any]]:
         return [json.loads(data) for data in (await self.blobs_in(QUARANTINE_CONTAINER)).values()]

@@ -16,7 +16,7 @@ from msgspec import inspect
 from dev.schemas import data_schema
 from shared.values import event_data, event_parts, event_types, resources, unusual_json
 from shared.values.event_data import DATA_TYPES, EventData
-from shared.values.event_types import parse_message
+from shared.values.event_types import parse
 
 SHAPES = {shape: event_type for event_type, shape in DATA_TYPES.items() if shape is not Any}
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -68,7 +68,7 @@ def arrays(read: object) -> list[Any]:
 
 def read(event_type: str, data: object) -> EventData:
     event = {"specversion": "1.0", "id": "1", "source": "s", "type": event_type, "time": "2026-01-01T00:00:00Z"}
-    (found,) = parse_message(json.dumps(event | {"data": data}))
+    (found,) = parse(json.dumps(event | {"data": data}))
     return found.typed()
 
 

@@ -22,7 +22,7 @@ from shared.values.event_data import (
     MeetingCallEventData,
     PresenceData,
 )
-from shared.values.event_types import EventError, parse_message
+from shared.values.event_types import EventError, parse
 from shared.values.items import parse_item
 from shared.values.resource_row import ResourceKind
 from shared.values.resources import UNRECOGNIZED
@@ -209,7 +209,7 @@ def test_time_is_the_events_own_where_it_is_one(when: object, used: bool) -> Non
     plaintext = json.dumps({"eventType": "callStarted", "eventDateTime": when}).encode()
     found = event({"resource": "/users/1/communications/callEvents"}, plaintext)
     assert found.attributes["time"] == (when if used else "2026-01-02T03:04:05+00:00")
-    assert parse_message(found.to_json())[0].time.tzinfo is not None
+    assert parse(found.to_json())[0].time.tzinfo is not None
 
 
 def test_a_nested_emergency_may_call_its_type_by_either_name() -> None:
@@ -221,7 +221,7 @@ def test_a_nested_emergency_may_call_its_type_by_either_name() -> None:
 
 def test_the_time_of_a_nested_emergency_is_found() -> None:
     at = datetime(2025, 1, 1, 10, tzinfo=UTC)
-    assert parse_message(rich(Kind.EMERGENCY_NESTED, Options(at=at)).to_json())[0].time == at
+    assert parse(rich(Kind.EMERGENCY_NESTED, Options(at=at)).to_json())[0].time == at
 
 
 NAMES = {"id": "1", "@odata.type": "#x", "@odata.id": "y/1", "@odata.etag": "W/1"}
@@ -286,7 +286,7 @@ def test_an_attribute_is_text_or_left_out(value: object) -> None:
     names = ("resource", "tenantId", "subscriptionId", "changeType")
     found = event(dict.fromkeys(names, value))
     assert not found.attributes.keys() & {"subject", "tenantid", "subscriptionid", "changetype"}
-    assert parse_message(found.to_json())
+    assert parse(found.to_json())
 
 
 def test_an_event_that_nobody_sent_says_so_and_carries_its_record() -> None:
@@ -294,7 +294,7 @@ def test_an_event_that_nobody_sent_says_so_and_carries_its_record() -> None:
     item = parse_item(json.dumps({"resource": "communications/callRecords/r", "resourceData": record}).encode())
     found = event_of(item, None, fallback_id="x", received=RECEIVED, traceparent=TRACE, backfilled=True)
     assert (found.id, found.attributes["backfilled"], json.loads(found.data)) == ("r/2", "true", record)
-    assert parse_message(found.to_json())[0].backfilled == "true"
+    assert parse(found.to_json())[0].backfilled == "true"
 
 
 def test_a_record_and_its_version_name_its_event() -> None:
@@ -333,7 +333,7 @@ def test_consumers_get_types() -> None:
 
 
 def typed(found: Event) -> Any:
-    return parse_message(found.to_json())[0].typed()
+    return parse(found.to_json())[0].typed()
 
 
 def test_a_roster_has_participants() -> None:
@@ -346,7 +346,7 @@ def test_a_roster_has_participants() -> None:
 
 def test_a_type_that_this_version_does_not_know_reads_as_json() -> None:
     text = rich(Kind.CALL_STARTED).to_json().replace(b"Microsoft.Graph.CallStarted", b"Microsoft.Graph.CallParked")
-    found = parse_message(text)[0]
+    found = parse(text)[0]
     assert found.typed() == json.loads(bytes(found.data))
 
 
@@ -385,19 +385,19 @@ def test_messages_in_base64_and_in_batches() -> None:
     one = rich(Kind.CALL_STARTED).to_json()
     in_base64 = base64.b64encode(one)
     for text in (one, one.decode(), in_base64, in_base64.decode(), b"[" + one + b"]", b"\r\n " + one):
-        assert [found.type for found in parse_message(text)] == ["Microsoft.Graph.CallStarted"]
-    assert len(parse_message(b"[%b,%b]" % (one, one))) == 2
+        assert [found.type for found in parse(text)] == ["Microsoft.Graph.CallStarted"]
+    assert len(parse(b"[%b,%b]" % (one, one))) == 2
 
 
-@pytest.mark.parametrize("text", ["", "x", "{}", "[7]", "W10", "?W10=", "[[]]", '{"specversion":"0.3"}', "[" * 10**6])
+@pytest.mark.parametrize("text", ["", "x", "{}", "[7]", "W10", "?W10=", "[[]]", '{"specversion":"0.3"}', "[" * 10**6, "\ud83d"])
 def test_messages_that_are_no_cloud_events(text: str) -> None:
-    with pytest.raises(EventError, match="not a CloudEvent"):
-        parse_message(text)
+    with pytest.raises(EventError, match=r"^the message is not a CloudEvent$"):
+        parse(text)
 
 
 def test_data_elsewhere_is_asked_for_and_then_typed() -> None:
     found = rich(Kind.CALL_STARTED)
-    (parsed,) = parse_message(found.to_json_with_ref("https://blob/x"))
+    (parsed,) = parse(found.to_json_with_ref("https://blob/x"))
     with pytest.raises(EventError, match="the event's data is in the blob that its dataref names"):
         parsed.typed()
     assert isinstance(parsed.typed(found.data), CallEventData)

@@ -33,7 +33,7 @@ from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey
 from shared.storage.ports import Receipt
 from shared.telemetry import ExpressOutcome
 from shared.values.errors import UnavailableError, UnknownCertificateError
-from shared.values.event_types import CloudEvent, parse_message
+from shared.values.event_types import CloudEvent, parse
 from shared.values.message_text import Encoding
 from shared.values.resources import EMERGENCY_QUEUE
 from tests.keys import PAIR, SIGNING_KEY
@@ -205,7 +205,7 @@ class World:
             self.storage.messages[EMERGENCY_QUEUE].remove(message)
 
     def events(self) -> list[CloudEvent]:
-        return [event for message in self.storage.messages[EVENTS] for event in parse_message(message.text)]
+        return [event for message in self.storage.messages[EVENTS] for event in parse(message.text)]
 
     def waits(self) -> list[float]:
         """Of each raw message, in how many seconds it shows."""

@@ -19,7 +19,7 @@ from shared.notifications.events import event_of
 from shared.subscriptions.lifecycle import Handled, LifecycleMessages
 from shared.values import resources
 from shared.values.envelope import RawMessage, pack
-from shared.values.event_types import parse_message
+from shared.values.event_types import parse
 from shared.values.items import parse_item
 from shared.values.resources import LIFECYCLE_QUEUE, RAW_QUEUE
 from tests.keys import PAIR
@@ -44,7 +44,7 @@ def test_a_number_that_no_float_holds_does_not_hide_an_emergency(kind: Kind, nam
     plaintext = b"{" + odd + payload[1:].replace(b'"emergencyCallEvent": {', b'"emergencyCallEvent": {' + odd)
     found = event(plaintext, resources.emergency_path("P"))
     assert found.type == "Microsoft.Graph.EmergencyCallStarted"
-    assert (found.data, parse_message(found.to_json())[0].time) == (plaintext, at)
+    assert (found.data, parse(found.to_json())[0].time) == (plaintext, at)
 
 
 async def test_what_decrypted_content_holds_costs_its_own_item_alone() -> None:
@@ -57,7 +57,7 @@ async def test_what_decrypted_content_holds_costs_its_own_item_alone() -> None:
         event.type
         for queue in world.storage.messages
         for one in world.storage.messages[queue]
-        for event in parse_message(one.text)
+        for event in parse(one.text)
     )
     assert sum(found.values()) == 3
     assert world.parked() == []

@@ -22,7 +22,7 @@ from shared.notifications.raw_messages import CLAIMS_CONTAINER
 from shared.values.consumers import NO_OTHERS, Consumers, parse_consumers
 from shared.values.envelope import GIVE_UP_AFTER, Envelope, RawMessage, pause
 from shared.values.errors import UnavailableError, UnknownCertificateError
-from shared.values.event_types import parse_message
+from shared.values.event_types import parse
 from shared.values.resources import EMERGENCY_QUEUE, RAW_QUEUE
 from tests.keys import PAIR
 
@@ -107,7 +107,7 @@ class World:
         found: Counter[str] = Counter()
         for queue, messages in self.storage.messages.items():
             if queue.endswith("-events"):
-                for event in itertools.chain.from_iterable(parse_message(message.text) for message in messages):
+                for event in itertools.chain.from_iterable(parse(message.text) for message in messages):
                     data = bytes(event.data)
                     if event.dataref is not None:
                         name = event.dataref.partition("/event-data/")[2]

@@ -18,7 +18,7 @@ from dev.simulator.payloads import Kind, Options, Payload, Spelling, build
 from shared.notifications.events import Event, event_of, schema_id, with_record
 from shared.values import resources
 from shared.values.event_data import DATA_TYPES
-from shared.values.event_types import parse_message
+from shared.values.event_types import parse
 from shared.values.items import parse_item
 from shared.values.resources import UNRECOGNIZED
 
@@ -118,7 +118,7 @@ class TestPublished:
         for path, event in found.items():
             check(event)
             assert path.parent.name == schemas.name(event["type"])
-            assert [parsed.type for parsed in parse_message(json.dumps(event))] == [event["type"]]
+            assert [parsed.type for parsed in parse(json.dumps(event))] == [event["type"]]
         assert {event["type"] for event in found.values()} == set(DATA_TYPES)
         spelled = {path.stem for path in found if path.parent.name == "MeetingRosterUpdated"}
         assert spelled >= {*Spelling, "lobby", "inactive", "exited", "older", "older-delta-remove", "dataref"}
@@ -199,18 +199,18 @@ class TestEvents:
         event = written(Payload(resource, "updated", {"@odata.type": named["@odata.type"]}), plaintext)
         assert event.type != UNRECOGNIZED
         check(json.loads(event.to_json()))
-        assert isinstance(parse_message(event.to_json())[0].typed(), DATA_TYPES[event.type])
+        assert isinstance(parse(event.to_json())[0].typed(), DATA_TYPES[event.type])
 
     @pytest.mark.parametrize("path", sorted(SAMPLES.glob("records/*.json")), ids=lambda path: path.stem)
     def test_records_fit(self, path: Path) -> None:
         event = with_record(written(build(Kind.CALL_RECORD_UPDATED), None), path.read_bytes())
         check(json.loads(event.to_json()))
-        assert parse_message(event.to_json())[0].typed()
+        assert parse(event.to_json())[0].typed()
 
     def test_what_lies_on_queues_from_before_fits_and_is_read(self) -> None:
         event = of(Kind.CALL_STARTED) | {"dataschema": "urn:switchboard:schema:CallStarted:1"}
         VALIDATORS[event["type"]].validate(event)
-        assert parse_message(json.dumps(event))[0].typed()
+        assert parse(json.dumps(event))[0].typed()
 
     @pytest.mark.parametrize("kind", [Kind.CALL_STARTED, Kind.ROSTER_JOINED, Kind.EMERGENCY_FLAT, Kind.PRESENCE])
     def test_a_word_that_graph_knows_no_name_for_yet_is_delivered(self, kind: Kind) -> None:
@@ -284,7 +284,7 @@ class TestEvents:
 def test_the_python_types_read_what_the_schemas_describe() -> None:
     for kind in Kind:
         event = of(kind, Options(spelling=Spelling.ENTITY))
-        (found,) = parse_message(json.dumps(event))
+        (found,) = parse(json.dumps(event))
         data = found.typed()
         assert isinstance(data, DATA_TYPES[event["type"]]), kind
         assert data.id == event["data"]["id"]

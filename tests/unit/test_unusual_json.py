@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared.notifications.events import event_of
 from shared.values import resources
 from shared.values.errors import MalformedInputError
-from shared.values.event_types import EventError, parse_message
+from shared.values.event_types import EventError, parse
 from shared.values.items import parse_item
 from shared.values.message_text import join
 from shared.values.unusual_json import MAX_LONE_ESCAPES, replace_lone_surrogates
@@ -94,8 +94,8 @@ def test_consumers_can_read_it_and_its_neighbours() -> None:
         event_of(item, content, fallback_id="f", received=RECEIVED, traceparent=TRACE).to_json()
         for content in (SAMPLE, b'{"eventType":"callStarted"}')
     ]
-    (alone,) = parse_message(bodies[0])
-    first, second = parse_message(join(bodies))
+    (alone,) = parse(bodies[0])
+    first, second = parse(join(bodies))
     for event in (alone, first):
         (participant,) = event.typed().participants_delta  # type: ignore[union-attr]
         assert participant.info.identity.user.display_name == "Kim \ufffd"
@@ -109,4 +109,4 @@ def test_what_is_malformed_besides_stays_malformed() -> None:
     with pytest.raises(MalformedInputError):
         event_of(item, rb'{"a":"\ud83d"', fallback_id="f", received=RECEIVED, traceparent=TRACE)
     with pytest.raises(EventError):
-        parse_message(rb'{"id":"\ud83d"}')
+        parse(rb'{"id":"\ud83d"}')
