@@ -12,6 +12,7 @@
     python3 run.py audit            known vulnerabilities, licences, and a bill of materials
     python3 run.py drift [VERSION]  what Graph's metadata has by now that the schemas of events have not
     python3 run.py package          what is deployed, in dist/; --check: install it as Azure does, and start it
+                                    --clients: what consumers install; with --check, let it read in the demo
     python3 run.py grant            give the deployed app the Graph permissions that it needs; arguments go to it
     python3 run.py setup            set the checkout up anew, whatever is damaged in it
 
@@ -190,10 +191,12 @@ def package(arguments: Sequence[str]) -> int:
     """
     from dev.package import ARCHIVE, FOLDER, PackageError, write  # noqa: PLC0415 - no other command needs it
 
-    if list(arguments) not in ([], ["--check"]):
+    if not {"--check", "--clients"}.issuperset(arguments):
         asked = not {"-h", "--help"}.isdisjoint(arguments)
-        print("usage: run.py package [--check]", file=sys.stdout if asked else sys.stderr)
+        print("usage: run.py package [--clients] [--check]", file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
+    if "--clients" in arguments:
+        return package_clients(check="--check" in arguments)
     try:
         print(f"{FOLDER}, {ARCHIVE}: {write(ROOT, ROOT)} files", flush=True)
         return check_package(ROOT / FOLDER) if arguments else 0
@@ -222,6 +225,31 @@ def check_package(app: Path) -> int:
     os.chdir(folder)
     os.environ["PYTHONPATH"] = str(packages)
     return _run_child([str(python), "-m", "dev.package_check", str(app), str(packages)])
+
+
+def package_clients(*, check: bool) -> int:
+    """Make the packages for consumers; with `check`, install them where nothing else is, and let them read in the demo.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SetupError: they cannot be installed.
+    """
+    set_up()
+    os.chdir(ROOT)
+    code = _run_child([str(VENV_PYTHON), "-m", "dev.clients", "dist"])
+    if code or not check:
+        return code
+    python, javascript = TOOLS / "python-client", TOOLS / "javascript-client"
+    shutil.rmtree(javascript, ignore_errors=True)
+    _step("Making an empty environment", [str(VENV_PYTHON), "-m", "venv", "--clear", str(python)])
+    (wheel,) = (ROOT / "dist").glob("switchboard_events-*.whl")
+    pip = [str(python / VENV_PYTHON.relative_to(VENV)), "-m", "pip", "install", "--no-input"]
+    _step("Installing the Python client", [*pip, f"{wheel}[storage]", "azure-identity"])
+    shutil.copytree(ROOT / "examples" / "javascript", javascript)
+    _npm("Installing the JavaScript client", find_node(), "install", cwd=javascript)
+    return _run_child([str(VENV_PYTHON), "-m", "dev.demo", "--clients", str(TOOLS)])
 
 
 # Setting up
@@ -324,10 +352,8 @@ def make_venv(python: Sequence[str]) -> None:
 
 
 def install_azurite(node: Node) -> None:
-    """Install Azurite from the npm lock file. None of its packages needs its install script."""
-    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--engine-strict=false"]
-    path = os.pathsep.join([str(node.node.parent), os.environ.get("PATH", "")])  # npm's own scripts look for node
-    _step("Installing Azurite", [*node.npm, "ci", *options], cwd=NODE_FOLDER, environment={"PATH": path})
+    """Install Azurite from the npm lock file."""
+    _npm("Installing Azurite", node, "ci", cwd=NODE_FOLDER)
     write_record(NODE_RECORD, fingerprint=_node_fingerprint(), node=str(node.node))
 
 
@@ -426,6 +452,13 @@ def _fetch_node() -> Node:
 
 def _pip_install(lock: Path) -> List[str]:
     return ["-m", "pip", "install", "--require-hashes", "--no-deps", "--no-input", "-r", str(lock)]
+
+
+def _npm(title: str, node: Node, command: str, *, cwd: Path) -> None:
+    """Install packages, of which none needs its install script."""
+    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--engine-strict=false"]
+    path = os.pathsep.join([str(node.node.parent), os.environ.get("PATH", "")])  # npm's own scripts look for node
+    _step(title, [*node.npm, command, *options], cwd=cwd, environment={"PATH": path})
 
 
 def _output(command: Sequence[str], environment: Optional[Mapping[str, str]] = None) -> Optional[str]:

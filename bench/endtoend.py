@@ -21,7 +21,6 @@ from azure.storage.queue import QueueServiceClient
 from bench.figures import rsa_operation
 from bench.measure import Finding, Throughput, cpu_seconds
 from dev import traffic
-from dev.azurite import ACCOUNT_KEY
 from dev.consumer import Arrival, Consumer
 from dev.simulator import Kind, Options, build
 from dev.simulator.crypto import KeyCertificate
@@ -141,7 +140,7 @@ def _memory(stack: Stack) -> Finding:
 def _latency(stack: Stack, count: int) -> Iterator[Finding]:
     """A steady stream well below what the set-up can do, read by a consumer as it comes."""
     arrivals: list[Arrival] = []
-    with Consumer(stack.azurite.connection_string, ACCOUNT_KEY, arrivals.append):
+    with Consumer(stack.azurite.connection_string, arrivals.append):
         _warm_up(stack)
         _until(lambda: len(arrivals) >= 2 * _POST)
         arrivals.clear()
@@ -173,7 +172,7 @@ def _emergency(stack: Stack, backlog: int) -> Iterator[Finding]:
             arrived.wait(_PATIENCE)
         return _seconds_from_post(stack, arrivals)
 
-    with Consumer(stack.azurite.connection_string, ACCOUNT_KEY, arrive):
+    with Consumer(stack.azurite.connection_string, arrive):
         emergencies(1)
         yield Finding("an emergency alone, POST to event read", _percentiles(emergencies(20)))
         prepared = _calls(stack, _Load(backlog))

@@ -1,19 +1,19 @@
 """A downstream consumer: reads events from their queues, as any system behind Switchboard would."""
 
+import asyncio
 import threading
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from azure.core.exceptions import AzureError, ResourceNotFoundError
-from azure.storage.blob import BlobClient
-from azure.storage.queue import QueueClient, QueueMessage
+from azure.storage.blob.aio import BlobServiceClient
+from azure.storage.queue.aio import QueueServiceClient
 from rich.text import Text
 
-from shared.values.event_types import CloudEvent, parse
+from clients.python.switchboard_events.storage import EventQueue
+from shared.values.event_types import CloudEvent
 from shared.values.resources import EVENT_QUEUES
 
 _IDLE_SECONDS: Final = 0.05
@@ -41,7 +41,7 @@ class Arrival:
 
 
 class Consumer:
-    """Takes events off queues, in a thread for each; what it cannot delete shows again after `hidden_seconds`.
+    """Takes events off queues, in a thread; what it cannot delete shows again after `hidden_seconds`.
 
     That is long by default, because a message that shows again only because this machine is slow tells nothing. It
     looks again after `idle_seconds` where there was nothing.
@@ -50,7 +50,6 @@ class Consumer:
     def __init__(
         self,
         connection_string: str,
-        account_key: str,
         on_arrival: Callable[[Arrival], None],
         *,
         queues: Sequence[str] = EVENT_QUEUES,
@@ -58,67 +57,42 @@ class Consumer:
         idle_seconds: float = _IDLE_SECONDS,
     ) -> None:
         self._connection_string = connection_string
-        self._account_key = account_key
         self._on_arrival = on_arrival
+        self._queues = queues
         self._hidden_seconds = hidden_seconds
         self._idle_seconds = idle_seconds
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._consume, args=(queue,), daemon=True) for queue in queues]
+        self._loop = asyncio.new_event_loop()
+        self._reading = self._loop.create_task(self._read_all())
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Consumer":
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
+        self._loop.call_soon_threadsafe(self._reading.cancel)
+        self._thread.join()
 
-    def _consume(self, queue: str) -> None:
-        with QueueClient.from_connection_string(self._connection_string, queue, retry_total=0) as client:
-            while not self._stopping.is_set():
-                if not self._take(client, queue):
-                    self._stopping.wait(self._idle_seconds)
+    def _run(self) -> None:
+        with suppress(asyncio.CancelledError), closing(self._loop):
+            self._loop.run_until_complete(self._reading)
 
-    def _take(self, client: QueueClient, queue: str) -> bool:
-        """Handle what is there; False where there was nothing."""
-        hidden_until = time.monotonic() + self._hidden_seconds
-        try:
-            messages = list(
-                client.receive_messages(messages_per_page=32, max_messages=32, visibility_timeout=self._hidden_seconds)
-            )
-            for message in messages:
-                self._handle(client, queue, message, hidden_until)
-        except ResourceNotFoundError:
-            return False  # no event of this kind has come yet
-        except AzureError:
-            return False  # storage is away; it will be back
-        return bool(messages)
+    async def _read_all(self) -> None:
+        async with (
+            QueueServiceClient.from_connection_string(self._connection_string, retry_total=0) as queues,
+            BlobServiceClient.from_connection_string(self._connection_string, retry_total=0) as blobs,
+            asyncio.TaskGroup() as group,
+        ):
+            for name in self._queues:
+                group.create_task(self._read(name, queues, blobs))
 
-    def _handle(self, client: QueueClient, queue: str, message: QueueMessage, hidden_until: float) -> None:
-        for event in parse(message.content):
-            data = self._insist(lambda event=event: self._data(event), hidden_until)
-            self._on_arrival(Arrival(queue, event, data, datetime.now(UTC)))
-        # Last: a crash before this brings the event once more, and loses none.
-        self._insist(lambda: _delete(client, message), hidden_until)
+    async def _read(self, name: str, queues: QueueServiceClient, blobs: BlobServiceClient) -> None:
+        async def arrive(event: CloudEvent, data: bytes) -> None:
+            self._on_arrival(Arrival(name, event, data, datetime.now(UTC)))
 
-    def _insist[T](self, request: Callable[[], T], hidden_until: float) -> T:
-        """Repeat what fails for as long as the message is hidden; then it comes again in any case."""
-        while True:
-            try:
-                return request()
-            except AzureError:
-                if self._stopping.wait(_IDLE_SECONDS) or time.monotonic() > hidden_until:
-                    raise
-
-    def _data(self, event: CloudEvent) -> bytes:
-        if event.dataref is None:
-            return bytes(event.data)
-        with BlobClient.from_blob_url(event.dataref, credential=self._account_key) as blob:
-            return blob.download_blob().readall()
-
-
-def _delete(client: QueueClient, message: QueueMessage) -> None:
-    with suppress(ResourceNotFoundError):  # deleted by an attempt whose answer was lost
-        client.delete_message(message)
+        # Without a deduplicator: whoever asks how often an event comes wants to see each time.
+        queue = EventQueue(
+            queues, blobs, name, at_once=32, lease_seconds=self._hidden_seconds, poll_seconds=self._idle_seconds
+        )
+        async for _ in queue.handle(arrive):
+            pass

@@ -24,8 +24,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dev import traffic
-from dev.azurite import ACCOUNT_KEY
+from dev import installed_clients, traffic
 from dev.consumer import Arrival, Consumer
 from dev.host.process import add_host_options, use_host
 from dev.simulator import Kind
@@ -214,8 +213,10 @@ class Demo:
 def main() -> int:
     """Run all scenes; 0 if the books balance."""
     parser = argparse.ArgumentParser(prog="run.py demo", description="The whole app, end to end, on this machine.")
+    parser.add_argument("--clients", type=Path, metavar="FOLDER", help="let what is installed there read, too")
     add_host_options(parser)
-    use_host(parser.parse_args())
+    options = parser.parse_args()
+    use_host(options)
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
@@ -229,7 +230,7 @@ def main() -> int:
             stack = starting.enter_context(Stack.start(Path(folder), subscriptions=traffic.WITH_PRESENCE))
             running = starting.pop_all()
         with running:
-            with Consumer(stack.azurite.connection_string, ACCOUNT_KEY, books.arrive), _view(console, books) as say:
+            with Consumer(stack.azurite.connection_string, books.arrive), _view(console, books) as say:
                 for title, scene in Demo(stack, books).scenes():
                     say(title)
                     if outcome := scene():
@@ -237,7 +238,8 @@ def main() -> int:
                 say("waiting for the last events")
                 stack.sim.graph.drain(_PATIENCE)
                 _settle(books)
-            return _summary(console, stack, books, time.monotonic() - started)
+            unbalanced = _summary(console, stack, books, time.monotonic() - started)
+            return unbalanced or (installed_clients.check(stack, options.clients) if options.clients else 0)
 
 
 @contextmanager

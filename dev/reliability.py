@@ -276,7 +276,7 @@ class Run:
                     settings=settings,
                     ports=StackPorts(host=host_port, storage=Ports(blob_port, queue_port)),
                 ) as stack,
-                Consumer(stack.azurite.connection_string, ACCOUNT_KEY, ledger.arrive, hidden_seconds=5),
+                Consumer(stack.azurite.connection_string, ledger.arrive, hidden_seconds=5),
             ):
                 stack.sim.graph.delivery.time_scale = plan.time_scale
                 run = cls(stack, plan, ledger, note, proxies=[blob, queue], front=front, proxy=proxy)

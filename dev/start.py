@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dev import traffic
-from dev.azurite import ACCOUNT_KEY, AzuriteError
+from dev.azurite import AzuriteError
 from dev.consumer import Arrival, Consumer
 from dev.host import HostStartError
 from dev.host.process import KEY, add_host_options, use_host
@@ -159,7 +159,7 @@ def shown(console: Console, stack: Stack) -> Iterator[None]:
     watched = [queue for consumer in parse_consumers(CONSUMERS).named for queue in consumer.queues]
     connection = stack.azurite.connection_string
     with (
-        Consumer(connection, ACCOUNT_KEY, arrived, queues=watched, idle_seconds=_LOOKED_EVERY),
+        Consumer(connection, arrived, queues=watched, idle_seconds=_LOOKED_EVERY),
         _repeated(warned, _LOOKED_EVERY),
     ):
         yield

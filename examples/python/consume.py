@@ -1,131 +1,86 @@
-"""Read Switchboard's events from a queue: each is handled once, and none is lost.
+"""Read Switchboard's events from queues, as a service of its own: each is handled once, and none is lost.
 
     python consume.py call-events
 
-AZURE_STORAGE_CONNECTION_STRING says where the queue is. Without it, AZURE_STORAGE_ACCOUNT names the account, and the
-identity that `DefaultAzureCredential` finds needs two roles: Storage Queue Data Contributor, Storage Blob Data Reader.
-
-Packages: azure-identity, azure-storage-blob, azure-storage-queue.
+AZURE_STORAGE_CONNECTION_STRING says where the queues are. Without it, AZURE_STORAGE_ACCOUNT names the account, which is
+reached with the identity that `DefaultAzureCredential` finds. README.md says what that may have to be given.
 """
 
 import argparse
-import base64
-import json
+import asyncio
+import logging
 import os
 import sqlite3
-import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
-from azure.core.exceptions import ResourceExistsError
-from azure.identity import DefaultAzureCredential
-from azure.storage.blob import BlobClient, BlobServiceClient
-from azure.storage.queue import QueueMessage, QueueServiceClient
+from azure.identity.aio import DefaultAzureCredential
+from azure.storage.blob.aio import BlobServiceClient
+from azure.storage.queue.aio import QueueServiceClient
+from switchboard_events import CloudEvent, Deduplicator
+from switchboard_events.storage import EventQueue, Handler
 
-VISIBILITY_SECONDS = 300  # the time to handle the messages of one request; then another consumer gets those not deleted
-MAX_TRIES = 5
 MEMORY_DAYS = 30  # how long an event is known to have been handled
 
-type Event = dict[str, Any]
-type Handler = Callable[[Event, Any], None]
+
+async def handle(event: CloudEvent, data: bytes) -> None:
+    """Do your work here. Events hold personal data: this shows ids and the name of a type, and so should a log."""
+    kind = type(event.typed(data)).__name__
+    print(event.time.isoformat(), event.type, event.source, event.id, kind, flush=True)
 
 
-def handle(event: Event, data: Any) -> None:
-    """Do your work here. Events hold personal data: this shows ids alone, and so should a log."""
-    known = sorted(data) if isinstance(data, dict) else type(data).__name__
-    print(event["time"], event["type"], event["source"], event["id"], known, flush=True)
+class SqliteStore:
+    """Keeps what has been handled in a file. One file serves one machine: use your own database for several."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, autocommit=True)
+        self._database.execute("CREATE TABLE IF NOT EXISTS handled (source, id, at, PRIMARY KEY (source, id))")
+        self._database.execute("DELETE FROM handled WHERE at < unixepoch() - ?", (MEMORY_DAYS * 86400,))
+
+    async def has(self, key: tuple[str, str]) -> bool:
+        found = self._database.execute("SELECT 1 FROM handled WHERE source = ? AND id = ?", key)
+        return found.fetchone() is not None
+
+    async def add(self, key: tuple[str, str]) -> None:
+        self._database.execute("INSERT OR IGNORE INTO handled VALUES (?, ?, unixepoch())", key)
 
 
-def consume(
-    queues: QueueServiceClient,
-    blobs: BlobServiceClient,
-    name: str,
-    memory: sqlite3.Connection,
-    handle: Handler = handle,
-) -> None:
-    """Handle all messages that wait on a queue."""
-    queue = queues.get_queue_client(name)
-    for message in queue.receive_messages(messages_per_page=16, visibility_timeout=VISIBILITY_SECONDS):
-        if (message.dequeue_count or 0) > MAX_TRIES:
-            park(queues, name, message)
-        else:
-            for event in events_in(message):
-                handle_once(event, blobs, memory, handle)
-        queue.delete_message(message)  # last: a crash before this line brings the message back
+async def consume(names: Sequence[str], memory: Path, handler: Handler = handle, **timing: int) -> None:
+    """Handle what is on queues and what comes."""
+    async with AsyncExitStack() as stack:
+        queues, blobs = await clients(stack)
+        deduplicator = Deduplicator(SqliteStore(memory))
+
+        async def read(name: str) -> None:
+            async for _ in EventQueue(queues, blobs, name, deduplicator, **timing).handle(handler):
+                pass
+
+        await asyncio.gather(*map(read, names))
 
 
-def handle_once(event: Event, blobs: BlobServiceClient, memory: sqlite3.Connection, handle: Handler) -> None:
-    """Handle an event unless that was done; if your own writes join this transaction, they happen exactly once."""
-    with memory:
-        new = memory.execute(
-            "INSERT INTO handled (source, id, at) VALUES (?, ?, unixepoch()) ON CONFLICT DO NOTHING",
-            (event["source"], event["id"]),
-        )
-        if new.rowcount:
-            handle(event, data_of(event, blobs))
-
-
-def events_in(message: QueueMessage) -> list[Event]:
-    """The events of a message: base64 or plain, one or a batch."""
-    text = message.content
-    if not text.startswith(("{", "[")):
-        text = base64.b64decode(text, validate=True)
-    found = json.loads(text)
-    return found if isinstance(found, list) else [found]
-
-
-def data_of(event: Event, blobs: BlobServiceClient) -> Any:
-    """An event's data, from the blob that `dataref` names where it was too large for a queue."""
-    if "dataref" not in event:
-        return event["data"]
-    named = BlobClient.from_blob_url(event["dataref"])
-    # Only our own account is asked, so that no credential goes anywhere else.
-    blob = blobs.get_blob_client(named.container_name, named.blob_name)
-    return json.loads(blob.download_blob().readall())
-
-
-def park(queues: QueueServiceClient, name: str, message: QueueMessage) -> None:
-    """Put a message that fails again and again aside, as a Functions queue trigger does."""
-    poison = queues.get_queue_client(f"{name}-poison")
-    with suppress(ResourceExistsError):
-        poison.create_queue()
-    poison.send_message(message.content, time_to_live=-1)
-    print(f"message {message.id} failed {MAX_TRIES} times; it is now on {name}-poison", flush=True)
-
-
-def remembering(path: Path) -> sqlite3.Connection:
-    """The memory of what has been handled. One file serves one machine: use your own database for several."""
-    memory = sqlite3.connect(path)
-    with memory:
-        memory.execute("CREATE TABLE IF NOT EXISTS handled (source, id, at, PRIMARY KEY (source, id)) WITHOUT ROWID")
-        memory.execute("DELETE FROM handled WHERE at < unixepoch() - ?", (MEMORY_DAYS * 86400,))
-    return memory
-
-
-def clients() -> tuple[QueueServiceClient, BlobServiceClient]:
+async def clients(stack: AsyncExitStack) -> tuple[QueueServiceClient, BlobServiceClient]:
     """Clients for the account that the environment names."""
     text = os.environ.get("AZURE_STORAGE_CONNECTION_STRING")
     if text:
-        return QueueServiceClient.from_connection_string(text), BlobServiceClient.from_connection_string(text)
-    account, credential = os.environ["AZURE_STORAGE_ACCOUNT"], DefaultAzureCredential()
-    return (
-        QueueServiceClient(f"https://{account}.queue.core.windows.net", credential),
-        BlobServiceClient(f"https://{account}.blob.core.windows.net", credential),
-    )
+        queues, blobs = QueueServiceClient.from_connection_string(text), BlobServiceClient.from_connection_string(text)
+    else:
+        account = os.environ["AZURE_STORAGE_ACCOUNT"]
+        credential = await stack.enter_async_context(DefaultAzureCredential())
+        queues = QueueServiceClient(f"https://{account}.queue.core.windows.net", credential)
+        blobs = BlobServiceClient(f"https://{account}.blob.core.windows.net", credential)
+    return await stack.enter_async_context(queues), await stack.enter_async_context(blobs)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Read Switchboard's events from a queue.")
-    parser.add_argument("queue", help="call-events, meeting-events, emergency-call-events…")
+    parser = argparse.ArgumentParser(description="Read Switchboard's events from queues.")
+    parser.add_argument(
+        "queues", nargs="+", metavar="QUEUE", help="call-events, meeting-events, emergency-call-events…"
+    )
     parser.add_argument("--memory", type=Path, default=Path("handled.sqlite"), help="a file; default: %(default)s")
     given = parser.parse_args()
-    queues, blobs = clients()
-    with closing(remembering(given.memory)) as memory:
-        while True:
-            consume(queues, blobs, given.queue, memory)
-            time.sleep(2)
+    logging.basicConfig(format="%(message)s")
+    asyncio.run(consume(given.queues, given.memory))
 
 
 if __name__ == "__main__":

@@ -1,31 +1,28 @@
 """The consumers in `examples/`, on events that the app itself has written."""
 
 import asyncio
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import pytest
-from azure.core.exceptions import ResourceNotFoundError
-from azure.storage.blob import BlobServiceClient
 from azure.storage.queue import QueueClient, QueueServiceClient
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from dev.azurite import Azurite
+from dev.azurite import Azurite, node
+from dev.clients import NODE_MODULES, build_npm_package, build_wheel
 from shared.notifications.decrypt import Decryptor
-from shared.notifications.event_writer import DATA_CONTAINER, EventWriter
+from shared.notifications.event_writer import EventWriter
 from shared.notifications.quarantine import Quarantine
 from shared.notifications.raw_messages import RawMessages
 from shared.settings import StorageSettings
@@ -38,7 +35,6 @@ from shared.values.message_text import Encoding
 from shared.values.resources import CALL_RECORDS
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-PYTHON = EXAMPLES / "python" / "consume.py"
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SUBSCRIPTION = "76222963-cc7b-42d2-882d-8aaa69cb2ba3"
@@ -75,8 +71,6 @@ class Storage:
     connection_string: str
     prefix: str
     queues: QueueServiceClient
-    blobs: BlobServiceClient
-    memory: Path
 
     @property
     def name(self) -> str:
@@ -123,25 +117,16 @@ class Storage:
         """How many messages there are, those that somebody is handling included."""
         return self.queue.get_queue_properties().approximate_message_count or 0
 
+    def parked(self) -> list[str]:
+        """The texts of what was put aside."""
+        poison = self.queues.get_queue_client(f"{self.name}-poison")
+        return [message.content for message in poison.peek_messages(32)]
+
 
 @pytest.fixture
-def storage(azurite: Azurite, unique_name: Callable[[str], str], tmp_path: Path) -> Iterator[Storage]:
-    text = azurite.connection_string
-    with (
-        QueueServiceClient.from_connection_string(text) as queues,
-        BlobServiceClient.from_connection_string(text) as blobs,
-    ):
-        yield Storage(text, unique_name("c")[:20], queues, blobs, tmp_path / "handled.sqlite")
-
-
-@pytest.fixture(scope="module")
-def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("consume", PYTHON)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def storage(azurite: Azurite, unique_name: Callable[[str], str]) -> Iterator[Storage]:
+    with QueueServiceClient.from_connection_string(azurite.connection_string) as queues:
+        yield Storage(azurite.connection_string, unique_name("c")[:20], queues)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -151,114 +136,161 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-class Consumer:
-    """The Python example, with a handler of ours."""
+class Example(Protocol):
+    """One of the examples that read queues: how to start it, by itself and with a handler of ours."""
 
-    def __init__(self, example: ModuleType, storage: Storage) -> None:
-        self._example = example
-        self._storage = storage
-        self.handled: list[Any] = []
-        self.fails = False
+    def command(self, storage: Storage) -> list[str]: ...
 
-    def handle(self, event: dict[str, Any], data: Any) -> None:
-        if self.fails:
-            raise ConnectionError
-        self.handled.append(data)
+    def driver(self, storage: Storage) -> list[str]: ...
 
-    def run(self) -> None:
-        with closing(self._example.remembering(self._storage.memory)) as memory:
-            self._example.consume(self._storage.queues, self._storage.blobs, self._storage.name, memory, self.handle)
+    environment: dict[str, str]
+
+
+@dataclass
+class PythonExample:
+    """Runs on the wheel that consumers install."""
+
+    wheel: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PYTHONPATH": os.pathsep.join([str(self.wheel), str(EXAMPLES / "python")])}
+
+    def command(self, storage: Storage) -> list[str]:
+        return [sys.executable, str(EXAMPLES / "python" / "consume.py"), storage.name]
+
+    def driver(self, storage: Storage) -> list[str]:
+        return [sys.executable, "-c", PYTHON_DRIVER, storage.name]
+
+
+@dataclass
+class JavaScriptExample:
+    """Runs on the package that consumers install, beside Azure's own."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def command(self, storage: Storage) -> list[str]:
+        return [node(), str(self.folder / "consume.mjs"), storage.name]
+
+    def driver(self, storage: Storage) -> list[str]:
+        return [node(), str(self.folder / "driver.mjs"), storage.name]
+
+
+# A handler that prints the record's id, fails for ever at one record, and ends the process once at another.
+PYTHON_DRIVER = """
+import asyncio, json, os, sys
+from pathlib import Path
+import consume
+
+async def handle(event, data):
+    record = json.loads(data)["id"]
+    if record == "fails":
+        raise ConnectionError
+    if record == "ends" and not Path("ended").exists():
+        Path("ended").touch()
+        os._exit(7)
+    print(record, flush=True)
+
+timing = {"lease_seconds": 2, "retry_seconds": 0, "poll_seconds": 0.1}
+asyncio.run(consume.consume([sys.argv[1]], Path("handled.sqlite"), handle, **timing))
+"""
+JAVASCRIPT_DRIVER = """
+import { existsSync, writeFileSync } from "node:fs";
+import { clients, EventQueue, Handled } from "./consume.mjs";
+
+function handle(event, { id: record }) {
+  if (record === "fails") throw new Error();
+  if (record === "ends" && !existsSync("ended")) {
+    writeFileSync("ended", "");
+    process.exit(7);
+  }
+  console.log(record);
+}
+
+const timing = { leaseSeconds: 2, retrySeconds: 0, pollSeconds: 0.1 };
+await new EventQueue(...clients(), process.argv[2], new Handled("handled.txt"), handle, timing).run();
+"""
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> PythonExample:
+    return PythonExample(build_wheel(tmp_path_factory.mktemp("wheel")))
+
+
+@pytest.fixture(scope="module")
+def javascript(tmp_path_factory: pytest.TempPathFactory) -> JavaScriptExample:
+    if sys.platform == "win32":
+        pytest.skip("links Azure's packages, for which Windows wants a privilege")
+    folder = tmp_path_factory.mktemp("javascript")
+    shutil.copy(EXAMPLES / "javascript" / "consume.mjs", folder)
+    (folder / "driver.mjs").write_text(JAVASCRIPT_DRIVER)
+    modules = folder / "node_modules"
+    modules.mkdir()
+    (modules / "@azure").symlink_to(NODE_MODULES / "@azure")
+    with tarfile.open(build_npm_package(folder)) as package:
+        package.extractall(modules, filter="data")
+    (modules / "package").rename(modules / "switchboard-events")
+    return JavaScriptExample(folder)
+
+
+@pytest.fixture(params=["python", "javascript"])
+def example(request: pytest.FixtureRequest) -> Example:
+    return request.getfixturevalue(request.param)
+
+
+@dataclass
+class Running:
+    """An example as a program of its own, in a folder that keeps its memory."""
+
+    example: Example
+    storage: Storage
+    folder: Path
+
+    def run(self, command: list[str], over: Callable[[], bool]) -> tuple[list[str], int | None]:
+        """Until it ends or something is over; the lines that it printed, and its exit code if it ended by itself."""
+        output = self.folder / "output"
+        settings = {"AZURE_STORAGE_CONNECTION_STRING": self.storage.connection_string, **self.example.environment}
+        with (
+            output.open("wb") as file,
+            subprocess.Popen(command, stdout=file, cwd=self.folder, env=os.environ | settings) as process,
+        ):
+            try:
+                until(lambda: process.poll() is not None or over())
+                return output.read_text().splitlines(), process.poll()
+            finally:
+                process.terminate()
 
 
 @pytest.fixture
-def consumer(example: ModuleType, storage: Storage) -> Consumer:
-    return Consumer(example, storage)
+def running(example: Example, storage: Storage, tmp_path: Path) -> Running:
+    return Running(example, storage, tmp_path)
 
 
-class TestPython:
-    @pytest.mark.parametrize("batched", [False, True])
-    @pytest.mark.parametrize("encoding", ["base64", "none"])
-    def test_handles_each_event_once_however_often_it_comes(
-        self, storage: Storage, consumer: Consumer, encoding: Encoding, batched: bool
-    ) -> None:
-        storage.write(RECORDS, times=2, encoding=encoding, batched=batched)
-        consumer.run()
-        assert sorted(consumer.handled, key=lambda data: data["id"]) == RECORDS
-        assert storage.waiting() == 0
-
-    def test_its_memory_outlives_it(self, storage: Storage, example: ModuleType, consumer: Consumer) -> None:
-        storage.write(RECORDS[:1])
-        consumer.run()
-        storage.write(RECORDS[:2])
-        later = Consumer(example, storage)
-        later.run()
-        assert [data["id"] for data in later.handled] == ["record-1"]
-
-    def test_an_event_whose_handling_fails_comes_again(
-        self, storage: Storage, example: ModuleType, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(example, "VISIBILITY_SECONDS", 1)
-        storage.write(RECORDS[:1])
-        consumer.fails = True
-        with pytest.raises(ConnectionError):
-            consumer.run()
-        consumer.fails = False
-        self._run_until_empty(storage, consumer)
-        assert consumer.handled == RECORDS[:1]
-
-    def test_a_message_that_always_fails_is_put_aside(
-        self, storage: Storage, example: ModuleType, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(example, "VISIBILITY_SECONDS", 1)
-        monkeypatch.setattr(example, "MAX_TRIES", 1)
-        storage.queue.create_queue()
-        storage.queue.send_message("{no json")
-        with pytest.raises(ValueError, match="Expecting"):
-            consumer.run()
-        storage.write(RECORDS[:1])
-        self._run_until_empty(storage, consumer)
-        assert consumer.handled == RECORDS[:1]
-        parked = list(storage.queues.get_queue_client(f"{storage.name}-poison").receive_messages())
-        assert [message.content for message in parked] == ["{no json"]
-
-    def _run_until_empty(self, storage: Storage, consumer: Consumer) -> None:
-        assert storage.waiting() > 0
-
-        def empty() -> bool:
-            consumer.run()
-            return storage.waiting() == 0
-
-        until(empty)
-
-    def test_an_event_whose_data_is_gone_stays(self, storage: Storage, consumer: Consumer) -> None:
-        storage.write(RECORDS[2:3])
-        name = f"{CALL_RECORDS.events_queue}/{RECEIVED:%Y/%m/%d}/{storage.prefix}-0.json"
-        storage.blobs.get_blob_client(DATA_CONTAINER, name).delete_blob()
-        with pytest.raises(ResourceNotFoundError):
-            consumer.run()
-        assert storage.waiting() == 1
-
-    def test_runs_by_itself_and_prints_no_personal_data(self, storage: Storage, tmp_path: Path) -> None:
-        storage.write(RECORDS, times=2)
-        output = tmp_path / "output"
-        environment = os.environ | {"AZURE_STORAGE_CONNECTION_STRING": storage.connection_string}
-        command = [sys.executable, str(PYTHON), storage.name, "--memory", str(storage.memory)]
-        with output.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, env=environment) as process:
-            try:
-                until(lambda: process.poll() is not None or storage.waiting() == 0)
-            finally:
-                process.terminate()
-        printed = output.read_text()
-        source = "https://graph.microsoft.com/v1.0/communications/callRecords"
-        ids = sorted(line.split()[3] for line in printed.splitlines() if source in line)
-        assert ids == [f"{record['id']}/0" for record in RECORDS], printed
-        assert "Adele" not in printed
+def test_each_event_is_handled_once_whatever_happens_around_it(running: Running) -> None:
+    storage = running.storage
+    storage.write([{"id": "ends"}])
+    lines, code = running.run(running.example.driver(storage), lambda: False)
+    assert (lines, code) == ([], 7)
+    storage.write([*RECORDS, {"id": "fails"}], times=2)
+    storage.queue.send_message("{no json")
+    lines, code = running.run(running.example.driver(storage), lambda: storage.waiting() == 0)
+    assert code is None
+    assert sorted(lines) == sorted(["ends", *(record["id"] for record in RECORDS)])
+    parked = storage.parked()
+    assert len(parked) == 3
+    assert "{no json" in parked
+    # What it remembers outlives it.
+    storage.write([RECORDS[0], {"id": "record-4"}])
+    lines, _ = running.run(running.example.driver(storage), lambda: storage.waiting() == 0)
+    assert lines == ["record-4"]
 
 
-def test_javascript_is_javascript() -> None:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("needs Node.js")
-    command = [node, "--check", EXAMPLES / "javascript" / "consume.mjs"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_runs_by_itself_and_prints_no_personal_data(running: Running) -> None:
+    storage = running.storage
+    storage.write(RECORDS, times=2, encoding="none", batched=True)
+    lines, _ = running.run(running.example.command(storage), lambda: storage.waiting() == 0)
+    source = "https://graph.microsoft.com/v1.0/communications/callRecords"
+    ids = sorted(line.split()[3] for line in lines if source in line)
+    assert ids == [f"{record['id']}/0" for record in RECORDS]
+    assert "Adele" not in "".join(lines)

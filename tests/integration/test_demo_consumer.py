@@ -8,7 +8,7 @@ from contextlib import suppress
 from azure.core.exceptions import ResourceExistsError
 from azure.storage.queue import QueueClient
 
-from dev.azurite import ACCOUNT_KEY, Azurite
+from dev.azurite import Azurite
 from dev.consumer import Arrival, Consumer
 from dev.tcp_proxy import TcpProxy
 
@@ -50,7 +50,7 @@ def test_it_deletes_again_what_storage_did_not_delete(azurite: Azurite) -> None:
         queue.clear_messages()
         queue.send_message(EVENT)
         through_the_proxy = azurite.connection_string.replace(f":{azurite.ports.queue}/", f":{proxy.port}/")
-        with Consumer(through_the_proxy, ACCOUNT_KEY, arrive, hidden_seconds=LONG):
+        with Consumer(through_the_proxy, arrive, hidden_seconds=LONG):
             until(lambda: proxy.refused > 0)
             proxy.mend()
             until(lambda: queue.get_queue_properties().approximate_message_count == 0)

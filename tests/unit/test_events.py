@@ -389,7 +389,9 @@ def test_messages_in_base64_and_in_batches() -> None:
     assert len(parse(b"[%b,%b]" % (one, one))) == 2
 
 
-@pytest.mark.parametrize("text", ["", "x", "{}", "[7]", "W10", "?W10=", "[[]]", '{"specversion":"0.3"}', "[" * 10**6, "\ud83d"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "{}", "[7]", "W10", "?W10=", "[[]]", '{"specversion":"0.3"}', "[" * 10**6, "\ud83d"]
+)
 def test_messages_that_are_no_cloud_events(text: str) -> None:
     with pytest.raises(EventError, match=r"^the message is not a CloudEvent$"):
         parse(text)

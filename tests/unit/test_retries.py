@@ -156,7 +156,7 @@ BILLING = '{"name": "billing", "kinds": ["callRecords", "callEvents"]}'
 
 def keys(world: World, queue: str) -> list[tuple[str, str]]:
     """Source and id of each event on a queue, in the order in which they were put."""
-    return [event.key for message in world.storage.messages[queue] for event in parse_message(message.text)]
+    return [event.key for message in world.storage.messages[queue] for event in parse(message.text)]
 
 
 @pytest.mark.parametrize("batched", [False, True])

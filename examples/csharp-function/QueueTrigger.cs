@@ -1,13 +1,7 @@
 // Handle Switchboard's events in an Azure Functions app (.NET isolated worker).
 //
-// Packages: Azure.Identity, Azure.Storage.Blobs, Microsoft.Azure.Functions.Worker, Microsoft.Azure.Functions.Worker.Sdk,
-// Microsoft.Azure.Functions.Worker.Extensions.Storage.Queues.
-//
-// App settings: Switchboard__queueServiceUri and Switchboard__blobServiceUri. The app's identity needs two roles there:
-// Storage Queue Data Contributor, Storage Blob Data Reader.
-//
 // The trigger decodes base64, deletes a message once Run has returned, gives it again when Run throws, and puts it on
-// call-events-poison after the fifth time. With EVENT_ENCODING=none, set "messageEncoding": "none" in this app's host.json.
+// call-events-poison after the fifth time.
 
 using Azure.Identity;
 using Azure.Messaging;
@@ -18,11 +12,21 @@ using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
 
-var account = Environment.GetEnvironmentVariable("Switchboard__blobServiceUri")
-    ?? throw new InvalidOperationException("Switchboard__blobServiceUri is not set");
 var builder = FunctionsApplication.CreateBuilder(args);
-builder.Services.AddSingleton(new BlobServiceClient(new Uri(account), new DefaultAzureCredential()));
+builder.Services.AddSingleton(BlobService());
 builder.Build().Run();
+
+// A client of the account that the trigger reads, by the same app settings.
+static BlobServiceClient BlobService()
+{
+    if (Environment.GetEnvironmentVariable("Switchboard") is { Length: > 0 } text)
+    {
+        return new BlobServiceClient(text);
+    }
+    var account = Environment.GetEnvironmentVariable("Switchboard__blobServiceUri")
+        ?? throw new InvalidOperationException("neither Switchboard nor Switchboard__blobServiceUri is set");
+    return new BlobServiceClient(new Uri(account), new DefaultAzureCredential());
+}
 
 public sealed class CallEvents(BlobServiceClient blobs, ILogger<CallEvents> logger)
 {
@@ -48,11 +52,11 @@ public sealed class CallEvents(BlobServiceClient blobs, ILogger<CallEvents> logg
     {
         if (!one.ExtensionAttributes.TryGetValue("dataref", out var url))
         {
-            return one.Data ?? throw new InvalidDataException($"event {one.Id} has neither data nor dataref");
+            return one.Data ?? throw new InvalidDataException("the event has neither data nor dataref");
         }
-        var named = new BlobClient(new Uri((string)url));
+        var named = new BlobUriBuilder(new Uri((string)url));
         // Only our own account is asked, so that no credential goes anywhere else.
-        var blob = blobs.GetBlobContainerClient(named.BlobContainerName).GetBlobClient(named.Name);
+        var blob = blobs.GetBlobContainerClient(named.BlobContainerName).GetBlobClient(named.BlobName);
         return (await blob.DownloadContentAsync(stop)).Value.Content;
     }
 }
