@@ -46,7 +46,8 @@ def document(bundle: JSON) -> str:
             "storage": {
                 "host": "{account}.queue.core.windows.net",
                 "protocol": "https",
-                "description": "The queues of the storage account for events.",
+                "description": "The storage account for events. A further consumer, by the setting CONSUMERS, has "
+                "queues of its own: the address of a channel, a hyphen, the consumer's name.",
                 "variables": {"account": {"description": "Name of the storage account."}},
             }
         },

@@ -13,15 +13,15 @@ from .event_parts import (
     CallerInfo,
     MediaState,
     OutOfOffice,
-    Part,
     Participant,
     StatusMessage,
+    WithArrays,
     WorkLocation,
     doc,
 )
 
 
-class GraphData(Part, frozen=True, kw_only=True):
+class GraphData(WithArrays, frozen=True, kw_only=True):
     """What the data of all events shares."""
 
     odata_type: Annotated[str | None, doc("Graph's name for the shape of the payload.")] = msgspec.field(

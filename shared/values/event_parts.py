@@ -15,7 +15,7 @@ from msgspec import Meta
 
 if TYPE_CHECKING:
     type Array[Member] = tuple[Member, ...]
-else:  # what is read: `Part` makes of it what type checkers see
+else:  # what is read: `WithArrays` makes of it what type checkers see
     Member = TypeVar("Member")
     Array = tuple[Member | None, ...] | None
 
@@ -31,7 +31,11 @@ def doc(text: str, *known: str) -> Meta:
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """An object of Graph's. An array that is null reads as an empty one; a member that is null is left out."""
+    """An object of Graph's."""
+
+
+class WithArrays(Part, frozen=True, kw_only=True):
+    """An object with arrays. One that is null reads as an empty one; a member that is null is left out."""
 
     def __post_init__(self) -> None:
         for name, default in zip(self.__struct_fields__, self.__struct_defaults__, strict=True):
@@ -138,7 +142,7 @@ class RecordingInfo(Part, frozen=True, kw_only=True):
     initiated_by: Annotated[ParticipantInfo | None, doc("The participant who began it.")] = None
 
 
-class RestrictedExperience(Part, frozen=True, kw_only=True):
+class RestrictedExperience(WithArrays, frozen=True, kw_only=True):
     """Why a participant cannot use part of a meeting."""
 
     content_sharing_disabled: Annotated[
@@ -158,7 +162,7 @@ class SyntheticMediaDetection(Part, frozen=True, kw_only=True):
     synthetic_confidence: Annotated[float | None, doc("How sure the detector is.")] = None
 
 
-class Participant(Part, frozen=True, kw_only=True):
+class Participant(WithArrays, frozen=True, kw_only=True):
     """One change of a roster."""
 
     id: Annotated[str | None, doc("Id of the participant in this call.")] = None
