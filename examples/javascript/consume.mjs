@@ -18,7 +18,7 @@ import { parse } from "switchboard-events";
  * @typedef {import("switchboard-events").Event} Event
  * @typedef {import("@azure/storage-queue").QueueClient} QueueClient
  * @typedef {import("@azure/storage-queue").DequeuedMessageItem} Message
- * @typedef {(event: Event, data: unknown) => unknown} Handler
+ * @typedef {(event: Event, data: unknown) => void | Promise<void>} Handler
  */
 
 const MAX_TRIES = 5;

@@ -237,16 +237,16 @@ async def test_a_dataref_that_names_no_blob_is_an_event_error(consumer: Consumer
 class Rights(AsyncHTTPPolicy[Any, Any]):
     """Refuses what a consumer's identity may not do.
 
-    It has Storage Queue Data Contributor on its queue and that queue's poison queue, and Storage Blob Data Reader on
-    what begins with its queue's name in one container.
+    It has Storage Queue Data Contributor on its queue and that queue's poison queue, and Storage Blob Data Reader, by a
+    condition, on the blobs of its kind alone.
 
     Source: "Permissions for Queue service operations", "Permissions for Blob service operations" (Azure Storage REST,
     "Authorize with Microsoft Entra ID").
     """
 
-    def __init__(self, queue: str, container: str) -> None:
+    def __init__(self, queue: str, blobs: str) -> None:
         self.queues = {queue, f"{queue}-poison"}
-        self.blobs = f"{container}/{queue}/"
+        self.blobs = blobs
         self.used: set[str] = set()
 
     async def send(self, request: PipelineRequest[Any]) -> PipelineResponse[Any, Any]:
@@ -261,11 +261,11 @@ async def test_it_does_with_the_rights_that_a_consumer_is_given(
     consumer: Consumer, azurite: Azurite, unique_name: Callable[[str], str]
 ) -> None:
     container = unique_name("data")
-    own = await put_blob(consumer, container, f"{consumer.name}/1.json", {"callId": "7"})
+    own = await put_blob(consumer, container, "call-events/1.json", {"callId": "7"})
     others = await put_blob(consumer, container, "emergency-call-events/1.json", {"callId": "8"})
     await consumer.queues.create_queue(f"{consumer.name}-poison")
     await consumer.put(event("1", dataref=own), event("bad"), "no event")
-    rights = Rights(consumer.name, container)
+    rights = Rights(consumer.name, f"{container}/call-events/")
     text, policies = azurite.connection_string, {"_additional_pipeline_policies": [rights], "retry_total": 0}
     async with (
         QueueServiceClient.from_connection_string(text, **policies) as queues,

@@ -147,7 +147,8 @@ class TestPublished:
         with pytest.raises(ValueError, match=part):
             schemas.generated(tmp_path)
 
-    def test_the_pages_python_reads_the_pages_example(self) -> None:
+    def test_the_pages_python_reads_the_pages_example(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(schemas.ROOT / "clients" / "python")
         (code,) = re.findall(r"```python\n(.*?)```", GENERATED[schemas.PAGE], re.DOTALL)
         names: dict[str, Any] = {}
         exec(code, names)
