@@ -23,7 +23,7 @@ TYPESCRIPT: Final = ROOT / "clients" / "typescript"
 BUNDLE: Final = ROOT / "docs" / "schemas" / "bundle.json"
 NODE_MODULES: Final = ROOT / "dev" / "node" / "node_modules"
 _JSON2TS: Final = NODE_MODULES / "json-schema-to-typescript" / "dist" / "src" / "cli.js"
-_TSC: Final = NODE_MODULES / "typescript" / "bin" / "tsc"
+TSC: Final = NODE_MODULES / "typescript" / "bin" / "tsc"
 
 
 class BuildError(Exception):
@@ -53,7 +53,7 @@ def build_npm_package(target: Path) -> Path:
         # Unknown properties are allowed, but an index signature for them would hide typing errors.
         options = ("--no-additionalProperties", "--unreachableDefinitions")
         _run(node(), _JSON2TS, "--input", BUNDLE, "--output", work / "src" / "events.ts", *options)
-        _run(node(), _TSC, "--project", work)
+        _run(node(), TSC, "--project", work)
         manifest = json.loads((work / "package.json").read_text("utf-8"))
         package = target / f"{manifest['name']}-{manifest['version']}.tgz"
         with tarfile.open(package, "w:gz") as archive:

@@ -1,26 +1,32 @@
 """The consumers in `examples/`, on events that the app itself has written."""
 
 import asyncio
+import base64
+import importlib.util
 import json
+import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+import azure.functions as func
 import msgspec
 import pytest
 from azure.storage.queue import QueueClient, QueueServiceClient
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from dev.azurite import Azurite, node
-from dev.clients import NODE_MODULES, build_npm_package, build_wheel
+from dev.clients import NODE_MODULES, TSC, build_npm_package, build_wheel
 from shared.notifications.decrypt import Decryptor
 from shared.notifications.event_writer import EventWriter
 from shared.notifications.quarantine import Quarantine
@@ -31,10 +37,14 @@ from shared.storage.blobs import AzureBlobs
 from shared.storage.queues import AzureQueues
 from shared.values.envelope import Envelope
 from shared.values.errors import UnknownCertificateError
+from shared.values.event_types import EventError, parse
 from shared.values.message_text import Encoding
 from shared.values.resources import CALL_RECORDS
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+DRIVERS = ROOT / "tests" / "integration" / "example_drivers"
+SAMPLES = ROOT / "docs" / "samples"
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SUBSCRIPTION = "76222963-cc7b-42d2-882d-8aaa69cb2ba3"
@@ -160,7 +170,7 @@ class PythonExample:
         return [sys.executable, str(EXAMPLES / "python" / "consume.py"), storage.name]
 
     def driver(self, storage: Storage) -> list[str]:
-        return [sys.executable, "-c", PYTHON_DRIVER, storage.name]
+        return [sys.executable, str(DRIVERS / "drive.py"), storage.name]
 
 
 @dataclass
@@ -174,43 +184,7 @@ class JavaScriptExample:
         return [node(), str(self.folder / "consume.mjs"), storage.name]
 
     def driver(self, storage: Storage) -> list[str]:
-        return [node(), str(self.folder / "driver.mjs"), storage.name]
-
-
-# A handler that prints the record's id, fails for ever at one record, and ends the process once at another.
-PYTHON_DRIVER = """
-import asyncio, json, os, sys
-from pathlib import Path
-import consume
-
-async def handle(event, data):
-    record = json.loads(data)["id"]
-    if record == "fails":
-        raise ConnectionError
-    if record == "ends" and not Path("ended").exists():
-        Path("ended").touch()
-        os._exit(7)
-    print(record, flush=True)
-
-timing = {"lease_seconds": 2, "retry_seconds": 0, "poll_seconds": 0.1}
-asyncio.run(consume.consume([sys.argv[1]], Path("handled.sqlite"), handle, **timing))
-"""
-JAVASCRIPT_DRIVER = """
-import { existsSync, writeFileSync } from "node:fs";
-import { clients, EventQueue, Handled } from "./consume.mjs";
-
-function handle(event, { id: record }) {
-  if (record === "fails") throw new Error();
-  if (record === "ends" && !existsSync("ended")) {
-    writeFileSync("ended", "");
-    process.exit(7);
-  }
-  console.log(record);
-}
-
-const timing = { leaseSeconds: 2, retrySeconds: 0, pollSeconds: 0.1 };
-await new EventQueue(...clients(), process.argv[2], new Handled("handled.txt"), handle, timing).run();
-"""
+        return [node(), str(self.folder / "drive.mjs"), storage.name]
 
 
 @pytest.fixture(scope="module")
@@ -223,11 +197,12 @@ def javascript(tmp_path_factory: pytest.TempPathFactory) -> JavaScriptExample:
     if sys.platform == "win32":
         pytest.skip("links Azure's packages, for which Windows wants a privilege")
     folder = tmp_path_factory.mktemp("javascript")
-    shutil.copy(EXAMPLES / "javascript" / "consume.mjs", folder)
-    (folder / "driver.mjs").write_text(JAVASCRIPT_DRIVER)
+    for script in (EXAMPLES / "javascript" / "consume.mjs", DRIVERS / "drive.mjs"):
+        shutil.copy(script, folder)
     modules = folder / "node_modules"
     modules.mkdir()
-    (modules / "@azure").symlink_to(NODE_MODULES / "@azure")
+    for scope in ("@azure", "@types"):
+        (modules / scope).symlink_to(NODE_MODULES / scope)
     with tarfile.open(build_npm_package(folder)) as package:
         package.extractall(modules, filter="data")
     (modules / "package").rename(modules / "switchboard-events")
@@ -294,3 +269,104 @@ def test_runs_by_itself_and_prints_no_personal_data(running: Running) -> None:
     ids = sorted(line.split()[3] for line in lines if source in line)
     assert ids == [f"{record['id']}/0" for record in RECORDS]
     assert "Adele" not in "".join(lines)
+
+
+class TestWheel:
+    def test_asks_for_msgspec_alone_unless_storage_is_wanted(self, python: PythonExample) -> None:
+        with zipfile.ZipFile(python.wheel) as wheel:
+            (name,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
+            asked = re.findall(
+                r"^Requires-Dist: ([\w-]+).*?(; extra == 'storage')?$", wheel.read(name).decode(), re.MULTILINE
+            )
+        assert {package for package, extra in asked if not extra} == {"msgspec"}
+        assert {package for package, extra in asked if extra} == {"azure-storage-blob", "azure-storage-queue"}
+
+    def test_reads_events_where_there_is_nothing_else(self, python: PythonExample) -> None:
+        sample = SAMPLES / "MeetingRosterUpdated" / "plain.json"
+        command = [sys.executable, "-I", "-c", READ_SAMPLE, str(python.wheel), str(sample)]
+        printed = subprocess.check_output(command, text=True).split()
+        assert printed == ["MeetingCallEventData", "msgspec", "switchboard_events"]
+
+
+READ_SAMPLE = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+before = set(sys.modules)
+from switchboard_events import parse
+
+(event,) = parse(Path(sys.argv[2]).read_bytes())
+print(type(event.typed()).__name__)
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(loaded - sys.stdlib_module_names - {"typing_extensions"}))  # which msgspec takes where it is
+"""
+
+
+class TestNpmPackage:
+    def test_reads_messages_as_the_wheel_does(self, javascript: JavaScriptExample) -> None:
+        events = [path.read_text() for path in sorted(SAMPLES.rglob("*.json"))]
+        messages = [
+            *events,
+            *(base64.b64encode(event.encode()).decode() for event in events),
+            f"\r\n [{','.join(events)}]",
+            *("[]", "", "x", "{}", "[7]", "?W10=", "[[]]", "null", "/w==", "[" * 10**5),
+            *(events[0].replace('"1.0"', '"0.3"'), re.sub(r'"time": "[^"]+"', '"time": "then"', events[0])),
+            events[0].replace('"data": {', '"data": {"name": "Kim \\ud83d",'),
+        ]
+        reader = javascript.folder / "read.mjs"
+        reader.write_text(READ_MESSAGES)
+        printed = subprocess.check_output([node(), str(reader)], input=json.dumps(messages), text=True)
+        assert json.loads(printed) == [ids(message) for message in messages]
+
+    def test_is_what_the_example_takes_it_for(self, javascript: JavaScriptExample) -> None:
+        options = ["--noEmit", "--allowJs", "--checkJs", "--strict", "--skipLibCheck", "--types", "node"]
+        command = [node(), str(TSC), *options, "--target", "es2022", "--module", "nodenext", "consume.mjs"]
+        done = subprocess.run(command, cwd=javascript.folder, check=False, capture_output=True, text=True)
+        assert done.stdout == ""
+
+
+READ_MESSAGES = """
+import { readFileSync } from "node:fs";
+import { EventError, parse } from "switchboard-events";
+
+function ids(message) {
+  try {
+    return parse(message).map(({ id }) => id);
+  } catch (error) {
+    if (error instanceof EventError) return null;
+    throw error;
+  }
+}
+
+console.log(JSON.stringify(JSON.parse(readFileSync(0, "utf8")).map(ids)));
+"""
+
+
+def ids(message: str) -> list[str] | None:
+    """The ids of a message's events; None where it has none."""
+    try:
+        return [event.id for event in parse(message)]
+    except EventError:
+        return None
+
+
+async def test_the_function_handles_each_event_once_and_logs_no_personal_data(
+    storage: Storage, python: PythonExample, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("Switchboard", storage.connection_string)
+    monkeypatch.syspath_prepend(python.wheel)
+    spec = importlib.util.spec_from_file_location("example_function", EXAMPLES / "python-function" / "function_app.py")
+    assert spec
+    assert spec.loader
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    handle = example.handle_call_events.build().get_user_function()
+    caplog.set_level(logging.INFO, "example_function")
+    await asyncio.to_thread(storage.write, RECORDS[1:3], times=2)
+    async with example.blob_service():
+        for message in storage.queue.peek_messages(32):
+            await handle(func.QueueMessage(body=base64.b64decode(message.content)))
+    logged = [record.getMessage() for record in caplog.records if record.name == "example_function"]
+    assert [line.split()[2] for line in logged] == ["record-1/0", "record-2/0"]
+    assert "Adele" not in caplog.text

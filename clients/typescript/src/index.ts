@@ -40,5 +40,6 @@ function fromBase64(text: string): string {
 function isEvent(value: unknown): value is Event {
   if (typeof value !== "object" || value === null) return false;
   const { specversion, id, source, type, time } = value as Record<string, unknown>;
-  return specversion === "1.0" && [id, source, type, time].every((attribute) => typeof attribute === "string");
+  const complete = [id, source, type, time].every((attribute) => typeof attribute === "string");
+  return specversion === "1.0" && complete && !Number.isNaN(Date.parse(time as string));
 }
