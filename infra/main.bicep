@@ -1,6 +1,6 @@
 targetScope = 'subscription'
 
-import { Consumer, ConsumerIdentity } from './app/types.bicep'
+import { Consumer, ConsumerIdentity, Operator } from './app/types.bicep'
 
 @description('Name of the azd environment. Resource names are derived from it.')
 @minLength(1)
@@ -136,6 +136,16 @@ param callRecords string = 'notify'
   'off'
 ])
 param emergencyExpress string = 'on'
+
+@description('Whether the renewal timer ends subscriptions that nobody desires any more (unwanted), or never does (never).')
+@allowed([
+  'unwanted'
+  'never'
+])
+param unsubscribe string = 'unwanted'
+
+@description('Who operates the app: they may read its queues, blobs and secrets, and change nothing.')
+param operators Operator[] = []
 
 @description('Further consumers of events, each with queues of its own.')
 param consumers Consumer[] = []
@@ -363,6 +373,19 @@ module readers './app/consumers.bicep' = if (!empty(consumerIdentities)) {
   ]
 }
 
+module operatorAccess './app/operators.bicep' = if (!empty(operators)) {
+  scope: group
+  params: {
+    storageName: storageName
+    vaultName: vaultName
+    operators: operators
+  }
+  dependsOn: [
+    storage
+    vault
+  ]
+}
+
 module app './app/function.bicep' = {
   scope: group
   params: {
@@ -394,6 +417,7 @@ module app './app/function.bicep' = {
     eventFormat: eventFormat
     callRecords: callRecords
     emergencyExpress: emergencyExpress
+    unsubscribe: unsubscribe
     maxBodyBytes: maxBodyBytes
     consumers: consumers
   }

@@ -30,6 +30,7 @@ param eventEncoding string
 param eventFormat string
 param callRecords string
 param emergencyExpress string
+param unsubscribe string
 param maxBodyBytes int
 param consumers Consumer[]
 
@@ -196,6 +197,7 @@ resource settings 'Microsoft.Web/sites/config@2025-03-01' = {
     EVENT_FORMAT: eventFormat
     CALL_RECORDS: callRecords
     EMERGENCY_EXPRESS: emergencyExpress
+    UNSUBSCRIBE: unsubscribe
     CONSUMERS: string(consumers)
     MAX_BODY_BYTES: string(maxBodyBytes)
     // The host answers 500 to what is larger still, before it has read it into memory; a little over is ours to answer, by 413.

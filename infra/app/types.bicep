@@ -29,3 +29,13 @@ type ConsumerIdentity = {
   @description('What it is. Absent for a managed identity or an application.')
   principalType: ('Group' | 'ServicePrincipal' | 'User')?
 }
+
+@description('Who looks after the app.')
+@export()
+@sealed()
+type Operator = {
+  @description('Object id.')
+  principalId: string
+  @description('What it is. Absent for a person.')
+  principalType: ('Group' | 'ServicePrincipal' | 'User')?
+}

@@ -31,6 +31,16 @@ param eventEncoding = 'none'
 param eventFormat = 'batch'
 param callRecords = 'fetch'
 param emergencyExpress = 'off'
+param unsubscribe = 'never'
+param operators = [
+  {
+    principalId: '77777777-7777-7777-7777-777777777777'
+  }
+  {
+    principalId: '88888888-8888-8888-8888-888888888888'
+    principalType: 'Group'
+  }
+]
 param consumers = [
   {
     name: 'billing'

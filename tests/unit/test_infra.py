@@ -381,6 +381,7 @@ ROLES = {
     "b86a8fe4-44ce-4948-aee5-eccb2c155cd7": "Key Vault Secrets Officer",
     "a4417e6f-fecd-4de8-b567-7b0420556985": "Key Vault Certificates Officer",
     "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1": "Storage Blob Data Reader",
+    "19e7f393-937e-4f77-808e-94535e297925": "Storage Queue Data Reader",
 }
 # What each call of an SDK needs: (scope, role).
 _BLOBS = ("storage", "Storage Blob Data Owner")
@@ -450,7 +451,7 @@ class TestRoles:
             if "reference(" not in found["properties"]["principalId"]
         }
 
-        assert kinds == ({"ServicePrincipal", "Group"} if parameters == "every" else {"User"})
+        assert kinds == ({"ServicePrincipal", "Group", "User"} if parameters == "every" else {"User"})
 
     @pytest.mark.parametrize("parameters", SETS)
     def test_nobody_else_has_any(self, parameters: str) -> None:
@@ -458,10 +459,20 @@ class TestRoles:
 
         principals = {without_references(found["properties"]["principalId"]) for found in assignments}
 
-        readers = {BILLING, WALL_BOARD} if parameters == "every" else set()
+        readers = {BILLING, WALL_BOARD, *OPERATORS} if parameters == "every" else set()
         assert principals == {"[PRINCIPAL]", "22222222-2222-2222-2222-222222222222", *readers}
 
+    def test_operators_may_look_and_change_nothing(self) -> None:
+        """The roles that docs/operations.md names for looking."""
+        for operator in OPERATORS:
+            assert grants(operator, "every") == {
+                ("storage", "Storage Queue Data Reader"),
+                ("storage", "Storage Blob Data Reader"),
+                ("vault", "Key Vault Secrets User"),
+            }
 
+
+OPERATORS = ("77777777-7777-7777-7777-777777777777", "88888888-8888-8888-8888-888888888888")
 BILLING = "55555555-5555-5555-5555-555555555555"
 """Reads all of the consumer billing, and presence of the consumer default."""
 WALL_BOARD = "66666666-6666-6666-6666-666666666666"

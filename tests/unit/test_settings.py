@@ -103,6 +103,7 @@ def test_every_wrong_setting_is_named_at_once() -> None:
         EVENT_FORMAT="many",
         CALL_RECORDS="all",
         EMERGENCY_EXPRESS="perhaps",
+        UNSUBSCRIBE="always",
         MAX_BODY_BYTES="0",
     ) == [
         "CLIENT_STATE",
@@ -117,6 +118,7 @@ def test_every_wrong_setting_is_named_at_once() -> None:
         "CALL_RECORDS",
         "EMERGENCY_EXPRESS",
         "MAX_BODY_BYTES",
+        "UNSUBSCRIBE",
     ]
 
 
