@@ -58,6 +58,8 @@ SETUP_LOG = TOOLS / "setup.log"
 
 CACHES = {"PIP_CACHE_DIR": "pip", "npm_config_cache": "npm", "UV_CACHE_DIR": "uv"}
 
+HELP = {"-h", "--help"}
+
 STOP_SECONDS = 15
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -133,7 +135,9 @@ def parse(arguments: Sequence[str]) -> Tuple[str, List[str]]:
         parser.exit(2)
     parsed = parser.parse_args(arguments)
     if parsed.command == "setup" and parsed.arguments:
-        parser.error("setup takes no arguments")
+        argparse.ArgumentParser(prog="run.py setup", description="Set the checkout up anew.").parse_args(
+            parsed.arguments
+        )
     return parsed.command, parsed.arguments
 
 
@@ -158,6 +162,8 @@ def run(command: str, extra: Sequence[str]) -> int:
     os.chdir(ROOT)
     *first, last = ([str(VENV_PYTHON), "-m", "dev", *module] for module in COMMANDS[command])
     last += extra
+    if not HELP.isdisjoint(extra):
+        first = []
     try:
         codes = [_run_child(line) for line in first]
         if not WINDOWS and not any(codes):
@@ -192,7 +198,7 @@ def package(arguments: Sequence[str]) -> int:
     from dev.package import ARCHIVE, FOLDER, PackageError, write  # noqa: PLC0415 - no other command needs it
 
     if not {"--check", "--clients"}.issuperset(arguments):
-        asked = not {"-h", "--help"}.isdisjoint(arguments)
+        asked = not HELP.isdisjoint(arguments)
         print("usage: run.py package [--clients] [--check]", file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     if "--clients" in arguments:

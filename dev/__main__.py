@@ -16,7 +16,8 @@ _OWN: Final = {path.stem for path in _ROOT.iterdir() if path.suffix == ".py" or 
 def main() -> int:
     """Run a module as a program; returns the exit code where the module itself does not."""
     print_anywhere()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell that starts something in the background ignores the first
+        signal.signal(number, _interrupt)
     module = sys.argv[1]
     del sys.argv[0]
     try:

@@ -8,6 +8,7 @@ bundle types it.
 A new member of `callEventType` or `changeType` is a failure, as its events would have no type. The rest is only told.
 """
 
+import argparse
 import ast
 import json
 import posixpath
@@ -259,9 +260,14 @@ def download(folder: Path, version: str | None) -> Path:
 
 def main(arguments: Sequence[str]) -> int:
     """Print what is new; 1 where a new member would leave its events without a type."""
+    parser = argparse.ArgumentParser(
+        prog="run.py drift", description="What Graph's metadata has that the schemas lack."
+    )
+    parser.add_argument("version", nargs="?", metavar="VERSION", help=f"of {PACKAGE} (the newest)")
+    version = parser.parse_args(arguments).version
     with tempfile.TemporaryDirectory() as folder:
         try:
-            wheel = download(Path(folder), *arguments[:1] or [None])
+            wheel = download(Path(folder), version)
             drift = compare(wheel, json.loads(BUNDLE.read_text("utf-8")))
         except DriftError as error:
             print(f"drift: {error}", file=sys.stderr)
