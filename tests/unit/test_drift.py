@@ -137,3 +137,34 @@ def test_a_release_of_another_form_is_no_release_without_drift(tmp_path: Path) -
     wheel = release(tmp_path, presence=a_class("presence", {"statusMessage": "gone"}))
     with pytest.raises(drift.DriftError, match=r"models/gone\.py"):
         drift.compare(wheel, BUNDLE)
+
+
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        ({}, (0, ["msgraph_beta_sdk-9.9.9-py3-none-any.whl: nothing new"])),
+        (
+            {"presence": a_class("presence", {"mood": ""})},
+            (0, ["presence.mood: not in PresenceData", "msgraph_beta_sdk-9.9.9-py3-none-any.whl: 1 new"]),
+        ),
+        (
+            {"call_event_type": an_enumeration("call_event_type", ["callParked"])},
+            (
+                1,
+                [
+                    "call_event_type: callParked is not known in CallEventData.callEventType",
+                    "msgraph_beta_sdk-9.9.9-py3-none-any.whl: 1 new",
+                ],
+            ),
+        ),
+    ],
+)
+def test_all_is_told_and_only_a_new_word_fails(
+    models: dict[str, str],
+    told: tuple[int, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(drift, "download", lambda _folder, _version: release(tmp_path, **models))
+    assert (drift.main([]), capsys.readouterr().out.splitlines()) == told
