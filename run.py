@@ -247,6 +247,7 @@ def package_clients(*, check: bool) -> int:
     code = _run_child([str(VENV_PYTHON), "-m", "dev.clients", "dist"])
     if code or not check:
         return code
+    TOOLS.mkdir(exist_ok=True)
     python, javascript = TOOLS / "python-client", TOOLS / "javascript-client"
     shutil.rmtree(javascript, ignore_errors=True)
     _step("Making an empty environment", [str(VENV_PYTHON), "-m", "venv", "--clear", str(python)])

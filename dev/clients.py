@@ -50,6 +50,7 @@ def build_npm_package(target: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "package"
         shutil.copytree(TYPESCRIPT, work)
+        shutil.copy(ROOT / "LICENSE", work)
         # Unknown properties are allowed, but an index signature for them would hide typing errors.
         options = ("--no-additionalProperties", "--unreachableDefinitions")
         _run(node(), _JSON2TS, "--input", BUNDLE, "--output", work / "src" / "events.ts", *options)
@@ -57,7 +58,10 @@ def build_npm_package(target: Path) -> Path:
         manifest = json.loads((work / "package.json").read_text("utf-8"))
         package = target / f"{manifest['name']}-{manifest['version']}.tgz"
         with tarfile.open(package, "w:gz") as archive:
-            for path in (work / "package.json", work / "README.md", *sorted((work / "dist").iterdir())):
+            for path in (
+                *map(work.joinpath, ("package.json", "README.md", "LICENSE")),
+                *sorted((work / "dist").iterdir()),
+            ):
                 _add(archive, path.relative_to(work.parent).as_posix(), path.read_bytes())
     return package
 

@@ -12,7 +12,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from azure.identity.aio import DefaultAzureCredential
@@ -80,7 +80,8 @@ def main() -> None:
     parser.add_argument("--memory", type=Path, default=Path("handled.sqlite"), help="a file; default: %(default)s")
     given = parser.parse_args()
     logging.basicConfig(format="%(message)s")
-    asyncio.run(consume(given.queues, given.memory))
+    with suppress(KeyboardInterrupt):
+        asyncio.run(consume(given.queues, given.memory))
 
 
 if __name__ == "__main__":

@@ -261,6 +261,27 @@ def test_each_event_is_handled_once_whatever_happens_around_it(running: Running)
     assert lines == ["record-4"]
 
 
+def test_what_takes_longer_than_the_lease_stays_hidden(
+    javascript: JavaScriptExample, storage: Storage, tmp_path: Path
+) -> None:
+    """In JavaScript, where the example renews by itself; Python's reader has a test of its own."""
+    storage.write([{"id": "slow"}])
+    begun = 0.0
+
+    def over() -> bool:
+        nonlocal begun
+        if not begun:
+            begun = time.monotonic() if "begun" in (tmp_path / "output").read_text() else 0
+            return False
+        assert list(storage.queue.receive_messages(max_messages=1, visibility_timeout=1)) == []
+        if time.monotonic() - begun > 2.5:
+            (tmp_path / "go-on").touch()
+        return storage.waiting() == 0
+
+    lines, _ = Running(javascript, storage, tmp_path).run(javascript.driver(storage), over)
+    assert lines == ["begun", "slow"]
+
+
 def test_runs_by_itself_and_prints_no_personal_data(running: Running) -> None:
     storage = running.storage
     storage.write(RECORDS, times=2, encoding="none", batched=True)

@@ -1,13 +1,19 @@
-// The JavaScript example with a handler that fails for ever at one record, and ends the process once at another.
+// The JavaScript example with a handler that fails for ever at one record, ends the process once at another, and
+// takes its time at a third.
 
 import { existsSync, writeFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import { clients, EventQueue, Handled } from "./consume.mjs";
 
-function handle(event, { id: record }) {
+async function handle(event, { id: record }) {
   if (record === "fails") throw new Error();
   if (record === "ends" && !existsSync("ended")) {
     writeFileSync("ended", "");
     process.exit(7);
+  }
+  if (record === "slow") {
+    console.log("begun");
+    while (!existsSync("go-on")) await sleep(50);
   }
   console.log(record);
 }
