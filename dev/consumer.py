@@ -34,7 +34,7 @@ class Arrival:
         event = self.event
         size = "" if event.dataref is None else f"  {len(self.data) / 1000:.0f} KB, from its blob"
         line = Text(f"  {event.time:%H:%M:%S}  ")
-        line.append(f"{event.type.removeprefix('Microsoft.Graph.'):24}", style=_COLOURS.get(self.queue, "white"))
+        line.append(f"{event.type.removeprefix('Microsoft.Graph.'):32}", style=_COLOURS.get(self.queue, "white"))
         line.append(f"{self.queue:24}")
         line.append(f"{event.id[:12]}…{size}", style="dim")
         return line
