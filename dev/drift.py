@@ -131,7 +131,8 @@ class Model:
             if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "fields"
             if isinstance(node.value, ast.Dict)
             for key, value in zip(node.value.keys, node.value.values, strict=True)
-            if isinstance(key, ast.Constant) and isinstance(value, ast.Lambda) and isinstance(value.body, ast.Call)
+            if isinstance(key, ast.Constant) and isinstance(key.value, str)
+            if isinstance(value, ast.Lambda) and isinstance(value.body, ast.Call)
             if isinstance(call := value.body.args[-1], ast.Call)
         ]
 
@@ -142,7 +143,7 @@ class Model:
     @cached_property
     def _imported(self) -> dict[str, str]:
         """The models that are imported, by the names of their classes."""
-        found = {}
+        found: dict[str, str] = {}
         for node in ast.walk(self.tree):
             if isinstance(node, ast.ImportFrom) and node.level and node.module:
                 folder = posixpath.join(posixpath.dirname(self.name), *[".."] * (node.level - 1))

@@ -54,6 +54,17 @@ _RECORD: Final = {
     "endDateTime": "2026-01-15T10:15:00Z",
     "joinWebUrl": "https://teams.microsoft.com/l/meetup-join/19%3ameeting_OTkxNDZkNGEtMzk1Yy00ZjI3%40thread.v2/0",
 }
+_PERSON: Final = {
+    "id": "f3ce5e01-0724-43c7-ae4d-80ca18703a96",
+    "identity": {"user": {"id": "f3ce5e01-0724-43c7-ae4d-80ca18703a96", "displayName": "Adele Example"}},
+}
+_SESSION: Final = {
+    "id": "e523d2ed-2966-4b6b-925b-754a88034cc5",
+    "modalities": ["audio"],
+    "startDateTime": "2026-01-15T09:30:12.345678Z",
+    "endDateTime": "2026-01-15T10:15:00Z",
+    "segments": [{"id": "e523d2ed-2966-4b6b-925b-754a88034cc5", "failureInfo": None}],
+}
 
 
 def samples() -> Iterator[tuple[str, str, str]]:
@@ -73,7 +84,12 @@ def samples() -> Iterator[tuple[str, str, str]]:
     for payload in (presence, meeting):
         yield _named(_event(replace(payload, content=None)), "basic")
     record = build(Kind.CALL_RECORD_UPDATED, _OPTIONS)
-    yield _named(with_record(_event(record), json.dumps(_RECORD).encode()), "fetched")
+    yield _named(
+        with_record(
+            _event(record), json.dumps(_RECORD | {"sessions": [_SESSION], "participants_v2": [_PERSON]}).encode()
+        ),
+        "fetched",
+    )
     yield _named(_event(record, backfilled=True), "backfilled")
     large = _event(build(Kind.ROSTER_JOINED, _OPTIONS))
     yield large.type, "dataref", large.to_json_with_ref(_BLOB).decode()
