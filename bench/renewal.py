@@ -82,7 +82,7 @@ class _Bench:
     async def findings(self) -> list[Finding]:
         self._sim.graph.throttle.enabled = True
         made = await self._run(Outcome.CREATED)
-        idle = await self._run(Outcome.LEFT)
+        idle = await self._run(Outcome.UNCHANGED)
         allowed = self._count / _WRITES_A_SECOND
         found = [
             self._finding("created from a group, throttle on", made, allowed),

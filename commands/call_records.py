@@ -1,26 +1,34 @@
 """`manage.py call-records`: what Graph lists of call records, beside what was delivered."""
 
-from collections import Counter
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-from commands.context import CommandContext
-from commands.terminal import Json, console, fail, group, perform, print_json
-from shared.call_records.coverage import KEPT, Gap
-from shared.values.errors import SwitchboardError
+from commands.terminal import Json, console, epilog, fail, group, perform, print_json, progress_bar
 
-app = group("What Graph lists of call records, beside what was delivered.")
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from commands.context import CommandContext
+    from shared.values.errors import SwitchboardError
+
+# ruff: noqa: PLC0415 - imports are late, so that `--help` and completion wait for none of them
+
+_EXAMPLES: Final = (
+    "call-records backfill --since 2026-11-29T10:22",
+    "call-records backfill --since 2026-11-28 --until 2026-11-29 --json",
+)
+
+app = group("Call records that were missed.", *_EXAMPLES)
 
 
 def _moment(text: str) -> datetime:
     try:
-        found = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a time such as 2026-11-29T08:00Z") from None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 Since = Annotated[datetime, typer.Option("--since", parser=_moment, metavar="TIME", help="UTC, unless it says else.")]
@@ -32,32 +40,30 @@ Tenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant; 
 
 @app.callback()
 def call_records() -> None:
-    """What Graph lists of call records, beside what was delivered."""
+    """Call records that were missed."""
 
 
-@app.command()
+@app.command(epilog=epilog(*_EXAMPLES))
 def backfill(since: Since, until: Until = None, tenant: Tenant = None, as_json: Json = False) -> None:
     """Write events of the call records made in a time that are not noted as delivered.
 
     It may be repeated: an event of the same version of a record has the same id.
     """
+    from collections import Counter
+
+    from shared.call_records.coverage import KEPT, Gap
+    from shared.values.errors import SwitchboardError
+
     now = datetime.now(UTC)
     gap = Gap(max(since, now - KEPT), min(until or now, now))
     if gap.until <= gap.since:
         days = KEPT.days
         raise typer.BadParameter(f"--until must be after --since, and in the {days} days for which Graph keeps records")
-    progress = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[listed]} listed, {task.fields[absent]} absent"),
-        console=console(stderr=True),
-        disable=as_json,
-        transient=True,
+    progress = progress_bar(
+        "{task.description}", shown=not as_json, counts="{task.fields[listed]} listed, {task.fields[absent]} absent"
     )
 
-    async def work(context: CommandContext) -> tuple[Counter[str], dict[str, SwitchboardError]] | None:
+    async def work(context: "CommandContext") -> "tuple[Counter[str], dict[str, SwitchboardError]] | None":
         served = context.settings.tenant_ids
         if tenant is not None and tenant.lower() not in served:
             raise typer.BadParameter(f"--tenant is not one of {', '.join(sorted(served))}")
@@ -91,6 +97,6 @@ def backfill(since: Since, until: Until = None, tenant: Tenant = None, as_json: 
     else:
         console().print(f"{counts['listed']} listed; {counts['absent']} were absent, and their events are on their way")
         for name, problem in problems.items():
-            console(stderr=True).print(f"{name}: {problem.reason}: {problem}", style="red")
+            console(stderr=True).print(f"{name}: {problem.reason}: {problem}", style="red", soft_wrap=True)
     if problems:
         raise typer.Exit(1)

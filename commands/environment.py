@@ -21,7 +21,7 @@ def environment() -> dict[str, str]:
     Without a name it is local.settings.json, if there is one. Like Core Tools, a file never overrides the environment.
 
     Raises:
-        SettingsError: the file is not valid, or one that is named is not there.
+        SettingsError: the file is not valid, or one that is named cannot be read.
     """
     named = os.environ.get(_NAMED)
     file = Path(named) if named else _FILE
@@ -31,6 +31,12 @@ def environment() -> dict[str, str]:
         if named:
             raise SettingsError([f"{named}, which {_NAMED} names, is not there"]) from None
         return dict(os.environ)
-    except msgspec.DecodeError as error:
+    except OSError as error:
+        raise SettingsError([f"{file.name} cannot be read: {error.strerror}"]) from error
+    except msgspec.ValidationError as error:
         raise SettingsError([f"{file.name}: {error}"]) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise SettingsError([f"{file.name} is not JSON: {error}"]) from error
+    if wrong := [name for name, value in local.values.items() if "\0" in name + value or "=" in name or not name]:
+        raise SettingsError([f"{file.name}: {name!r} cannot be a setting" for name in wrong])
     return local.values | os.environ

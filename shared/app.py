@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from shared.notifications.raw_messages import RawMessages
     from shared.notifications.receive import Receiver
     from shared.operations.activity import Activity
+    from shared.operations.checks import AppChecks
     from shared.operations.function_runs import FunctionRuns
-    from shared.operations.health import Checks, Health
+    from shared.operations.health import Health
     from shared.operations.self_test import SelfTest
     from shared.operations.status import StatusReader
     from shared.settings import Settings, StorageSettings
@@ -238,32 +239,29 @@ class App:
     def status(self) -> "StatusReader":
         from shared.operations.status import StatusReader
 
-        return StatusReader(
-            queues=self.queues,
-            blobs=self.blobs,
-            renewals=self.renewal_states,
-            poison=self.poison_states,
-            health=self.health,
-            now=self.clock.now,
-        )
+        return StatusReader(self.checks, self.health)
 
     @cached_property
     def health(self) -> "Health":
         from shared.operations.health import Health
 
-        return Health(self._health_checks, self.clock.now)
+        return Health(lambda: self.checks.of_health, self.clock.now)
 
-    def _health_checks(self) -> "Checks":
-        from shared.operations.health import HealthChecks
+    @cached_property
+    def checks(self) -> "AppChecks":
+        from shared.operations.checks import AppChecks
+        from shared.operations.limits import consumer_limits
 
-        return HealthChecks(
+        return AppChecks(
             queues=self.queues,
+            blobs=self.blobs,
             certificates=self.certificates,
             renewals=self.renewal_states,
             runs=self.function_runs,
-            poison=self.poison_states,
+            poison_ages=self.poison_states,
+            consumer_limits=consumer_limits(self.settings.consumers),
             now=self.clock.now,
-        ).by_name()
+        )
 
     @cached_property
     def renewal_states(self) -> "RenewalStates":

@@ -53,6 +53,9 @@ class Telemetry(Protocol):
     def quarantined(self, reason: str, queue: str) -> None:
         """A notification or a message of a raw queue was parked."""
 
+    def waiting(self, queue: str, count: int, age: float) -> None:
+        """So many messages wait on a queue that consumers read, the oldest for `age` seconds."""
+
     def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life] | None) -> None:
         """A renewal run has come to its end, also where there was nothing to do.
 
@@ -95,6 +98,8 @@ class _NoTelemetry:
     def written(self, event_type: str, queue: str, *, since_event: float | None, since_receipt: float) -> None: ...
 
     def quarantined(self, reason: str, queue: str) -> None: ...
+
+    def waiting(self, queue: str, count: int, age: float) -> None: ...
 
     def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life] | None) -> None: ...
 

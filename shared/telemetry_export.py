@@ -34,6 +34,10 @@ QUARANTINED: Final = "switchboard.quarantined"
 """Notifications, or whole messages, put into quarantine; `reason` and `queue`, the raw queue."""
 LATENCY: Final = "switchboard.latency"
 """Histogram in seconds: until an event was written, `since` Graph's `event` time or since our `receipt`; `queue`."""
+DEPTH: Final = "switchboard.queue.depth"
+"""Histogram of messages on a `queue` that consumers read or park on, measured every fifth minute if there are any."""
+AGE: Final = "switchboard.queue.age"
+"""Histogram in seconds: for how long the oldest of them waits; `queue`. No gauge, as with `EXPIRY`."""
 RENEWALS: Final = "switchboard.renewals"
 """Subscriptions that a renewal run dealt with; `outcome`, as `shared.subscriptions.actions.Outcome` spells it."""
 RUNS: Final = "switchboard.renewal.runs"
@@ -65,6 +69,8 @@ ATTRIBUTES: Final = {
     WRITTEN: (TYPE,),
     QUARANTINED: (REASON, QUEUE),
     LATENCY: (SINCE, QUEUE),
+    DEPTH: (QUEUE,),
+    AGE: (QUEUE,),
     RENEWALS: (OUTCOME,),
     RUNS: (OUTCOME,),
     EXPIRY: (KIND,),
@@ -118,6 +124,8 @@ class OpenTelemetry:
         self._latency = meter.create_histogram(
             LATENCY, "s", "time until an event was written", explicit_bucket_boundaries_advisory=_LATENCY_BOUNDS
         )
+        self._depth = meter.create_histogram(DEPTH, "{message}", "messages that wait for consumers")
+        self._age = meter.create_histogram(AGE, "s", "age of the oldest message that waits for a consumer")
         self._renewals = meter.create_counter(RENEWALS, "{subscription}", "subscriptions dealt with by renewal runs")
         self._runs = meter.create_counter(RUNS, "{run}", "renewal runs")
         self._expiry = meter.create_histogram(EXPIRY, "s", "end of the subscription nearest to it, since 1970")
@@ -155,6 +163,11 @@ class OpenTelemetry:
 
     def quarantined(self, reason: str, queue: str) -> None:
         self._quarantined.add(1, {REASON: reason, QUEUE: queue})
+        self._flushes.soon()
+
+    def waiting(self, queue: str, count: int, age: float) -> None:
+        self._depth.record(count, {QUEUE: queue})
+        self._age.record(age, {QUEUE: queue})
         self._flushes.soon()
 
     def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life] | None) -> None:

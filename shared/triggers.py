@@ -136,8 +136,11 @@ async def self_test(app: App) -> None:
 
 
 async def drain_poison(app: App) -> None:
-    """What the Functions host has given up."""
+    """What the Functions host has given up; and how far consumers are behind."""
+    from shared.operations.queue_watch import QueueWatch
+
     await app.poison_drain.run(app.clock.now() + _DRAIN_TIME)
+    await QueueWatch(app.checks.consumer_limits, app.queues, app.blobs, app.telemetry, app.clock.now).run()
 
 
 async def sweep_claim_checks(app: App) -> None:
@@ -164,13 +167,13 @@ async def status(app: App, req: func.HttpRequest) -> func.HttpResponse:
     from shared.values.errors import SettingsError
 
     try:
-        found = await app.status.read()
+        shown = await app.status.read()
     except SettingsError as error:
         return _response(try_again("\n".join(error.problems)))
     headers = dict(HEADERS)
     if "application/json" in req.headers.get("accept", ""):
-        return func.HttpResponse(msgspec.json.encode(found), headers=headers, mimetype="application/json")
-    return func.HttpResponse(page(found), headers=headers, mimetype="text/html", charset="utf-8")
+        return func.HttpResponse(msgspec.json.encode(shown), headers=headers, mimetype="application/json")
+    return func.HttpResponse(page(shown), headers=headers, mimetype="text/html", charset="utf-8")
 
 
 def _response(answer: Answer) -> func.HttpResponse:

@@ -158,6 +158,15 @@ class QueuesModel:
 
         return self.storage.operate(queue, "lease", apply)
 
+    async def oldest(self, queue: str) -> datetime | None:
+        def apply() -> datetime | None:
+            visible = [
+                message.inserted for message in self.storage.messages[queue] if message.visible <= self.storage.now
+            ]
+            return min(visible, default=None)
+
+        return self.storage.operate(queue, "peek", apply)
+
     async def count(self, queue: str) -> int:
         return self.storage.operate(queue, "count", lambda: len(self.storage.messages[queue]))
 

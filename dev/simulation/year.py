@@ -134,12 +134,12 @@ class _Trace:
     def well(self) -> bool:
         """Whether nothing was left to be done."""
         outcomes = {outcome for outcome, _ in self.outcomes or {(Outcome.FAILED, 1)}}
-        return outcomes <= {Outcome.LEFT} and not self.failures
+        return outcomes <= {Outcome.UNCHANGED} and not self.failures
 
 
 def _settled(outcomes: Mapping[Outcome, int]) -> frozenset[tuple[Outcome, int]]:
     counted = Counter(outcomes)
-    counted[Outcome.LEFT] += counted.pop(Outcome.RENEWED, 0)
+    counted[Outcome.UNCHANGED] += counted.pop(Outcome.RENEWED, 0)
     return frozenset(counted.items())
 
 

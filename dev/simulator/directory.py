@@ -14,10 +14,10 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from dev.simulator.clock import Clock, graph_time, parse_time
-from dev.simulator.entra import Caller
+from dev.simulator.entra import APP_ROLES, Caller
 from dev.simulator.graph_api import GraphApi, GraphRequest, GraphResponse, Route
 from dev.simulator.rules import GraphError, bad_request
-from dev.simulator.tokens import CHANGE_TRACKING_APP_ID
+from dev.simulator.tokens import CHANGE_TRACKING_APP_ID, GRAPH_APP_ID
 
 JSON = dict[str, Any]
 
@@ -69,6 +69,7 @@ class Directory:
 
     `groups` maps a group's id to its members' ids. An app in `assignment_required` demands an assignment of whoever
     asks for a token for it; unless it is in `change_tracking_assigned`, Graph then obtains no validation tokens.
+    `granted` are the application permissions of Graph that every application holds.
     """
 
     clock: Clock
@@ -76,6 +77,7 @@ class Directory:
     call_records: dict[str, CallRecord] = field(default_factory=dict)
     assignment_required: set[str] = field(default_factory=set)
     change_tracking_assigned: set[str] = field(default_factory=set)
+    granted: set[str] = field(default_factory=lambda: set(APP_ROLES))
     group_page: int = 100
     record_page: int = 60
     participant_page: int = 130
@@ -94,6 +96,7 @@ class Directory:
             (rf"{principal}\(appId='(?P<app>[^']+)'\)", self._principal),
             (rf"{principal}/(?P<id>[^/]+)/appRoleAssignedTo", self._assigned),
             (rf"{principal}\(appId='(?P<app>[^']+)'\)/appRoleAssignedTo", self._assigned),
+            (rf"{principal}\(appId='(?P<app>[^']+)'\)/appRoleAssignments", self._assignments),
         ):
             api.mount(Route("GET", re.compile(path), handler))
 
@@ -164,6 +167,10 @@ class Directory:
             "appId": app,
             "servicePrincipalType": "Application",
             "appRoleAssignmentRequired": app in self.assignment_required,
+            "appRoles": [
+                {"value": name, "id": _principal_id(name), "allowedMemberTypes": ["Application"]}
+                for name in (APP_ROLES if app == GRAPH_APP_ID else ())
+            ],
         }
         return GraphResponse(200, body)
 
@@ -183,6 +190,19 @@ class Directory:
             if _principal_id(app) == wanted
         ]
         return GraphResponse(200, _page(request, assignments, 100))
+
+    async def _assignments(self, request: GraphRequest, caller: Caller, match: re.Match[str]) -> GraphResponse:
+        _demand(caller, "Application.Read.All")
+        assignments = [
+            {
+                "id": _principal_id(f"{match['app']}/{name}"),
+                "appRoleId": _principal_id(name),
+                "principalId": _principal_id(match["app"]),
+                "resourceId": _principal_id(GRAPH_APP_ID),
+            }
+            for name in sorted(self.granted)
+        ]
+        return GraphResponse(200, _page(request, assignments, 2))
 
 
 def _wanted(condition: str) -> Callable[[CallRecord], bool]:

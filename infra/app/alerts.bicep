@@ -135,6 +135,34 @@ var alerts = [
     ]
   }
   {
+    name: 'events-wait'
+    title: 'Events wait for their consumer for over an hour'
+    query: loadTextContent('../queries/alert-events-wait.kql')
+    severity: 2
+    frequency: 'PT15M'
+    window: 'PT30M'
+    lookBack: ''
+    operator: 'GreaterThan'
+    threshold: '3600'
+    enabled: true
+    resolves: true
+    queues: []
+  }
+  {
+    name: 'events-given-up'
+    title: 'A consumer has given events up'
+    query: loadTextContent('../queries/alert-events-given-up.kql')
+    severity: 1
+    frequency: 'PT15M'
+    window: 'PT30M'
+    lookBack: ''
+    operator: 'GreaterThan'
+    threshold: '0'
+    enabled: true
+    resolves: true
+    queues: []
+  }
+  {
     name: 'receiving-slow'
     title: 'Answers to Graph take over 2.25 seconds'
     query: loadTextContent('../queries/alert-receive-slow.kql')

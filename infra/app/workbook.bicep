@@ -106,6 +106,12 @@ var rows = [
     visualization: 'timechart'
   }
   {
+    name: 'consumers'
+    title: 'Events that wait for consumers, and what consumers gave up (queues that end in -poison)'
+    query: loadTextContent('../queries/consumers.kql')
+    visualization: 'table'
+  }
+  {
     name: 'quarantined'
     title: 'Sent to quarantine, by reason'
     query: loadTextContent('../queries/quarantined.kql')

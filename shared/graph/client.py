@@ -284,6 +284,16 @@ class GraphClient:
             tries += 1
             await self._clock.sleep(wait)
 
+    async def post(self, url: str, tenant_id: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """POST once, and give what is answered.
+
+        Raises:
+            UnavailableError: Graph or Entra ID did not answer; whether it was carried out is not known then.
+            GraphError: Graph refuses.
+        """
+        async with self._admission((tenant_id, service_of(url)), []):
+            return await self._exchange("POST", url, tenant_id, False, body)
+
     @asynccontextmanager
     async def _admission(
         self, service: Service, limiters: Sequence[tuple[RateLimiter, int]], urgent: datetime | None = None

@@ -65,13 +65,12 @@ class Activity:
         for minutes in self._counts.values():
             for minute in [minute for minute in minutes if minute <= _minute(now) - MINUTES]:
                 del minutes[minute]
-        found = {
+        counted = {
             happening: {minute: dict(counts) for minute, counts in minutes.items()}
             for happening, minutes in self._counts.items()
         }
-        data = msgspec.json.encode(
-            Counts(found.pop(Happening.WRITTEN), {str(happening): minutes for happening, minutes in found.items()})
-        )
+        written = counted.pop(Happening.WRITTEN)
+        data = msgspec.json.encode(Counts(written, {str(happening): minutes for happening, minutes in counted.items()}))
         try:
             await self._blobs.put(STATE_CONTAINER, self._name, data, {_WRITTEN: now.isoformat()})
             if not self._tidied:
@@ -114,7 +113,7 @@ async def recent_activity(blobs: Blobs, now: datetime) -> dict[Happening, dict[s
         for name, minutes in counts.others.items():
             if name in totals:
                 _add_up(totals[Happening(name)], minutes, now)
-    return {happening: dict(sorted(found.items())) for happening, found in totals.items()}
+    return {happening: dict(sorted(words.items())) for happening, words in totals.items()}
 
 
 def _add_up(totals: dict[str, list[int]], minutes: Minutes, now: datetime) -> None:

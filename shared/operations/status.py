@@ -2,38 +2,42 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 import msgspec
 
 from shared.notifications.poison import POISON_QUEUES
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
-from shared.operations.activity import recent_activity
-from shared.operations.health import Check, PoisonAges, RenewalStates, Report
-from shared.operations.limits import POISON, RAW_MESSAGES, RENEWAL, Level
-from shared.storage import ports
+from shared.operations.activity import MINUTES, recent_activity
+from shared.operations.checks import (
+    MAX_QUARANTINED,
+    AppChecks,
+    Check,
+    check_quarantine,
+    check_reception,
+    check_renewal,
+    worst,
+)
+from shared.operations.health import Report
+from shared.operations.limits import NEAR_ITS_END, POISON, RAW_MESSAGES, Level, Limit
 from shared.subscriptions.renewal_state import KeptSubscription
 from shared.telemetry import ExpressOutcome, Happening
 from shared.values.errors import UnavailableError
-from shared.values.resources import CATALOGUE, EVENT_QUEUES, RAW_QUEUES
-
-MAX_QUARANTINED: Final = 5000
-"""Where counting stops: one page of a list."""
+from shared.values.resources import CATALOGUE
 
 _SECONDS: Final = 5.0  # for each section
-_NEAR_ITS_END: Final = 0.25  # of the life that Graph granted; renewal comes at half
-_QUEUE_LIMITS: Final = {**RAW_MESSAGES, **dict.fromkeys(POISON_QUEUES, POISON)}
+_OUR_QUEUES: Final = {**RAW_MESSAGES, **dict.fromkeys(POISON_QUEUES, POISON)}
 _DELAYED: Final = frozenset(ExpressOutcome) - {ExpressOutcome.DONE, ExpressOutcome.MANY, ExpressOutcome.LARGE}
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a section could not be made."""
+    """Why a section could not be made: what it would tell of cannot be known to be well."""
 
     problem: str
-    level: Level = Level.UNKNOWN
+    level: Level = Level.BAD
 
 
 class SubscriptionRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -73,7 +77,7 @@ class KeptRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Renewal(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The last renewal run that came to its end; `trouble` is what has happened since."""
+    """The last renewal run that came to its end; `trouble` is what is wrong with the timer, or has happened since."""
 
     level: Level
     trouble: str | None
@@ -114,10 +118,12 @@ class Events(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """For each type, how many events were written in each of the last whole minutes, the oldest first.
 
     Of all these minutes together: notifications that were `received` and `refused`, the latter by reason, and
-    `emergencies` by what became of their messages where they were received.
+    `emergencies` by what became of their messages where they were received. `minutes` is how many of them there were
+    since the app first ran: a mean is over so many.
     """
 
     level: Level
+    minutes: int
     by_minute: dict[str, list[int]]
     received: int
     refused: dict[str, int]
@@ -150,14 +156,10 @@ class HealthSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StatusReader:
-    """Puts the status together. `now` is the clock, aware."""
+    """Puts the status together, from what the checks look at too."""
 
-    queues: ports.Queues
-    blobs: ports.Blobs
-    renewals: RenewalStates
-    poison: PoisonAges
+    checks: AppChecks
     health: HealthSource
-    now: Callable[[], datetime]
 
     async def read(self) -> Status:
         """Read all of it at once. What does not answer in time is shown as such, beside all that does."""
@@ -171,8 +173,8 @@ class StatusReader:
         )
         levels = [section.level for section in (health, subscriptions, renewal, queues, quarantine, events)]
         return Status(
-            at=self.now(),
-            level=_worst(levels),
+            at=self.checks.now(),
+            level=worst(levels),
             health=health,
             subscriptions=subscriptions,
             renewal=renewal,
@@ -183,20 +185,20 @@ class StatusReader:
 
     async def _health(self) -> Checks:
         report = await self.health.report()
-        return Checks(level=Level.WELL if report.well else Level.BAD, checks=report.checks)
+        return Checks(level=worst(check.level for check in report.checks.values()), checks=report.checks)
 
     async def _subscriptions(self) -> Subscriptions | Problem:
-        state = (await self.renewals.latest()).last
+        renewals, now = await self.checks.renewals.latest(), self.checks.now()
+        state = renewals.last
         if state is None:
-            return _NO_RUN
-        now = self.now()
+            return Problem(problem=check_renewal(renewals, now).finding)
         rows = []
         for subscription in state.subscriptions:
             left = (subscription.expires - now).total_seconds()
             kind = CATALOGUE.get(subscription.kind)
             life = subscription.life if subscription.life or kind is None else kind.max_lifetime.total_seconds()
             share = min(max(left / life, 0.0), 1.0) if life else 0.0
-            level = Level.BAD if left <= 0 else Level.ATTENTION if share < _NEAR_ITS_END else Level.WELL
+            level = Level.BAD if left <= 0 else Level.ATTENTION if share < NEAR_ITS_END else Level.WELL
             rows.append(
                 SubscriptionRow(
                     id=subscription.id,
@@ -211,7 +213,7 @@ class StatusReader:
         if state.live < state.desired:
             levels.append(Level.ATTENTION)
         return Subscriptions(
-            level=_worst(levels),
+            level=worst(levels),
             desired=state.desired,
             live=state.live,
             previous_client_state=state.previous_client_state,
@@ -221,26 +223,16 @@ class StatusReader:
         )
 
     async def _renewal(self) -> Renewal | Problem:
-        renewals, now = await self.renewals.latest(), self.now()
-        trouble, state = renewals.trouble(now), renewals.last
+        renewals, now = await self.checks.renewals.latest(), self.checks.now()
+        state, check = renewals.last, check_renewal(renewals, now)
         if state is None:
-            return _NO_RUN if trouble is None else Problem(problem=trouble.text, level=Level.BAD)
-        ago = now - state.finished
-        text = None if trouble is None else trouble.text
-        late = RENEWAL.level(ago)
-        if text is None and late is not Level.WELL:
-            text = "the timer does not run"
+            return Problem(problem=check.finding)
         return Renewal(
-            level=_worst(
-                [
-                    late,
-                    Level.WELL if trouble is None else Level.BAD,
-                    Level.ATTENTION if state.failures else Level.WELL,
-                ]
-            ),
-            trouble=text,
+            level=check.level,
+            # Failures, and what has lapsed, are shown one by one.
+            trouble=check.finding if check.reason not in {None, "failures", "lapsed"} else None,
             finished=state.finished,
-            seconds_ago=ago.total_seconds(),
+            seconds_ago=(now - state.finished).total_seconds(),
             by=state.by,
             outcomes=dict(state.outcomes),
             failures=list(state.failures),
@@ -248,46 +240,48 @@ class StatusReader:
         )
 
     async def _queues(self) -> Queues:
-        left = await self.poison.oldest()
-        names = (*RAW_QUEUES, *POISON_QUEUES, *EVENT_QUEUES)
-        rows = await asyncio.gather(*(self._queue(queue, left.get(queue)) for queue in names))
-        return Queues(level=_worst([row.level for row in rows]), queues=list(rows))
+        left = await self.checks.poison_ages.oldest()
+        limits = {**_OUR_QUEUES, **self.checks.consumer_limits}
+        rows = await asyncio.gather(*(self._queue(queue, limit, left.get(queue)) for queue, limit in limits.items()))
+        return Queues(level=worst(row.level for row in rows), queues=list(rows))
 
-    async def _queue(self, queue: str, left: datetime | None) -> QueueRow:
-        depth, front = await asyncio.gather(self.queues.count(queue), self.queues.oldest(queue))
+    async def _queue(self, queue: str, limit: Limit, left: datetime | None) -> QueueRow:
+        depth, front = await asyncio.gather(self.checks.queues.count(queue), self.checks.queues.oldest(queue))
         since = min((moment for moment in (front, left) if moment is not None), default=None)
-        age = None if since is None else self.now() - since
-        limit = _QUEUE_LIMITS.get(queue)
+        age = None if since is None else self.checks.now() - since
         return QueueRow(
             name=queue,
             depth=depth,
             oldest_seconds=None if age is None else max(age.total_seconds(), 0.0),
-            level=Level.WELL if age is None or limit is None else limit.level(age),
+            level=Level.WELL if age is None else limit.level(age),
         )
 
     async def _quarantine(self) -> Quarantine:
         reasons: Counter[str] = Counter()
-        async for blob in self.blobs.list(QUARANTINE_CONTAINER):
+        async for blob in self.checks.blobs.list(QUARANTINE_CONTAINER):
             reasons[blob.metadata.get("reason", "?")] += 1
             if reasons.total() >= MAX_QUARANTINED:
                 break
         total = reasons.total()
         return Quarantine(
-            level=Level.ATTENTION if total else Level.WELL,
+            level=check_quarantine(total).level,
             total=total,
             complete=total < MAX_QUARANTINED,
             by_reason=dict(reasons.most_common()),
         )
 
     async def _events(self) -> Events:
-        activity = await recent_activity(self.blobs, self.now())
+        now = self.checks.now()
+        activity, runs = await asyncio.gather(recent_activity(self.checks.blobs, now), self.checks.runs.latest())
         totals = {
             happening: {word: sum(counts) for word, counts in words.items()} for happening, words in activity.items()
         }
         received, refused = sum(totals[Happening.RECEIVED].values()), totals[Happening.REFUSED]
         delayed = _DELAYED & totals[Happening.EXPRESS].keys()
+        age = MINUTES if runs is None else (now - runs.since) // timedelta(minutes=1)
         return Events(
-            level=Level.ATTENTION if (refused and not received) or delayed else Level.WELL,
+            level=worst((check_reception(received, refused).level, Level.ATTENTION if delayed else Level.WELL)),
+            minutes=min(max(age, 1), MINUTES),
             by_minute=activity[Happening.WRITTEN],
             received=received,
             refused=refused,
@@ -299,14 +293,6 @@ def _kept_row(kept: KeptSubscription) -> KeptRow:
     return KeptRow(
         id=kept.id, kind=kept.kind, reason=kept.reason, replaced_from=kept.replaced_from, expires=kept.expires
     )
-
-
-_NO_RUN: Final = Problem(problem="no renewal run has finished yet", level=Level.ATTENTION)
-_ORDER: Final = (Level.BAD, Level.UNKNOWN, Level.ATTENTION)
-
-
-def _worst(levels: Sequence[Level]) -> Level:
-    return next((level for level in _ORDER if level in levels), Level.WELL)
 
 
 async def _guard[Section](section: Awaitable[Section]) -> Section | Problem:

@@ -10,6 +10,7 @@ from string import Template
 from typing import Final
 
 from shared.operations.activity import MINUTES
+from shared.operations.checks import Check
 from shared.operations.limits import Level
 from shared.operations.status import (
     Checks,
@@ -21,6 +22,7 @@ from shared.operations.status import (
     Status,
     Subscriptions,
 )
+from shared.subscriptions.renewal_state import Runner
 from shared.values.duration import span
 
 _HERE: Final = Path(__file__).parent
@@ -44,10 +46,9 @@ _HEADLINES: Final = {
     Level.WELL: "all is well",
     Level.ATTENTION: "needs attention",
     Level.BAD: "not well",
-    Level.UNKNOWN: "partly unknown",
 }
 # Said in words as well, for whoever sees no colours.
-_WORDS: Final = {Level.WELL: "", Level.ATTENTION: "attention", Level.BAD: "bad", Level.UNKNOWN: "unknown"}
+_WORDS: Final = {Level.WELL: "", Level.ATTENTION: "attention", Level.BAD: "bad"}
 
 
 def page(status: Status) -> str:
@@ -85,10 +86,14 @@ def _section(section: Subscriptions | Renewal | Queues | Quarantine | Events | P
 def _checks(health: Checks) -> str:
     return "".join(
         f"<p>{escape(name)}: ok</p>"
-        if check.ok
-        else f'<p class="problem {Level.BAD}">{escape(f"{name}: {check.problem}")}</p>'
+        if check.level is Level.WELL
+        else f'<p class="problem {check.level}">{escape(f"{name}: {check.finding}")}{_remedy(check)}</p>'
         for name, check in health.checks.items()
     )
+
+
+def _remedy(check: Check) -> str:
+    return "" if check.remedy is None else f' <span class="soft">→ {escape(check.remedy)}</span>'
 
 
 def _subscriptions(subscriptions: Subscriptions) -> str:
@@ -114,9 +119,10 @@ def _subscriptions(subscriptions: Subscriptions) -> str:
 
 def _renewal(renewal: Renewal) -> str:
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in renewal.outcomes.items()) or "nothing to do"
-    failures = "".join(f'<p class="problem attention">{escape(failure)}</p>' for failure in renewal.failures)
-    text = f"{_span(renewal.seconds_ago)} ago ({renewal.finished:%Y-%m-%d %H:%M:%S} UTC): {outcomes}"
-    trouble = "" if renewal.trouble is None else f'<p class="problem bad">{escape(renewal.trouble)}</p>'
+    failures = "".join(f'<p class="problem bad">{escape(failure)}</p>' for failure in renewal.failures)
+    by = "" if renewal.by == Runner.TIMER else f", by {renewal.by}"
+    text = f"{_span(renewal.seconds_ago)} ago ({renewal.finished:%Y-%m-%d %H:%M:%S} UTC{by}): {outcomes}"
+    trouble = "" if renewal.trouble is None else f'<p class="problem {renewal.level}">{escape(renewal.trouble)}</p>'
     return f"{trouble}<p>{escape(text)}</p>{failures}{_kept(renewal)}"
 
 
@@ -153,15 +159,16 @@ def _quarantine(quarantine: Quarantine) -> str:
         return "<p>empty</p>"
     rows = ((_cell(reason), _cell(f"{count:,}", "number")) for reason, count in quarantine.by_reason.items())
     total = f"{quarantine.total:,}" + ("" if quarantine.complete else " or more")
-    return f'<p class="problem attention">{total} parked</p>' + _table(("reason", "#parked"), rows)
+    return f'<p class="problem {quarantine.level}">{total} parked</p>' + _table(("reason", "#parked"), rows)
 
 
 def _events(events: Events) -> str:
     notes = ""
     if events.refused:
-        refused = ", ".join(f"{count:,} {reason}" for reason, count in events.refused.items())
-        kind = "problem attention" if not events.received else "soft"
-        notes += f'<p class="{kind}">{escape(f"{events.received:,} accepted, refused: {refused}")}</p>'
+        style = "soft" if events.received else "problem attention"
+        notes += f'<p class="{style}">{events.received:,} accepted, {sum(events.refused.values()):,} refused</p>'
+        refusals = ((_cell(reason), _cell(f"{count:,}", "number")) for reason, count in events.refused.items())
+        notes += _table(("refused because of", "#notifications"), refusals)
     if events.emergencies:
         emergencies = ", ".join(f"{count:,} {outcome}" for outcome, count in events.emergencies.items())
         notes += f'<p class="soft">{escape(f"emergencies where they were received: {emergencies}")}</p>'
@@ -171,11 +178,11 @@ def _events(events: Events) -> str:
         (
             _cell(event_type.removeprefix("Microsoft.Graph.")),
             f'<td class="bar">{_spark(counts)}</td>',
-            _cell(f"{sum(counts) / MINUTES:.1f}", "number"),
+            _cell(f"{sum(counts) / events.minutes:.1f}", "number"),
         )
         for event_type, counts in events.by_minute.items()
     )
-    return notes + _table(("type", f"last {MINUTES} minutes", "#mean"), rows)
+    return notes + _table(("type", f"last {MINUTES} minutes", "#mean a minute"), rows)
 
 
 def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -190,8 +197,8 @@ def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _cell(text: str, kind: str = "") -> str:
-    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
+def _cell(text: str, style: str = "") -> str:
+    return f'<td class="{style}">{escape(text)}</td>' if style else f"<td>{escape(text)}</td>"
 
 
 def _marked(text: str, level: Level) -> str:

@@ -10,7 +10,7 @@ from azure.storage.blob.aio import BlobServiceClient, LinearRetry
 from azure.storage.queue.aio import QueueServiceClient
 
 from shared.settings import StorageSettings
-from shared.values.errors import UnavailableError
+from shared.values.errors import SettingsError, UnavailableError
 
 # Source: "Connect to Azurite with SDKs and tools"; the Functions host expands this shorthand, the Python SDK does not.
 _DEVELOPMENT: Final = (
@@ -24,6 +24,11 @@ class StorageAccount:
     """Clients for queues and blobs over one pooled connection set. Bound to the event loop of its first use."""
 
     def __init__(self, settings: StorageSettings) -> None:
+        """Take where storage is; nothing is connected yet.
+
+        Raises:
+            SettingsError: the connection string is none.
+        """
         # The environment's proxy settings cost more per request than the rest of the client together; storage needs no
         # proxy on the platform.
         self.transport = AioHttpTransport(use_env_settings=False, connection_timeout=2, read_timeout=5)
@@ -32,8 +37,13 @@ class StorageAccount:
             text = settings.connection_string
             if text.replace(" ", "").rstrip(";").lower() == "usedevelopmentstorage=true":
                 text = _DEVELOPMENT
-            self.queues = QueueServiceClient.from_connection_string(text, retry_policy=quick_retries(), **options)
-            self.blobs = BlobServiceClient.from_connection_string(text, retry_policy=quick_retries(), **options)
+            try:
+                self.queues = QueueServiceClient.from_connection_string(text, retry_policy=quick_retries(), **options)
+                self.blobs = BlobServiceClient.from_connection_string(text, retry_policy=quick_retries(), **options)
+            except (ValueError, KeyError):  # what the SDK says of it may repeat the key
+                raise SettingsError(
+                    ["AzureWebJobsStorage: not valid (a storage account's connection string)"]
+                ) from None
             return
         from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - slow to import, and not always needed
 

@@ -42,7 +42,7 @@ class Outcome(StrEnum):
     DELETED = "deleted"
     GONE = "gone"  # Graph no longer has it
     KEPT = "kept"  # Graph does not renew or change it, and it is still there
-    LEFT = "left"
+    UNCHANGED = "unchanged"  # nothing was to be done
     UNSETTLED = "unsettled"  # whether it exists only a fresh list can tell
     FAILED = "failed"
     DEFERRED = "deferred"  # the run's time was over
@@ -92,7 +92,7 @@ def look(action: Action, old: Subscription) -> Steps:
     if isinstance(reply, graph.NotFoundError):
         return Result(action, Outcome.GONE, removed=old.id)
     if isinstance(reply, Subscription):
-        return Result(action, Outcome.LEFT, reply)
+        return Result(action, Outcome.UNCHANGED, reply)
     return Result(action, Outcome.FAILED, old, _refusal(reply))
 
 
@@ -111,7 +111,7 @@ class _Execution:
                 return (yield from self._replace(old, want))
             case Action(verb=Verb.DELETE, subscription=Subscription() as old):
                 return (yield from self._delete(old))
-        return self._result(Outcome.LEFT, self.action.subscription)
+        return self._result(Outcome.UNCHANGED, self.action.subscription)
 
     def _create(self, want: Desired) -> Steps:
         reply = yield from self._post(want)
@@ -195,7 +195,7 @@ class _Execution:
                 return self._result(Outcome.FAILED, old, _refusal(reply))
             expires = reply.expires if reply.expires_told else kept.expires
             if expires - self.context.now() <= half_life(kept, self.context.lifetimes):
-                return self._result(Outcome.LEFT, old)
+                return self._result(Outcome.UNCHANGED, old)
         reply = yield Call("DELETE", old.tenant_id, old.api_version, delegated, old.id)
         if _is_gone(reply):
             return self._result(Outcome.DELETED, removed=old.id)

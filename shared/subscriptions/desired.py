@@ -21,15 +21,26 @@ READ_MEMBERS: Final = "GroupMember.Read.All"
 
 
 class DesiredStateError(SwitchboardError):
-    """The desired state is wrong; the message names every problem and its line."""
+    """The desired state is wrong; the message names every problem and its line.
+
+    The message may be logged. `problems`, and what is `told`, also repeat what stands there, which may be personal.
+    """
 
     permanent = False  # the next edit of the file mends it
 
-    def __init__(self, source: str, problems: Collection[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__(
-            f"{source} needs attention:\n" + "\n".join(f"  - {problem}" for problem in problems), reason="desired-state"
-        )
+    def __init__(self, source: str, problems: Collection[str], told: Collection[str] | None = None) -> None:
+        """`told` are the same problems for whoever wrote the file, where those differ."""
+        super().__init__(_listed(source, problems), reason="desired-state")
+        self._source = source
+        self.problems = tuple(problems if told is None else told)
+
+    @property
+    def told(self) -> str:
+        return _listed(self._source, self.problems)
+
+
+def _listed(source: str, problems: Iterable[str]) -> str:
+    return f"{source} needs attention:\n" + "\n".join(f"  - {problem}" for problem in problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +78,41 @@ def parse_desired(text: str, *, tenant_ids: Collection[str], source: str = "subs
         source: what to call the text in messages.
 
     Raises:
-        DesiredStateError: unknown or missing keys, malformed values, duplicates: all of them, by line.
+        DesiredStateError: nothing, unknown or missing keys, malformed values, duplicates: all of them, by line.
     """
+    text = text.removeprefix("\ufeff")
     try:
         document = tomllib.loads(text)
     except RecursionError:
         raise DesiredStateError(source, ["brackets are nested too deeply"]) from None
     except ValueError as error:  # not always TOMLDecodeError: a number of many digits is refused by int()
         raise DesiredStateError(source, [str(error)]) from error
+    if not document:
+        raise DesiredStateError(source, ["it asks for nothing; subscriptions.sample.toml shows what it may say"])
     reader = _Reader(frozenset(tenant_ids), _Lines(text))
     reader.read(document)
     if reader.problems:
-        raise DesiredStateError(source, _by_line(reader.problems))
-    refusal = DesiredStateError(source, _by_line(reader.refused)) if reader.refused else None
+        raise _error(source, reader.problems)
+    refusal = _error(source, reader.refused) if reader.refused else None
     return DesiredState(tuple(reader.subscriptions), tuple(reader.groups), refusal)
 
 
-def _by_line(problems: Iterable[tuple[int, str]]) -> list[str]:
-    return [f"line {line}: {message}" for line, message in sorted(problems)]
+@dataclass(frozen=True, slots=True, order=True)
+class _Problem:
+    """What is wrong in a line; `message` may be logged, `told` may also repeat what stands there."""
+
+    line: int
+    message: str
+    told: str
+
+
+def _error(source: str, problems: Iterable[_Problem]) -> DesiredStateError:
+    ordered = sorted(problems)
+    return DesiredStateError(
+        source,
+        [f"line {problem.line}: {problem.message}" for problem in ordered],
+        [f"line {problem.line}: {problem.told}" for problem in ordered],
+    )
 
 
 def wanted_of_members(group: Group, user_ids: Iterable[str]) -> tuple[Desired, ...]:
@@ -118,8 +146,8 @@ class _Reader:
         self._lines = lines
         self._seen: dict[tuple[object, ...], int] = {}
         self._gathered: dict[tuple[str, str, str], _Gathered] = {}
-        self.problems: list[tuple[int, str]] = []
-        self.refused: list[tuple[int, str]] = []
+        self.problems: list[_Problem] = []
+        self.refused: list[_Problem] = []
         self.subscriptions: list[Desired] = []
         self.groups: list[Group] = []
 
@@ -191,7 +219,7 @@ class _Reader:
         gathered = self._gathered.setdefault((kind.key, form.key, entry.tenant), _Gathered(entry, form))
         if entry.rich is not gathered.entry.rich:
             message = "refused: the entries of a tenant must agree on 'includeResourceData', and an earlier one differs"
-            self.refused.append((self._lines.of(kind.key, place), message))
+            self.refused.append(_Problem(self._lines.of(kind.key, place), message, message))
             return
         most = form.most or len(gathered.values) + len(given)
         room = most - len(gathered.values)
@@ -200,7 +228,7 @@ class _Reader:
             line = self._lines.of(kind.key, place, form.key, room)
             count = len(given) - room
             message = f"refused: {count} of the entry's {form.key} from here on, for a signed-in user can follow {most}"
-            self.refused.append((line, message))
+            self.refused.append(_Problem(line, message, message))
 
     def _tenant(self, kind: ResourceKind, place: int, fields: Mapping[str, Any]) -> str:
         value = fields.get("tenant")
@@ -219,39 +247,44 @@ class _Reader:
         value = fields.get("includeResourceData", True)
         if not isinstance(value, bool):
             line = self._lines.of(kind.key, place, "includeResourceData")
-            self._problem(line, "'includeResourceData' must be true or false")
+            must = "'includeResourceData' must be true or false"
+            self._problem(line, must, f"{must}, and not {value!r}")
         return value is True
 
     def _strings(self, entry: _Entry, form: PathForm, key: str, rule: Value, given: object) -> list[str]:
         """The elements of an array, in their normal form."""
         kind, place = entry.kind, entry.place
         if not (isinstance(given, list) and given):
-            self._problem(self._lines.of(kind.key, place, key), f"{key!r} must be an array, each {rule.what}")
+            must = f"{key!r} must be an array, each {rule.what}"
+            self._problem(self._lines.of(kind.key, place, key), must, f"{must}, and not {given!r}")
             return []
-        found = []
+        values = []
         for number, item in enumerate(given):
             line = self._lines.of(kind.key, place, key, number)
+            shown = f"{item!r} in {key!r}"
             if not (isinstance(item, str) and rule.valid(item)):
-                # Not repeated here: it may be a name or an address, and this message is logged.
-                self._problem(line, f"an element of {key!r} is not {rule.what}")
+                told = f"{shown} is not {rule.what}{rule.hint(item) if isinstance(item, str) else ''}"
+                # It may be a name or an address, which no log may hold.
+                self._problem(line, f"an element of {key!r} is not {rule.what}", told)
                 continue
             normal = rule.normal(item)
             within = place if form.gather is Gather.ENTRY else None  # filters may share participants
-            self._once(line, f"an element of {key!r}", (kind.key, entry.tenant, key, within, normal))
-            found.append(normal)
-        return found
+            self._once(line, f"an element of {key!r}", (kind.key, entry.tenant, key, within, normal), shown)
+            values.append(normal)
+        return values
 
-    def _once(self, line: int, what: str, identity: tuple[object, ...]) -> None:
+    def _once(self, line: int, what: str, identity: tuple[object, ...], shown: str | None = None) -> None:
         if identity in self._seen:
-            self._problem(line, f"{what} is a duplicate of line {self._seen[identity]}")
+            duplicate = f"is a duplicate of line {self._seen[identity]}"
+            self._problem(line, f"{what} {duplicate}", f"{shown or what} {duplicate}")
         else:
             self._seen[identity] = line
 
     def _want(self, entry: _Entry, resource: str) -> None:
         self.subscriptions.append(Desired(entry.tenant, entry.kind, resource, entry.rich))
 
-    def _problem(self, line: int, message: str) -> None:
-        self.problems.append((line, message))
+    def _problem(self, line: int, message: str, told: str | None = None) -> None:
+        self.problems.append(_Problem(line, message, told or message))
 
 
 class _Lines:
@@ -267,14 +300,14 @@ class _Lines:
     )
 
     def __init__(self, text: str) -> None:
-        self._found: dict[tuple[str | int, ...], int] = {}
+        self._places: dict[tuple[str | int, ...], int] = {}
         self._scan(text)
 
     def of(self, *path: str | int) -> int:
         """The line of a header, of a key under it or of an element; else of the nearest thing around it; else 1."""
-        while path and path not in self._found:
+        while path and path not in self._places:
             path = path[:-1]
-        return self._found.get(path, 1)
+        return self._places.get(path, 1)
 
     def _scan(self, text: str) -> None:
         header: tuple[str | int, ...] = ()
@@ -286,16 +319,16 @@ class _Lines:
                 if rest[0][0] == "open":
                     header = (name, counts[name])
                     counts[name] += 1
-                self._found.setdefault((name,), line)
-                self._found.setdefault(header, line)
+                self._places.setdefault((name,), line)
+                self._places.setdefault(header, line)
                 continue
             key = (*header, _unquoted(word))
-            self._found.setdefault(key, line)
+            self._places.setdefault(key, line)
             depth = number = 0
             for kind, _, at in rest[1:]:
                 depth += (kind == "open") - (kind == "close")
                 if kind in {"string", "bare"} and depth == 1:
-                    self._found.setdefault((*key, number), at)
+                    self._places.setdefault((*key, number), at)
                 number += kind == "comma" and depth == 1
 
     def _statements(self, text: str) -> Iterator[list[tuple[str, str, int]]]:

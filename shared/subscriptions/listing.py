@@ -233,7 +233,7 @@ class Listing:
             told = result.subscription
             if result.outcome is Outcome.GONE and result.removed is not None:
                 picture.lost[result.removed] = picture.there.pop(result.removed)
-            elif result.outcome is Outcome.LEFT and told is not None:
+            elif result.outcome is Outcome.UNCHANGED and told is not None:
                 if told.expires_told:
                     picture.there[told.id] = replace(picture.there[told.id], expires=told.expires)
                 picture.confirmed.add(told.id)

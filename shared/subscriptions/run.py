@@ -205,7 +205,7 @@ class Renewal:
         is renewed without being read first.
 
         Returns:
-            RENEWED; LEFT where it is not ours; GONE where Graph does not have it.
+            RENEWED; UNCHANGED where it is not ours; GONE where Graph does not have it.
 
         Raises:
             UnavailableError: Graph or Entra ID did not answer.

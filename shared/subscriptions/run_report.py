@@ -26,7 +26,8 @@ _STAGES: Final[Mapping[type[SwitchboardError], Stage]] = {NoTurnError: Stage.TUR
 class Failure:
     """What was not done, `count` times for a tenant, stage, kind and reason; `subscription_id` and `detail` are of one.
 
-    `kind` is the catalogue's key, None where it is about no kind.
+    `kind` is the catalogue's key, None where it is about no kind. `told` is for an operator at a terminal: it may
+    repeat what stands in the desired state, which `detail`, for logs, does not.
     """
 
     tenant_id: str
@@ -35,6 +36,7 @@ class Failure:
     reason: str
     count: int
     detail: str
+    told: str
     subscription_id: str | None = None
 
     @property
@@ -62,7 +64,8 @@ class RenewalReport:
     `nearest` is the shortest remaining life among the live subscriptions of ours at its end; `call_records` are those
     of call records that are as desired, for these have a past that can be looked up. `previous_client_state` counts the
     live ones that still carry it. `lists_whole` says whether Graph's lists were read to their ends. A run is `whole` if
-    it was for all tenants. `unwanted` is what nobody desires, by id, as the last run of the timer found it.
+    it was for all tenants. `unwanted` is what nobody desires, by id, as the last run of the timer found it. All that
+    came of its actions are `results`.
     """
 
     started: datetime
@@ -79,6 +82,7 @@ class RenewalReport:
     lists_whole: bool = True
     whole: bool = True
     unwanted: Mapping[str, Unwanted] = field(default_factory=dict)
+    results: tuple[Result, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -158,6 +162,7 @@ class RunEnd:
                 if tenant.review is not None
                 for identity, entry in tenant.review.unwanted.items()
             },
+            results=tuple(self.results),
         )
 
     def _all_troubles(self) -> Iterator[Trouble]:
@@ -225,10 +230,19 @@ def summary(troubles: Iterable[Trouble]) -> tuple[Failure, ...]:
     for trouble in troubles:
         grouped[trouble.tenant_id, trouble.stage, trouble.kind, trouble.error.reason].append(trouble)
     return tuple(
-        Failure(tenant_id, stage, kind, reason, len(alike), _detail(alike[0]), alike[0].identity)
+        Failure(
+            tenant_id,
+            stage,
+            kind,
+            reason,
+            len(alike),
+            _detail(alike[0], str(alike[0].error)),
+            _detail(alike[0], alike[0].error.told),
+            alike[0].identity,
+        )
         for (tenant_id, stage, kind, reason), alike in itertools.islice(grouped.items(), _LISTED_FAILURES)
     )
 
 
-def _detail(trouble: Trouble) -> str:
-    return str(trouble.error) if trouble.next is None else f"{trouble.error}; {trouble.next}"
+def _detail(trouble: Trouble, said: str) -> str:
+    return said if trouble.next is None else f"{said}; {trouble.next}"

@@ -396,4 +396,4 @@ def _merged(before: Result, settled: Mapping[tuple[str, str], Result]) -> Result
     after = settled.get(want.key) if want is not None and before.outcome is Outcome.UNSETTLED else None
     if after is None:
         return before
-    return replace(after, outcome=Outcome.ADOPTED) if after.outcome is Outcome.LEFT else after
+    return replace(after, outcome=Outcome.ADOPTED) if after.outcome is Outcome.UNCHANGED else after

@@ -354,7 +354,7 @@ class TenantRun:
         doomed = []
         for result in await self._scheduler.look(subscriptions):
             told = result.subscription
-            if result.outcome is not Outcome.LEFT or told is None:
+            if result.outcome is not Outcome.UNCHANGED or told is None:
                 if result.outcome is Outcome.GONE:
                     self.record.take_result(result)
                 self.record.results.append(result)

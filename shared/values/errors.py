@@ -50,6 +50,11 @@ class SwitchboardError(Exception):
         super().__init__(message)
         self.reason = reason
 
+    @property
+    def told(self) -> str:
+        """What an operator at a terminal is told; unlike the message, it may repeat what they have written."""
+        return str(self)
+
 
 class MalformedInputError(SwitchboardError):
     """Bytes from outside do not have the shape they must have."""

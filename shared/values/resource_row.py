@@ -33,11 +33,15 @@ class Gather(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What an element of an array of `subscriptions.toml` is: for people, by its check, and in its normal form."""
+    """What an element of an array of `subscriptions.toml` is: for people, by its check, and in its normal form.
+
+    `hint` says of one that is not valid how to come by one that is.
+    """
 
     what: str
     valid: Callable[[str], bool]
     normal: Callable[[str], str] = str
+    hint: Callable[[str], str] = lambda _value: ""
 
 
 def _is_guid(value: str) -> bool:
@@ -62,8 +66,18 @@ def _is_join_url(value: str) -> bool:
     )
 
 
-USER: Final = Value("a user's object id (a GUID)", _is_guid, str.lower)
-GROUP: Final = Value("a group's object id (a GUID)", _is_guid, str.lower)
+def _user_hint(value: str) -> str:
+    if "@" not in value:
+        return ""
+    return f"; it looks like a user principal name: az ad user show --id {value} --query id --output tsv gives the id"
+
+
+def _group_hint(value: str) -> str:
+    return f'; az ad group show --group "{value}" --query id --output tsv gives the id of a group by its name'
+
+
+USER: Final = Value("a user's object id (a GUID)", _is_guid, str.lower, _user_hint)
+GROUP: Final = Value("a group's object id (a GUID)", _is_guid, str.lower, _group_hint)
 POLICY: Final = Value("the name of an emergency calling policy", _is_policy)
 JOIN_URL: Final = Value("a meeting's joinWebUrl (https, as Graph gives it)", _is_join_url)
 

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp.connector
 import pytest
@@ -90,4 +91,8 @@ def telemetry(app: App, metrics: InMemoryMetricReader, spans: InMemorySpanExport
     """The app's figures and spans are kept in `metrics` and `spans`."""
     tracers = TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(spans))
-    app.parts.telemetry = OpenTelemetry(MeterProvider([metrics]), tracers, app.parts.activity.add)
+
+    def counted(*what: Any) -> None:
+        app.parts.activity.add(*what)  # made late: a test may still change the settings
+
+    app.parts.telemetry = OpenTelemetry(MeterProvider([metrics]), tracers, counted)

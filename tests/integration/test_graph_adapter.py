@@ -366,10 +366,10 @@ async def test_lists_that_show_nothing_do_not_make_it_twice(
     assert (await renewal(sim, client, clock, *wanted, known=known).run()).outcomes == {Outcome.CREATED: 3}
     sim.graph.settings.blind_lists = True
     made = {one.id for one in sim.graph.subscriptions}
-    assert (await renewal(sim, client, clock, *wanted, known=known).run()).outcomes == {Outcome.LEFT: 3}
+    assert (await renewal(sim, client, clock, *wanted, known=known).run()).outcomes == {Outcome.UNCHANGED: 3}
     sim.graph.remove(next(iter(made)))
     report = await renewal(sim, client, clock, *wanted, known=known).run()
-    assert report.outcomes == {Outcome.LEFT: 2, Outcome.CREATED: 1}
+    assert report.outcomes == {Outcome.UNCHANGED: 2, Outcome.CREATED: 1}
     assert len(made & {one.id for one in sim.graph.subscriptions}) == 2
 
 
@@ -379,9 +379,9 @@ async def test_renewal_from_nothing_through_rotation(
     wanted = [*(events(number) for number in range(30)), records(), records(OTHER_TENANT)]
     report = await renewal(sim, client, clock, *wanted).run()
     assert (report.outcomes, report.failures) == ({Outcome.CREATED: 32}, ())
-    assert (await renewal(sim, client, clock, *wanted).run()).outcomes == {Outcome.LEFT: 32}
+    assert (await renewal(sim, client, clock, *wanted).run()).outcomes == {Outcome.UNCHANGED: 32}
     sim.vault.rotate_certificate()
-    assert (await renewal(sim, client, clock, *wanted).run()).outcomes == {Outcome.RENEWED: 30, Outcome.LEFT: 2}
+    assert (await renewal(sim, client, clock, *wanted).run()).outcomes == {Outcome.RENEWED: 30, Outcome.UNCHANGED: 2}
     sim.vault.rotate_certificate()
     sim.graph.settings.certificate_patch = "ignore"
     known = Known()
@@ -390,9 +390,9 @@ async def test_renewal_from_nothing_through_rotation(
     assert Outcome.REPLACED not in report.outcomes  # Graph holds no two, and what delivers is deleted last
     sim.graph.settings.duplicates = "allow"
     report = await renewal(sim, client, clock, *wanted, known=known).run()
-    assert (report.outcomes, report.failures) == ({Outcome.REPLACED: 30, Outcome.LEFT: 2}, ())
+    assert (report.outcomes, report.failures) == ({Outcome.REPLACED: 30, Outcome.UNCHANGED: 2}, ())
     assert len(sim.graph.subscriptions) == 32
-    assert (await renewal(sim, client, clock, *wanted, known=known).run()).outcomes == {Outcome.LEFT: 32}
+    assert (await renewal(sim, client, clock, *wanted, known=known).run()).outcomes == {Outcome.UNCHANGED: 32}
 
 
 async def test_renewal_through_a_bad_day(client: GraphClient, clock: FastForwardClock, sim: Simulator) -> None:

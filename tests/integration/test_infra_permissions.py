@@ -2,15 +2,21 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
 
-from infra.graph_permissions import Directory, DirectoryError, grant_needed, needed
+from commands.directory import Directory
+from infra.graph_permissions import grant_needed, needed
+from shared.clock import SystemClock
+from shared.graph.client import GraphClient
 from shared.subscriptions.desired import DesiredState, parse_desired
+from shared.values.errors import UnavailableError
+from shared.values.graph import NotFoundError, PermissionDeniedError
 from shared.values.resources import CATALOGUE
 
 TENANT = "99999999-9999-9999-9999-999999999999"
@@ -89,6 +95,37 @@ def fake() -> Iterator[FakeDirectory]:
         thread.join()
 
 
+class Impatient(SystemClock):
+    """Does not wait between tries."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(0)
+
+
+class Token(NamedTuple):
+    """A credential, and its token."""
+
+    token: str
+
+    def get_token(self, _scope: str) -> "Token":
+        return self
+
+
+@pytest.fixture
+def directory() -> Iterator[Callable[..., Directory]]:
+    """Makes the directory at an address, as whoever has a token sees it."""
+    clients = []
+
+    def make(url: str, token: str = "administrator") -> Directory:
+        client = GraphClient(url, lambda _tenant_id, *, delegated: Token(token), Impatient())  # type: ignore[arg-type, return-value]
+        clients.append(client)
+        return Directory(client, url, TENANT)
+
+    yield make
+    for client in clients:
+        client.close()
+
+
 def state(text: str) -> DesiredState:
     return parse_desired(text, tenant_ids=frozenset({TENANT}))
 
@@ -116,55 +153,65 @@ class TestNeeded:
 
 
 class TestGrantNeeded:
-    def test_grants_exactly_what_is_needed(self, fake: FakeDirectory) -> None:
-        assert grant_needed(Directory(fake.url, "administrator"), CALLS, IDENTITY, agreed=True)
+    async def test_grants_exactly_what_is_needed(
+        self, fake: FakeDirectory, directory: Callable[..., Directory]
+    ) -> None:
+        assert await grant_needed(directory(fake.url), CALLS, IDENTITY, agreed=True)
 
         assert fake.permissions() == {"CallRecords.Read.All", "CallEvents.Read.All"}
 
-    def test_does_nothing_when_run_again(self, fake: FakeDirectory, capsys: pytest.CaptureFixture[str]) -> None:
-        directory = Directory(fake.url, "administrator")
-        grant_needed(directory, CALLS, IDENTITY, agreed=True)
+    async def test_does_nothing_when_run_again(
+        self, fake: FakeDirectory, directory: Callable[..., Directory], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        known = directory(fake.url)
+        await grant_needed(known, CALLS, IDENTITY, agreed=True)
         before = list(fake.assignments)
 
-        assert grant_needed(directory, CALLS, IDENTITY, agreed=True)
+        assert await grant_needed(known, CALLS, IDENTITY, agreed=True)
 
         assert fake.assignments == before
         assert "Nothing to grant" in capsys.readouterr().out
 
-    def test_grants_what_is_new_and_points_at_what_is_not_needed(
-        self, fake: FakeDirectory, capsys: pytest.CaptureFixture[str]
+    async def test_grants_what_is_new_and_points_at_what_is_not_needed(
+        self, fake: FakeDirectory, directory: Callable[..., Directory], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        directory = Directory(fake.url, "administrator")
-        grant_needed(directory, CALLS, IDENTITY, agreed=True)
+        known = directory(fake.url)
+        await grant_needed(known, CALLS, IDENTITY, agreed=True)
 
-        grant_needed(directory, state('[[emergencyCallEvents]]\npolicies = ["All"]\n'), IDENTITY, agreed=True)
+        await grant_needed(known, state('[[emergencyCallEvents]]\npolicies = ["All"]\n'), IDENTITY, agreed=True)
 
         assert fake.permissions() == {"CallRecords.Read.All", "CallEvents.Read.All", "CallEvents-Emergency.Read.All"}
         assert capsys.readouterr().out.count("not needed") == 2
 
-    def test_shows_them_and_asks_first(
-        self, fake: FakeDirectory, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    async def test_shows_them_and_asks_first(
+        self,
+        fake: FakeDirectory,
+        directory: Callable[..., Directory],
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         questions = []
         monkeypatch.setattr("typer.confirm", lambda question: questions.append(question) or False)
 
-        assert not grant_needed(Directory(fake.url, "administrator"), CALLS, IDENTITY, agreed=False)
+        assert not await grant_needed(directory(fake.url), CALLS, IDENTITY, agreed=False)
 
         assert fake.permissions() == set()
         assert questions == [f"Grant CallEvents.Read.All, CallRecords.Read.All to {IDENTITY}?"]
         assert "to be granted" in capsys.readouterr().out
 
-    def test_says_why_it_may_not(self, fake: FakeDirectory) -> None:
-        with pytest.raises(DirectoryError, match="403 Authorization_RequestDenied"):
-            grant_needed(Directory(fake.url, "somebody"), CALLS, IDENTITY, agreed=True)
+    async def test_says_why_it_may_not(self, fake: FakeDirectory, directory: Callable[..., Directory]) -> None:
+        with pytest.raises(PermissionDeniedError, match="403 Authorization_RequestDenied"):
+            await grant_needed(directory(fake.url, "somebody"), CALLS, IDENTITY, agreed=True)
 
-    def test_says_when_the_identity_does_not_exist(self, fake: FakeDirectory) -> None:
-        with pytest.raises(DirectoryError, match="404 Request_ResourceNotFound"):
-            grant_needed(Directory(fake.url, "administrator"), CALLS, USER, agreed=True)
+    async def test_says_when_the_identity_does_not_exist(
+        self, fake: FakeDirectory, directory: Callable[..., Directory]
+    ) -> None:
+        with pytest.raises(NotFoundError, match="404 Request_ResourceNotFound"):
+            await grant_needed(directory(fake.url), CALLS, USER, agreed=True)
 
-    def test_says_when_graph_is_out_of_reach(self) -> None:
+    async def test_says_when_graph_is_out_of_reach(self, directory: Callable[..., Directory]) -> None:
         with FakeDirectory() as server:
             url = server.url
 
-        with pytest.raises(DirectoryError, match="did not answer"):
-            grant_needed(Directory(url, "administrator"), CALLS, IDENTITY, agreed=True)
+        with pytest.raises(UnavailableError):
+            await grant_needed(directory(url), CALLS, IDENTITY, agreed=True)

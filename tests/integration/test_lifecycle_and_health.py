@@ -119,11 +119,11 @@ async def test_what_cannot_be_handled_is_kept_and_harms_no_neighbour(desired: Ap
 
 async def test_health_of_an_app_that_runs(desired: App) -> None:
     status, found = await health(desired)
-    assert (status, found["subscriptions"]["problem"]) == (503, "no renewal run has finished yet")
+    assert (status, found["renewal"]["finding"]) == (503, "no renewal run has finished yet")
     await triggers.renew(desired.parts)
     desired.sim.faults.forget_requests()
     status, found = await health(desired)
-    assert (status, {check["ok"] for check in found.values()}) == (200, {True})
+    assert (status, {check["level"] for check in found.values()}) == (200, {"well"})
     # No private key is fetched for that.
     asked = {record.path.partition("?")[0] for record in desired.sim.faults.requests if record.service == "vault"}
     assert asked == {"/secrets/switchboard/versions"}
@@ -134,7 +134,7 @@ async def test_health_without_key_vault(desired: App) -> None:
     desired.sim.faults.add(Fault("vault", status=403), times=None)
     status, found = await health(desired)
     assert (status, found["keyVault"]["reason"]) == (503, "key-vault-403")
-    assert found["storage"]["ok"]
+    assert found["rawMessages"]["level"] == "well"
 
 
 @pytest.mark.parametrize("gone", ["deleted", "disabled"])
@@ -161,7 +161,7 @@ async def test_health_with_a_damaged_state_of_the_renewal(desired: App) -> None:
     container = desired.blobs.get_container_client("state")
     await container.upload_blob("renewal.json", b'{"finished":', overwrite=True)
     status, found = await health(desired)
-    assert (status, found["subscriptions"]["reason"]) == (503, "no-run")
+    assert (status, found["renewal"]["reason"]) == (503, "no-run")
 
 
 async def test_health_fails_while_the_host_does_not_call_a_timer(desired: App) -> None:
@@ -174,7 +174,7 @@ async def test_health_fails_while_the_host_does_not_call_a_timer(desired: App) -
     status, found = await health(desired)
 
     assert (status, found["functions"]["reason"]) == (503, "not-called")
-    assert found["functions"]["problem"] == "the host does not call: sweep_claim_checks"
+    assert found["functions"]["finding"] == "sweep_claim_checks has not run once in 2 d"
 
 
 async def test_health_fails_while_messages_stay_on_a_poison_queue(desired: App) -> None:
@@ -204,4 +204,4 @@ async def test_a_permission_that_is_missing_shows_in_health(desired: App) -> Non
         desired.sim.entra.roles = roles
     status, found = await health(desired)
     assert status == 503
-    assert "emergencyCallEvents" in found["subscriptions"]["problem"]
+    assert "emergencyCallEvents" in found["renewal"]["finding"]

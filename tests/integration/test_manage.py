@@ -1,9 +1,16 @@
 """The operators' commands, on the whole stack."""
 
+import asyncio
+import base64
 import contextlib
 import functools
 import http.server
 import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +27,7 @@ from azure.storage.blob import BlobServiceClient
 from azure.storage.queue import QueueServiceClient
 from typer.testing import CliRunner, Result
 
+from commands import terminal
 from dev import traffic
 from dev.simulator import Fault, Kind
 from dev.simulator.crypto import KeyCertificate
@@ -27,8 +35,10 @@ from dev.simulator.directory import CallRecord
 from dev.simulator.entra import APP_ROLES, User
 from dev.stack import Stack
 from manage import app as manage
+from shared.subscriptions.renewal_state import RenewalStates
 from shared.values.resources import SELF_TEST
 
+ROOT = Path(__file__).parents[2]
 PATIENCE = 90.0
 NEVER = "0 0 0 29 2 *"  # timers that come by themselves would come in between
 SCHEDULES = {"RENEWAL_SCHEDULE": NEVER, "SELFTEST_SCHEDULE": NEVER}
@@ -87,8 +97,14 @@ def desire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
     return change
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(manage, list(arguments))
+def run(*arguments: str, answer: str | None = None) -> Result:
+    return CliRunner().invoke(manage, list(arguments), input=answer)
+
+
+@pytest.fixture
+def attended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody is there to answer."""
+    monkeypatch.setattr(terminal, "is_attended", lambda: True)
 
 
 def run_json(*arguments: str, exit_code: int = 0) -> Any:
@@ -107,24 +123,66 @@ class TestSubscriptions:
         shown = run("subscriptions", "plan")
         assert shown.exit_code == 0
         assert f"{traffic.SUBSCRIPTION_COUNT} to create; 0 stay as they are" in shown.output
+        assert "missing: it does not exist" in shown.output
 
     def test_apply_does_it_and_then_there_is_nothing_to_do(self, stack: Stack) -> None:
-        report = run_json("subscriptions", "apply")
+        report = run_json("subscriptions", "apply", "--yes")
         assert report["outcomes"] == {"created": traffic.SUBSCRIPTION_COUNT}
         assert report["live"] == len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT
         assert run_json("subscriptions", "plan")["actions"] == []
         assert len(run_json("subscriptions", "plan", "--all")["actions"]) == traffic.SUBSCRIPTION_COUNT
 
+    def test_apply_shows_what_it_will_do_and_asks(self, stack: Stack, attended: None) -> None:
+        asked = run("subscriptions", "apply", answer="n\n")
+        assert asked.exit_code == 1
+        assert "6 to create" in asked.output
+        assert not stack.sim.graph.subscriptions
+        assert run("subscriptions", "apply", answer="y\n").exit_code == 0
+        assert len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT
+
+    def test_apply_tells_ids_before_its_end_is_saved(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def save(*_: object) -> None:
+            raise RuntimeError("the machine ends here")
+
+        monkeypatch.setattr(RenewalStates, "save", save)
+        result = run("subscriptions", "apply", "--yes")
+        assert isinstance(result.exception, RuntimeError)
+        for known in stack.sim.graph.subscriptions:
+            assert known.id in result.stdout
+
+    def test_apply_says_who_ran_it(self, stack: Stack) -> None:
+        made = run_json("subscriptions", "apply", "--yes")["results"]
+        assert {result["subscriptionId"] for result in made} == {known.id for known in stack.sim.graph.subscriptions}
+        with BlobServiceClient.from_connection_string(stack.azurite.connection_string) as blobs:
+            state = json.loads(blobs.get_blob_client("state", "renewal.json").download_blob().readall())
+        assert state["by"] == "operator"
+
+    def test_nobody_but_the_app_applies(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("GRAPH_APP_IDS", str(uuid4()))
+        refused = run_json("subscriptions", "apply", "--yes", exit_code=1)
+        assert refused["error"]["reason"] == "not-the-app"
+        assert not stack.sim.graph.subscriptions
+        listed = run("subscriptions", "list")
+        assert "and not the app" in listed.stderr
+
+    def test_what_is_wrong_with_the_desired_state_is_shown_with_its_value(
+        self, stack: Stack, desire: Callable[[str], None]
+    ) -> None:
+        desire('[[callEvents]]\nusers = ["jane@contoso.com"]\n')
+        shown = run("subscriptions", "plan").output
+        assert "line 2: 'jane@contoso.com' in 'users'" in shown
+        assert "desired-state: desired-state" not in shown
+
     def test_apply_names_what_failed_and_does_the_rest(self, stack: Stack) -> None:
         stack.sim.entra.roles = tuple(role for role in APP_ROLES if role != "CallEvents.Read.All")
-        report = run_json("subscriptions", "apply", exit_code=1)
+        report = run_json("subscriptions", "apply", "--yes", exit_code=1)
         (failure,) = report["failures"]
         assert (failure["kind"], failure["reason"], failure["count"]) == ("callEvents", "permission", 2)
         assert "CallEvents.Read.All" in failure["detail"]
         assert report["live"] == traffic.SUBSCRIPTION_COUNT - 2
 
     def test_list_shows_what_is_left_of_each_life(self, stack: Stack) -> None:
-        run("subscriptions", "apply")
+        run("subscriptions", "apply", "--yes")
         listed = run_json("subscriptions", "list")
         assert {one["id"] for one in listed} == {known.id for known in stack.sim.graph.subscriptions}
         assert {one["state"] for one in listed} == {"current"}
@@ -133,15 +191,16 @@ class TestSubscriptions:
         shown = run("subscriptions", "list").output
         assert shown.count("█" * 20) == traffic.SUBSCRIPTION_COUNT
         assert all(one["id"] in shown for one in listed)
+        assert all(one["resource"] in shown for one in listed)
 
     def test_delete_deletes_what_it_is_told_to(self, stack: Stack) -> None:
-        run("subscriptions", "apply")
+        run("subscriptions", "apply", "--yes")
         first, second, *others = (known.id for known in stack.sim.graph.subscriptions)
         assert run_json("subscriptions", "delete", first, second, "--yes") == {"deleted": 2, "problems": {}}
         assert {known.id for known in stack.sim.graph.subscriptions} == set(others)
 
     def test_delete_leaves_alone_what_is_not_ours(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-        run("subscriptions", "apply")
+        run("subscriptions", "apply", "--yes")
         (foreign, *_) = (known.id for known in stack.sim.graph.subscriptions)
         monkeypatch.setenv("NOTIFICATION_URL", "https://elsewhere.example/api/notifications")
         assert run_json("subscriptions", "delete", foreign, "--yes", exit_code=1)["error"]["reason"] == "not-ours"
@@ -149,16 +208,16 @@ class TestSubscriptions:
         assert len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT
 
     def test_delete_asks_first(self, stack: Stack) -> None:
-        run("subscriptions", "apply")
+        run("subscriptions", "apply", "--yes")
         (first, *_) = (known.id for known in stack.sim.graph.subscriptions)
         assert run("subscriptions", "delete", first).exit_code == 2
         assert len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT
 
     def test_prune_deletes_what_nothing_asks_for(self, stack: Stack, desire: Callable[[str], None]) -> None:
         desire(traffic.SUBSCRIPTIONS + UNWANTED)
-        run("subscriptions", "apply")
+        run("subscriptions", "apply", "--yes")
         desire(traffic.SUBSCRIPTIONS)
-        run("subscriptions", "apply")
+        run("subscriptions", "apply", "--yes")
         assert "may have been cut off" in run("subscriptions", "prune", "--yes").output
         let_readings_settle(stack)
         assert run("subscriptions", "prune").exit_code == 2  # nobody to ask
@@ -169,7 +228,7 @@ class TestSubscriptions:
     def test_prune_does_nothing_while_it_does_not_know_everything(
         self, stack: Stack, desire: Callable[[str], None]
     ) -> None:
-        run("subscriptions", "apply")
+        run("subscriptions", "apply", "--yes")
         desire("[[callRecord]]\n")
         assert run_json("subscriptions", "prune", "--yes", exit_code=1)["error"]["reason"] == "incomplete"
         assert len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT
@@ -178,11 +237,11 @@ class TestSubscriptions:
 class TestLogin:
     def test_makes_presence_possible(self, stack: Stack, desire: Callable[[str], None]) -> None:
         desire(traffic.WITH_PRESENCE)
-        assert run_json("subscriptions", "apply", exit_code=1)["failures"][0]["reason"] == "sign-in-required"
+        assert run_json("subscriptions", "apply", "--yes", exit_code=1)["failures"][0]["reason"] == "sign-in-required"
 
         stack.sign_in()
 
-        report = run_json("subscriptions", "apply")
+        report = run_json("subscriptions", "apply", "--yes")
         assert report["live"] == traffic.WITH_PRESENCE_COUNT
 
     def test_tells_whose_sign_in_it_keeps_by_id_alone(self, stack: Stack) -> None:
@@ -208,11 +267,25 @@ def approve(stack: Stack) -> None:
     entra.approve(new.pop())
 
 
+class TestInterrupted:
+    def test_login_ends_at_once(self, stack: Stack) -> None:
+        """It waits in a thread for somebody who does not come."""
+        command = [sys.executable, str(ROOT / "manage.py"), "login"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            assert "enter the code" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            started = time.monotonic()
+            assert process.wait(PATIENCE) == 130
+            assert time.monotonic() - started < 3
+            assert process.stderr.read().endswith("Interrupted.\n")
+
+
 class TestEvents:
     @pytest.fixture
     def sent(self, empty: Stack) -> Stack:
         """The stack, with an event of a call record and one of an emergency call with all its personal data."""
-        run("subscriptions", "apply")
+        run("subscriptions", "apply", "--yes")
         empty.sim.graph.notify(traffic.RECORDS, Kind.CALL_RECORD_CREATED)
         empty.sim.graph.notify(traffic.EMERGENCY, Kind.EMERGENCY_NESTED)
         wait_for(lambda: count(empty, "call-record-events") + count(empty, "emergency-call-events") == 2)
@@ -220,30 +293,46 @@ class TestEvents:
 
     def test_peek_takes_nothing_and_shows_no_data(self, sent: Stack) -> None:
         for _ in range(2):
-            lines = [json.loads(line) for line in run("events", "tail", "--peek", "--json").stdout.splitlines()]
+            lines = [json.loads(line) for line in run("events", "tail", "--once", "--json").stdout.splitlines()]
             assert {line["event"]["type"] for line in lines} == {
                 "Microsoft.Graph.CallRecordCreated",
                 "Microsoft.Graph.EmergencyCallStarted",
             }
-        assert run("events", "tail", "--count", "1").exit_code == 2  # taking has to be confirmed
+        assert run("events", "tail", "--take", "--count", "1").exit_code == 2  # taking has to be confirmed
         assert count(sent, "call-record-events") == 1
 
         sent_data = [one.plaintext for delivery in sent.sim.graph.deliveries for one in delivery.notifications]
         assert "phoneNumber" in json.dumps(sent_data)
         for form in ((), ("--json",)):
-            shown = run("events", "tail", "--peek", "--queue", "emergency-call-events", *form).output
+            shown = run("events", "tail", "--once", "--queue", "emergency-call-events", *form).output
             assert "EmergencyCallStarted" in shown
             assert "phoneNumber" not in shown
             assert "callerInfo" not in shown
 
+    def test_tail_follows_and_shows_each_event_once(self, sent: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def sleep(_seconds: float) -> None:
+            """In place of a second, another event."""
+            with QueueServiceClient.from_connection_string(sent.azurite.connection_string) as queues:
+                client = queues.get_queue_client("call-record-events")
+                text = client.peek_messages()[0].content
+                event = json.loads(base64.b64decode(text)) | {"id": "another"}
+                client.send_message(base64.b64encode(json.dumps(event).encode()).decode())
+
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        followed = run("events", "tail", "--count", "3", "--json").stdout.splitlines()
+        ids = [json.loads(line)["event"]["id"] for line in followed]
+        assert len(set(ids)) == 3
+        assert ids[-1] == "another"
+        assert count(sent, "emergency-call-events") == 1
+
     def test_tail_takes_events_off(self, sent: Stack) -> None:
-        result = run("events", "tail", "--queue", "call-record-events", "--count", "1", "--yes")
+        result = run("events", "tail", "--queue", "call-record-events", "--take", "--count", "1", "--yes")
         assert "Microsoft.Graph.CallRecordCreated" in result.stdout
         assert count(sent, "call-record-events") == 0
         assert count(sent, "emergency-call-events") == 1
 
     def test_another_queue_is_no_events_queue(self, stack: Stack) -> None:
-        assert run("events", "tail", "--peek", "--queue", "raw-notifications").exit_code == 2
+        assert run("events", "tail", "--queue", "raw-notifications").exit_code == 2
 
 
 @pytest.mark.usefixtures("empty")
@@ -293,7 +382,7 @@ class TestDoctor:
         desire(traffic.WITH_PRESENCE)
         monkeypatch.setattr(stack.sim.entra, "auto_approve", User())
         assert run("login").exit_code == 0
-        run("subscriptions", "apply")
+        run("subscriptions", "apply", "--yes")
         result = run("doctor")
         assert result.exit_code == 0, result.output
         assert "All is well." in result.output
@@ -303,7 +392,7 @@ class TestDoctor:
     def test_lists_every_setting_that_is_wrong(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CLIENT_STATE", "")
         monkeypatch.setenv("KEY_VAULT_URL", "nonsense")
-        found = [check["found"] for check in run_json("doctor", exit_code=1)["checks"]]
+        found = [check["finding"] for check in run_json("doctor", exit_code=1)["checks"]]
         assert [text.partition(":")[0] for text in found] == ["CLIENT_STATE", "KEY_VAULT_URL"]
 
     @pytest.mark.parametrize(
@@ -317,8 +406,8 @@ class TestDoctor:
             (
                 {"AzureWebJobsStorage": "another-key"},
                 {
-                    "queue storage": "Storage Queue Data Contributor",
-                    "blob storage": "Storage Blob Data Contributor",
+                    "queue storage": "correct the key",
+                    "blob storage": "correct the key",
                 },
             ),
             ({"CERTIFICATE_NAME": "another"}, {"certificate": "az keyvault certificate create"}),
@@ -335,7 +424,6 @@ class TestDoctor:
                 },
             ),
             ({"IDENTITY_HEADER": "another"}, {"Graph token": "managed identity"}),
-            ({"GRAPH_APP_IDS": str(uuid4())}, {"Graph token": "GRAPH_APP_IDS"}),
             ({"GRAPH_TENANT_IDS": str(uuid4())}, {"Graph token": "GRAPH_TENANT_IDS"}),
         ],
         ids=" and ".join,
@@ -388,12 +476,12 @@ class TestDoctor:
         assert "Assignment required" in problem("appRoleAssignmentRequired")["remedy"]
 
         stack.sim.directory.change_tracking_assigned.add(stack.sim.app_id)
-        assert only("appRoleAssignmentRequired")["state"] == "ok"
+        assert only("appRoleAssignmentRequired")["level"] == "well"
 
     def test_says_how_to_look_where_it_cannot(self, stack: Stack) -> None:
         stack.sim.entra.roles = tuple(role for role in APP_ROLES if role != "Application.Read.All")
         found = only("appRoleAssignmentRequired")
-        assert found["state"] == "warning"
+        assert found["level"] == "attention"
         assert "Application.Read.All" in found["remedy"]
 
     def test_says_that_key_vault_refuses(self, stack: Stack) -> None:
@@ -403,9 +491,9 @@ class TestDoctor:
     @pytest.mark.parametrize(
         ("key_size", "from_now", "state", "remedy"),
         [
-            (1024, timedelta(days=300), "problem", "2048 bits"),
-            (2048, timedelta(days=-1), "problem", "rotate it"),
-            (2048, timedelta(days=20), "warning", "rotate it"),
+            (1024, timedelta(days=300), "bad", "2048 bits"),
+            (2048, timedelta(days=-1), "bad", "rotate it"),
+            (2048, timedelta(days=20), "attention", "rotate it"),
         ],
     )
     def test_knows_a_bad_certificate(
@@ -418,13 +506,13 @@ class TestDoctor:
             found = only("certificate")
         finally:
             vault._secrets[vault.certificate_name].remove(bad)
-        assert (found["state"], remedy in found["remedy"]) == (state, True)
+        assert (found["level"], remedy in found["remedy"]) == (state, True)
 
     @pytest.mark.parametrize(
         ("policy", "state", "remedy"),
         [
-            ({"key_props": {"exportable": False}}, "problem", "exportable"),
-            ({"lifetime_actions": []}, "warning", "AutoRenew"),
+            ({"key_props": {"exportable": False}}, "bad", "exportable"),
+            ({"lifetime_actions": []}, "attention", "AutoRenew"),
         ],
     )
     def test_knows_a_bad_policy(
@@ -432,7 +520,7 @@ class TestDoctor:
     ) -> None:
         monkeypatch.setattr(stack.sim.vault, "policy", stack.sim.vault.policy | policy)
         found = only("certificate policy")
-        assert (found["state"], remedy in found["remedy"]) == (state, True)
+        assert (found["level"], remedy in found["remedy"]) == (state, True)
 
     def test_says_that_nobody_is_signed_in(self, stack: Stack, desire: Callable[[str], None]) -> None:
         desire(traffic.WITH_PRESENCE)
@@ -452,7 +540,7 @@ class TestDoctor:
         with serve(status, body) as url:
             monkeypatch.setenv("NOTIFICATION_URL", url)
             check = problem("handshake")
-        assert found in check["found"]
+        assert found in check["finding"]
         assert "NOTIFICATION_URL" in check["remedy"]
 
     def test_never_shows_a_function_key(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,7 +549,7 @@ class TestDoctor:
 
     def test_names_the_line_of_a_wrong_desired_state(self, stack: Stack, desire: Callable[[str], None]) -> None:
         desire('[[callRecords]]\nparticipant = "x"\n')
-        assert "line 2" in problem("desired state")["found"]
+        assert "line 2" in problem("desired state")["finding"]
 
     def test_says_that_subscriptions_and_runs_are_missing(self, stack: Stack) -> None:
         assert "subscriptions apply" in problem("subscriptions")["remedy"]
@@ -469,13 +557,13 @@ class TestDoctor:
 
     def test_says_what_nothing_asks_for(self, stack: Stack, desire: Callable[[str], None]) -> None:
         desire(traffic.SUBSCRIPTIONS + UNWANTED)
-        run("subscriptions", "apply")
+        run("subscriptions", "apply", "--yes")
         desire(traffic.SUBSCRIPTIONS)
-        assert "subscriptions prune" in " ".join(str(check["remedy"]) for check in checks("subscriptions"))
+        assert "subscriptions prune" in " ".join(str(check["remedy"]) for check in checks("unwanted subscriptions"))
 
     def test_says_what_the_last_run_could_not_do(self, stack: Stack, desire: Callable[[str], None]) -> None:
         desire(traffic.WITH_PRESENCE)
-        run("subscriptions", "apply")
+        run("subscriptions", "apply", "--yes")
         assert "manage.py login" in problem("renewal timer")["remedy"]
 
     def test_counts_what_lies_in_quarantine(self, stack: Stack) -> None:
@@ -484,9 +572,31 @@ class TestDoctor:
             if not container.exists():
                 container.create_container()
             container.upload_blob("x.json", b"{}")
-        found = only("quarantine")
-        assert "1 in quarantine" in found["found"]
+        found = problem("quarantine")
+        assert "1 in quarantine" in found["finding"]
         assert "quarantine list" in found["remedy"]
+
+    def test_says_when_it_is_somebody_else_and_never_to_let_that_be_the_app(
+        self, stack: Stack, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("GRAPH_APP_IDS", str(uuid4()))
+        (token,) = checks("Graph token")
+        assert f"application {stack.sim.app_id}, and not the app" in token["finding"]
+        stack.sim.directory.granted.remove("CallEvents.Read.All")
+        try:
+            found = examination()
+        finally:
+            stack.sim.directory.granted.add("CallEvents.Read.All")
+        assert problem("permission CallEvents.Read.All", found)
+        assert "GRAPH_APP_IDS" not in str(found)
+
+    @pytest.mark.parametrize("settings", [{"AzureWebJobsStorage": "nonsense"}, {"SUBSCRIPTIONS": "."}])
+    def test_lives_through_whatever_is_set(
+        self, stack: Stack, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+    ) -> None:
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        assert {"handshake", "certificate"} <= {check["id"] for check in examination()}
 
 
 def let_readings_settle(stack: Stack) -> None:
@@ -523,7 +633,7 @@ def problem(name: str, examined: list[dict[str, Any]] | None = None) -> dict[str
     found = [
         check
         for check in (examination() if examined is None else examined)
-        if check["name"].startswith(name) and check["state"] == "problem"
+        if check["name"].startswith(name) and check["level"] == "bad"
     ]
     assert found, f"{name}: all is well"
     return found[0]
@@ -570,6 +680,32 @@ class TestCallRecords:
     )
     def test_backfill_of_what_cannot_be_is_refused(self, stack: Stack, arguments: tuple[str, ...]) -> None:
         assert run("call-records", "backfill", "--since", "2026-11-01", *arguments).exit_code == 2
+
+
+def documented() -> Iterator[str]:
+    """Every command line of `manage.py` that the operators' documents print, once."""
+    seen = set()
+    for page in ("operations.md", "manage.md"):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        for line in re.findall(r"^\$ python manage\.py (.+)$|`python manage\.py ([^`]+)`", text, re.MULTILINE):
+            command = " ".join("".join(line).split())
+            if "…" not in command and command not in seen:
+                seen.add(command)
+                yield command
+
+
+@pytest.mark.usefixtures("attended")
+class TestDocuments:
+    @pytest.mark.parametrize("line", list(documented()))
+    def test_every_command_line_runs_as_it_is_printed(self, empty: Stack, line: str) -> None:
+        """It may find things that are not well; it must be a command, and say so itself."""
+        run("subscriptions", "apply", "--yes")
+        empty.sim.entra.device_code_interval = 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(empty.sim.entra, "auto_approve", User())
+            result = run(*shlex.split(line), answer="y\n")
+        assert result.exit_code in {0, 1}, result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
 
 
 def count(stack: Stack, queue: str) -> int:

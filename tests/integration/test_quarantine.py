@@ -120,6 +120,17 @@ async def test_choices(parked: App, choice: list[str], reasons: set[str]) -> Non
     assert len(await listed()) == 3 - len(reasons)
 
 
+async def test_discarding_asks_and_a_prefix_of_a_name_is_enough(parked: App) -> None:
+    assert (await command("discard", "--all")).exit_code == 2  # there is nobody to ask
+    (entry,) = await listed("--reason", "y")
+    prefix = entry["name"].partition("/")[2][:6]
+    shown = await command("show", prefix, "--json")
+    assert json.loads(shown.stdout)["reason"] == "y"
+    assert (await command("show", "raw-notifications/", "--json")).exit_code == 2  # two begin so
+    assert (await command("discard", prefix, "--yes")).exit_code == 0
+    assert {entry["reason"] for entry in await listed()} == {"unknown-certificate", "data-signature-mismatch"}
+
+
 async def test_show_tells_all_but_the_secret(parked: App) -> None:
     (entry,) = await listed("--reason", "unknown-certificate")
     for args in ([], ["--json"]):
@@ -234,7 +245,6 @@ async def test_what_is_no_raw_message_goes_back_as_it_is(app: App) -> None:
     [
         ["replay"],
         ["replay", "--all", "--reason", "y"],
-        ["discard", "--all"],
         ["discard", "--yes"],
         ["list", "--older-than", "soon"],
     ],

@@ -248,7 +248,7 @@ class TestRenewal:
         assert {known.app_id for known in sim.graph.subscriptions} == {sim.app_id, app_id}
 
         report = await renew(process(app_id)).run()
-        assert dict(report.outcomes) == {Outcome.LEFT: 2}
+        assert dict(report.outcomes) == {Outcome.UNCHANGED: 2}
         assert not report.failures
 
     @pytest.mark.parametrize("own_application", [True, False])

@@ -1,52 +1,54 @@
-"""Checks of `doctor` that depend on how long something has lasted."""
+"""Checks of `doctor`: what a set-up holds, and who is asking."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import jwt
 import msgspec
 import pytest
+from azure.core.exceptions import ClientAuthenticationError
 
-from commands.checks import (
-    Check,
-    State,
-    _client_state,
-    _functions,
-    _ingestion,
-    _kept,
-    _poison,
-    _raw_messages,
-    _reception,
-    _timer,
-)
-from dev.simulation.storage_model import StorageModel
-from shared.notifications.poison import PoisonStates
-from shared.operations.activity import Activity
-from shared.operations.function_runs import FunctionRuns, Runs
-from shared.subscriptions.renewal_state import BegunRun, FailedRun, KeptSubscription, Renewals, RenewalState
-from shared.telemetry import Happening
-from shared.values.errors import UnavailableError
-from tests.unit.state_blobs import Version
+from commands import checks, identity_checks, subscription_checks
+from commands.checks import Finding
+from commands.directory import GRAPH_APP_ID
+from commands.environment import environment
+from commands.examination import make
+from commands.identity import NotTheAppError, refuse_strangers
+from shared.operations.limits import Level
+from shared.settings import StorageSettings
+from shared.storage.account import StorageAccount
+from shared.subscriptions.desired import DesiredState, parse_desired
+from shared.subscriptions.renewal_state import KeptSubscription, Renewals, RenewalState
+from shared.values.errors import SettingsError, UnavailableError
+from shared.values.graph import PermissionDeniedError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TENANT = "99999999-9999-9999-9999-999999999999"
+APP = "11111111-1111-1111-1111-111111111111"
+AZURE_CLI = "04b07795-8ddb-461a-bbee-02f9e1bf7b46"
+CALLS = parse_desired(f'[[callEvents]]\nusers = ["{APP}"]\n', tenant_ids=[TENANT])
 
 
 @dataclass
 class Context:
-    """As much of a command's context as these checks look at."""
+    """As much of a command's context as these checks look at. `app_id` is whose token there is; None: nobody's."""
 
-    ages: dict[str, timedelta] = field(default_factory=dict)
-    left: dict[str, datetime] = field(default_factory=dict)
+    app_id: str | None = APP
+    roles: tuple[str, ...] = ()
+    granted: tuple[str, ...] | None = ()  # to the app, as the directory says; None: it says nothing
     state: RenewalState | None = None
-    failed: FailedRun | None = None
-    begun: BegunRun | None = None
     client_states: tuple[str, ...] = ("current", "previous")
-    runs: Runs | None = None
-    storage: bool = True
+    desired_state: DesiredState = CALLS
+    app_ids: frozenset[str] = frozenset({APP})
+    tenant_ids: frozenset[str] = frozenset({TENANT})
+    graph_endpoint: str = "https://graph.example"
+    subscriptions: str = "subscriptions.toml"
+    asked: list[str] = field(default_factory=list)
 
     @property
-    def queues(self) -> "Context":
+    def settings(self) -> "Context":
         return self
 
     @property
@@ -54,180 +56,125 @@ class Context:
         return self
 
     @property
-    def settings(self) -> "Context":
+    def desired(self) -> "Context":
         return self
 
     @property
-    def clock(self) -> "Context":
+    def graph(self) -> "Context":
         return self
 
-    def now(self) -> datetime:
-        return NOW
-
-    async def oldest(self, queue: str) -> datetime | None:
-        self._reach()
-        return NOW - self.ages[queue] if queue in self.ages else None
-
     @property
-    def poison_states(self) -> PoisonStates:
-        return PoisonStates(self)  # type: ignore[arg-type]
-
-    async def get(self, _container: str, _name: str) -> bytes:
-        self._reach()
-        return msgspec.json.encode({"oldest": self.left})
-
-    @property
-    def function_runs(self) -> FunctionRuns:
-        return FunctionRuns(self, self.now)  # type: ignore[arg-type]
-
-    async def get_version(self, _container: str, _name: str) -> Version | None:
-        self._reach()
-        return None if self.runs is None else Version(msgspec.json.encode(self.runs), "1")
+    def clock(self) -> Any:
+        return SimpleNamespace(now=lambda: NOW)
 
     async def latest(self) -> Renewals:
-        self._reach()
-        return Renewals(self.state, self.failed, self.begun)
+        return Renewals(self.state)
 
-    def _reach(self) -> None:
-        if not self.storage:
-            raise UnavailableError("storage", reason="storage-no-answer")
+    async def load(self) -> DesiredState:
+        return self.desired_state
+
+    def credentials(self, tenant_id: str, *, delegated: bool) -> "Context":
+        assert (tenant_id, delegated) == (TENANT, False)
+        return self
+
+    def get_token(self, _scope: str) -> Any:
+        if self.app_id is None:
+            raise ClientAuthenticationError("please run az login")
+        return SimpleNamespace(token=jwt.encode({"appid": self.app_id, "tid": TENANT, "roles": self.roles}, "k" * 32))
+
+    async def get(self, url: str, _tenant_id: str) -> Any:
+        if self.granted is None:
+            raise PermissionDeniedError("403")
+        assert f"appId='{GRAPH_APP_ID}'" in url
+        offered = ({"value": name, "id": f"id-{name}", "allowedMemberTypes": ["Application"]} for name in self.granted)
+        return {"id": "graph", "appRoles": list(offered)}
+
+    async def pages(self, url: str, _tenant_id: str) -> Any:
+        assert f"(appId='{APP}')/appRoleAssignments" in url
+        yield [{"appRoleId": f"id-{name}", "resourceId": "graph"} for name in self.granted or ()]
 
 
-def finished(ago: timedelta, *failures: str) -> RenewalState:
-    return RenewalState(
-        finished=NOW - ago, desired=1, live=1, nearest_expiry=None, outcomes={"left": 1}, failures=failures
+def finished(ago: timedelta = timedelta(0), **changes: Any) -> RenewalState:
+    state = RenewalState(finished=NOW - ago, desired=2, live=2, nearest_expiry=None, outcomes={}, failures=())
+    return msgspec.structs.replace(state, **changes)
+
+
+async def made(check: Any, context: Any) -> list[tuple[str, Level]]:
+    return [(finding.id, finding.level) for finding in await check(context)]
+
+
+class TestIdentity:
+    async def test_the_app_itself_is_judged_by_its_token(self) -> None:
+        context: Any = Context(roles=("CallEvents.Read.All",))
+        assert await made(identity_checks.identities, context) == [("graphToken", "well"), ("permission", "well")]
+        context.roles = ()
+        assert await made(identity_checks.identities, context) == [("graphToken", "well"), ("permission", "bad")]
+
+    @pytest.mark.parametrize(
+        ("granted", "level"), [(("CallEvents.Read.All",), "well"), (("Mail.Read",), "bad"), (None, "attention")]
     )
+    async def test_somebody_else_reads_in_the_directory_what_the_app_may_do(
+        self, granted: tuple[str, ...] | None, level: str
+    ) -> None:
+        context: Any = Context(app_id=AZURE_CLI, granted=granted)
+        token, permission = await identity_checks.identities(context)
+        assert f"application {AZURE_CLI}, and not the app" in token.finding
+        assert (token.level, permission.id, permission.level) == (Level.WELL, "permission", level)
+        assert "GRAPH_APP_IDS" not in str(token)
 
+    async def test_who_is_not_logged_in_is_told_to(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("IDENTITY_ENDPOINT", raising=False)
+        context: Any = Context(app_id=None)
+        (finding,) = await identity_checks.identities(context)
+        assert (finding.level, f"az login --tenant {TENANT}" in str(finding.remedy)) == (Level.BAD, True)
+        monkeypatch.setenv("IDENTITY_ENDPOINT", "http://127.0.0.1:1")
+        (finding,) = await identity_checks.identities(context)
+        assert "managed identity" in str(finding.remedy)
 
-async def only(check: Any, context: Context) -> Check:
-    (found,) = await check(context)
-    return found
+    async def test_nobody_but_the_app_applies(self) -> None:
+        await refuse_strangers(Context())  # type: ignore[arg-type]
+        with pytest.raises(NotTheAppError, match="Fire the app's timer"):
+            await refuse_strangers(Context(app_id=AZURE_CLI))  # type: ignore[arg-type]
 
-
-@pytest.mark.parametrize(
-    ("ages", "state"),
-    [
-        ({}, State.OK),
-        ({"raw-notifications": timedelta(seconds=59)}, State.OK),
-        ({"raw-notifications": timedelta(minutes=4)}, State.WARNING),
-        ({"raw-notifications": timedelta(minutes=6)}, State.PROBLEM),
-        ({"raw-emergency": timedelta(minutes=2)}, State.PROBLEM),
-    ],
-)
-async def test_raw_messages_that_wait(ages: dict[str, timedelta], state: State) -> None:
-    found = await only(_raw_messages, Context(ages=ages))
-    assert found.state is state
-    if state is not State.OK:
-        assert next(iter(ages)) in found.found
-        assert "queue functions are enabled" in str(found.remedy)
-
-
-async def test_poison_messages_that_nobody_takes_away() -> None:
-    assert (await only(_poison, Context())).state is State.OK
-    just_there = Context(ages={"raw-emergency-poison": timedelta(minutes=14)})
-    assert (await only(_poison, just_there)).state is State.OK
-    long_there = Context(ages={"lifecycle-notifications-poison": timedelta(minutes=16)})
-    leased = Context(left={"raw-emergency-poison": NOW - timedelta(minutes=16)})  # a peek does not show it
-    for context in (long_there, leased):
-        found = await only(_poison, context)
-        assert (found.state, found.found) == (State.PROBLEM, "the oldest has lain there for 16 min")
-        assert "drain_poison" in str(found.remedy)
-
-
-@pytest.mark.parametrize(
-    ("state", "remedy"),
-    [
-        (None, "renew_subscriptions is enabled"),
-        (finished(timedelta(minutes=61)), "renew_subscriptions is enabled"),
-        (finished(timedelta(minutes=1), "presence: sign-in-required x 1"), "manage.py login"),
-        (finished(timedelta(minutes=1), "callEvents: permission x 1"), "subscriptions apply"),
-    ],
-)
-async def test_a_timer_that_does_not_do_its_work(state: RenewalState | None, remedy: str) -> None:
-    found = await only(_timer, Context(state=state))
-    assert found.state is State.PROBLEM
-    assert remedy in str(found.remedy)
-
-
-@pytest.mark.parametrize("state", [None, finished(timedelta(minutes=4))])
-@pytest.mark.parametrize(
-    ("failed", "begun", "found", "remedy"),
-    [
-        (FailedRun(at=NOW, reason="unreachable"), None, "could do nothing at all: unreachable", "the other checks"),
-        (FailedRun(at=NOW, reason="sign-in-required"), None, "sign-in-required", "manage.py login"),
-        (None, BegunRun(at=NOW - timedelta(minutes=13)), "none has come to its end", "log of renew_subscriptions"),
-    ],
-)
-async def test_a_run_that_failed_as_a_whole_or_never_ended(
-    state: RenewalState | None, failed: FailedRun | None, begun: BegunRun | None, found: str, remedy: str
-) -> None:
-    told = await only(_timer, Context(state=state, failed=failed, begun=begun))
-    assert (told.state, found in told.found, remedy in str(told.remedy)) == (State.PROBLEM, True, True)
+    @pytest.mark.parametrize(("live", "level"), [(2, "well"), (1, "attention")])
+    async def test_to_somebody_else_subscriptions_are_what_the_last_run_saw(self, live: int, level: str) -> None:
+        context: Any = Context(app_id=AZURE_CLI, state=finished(timedelta(minutes=3), live=live))
+        (finding,) = await subscription_checks.subscriptions(context)
+        assert finding.level == level
+        assert finding.finding == f"{live} live of 2 desired, says the run of 3 min ago"
 
 
 async def test_what_graph_does_not_renew_is_told_with_what_happens_next() -> None:
-    assert await _kept(Context()) == []  # type: ignore[arg-type]
+    assert await subscription_checks.kept(Context()) == []  # type: ignore[arg-type]
     kept = KeptSubscription(
         id="a", kind="callEvents", reason="rejected", replaced_from=NOW, expires=NOW + timedelta(hours=6)
     )
     unwanted = msgspec.structs.replace(kept, id="b", replaced_from=None)
-    state = msgspec.structs.replace(finished(timedelta(0)), kept=(kept, unwanted))
-    first, second = await _kept(Context(state=state))  # type: ignore[arg-type]
-    assert first.state is State.WARNING
-    assert first.found == (
+    context: Any = Context(state=finished(kept=(kept, unwanted)))
+    first, second = await subscription_checks.kept(context)
+    assert first.level is Level.ATTENTION
+    assert first.finding == (
         "callEvents, not renewed by Graph (rejected); every run tries again, it is replaced from 2026-01-01 00:00 UTC "
         "on, and it ends at 2026-01-01 06:00 UTC"
     )
-    assert second.found.endswith("every run tries again, and it ends at 2026-01-01 06:00 UTC")
+    assert second.finding.endswith("every run tries again, and it ends at 2026-01-01 06:00 UTC")
 
 
 @pytest.mark.parametrize(
-    ("count", "whole", "state", "found"),
+    ("count", "whole", "level", "finding"),
     [
-        (7, True, State.WARNING, "7 still carry it"),
-        (0, False, State.WARNING, "did not give the whole list"),
-        (0, True, State.OK, "none carries it, says the run of 4 min ago"),
+        (7, True, Level.ATTENTION, "7 still carry it"),
+        (0, False, Level.ATTENTION, "did not give the whole list"),
+        (0, True, Level.WELL, "none carries it, says the run of 4 min ago"),
     ],
 )
-async def test_whether_the_previous_client_state_can_go(count: int, whole: bool, state: State, found: str) -> None:
-    last = finished(timedelta(minutes=4))
-    context = Context(state=msgspec.structs.replace(last, previous_client_state=count, lists_whole=whole))
-    told = await only(_client_state, context)
-    assert (told.state, found in told.found) == (state, True)
+async def test_whether_the_previous_client_state_can_go(count: int, whole: bool, level: Level, finding: str) -> None:
+    state = finished(timedelta(minutes=4), previous_client_state=count, lists_whole=whole)
+    context: Any = Context(state=state)
+    (told,) = await subscription_checks.client_state(context)
+    assert (told.level, finding in told.finding) == (level, True)
     context.client_states = ("current",)
-    assert await _client_state(context) == []  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("minutes", "state"), [(14, State.OK), (20, State.WARNING), (61, State.PROBLEM)])
-async def test_a_timer_that_has_not_run_for_so_long(minutes: int, state: State) -> None:
-    assert (await only(_timer, Context(state=finished(timedelta(minutes=minutes))))).state is state
-
-
-async def test_a_function_that_the_host_does_not_call_any_more() -> None:
-    ran = {"renew_subscriptions": NOW - timedelta(minutes=4), "sweep_claim_checks": NOW - timedelta(hours=27)}
-    runs = Runs(since=NOW - timedelta(days=9), last=ran)
-
-    drain, sweep, others = sorted(await _functions(Context(runs=runs)), key=lambda check: check.name)  # type: ignore[arg-type]
-
-    assert (drain.name, drain.state, drain.found) == ("function drain_poison", State.PROBLEM, "has not run once in 9 d")
-    assert "AzureWebJobs.drain_poison.Disabled" in str(drain.remedy)
-    assert (sweep.name, sweep.state, sweep.found) == (
-        "function sweep_claim_checks",
-        State.PROBLEM,
-        "has not run for 1 d 3 h",
-    )
-    assert (others.name, others.state) == ("functions", State.OK)
-    assert others.found.startswith("renew_subscriptions 4 min ago; not yet: decrypt_notifications, ")
-
-
-@pytest.mark.parametrize("runs", [None, Runs(since=NOW - timedelta(minutes=14))])
-async def test_functions_whose_time_has_not_come(runs: Runs | None) -> None:
-    assert (await only(_functions, Context(runs=runs))).state is State.OK
-
-
-@pytest.mark.parametrize("check", [_raw_messages, _poison, _timer, _kept, _client_state, _functions])
-async def test_what_storage_does_not_tell_is_said_by_the_check_of_storage(check: Any) -> None:
-    assert await check(Context(storage=False)) == []
+    assert await subscription_checks.client_state(context) == []
 
 
 class Logs:
@@ -248,39 +195,78 @@ class Logs:
 
 class TestIngestion:
     async def test_a_usual_amount_is_well(self) -> None:
-        (check,) = await _ingestion(Logs({"AppMetrics": 9.6, "AppRequests": 0.4}))  # type: ignore[arg-type]
-        assert (check.state, check.found) == (State.OK, "10 MB in the last day")
+        (check,) = await checks.ingestion(Logs({"AppMetrics": 9.6, "AppRequests": 0.4}))  # type: ignore[arg-type]
+        assert (check.level, check.finding) == (Level.WELL, "10 MB in the last day")
 
     async def test_too_much_names_the_tables(self) -> None:
-        (check,) = await _ingestion(Logs({"AppDependencies": 1400.0, "AppTraces": 300.0}))  # type: ignore[arg-type]
-        assert check.state is State.WARNING
-        assert check.found == "1700 MB in the last day (AppDependencies 1400 MB, AppTraces 300 MB)"
+        (check,) = await checks.ingestion(Logs({"AppDependencies": 1400.0, "AppTraces": 300.0}))  # type: ignore[arg-type]
+        assert check.level is Level.ATTENTION
+        assert check.finding == "1700 MB in the last day (AppDependencies 1400 MB, AppTraces 300 MB)"
 
     async def test_a_missing_role_is_named(self) -> None:
         refused = UnavailableError("Log Analytics", reason="log-analytics-403")
-        (check,) = await _ingestion(Logs(refused))  # type: ignore[arg-type]
-        assert check.state is State.WARNING
+        (check,) = await checks.ingestion(Logs(refused))  # type: ignore[arg-type]
+        assert check.level is Level.ATTENTION
         assert "Log Analytics Reader" in (check.remedy or "")
 
 
-@pytest.mark.parametrize(
-    ("received", "refused", "state", "text"),
-    [
-        (0, 0, State.OK, "0 accepted"),
-        (5, 900, State.OK, "5 accepted in the last 15 minutes, refused: 900 client-state"),
-        (0, 1, State.WARNING, "0 accepted in the last 15 minutes, refused: 1 client-state"),
-    ],
-)
-async def test_tells_of_refusals_while_nothing_is_accepted(
-    received: int, refused: int, state: State, text: str
-) -> None:
-    storage = StorageModel(now=NOW)
-    counting = Activity(storage.blobs, "w", lambda: NOW - timedelta(minutes=1))
-    if received:
-        counting.add("raw-notifications", Happening.RECEIVED, received)
-    if refused:
-        counting.add("client-state", Happening.REFUSED, refused)
-    await counting.flush()
-    context = SimpleNamespace(blobs=storage.blobs, clock=Context())
-    (found,) = await _reception(context)  # type: ignore[arg-type]
-    assert (found.state, text in found.found) == (state, True)
+class TestNothingCrashesIt:
+    @pytest.mark.parametrize("text", ["nonsense", "AccountName=a", ";;="])
+    async def test_a_bad_connection_string_is_named_without_its_key(self, text: str) -> None:
+        class Broken:
+            @property
+            def queues(self) -> Any:
+                raise SettingsError(["AzureWebJobsStorage: not valid"])
+
+        with pytest.raises(SettingsError, match="AzureWebJobsStorage: not valid") as raised:
+            StorageAccount(StorageSettings(text, None, None, None))
+        assert text not in str(raised.value)
+        (finding,) = await checks.storage(Broken())  # type: ignore[arg-type]
+        assert (finding.id, finding.level) == ("settings", Level.BAD)
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"{",
+            b"[]",
+            b'{"Values": {"A": 1}}',
+            b'{"Values": {"A": "\\u0000"}}',
+            b'{"Values": {"A=B": "x"}}',
+            b"\xff\xfe{\x00}\x00",
+            b"[" * 100_000,
+        ],
+    )
+    def test_a_settings_file_that_is_none_is_named(
+        self, data: bytes, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tmp_path / "deployed.settings.json"
+        file.write_bytes(data)
+        monkeypatch.setenv("SWITCHBOARD_SETTINGS", str(file))
+        with pytest.raises(SettingsError, match=r"deployed\.settings\.json"):
+            environment()
+
+    def test_a_byte_order_mark_is_none_of_its_concerns(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        file = tmp_path / "deployed.settings.json"
+        file.write_bytes(b'\xef\xbb\xbf{"Values": {"OF_A_FILE": "x"}}')
+        monkeypatch.setenv("SWITCHBOARD_SETTINGS", str(file))
+        assert environment()["OF_A_FILE"] == "x"
+
+    def test_a_folder_is_no_settings_file(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SWITCHBOARD_SETTINGS", str(tmp_path))
+        with pytest.raises(SettingsError, match="cannot be read"):
+            environment()
+
+    async def test_whatever_a_check_meets_is_told_by_its_type(self) -> None:
+        async def broken(_context: Any) -> list[Finding]:
+            raise KeyError("a secret")
+
+        (finding,) = await make("handshake", broken, Context())  # type: ignore[arg-type]
+        assert (finding.id, finding.level) == ("handshake", Level.BAD)
+        assert "KeyError" in finding.finding
+        assert "a secret" not in str(finding)
+
+    async def test_what_storage_does_not_tell_is_said_by_the_check_of_storage(self) -> None:
+        async def away(_context: Any) -> list[Finding]:
+            raise UnavailableError("storage", reason="storage-no-answer")
+
+        assert await make("quarantine", away, Context()) == []  # type: ignore[arg-type]

@@ -29,9 +29,11 @@ def problems(text: str, *tenant_ids: str) -> list[str]:
         parse(text, *tenant_ids)
     assert not caught.value.permanent
     assert caught.value.reason == "desired-state"
-    found = list(caught.value.problems)
-    assert str(caught.value) == "\n  - ".join(["subscriptions.toml needs attention:", *found])
-    return found
+    told = caught.value.problems
+    assert caught.value.told == "\n  - ".join(["subscriptions.toml needs attention:", *told])
+    title, *logged = str(caught.value).split("\n  - ")
+    assert (title, len(logged)) == ("subscriptions.toml needs attention:", len(told))
+    return logged
 
 
 @pytest.mark.parametrize("text", ["x", "x = 1"])
@@ -40,8 +42,55 @@ def test_problems_are_those_of_the_file_that_was_read(text: str) -> None:
         parse_desired(text, tenant_ids=[TENANT], source="blob x")
 
 
-def test_nothing_is_desired_by_an_empty_file() -> None:
-    assert parse("") == DesiredState((), ())
+@pytest.mark.parametrize("text", ["", "\n", "# [[callRecords]]\n", "\ufeff"])
+def test_an_empty_file_is_refused_by_name(text: str) -> None:
+    with pytest.raises(DesiredStateError, match=r"^config/it\.toml needs attention:\n  - it asks for nothing"):
+        parse_desired(text, tenant_ids=[TENANT], source="config/it.toml")
+
+
+def test_a_byte_order_mark_does_not_matter() -> None:
+    assert parse("\ufeff[[callRecords]]\n") == parse("[[callRecords]]\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            '[[callEvents]]\nusers = [\n  "jane@contoso.com",\n]',
+            (
+                "line 3: 'jane@contoso.com' in 'users' is not a user's object id (a GUID); it looks like a user "
+                "principal name: az ad user show --id jane@contoso.com --query id --output tsv gives the id"
+            ),
+        ),
+        (
+            '[[callEvents]]\ngroups = ["Front desk"]',
+            (
+                "line 2: 'Front desk' in 'groups' is not a group's object id (a GUID); az ad group show --group "
+                '"Front desk" --query id --output tsv gives the id of a group by its name'
+            ),
+        ),
+        (
+            '[[onlineMeeting]]\njoinWebUrls = ["http://x"]',
+            "line 2: 'http://x' in 'joinWebUrls' is not a meeting's joinWebUrl (https, as Graph gives it)",
+        ),
+        (
+            f'[[presence]]\nusers = ["{ALICE}", "{ALICE}"]',
+            f"line 2: '{ALICE}' in 'users' is a duplicate of line 2",
+        ),
+        ("[[callEvents]]\nusers = [[7]]", "line 2: [7] in 'users' is not a user's object id (a GUID)"),
+        (
+            "[[callEvents]]\nusers = 'x'",
+            "line 2: 'users' must be an array, each a user's object id (a GUID), and not 'x'",
+        ),
+    ],
+)
+def test_who_wrote_it_is_told_the_value_and_what_to_do_and_a_log_is_not(text: str, told: str) -> None:
+    with pytest.raises(DesiredStateError) as caught:
+        parse(text)
+    assert caught.value.problems == (told,)
+    assert told in caught.value.told
+    for value in ("jane", "Front desk", "http://x", ALICE):
+        assert value not in str(caught.value)
 
 
 def test_the_sample_as_it_comes() -> None:

@@ -125,7 +125,7 @@ def test_outcomes_have_the_names_that_reports_and_logs_give_them() -> None:
 
 def test_what_is_to_be_left_is_left() -> None:
     play = Play(Action(Verb.LEAVE, Reason.FRESH, TENANT, CALLS.kind, NOW, CALLS, OLD))
-    assert play.end == (Outcome.LEFT, OLD, None)
+    assert play.end == (Outcome.UNCHANGED, OLD, None)
 
 
 class TestCreate:
@@ -432,4 +432,4 @@ class TestDelete:
         assert (play.methods, [call.subscription_id for call in play.calls]) == (["GET", "DELETE"], ["kept", "old"])
         assert delete(NOT_FOUND, kept=kept).end == (Outcome.FAILED, OLD, NOT_FOUND)
         assert delete(BUSY, kept=kept).end == (Outcome.FAILED, OLD, BUSY)
-        assert delete(replace(kept, expires=NOW + ASKED / 2), kept=kept).end == (Outcome.LEFT, OLD, None)
+        assert delete(replace(kept, expires=NOW + ASKED / 2), kept=kept).end == (Outcome.UNCHANGED, OLD, None)

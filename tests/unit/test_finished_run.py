@@ -250,9 +250,9 @@ async def test_a_run_that_several_asked_for_counts_once() -> None:
     lifecycle = Lifecycle(ending.scenario.process(), ending.runs)
     item = {"tenantId": TENANT, "subscriptionId": "x", "lifecycleEvent": "missed"}
     await asyncio.gather(*(lifecycle.handle(item) for _ in range(5)))
-    assert ending.ends.outcomes[1:] == [{"left": 2}]
+    assert ending.ends.outcomes[1:] == [{"unchanged": 2}]
     await lifecycle.handle(item)
-    assert ending.ends.outcomes[1:] == [{"left": 2}] * 2
+    assert ending.ends.outcomes[1:] == [{"unchanged": 2}] * 2
 
 
 async def test_storage_that_is_away_fails_no_run(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.operations.health import Check, Health, HealthChecks
-from shared.subscriptions.renewal_state import BegunRun, FailedRun, Renewals, RenewalState
+from shared.operations.checks import Check
+from shared.operations.health import Health
+from shared.operations.limits import Level
 from shared.values.errors import SettingsError, UnavailableError
 
 
@@ -29,7 +30,7 @@ class World:
         await self.free.wait()
         if self.failure is not None:
             raise self.failure
-        return Check(ok=True)
+        return Check(level=Level.WELL, finding="fine")
 
     def health(self) -> Health:
         return Health(self.checks, lambda: self.now)
@@ -91,7 +92,7 @@ async def test_settings_that_are_missing_are_a_failure_too() -> None:
         raise SettingsError(["CLIENT_STATE: missing"])
 
     report = await Health(checks, World().health()._now).report()
-    assert (report.well, report.checks["settings"].problem) == (False, "CLIENT_STATE: missing")
+    assert (report.well, report.checks["settings"].finding) == (False, "CLIENT_STATE: missing")
 
 
 async def test_a_clock_that_is_set_back_does_not_keep_a_report_for_longer() -> None:
@@ -102,46 +103,3 @@ async def test_a_clock_that_is_set_back_does_not_keep_a_report_for_longer() -> N
     world.now -= timedelta(hours=1)
     await health.report()
     assert world.made == 2
-
-
-@dataclass
-class Renewing:
-    """How renewal stands."""
-
-    renewals: Renewals
-
-    async def latest(self) -> Renewals:
-        return self.renewals
-
-
-NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
-GOOD = RenewalState(
-    finished=NOW - timedelta(minutes=3), desired=1, live=1, nearest_expiry=None, outcomes={"left": 1}, failures=()
-)
-
-
-@pytest.mark.parametrize(
-    ("renewals", "reason", "problem"),
-    [
-        (Renewals(GOOD), None, ""),
-        (Renewals(GOOD, begun=BegunRun(at=NOW - timedelta(minutes=2))), None, ""),
-        (Renewals(GOOD, FailedRun(at=NOW, reason="unreachable")), "run-failed", "could do nothing at all: unreachable"),
-        (Renewals(None, FailedRun(at=NOW, reason="unreachable")), "run-failed", "could do nothing at all: unreachable"),
-        (Renewals(GOOD, begun=BegunRun(at=NOW - timedelta(minutes=13))), "run-without-end", "none has come to its end"),
-        (Renewals(None, begun=BegunRun(at=NOW, first=NOW - timedelta(hours=1))), "run-without-end", "began at 11:00"),
-        (Renewals(None), "no-run", "no renewal run has finished yet"),
-    ],
-)
-async def test_a_run_that_failed_as_a_whole_or_never_ended_fails_at_once(
-    renewals: Renewals, reason: str | None, problem: str
-) -> None:
-    checks = HealthChecks(
-        queues=None,  # type: ignore[arg-type]
-        certificates=None,  # type: ignore[arg-type]
-        renewals=Renewing(renewals),
-        runs=None,  # type: ignore[arg-type]
-        poison=None,  # type: ignore[arg-type]
-        now=lambda: NOW,
-    )
-    check = await checks.subscriptions()
-    assert (check.ok, check.reason, problem in str(check.problem)) == (reason is None, reason, True)

@@ -299,7 +299,7 @@ class TestLists:
         removal = await assert_nothing_goes(scenario, Stage.LIST)
         assert {(failure.kind, failure.reason) for failure in removal.failures} == {("presence", "throttled")}
         report = await scenario.process().run()  # and the others are none the worse for it
-        assert (report.failures, report.outcomes) == ((), {Outcome.LEFT: 3})
+        assert (report.failures, report.outcomes) == ((), {Outcome.UNCHANGED: 3})
 
     async def test_a_refusal_beside_such_a_list_is_not_nothing_at_all(self) -> None:
         scenario = Scenario(PRESENCE)
@@ -433,7 +433,7 @@ class TestTurn:
         send = scenario.graph.send
         scenario.graph.send = meanwhile  # type: ignore[method-assign]
         await DELETING[way](scenario, doomed)
-        assert reported[0].outcomes == {Outcome.DEFERRED: 1, Outcome.LEFT: 2}
+        assert reported[0].outcomes == {Outcome.DEFERRED: 1, Outcome.UNCHANGED: 2}
         assert not scenario.graph.holds(call_events(5))
 
 

@@ -71,7 +71,7 @@ async def test_a_first_run_creates_and_a_second_does_nothing() -> None:
     assert report.nearest is not None
     assert timedelta(hours=23) < report.nearest < timedelta(days=1)
     report = await scenario.process().run()
-    assert report.outcomes == {Outcome.LEFT: 3}
+    assert report.outcomes == {Outcome.UNCHANGED: 3}
     assert scenario.graph.methods() == {"POST": 3}
 
 
@@ -118,7 +118,7 @@ class TestSettingsOfConcern:
         await scenario.process().run()
         scenario.source.state = DesiredState((call_records(), call_events(1)), ())
         report = await scenario.process(concerns=concerns).run()
-        assert report.outcomes == {Outcome.LEFT: 1, Outcome.CREATED: 1}
+        assert report.outcomes == {Outcome.UNCHANGED: 1, Outcome.CREATED: 1}
         assert [failure.stage for failure in report.failures] == [Stage.SETTINGS]
 
 
@@ -146,7 +146,7 @@ class TestAListThatShowsNothing:
         [gone] = scenario.graph.holds(call_events(1))
         del scenario.graph.all[gone.id]
         report = await scenario.process().run()
-        assert report.outcomes == {Outcome.LEFT: 1, Outcome.CREATED: 1}
+        assert report.outcomes == {Outcome.UNCHANGED: 1, Outcome.CREATED: 1}
         assert scenario.known.ids[TENANT] == {one.id for one in scenario.graph.live()}
 
     async def test_is_no_reason_to_make_what_may_be_there(self) -> None:
@@ -156,13 +156,13 @@ class TestAListThatShowsNothing:
         scenario.graph.blind = True
         scenario.graph.reading = lambda found: UnavailableError("Graph") if found == hidden.id else None
         report = await scenario.process().run()
-        assert (report.outcomes, report.live) == ({Outcome.LEFT: 3}, 3)
+        assert (report.outcomes, report.live) == ({Outcome.UNCHANGED: 3}, 3)
         assert [(failure.tenant_id, failure.stage, failure.reason) for failure in report.failures] == [
             (TENANT, Stage.READ, "unavailable")
         ]
         scenario.graph.reading = lambda _: None
         report = await scenario.process().run()
-        assert report.outcomes == {Outcome.LEFT: 3}
+        assert report.outcomes == {Outcome.UNCHANGED: 3}
 
     @pytest.mark.parametrize(
         "refusal",
@@ -239,7 +239,7 @@ async def test_a_run_goes_on_without_what_is_known() -> None:
         (Stage.TURN, "storage-503"),
     }
     scenario.known.error = None
-    assert (await scenario.renewal.run()).outcomes == {Outcome.LEFT: 1, Outcome.CREATED: 1}
+    assert (await scenario.renewal.run()).outcomes == {Outcome.UNCHANGED: 1, Outcome.CREATED: 1}
 
 
 async def test_creation_carries_all_that_graph_needs() -> None:
@@ -326,7 +326,7 @@ async def test_a_lifetime_refused_is_made_shorter_and_remembered() -> None:
     report = await scenario.renewal.run()
     assert report.outcomes == {Outcome.CREATED: 30}
     scenario.clock.advance(2 * HOUR)
-    assert (await scenario.renewal.run()).outcomes == {Outcome.LEFT: 30}
+    assert (await scenario.renewal.run()).outcomes == {Outcome.UNCHANGED: 30}
     scenario.clock.advance(HOUR)
     calls = len(scenario.graph.calls)
     assert (await scenario.renewal.run()).outcomes == {Outcome.RENEWED: 30}
@@ -346,7 +346,7 @@ async def test_certificate_rotation_patches() -> None:
     await scenario.renewal.run()
     ids = set(scenario.graph.all)
     scenario.certificates.certificate = NEXT_CERTIFICATE
-    assert (await scenario.renewal.run()).outcomes == {Outcome.RENEWED: 1, Outcome.LEFT: 1}
+    assert (await scenario.renewal.run()).outcomes == {Outcome.RENEWED: 1, Outcome.UNCHANGED: 1}
     assert set(scenario.graph.all) == ids
     assert scenario.graph.holds(call_events(1))[0].certificate_id == NEXT_CERTIFICATE.id
 
@@ -399,7 +399,7 @@ async def test_renewal_goes_on_while_the_desired_state_cannot_be_read() -> None:
     scenario.graph.add(call_events(2))
     scenario.source.state = DesiredStateError("subscriptions.toml", ["line 1: wrong"])
     report = await scenario.renewal.run()
-    assert report.outcomes == {Outcome.RENEWED: 1, Outcome.LEFT: 1}
+    assert report.outcomes == {Outcome.RENEWED: 1, Outcome.UNCHANGED: 1}
     assert [failure.reason for failure in report.failures] == ["desired-state"]
     assert len(scenario.graph.live()) == 2
 
@@ -411,7 +411,7 @@ async def test_what_is_refused_of_the_desired_state_is_told_and_the_rest_made() 
     )
     unwanted = scenario.graph.add(call_events(2))
     report = await scenario.renewal.run()
-    assert report.outcomes == {Outcome.CREATED: 1, Outcome.LEFT: 1}
+    assert report.outcomes == {Outcome.CREATED: 1, Outcome.UNCHANGED: 1}
     assert [(failure.stage, failure.reason) for failure in report.failures] == [(Stage.DESIRED_STATE, "desired-state")]
     assert unwanted.id in scenario.graph.all
 
@@ -423,10 +423,10 @@ async def test_members_of_a_group_and_what_is_left_while_they_are_not_known() ->
     assert (await scenario.renewal.run()).outcomes == {Outcome.CREATED: 3}
     del scenario.graph.members[group.group_id]
     report = await scenario.renewal.run()
-    assert report.outcomes == {Outcome.LEFT: 3}
+    assert report.outcomes == {Outcome.UNCHANGED: 3}
     assert [failure.stage for failure in report.failures] == [Stage.GROUP]
     scenario.graph.members[group.group_id] = (user(2),)
-    assert (await scenario.renewal.run()).outcomes == {Outcome.LEFT: 3}
+    assert (await scenario.renewal.run()).outcomes == {Outcome.UNCHANGED: 3}
 
 
 async def test_what_is_gone_is_recreated_after_a_second_look() -> None:
@@ -469,7 +469,7 @@ async def test_what_no_list_shows_is_found_by_its_id_and_kept_alive() -> None:
     report = await scenario.renewal.run()
     assert (report.outcomes, report.failures, report.live) == ({Outcome.RENEWED: 1}, (), 1)
     report = await scenario.renewal.run()
-    assert (report.outcomes, report.failures, report.live) == ({Outcome.LEFT: 1}, (), 1)
+    assert (report.outcomes, report.failures, report.live) == ({Outcome.UNCHANGED: 1}, (), 1)
     assert list(scenario.graph.all) == [old.id]
 
 
@@ -497,7 +497,7 @@ async def test_a_place_held_for_our_former_address_is_taken_over() -> None:
         assert {one.notification_url.partition("?")[0] for one in scenario.graph.live()} == {
             "https://new.example.com/api/notifications"
         }
-        assert (await scenario.process().run()).outcomes == {Outcome.LEFT: 2}
+        assert (await scenario.process().run()).outcomes == {Outcome.UNCHANGED: 2}
 
 
 async def test_a_place_held_by_another_deployment_of_ours_is_not_fought_over() -> None:
@@ -531,8 +531,8 @@ async def test_of_two_the_one_that_seems_expired_goes() -> None:
         replace(fresh, id=lapsing.id),
     )
     fast = VirtualClock(scenario.clock.now() + timedelta(minutes=5))
-    assert (await scenario.process(clock=fast).run()).outcomes == {Outcome.LEFT: 1, Outcome.RENEWED: 1}
-    assert (await scenario.process(clock=fast).run()).outcomes == {Outcome.LEFT: 1, Outcome.DELETED: 1}
+    assert (await scenario.process(clock=fast).run()).outcomes == {Outcome.UNCHANGED: 1, Outcome.RENEWED: 1}
+    assert (await scenario.process(clock=fast).run()).outcomes == {Outcome.UNCHANGED: 1, Outcome.DELETED: 1}
     assert len(scenario.graph.all) == 1
 
 
@@ -631,12 +631,12 @@ async def test_a_new_client_state_replaces_each_at_its_next_renewal() -> None:
     }
     scenario.endpoint = Endpoint(ENDPOINT.notification_url, ENDPOINT.lifecycle_url, ("newer", "secret"))
     report = await scenario.process().run()
-    assert (report.outcomes, report.previous_client_state) == ({Outcome.KEPT: 1, Outcome.LEFT: 1}, 2)
+    assert (report.outcomes, report.previous_client_state) == ({Outcome.KEPT: 1, Outcome.UNCHANGED: 1}, 2)
     scenario.clock.advance(6 * HOUR)
     report = await scenario.process().run()
-    assert (report.outcomes, report.previous_client_state) == ({Outcome.REPLACED: 1, Outcome.LEFT: 1}, 1)
+    assert (report.outcomes, report.previous_client_state) == ({Outcome.REPLACED: 1, Outcome.UNCHANGED: 1}, 1)
     scenario.clock.advance(11 * HOUR)
-    assert (await scenario.process().run()).outcomes == {Outcome.REPLACED: 1, Outcome.LEFT: 1}
+    assert (await scenario.process().run()).outcomes == {Outcome.REPLACED: 1, Outcome.UNCHANGED: 1}
     assert {scenario.graph.client_states[one.id] for one in scenario.graph.live()} == {"newer"}
 
 
@@ -672,7 +672,7 @@ async def test_reauthorize_patches_once_and_alone() -> None:
     assert scenario.graph.methods() == {"POST": 1, "PATCH": 1}
     assert await scenario.renewal.reauthorize(TENANT, user(77)) is Outcome.GONE
     foreign = scenario.graph.add(call_events(5), notification_url="https://other.example.com/api/notifications")
-    assert await scenario.renewal.reauthorize(TENANT, foreign.id) is Outcome.LEFT
+    assert await scenario.renewal.reauthorize(TENANT, foreign.id) is Outcome.UNCHANGED
     scenario.graph.faults = lambda _: model.FORBIDDEN
     with pytest.raises(graph.PermissionDeniedError):
         await scenario.renewal.reauthorize(TENANT, identity)
@@ -707,7 +707,7 @@ async def test_what_vanishes_while_a_creation_is_looked_for_is_forgotten() -> No
 
     scenario.graph.faults = vanish
     report = await scenario.process().run()
-    assert (report.outcomes, report.live) == ({Outcome.LEFT: 1, Outcome.ADOPTED: 1}, 1)
+    assert (report.outcomes, report.live) == ({Outcome.UNCHANGED: 1, Outcome.ADOPTED: 1}, 1)
     assert old.id not in scenario.known.ids[TENANT]
 
 
@@ -814,7 +814,7 @@ def test_no_order_of_faults_loses_a_desired_subscription(
         assert report.failures == ()
         calls = len(scenario.graph.calls)
         report = await scenario.process().run()
-        assert set(report.outcomes) == {Outcome.LEFT}
+        assert set(report.outcomes) == {Outcome.UNCHANGED}
         assert len(scenario.graph.calls) == calls
         for want in wanted:
             [one] = scenario.graph.holds(want)

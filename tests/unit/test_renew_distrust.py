@@ -141,7 +141,7 @@ class TestSpelling:
         scenario.graph.echo = lambda one: replace(one, notification_url=one.notification_url.partition("?")[0])
         for _ in range(3):
             report = await scenario.process().run()
-        assert (report.outcomes, report.failures) == ({Outcome.LEFT: 1}, ())
+        assert (report.outcomes, report.failures) == ({Outcome.UNCHANGED: 1}, ())
         assert [found.id for found in scenario.graph.live()] == [one.id]
         assert scenario.graph.methods()["DELETE"] == 0
 
@@ -153,7 +153,7 @@ class TestSpelling:
         scenario.graph.echo = lambda one: replace(
             one, resource=f"/{one.resource.replace(user(1), f'(%27{user(1).upper()}%27)').replace('users/(', 'Users(')}"
         )
-        assert (await scenario.process().run()).outcomes == {Outcome.LEFT: 2}
+        assert (await scenario.process().run()).outcomes == {Outcome.UNCHANGED: 2}
         assert scenario.graph.methods() == {"POST": 2}
 
     @pytest.mark.parametrize(("one", "other"), [("Site+1", "Site 1"), ("100%25", "100%"), ("north", "North")])
@@ -358,7 +358,7 @@ class TestBegunAndDouble:
         await scenario.process().run()
         assert len(scenario.graph.live()) == 2
         scenario.graph.reading = lambda _: None
-        assert (await scenario.process().run()).outcomes == {Outcome.LEFT: 1, Outcome.DELETED: 1}
+        assert (await scenario.process().run()).outcomes == {Outcome.UNCHANGED: 1, Outcome.DELETED: 1}
 
 
 class TestNeverMoreThanTwo:
@@ -408,7 +408,7 @@ class TestNeverMoreThanTwo:
         scenario.graph.faults = on("POST", conflict)
         report = await scenario.process().run()
         assert set(scenario.graph.all) == {other.id, held.id}
-        assert report.outcomes == {Outcome.LEFT: 1, (Outcome.ADOPTED if named else Outcome.FAILED): 1}
+        assert report.outcomes == {Outcome.UNCHANGED: 1, (Outcome.ADOPTED if named else Outcome.FAILED): 1}
 
 
 class TestOneBadThing:
@@ -671,7 +671,7 @@ class TestTwoAtOnce:
         scenario.known.holders[TENANT] = "another run"
         report = await scenario.process().run()
         assert scenario.graph.methods() == {"PATCH": 1}
-        assert report.outcomes == {Outcome.RENEWED: 1, Outcome.LEFT: 2, Outcome.DEFERRED: 1}
+        assert report.outcomes == {Outcome.RENEWED: 1, Outcome.UNCHANGED: 2, Outcome.DEFERRED: 1}
         assert [(failure.stage, failure.reason) for failure in report.failures] == [(Stage.TURN, "turn")]
 
     async def test_a_turn_that_is_lost_on_the_way_deletes_nothing(self) -> None:
@@ -691,7 +691,7 @@ class TestTwoAtOnce:
         scenario = Scenario(*(call_events(number) for number in range(10)), unique=False)
         first, second = await asyncio.gather(scenario.process().run(), scenario.process().run())
         assert scenario.graph.methods() == {"POST": 10}
-        assert (first.outcomes, second.outcomes) == ({Outcome.CREATED: 10}, {Outcome.LEFT: 10})
+        assert (first.outcomes, second.outcomes) == ({Outcome.CREATED: 10}, {Outcome.UNCHANGED: 10})
 
     async def test_a_renewal_that_graph_asked_for_is_remembered(self) -> None:
         scenario = Scenario(call_events(1))
@@ -803,7 +803,7 @@ def test_whoever_runs_at_once_in_whatever_order_ends_as_one_after_the_other_woul
             await scenario.process().run()
         report = await scenario.process().run()
         assert (report.failures, report.live) == ((), len(wanted))
-        assert set(report.outcomes) <= {Outcome.LEFT}
+        assert set(report.outcomes) <= {Outcome.UNCHANGED}
         for want in wanted:
             [one] = scenario.graph.holds(want)
             assert scenario.endpoint.read_mark(one.notification_url)[0] is not ClientStateVersion.UNKNOWN

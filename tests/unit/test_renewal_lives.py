@@ -40,7 +40,9 @@ def report(*subscriptions: Subscription, failures: tuple[Failure, ...] = ()) -> 
 
 
 def failed(kind: str | None) -> Failure:
-    return Failure(tenant_id="t", stage=next(iter(Stage)), kind=kind, reason="graph-403", count=1, detail="no")
+    return Failure(
+        tenant_id="t", stage=next(iter(Stage)), kind=kind, reason="graph-403", count=1, detail="no", told="no"
+    )
 
 
 def test_the_one_that_comes_first_to_a_quarter_of_its_own_life() -> None:

@@ -17,8 +17,10 @@ import pytest
 from shared.notifications.poison import PoisonStates
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.operations.activity import Activity, recent_activity
-from shared.operations.health import Check, Health, HealthChecks
-from shared.operations.limits import Level
+from shared.operations.checks import AppChecks, Check
+from shared.operations.function_runs import Runs
+from shared.operations.health import Health
+from shared.operations.limits import Level, consumer_limits
 from shared.operations.status import Problem, Status, StatusReader
 from shared.operations.status_page import HEADERS, page
 from shared.subscriptions.renewal_state import (
@@ -30,6 +32,7 @@ from shared.subscriptions.renewal_state import (
     SubscriptionState,
 )
 from shared.telemetry import ExpressOutcome, Happening
+from shared.values.consumers import Consumers
 from shared.values.errors import UnavailableError
 
 NOW = datetime(2026, 5, 4, 12, 0, 30, tzinfo=UTC)
@@ -58,7 +61,14 @@ class FakeStorage:
         self.failed: FailedRun | None = None
         self.begun: BegunRun | None = None
         self.down: set[str] = set()
-        self.checks: dict[str, Callable[[], Awaitable[Check]]] = {"storage": found(Check(ok=True))}
+        self.checks: dict[str, Callable[[], Awaitable[Check]]] = {
+            "storage": found(Check(level=Level.WELL, finding="answers"))
+        }
+        self.runs: Runs | None = None
+
+    @property
+    def functions(self) -> "Functions":
+        return Functions(self)
 
     def _check(self, what: str) -> None:
         if what in self.down:
@@ -99,13 +109,23 @@ class FakeStorage:
                 yield Blob(name, metadata)
 
 
+class Functions(NamedTuple):
+    """When functions ran."""
+
+    storage: FakeStorage
+
+    async def latest(self) -> Runs | None:
+        self.storage._check("blobs")
+        return self.storage.runs
+
+
 def state(*lives: tuple[str, timedelta], finished: datetime = NOW - timedelta(minutes=2)) -> RenewalState:
     return RenewalState(
         finished=finished,
         desired=len(lives),
         live=len(lives),
         nearest_expiry=None,
-        outcomes={"left": len(lives)},
+        outcomes={"unchanged": len(lives)},
         failures=(),
         by_kind={kind: 1 for kind, _ in lives},
         subscriptions=tuple(SubscriptionState(id=f"id-{kind}", kind=kind, expires=NOW + left) for kind, left in lives),
@@ -118,20 +138,23 @@ def storage() -> FakeStorage:
 
 
 async def read(storage: FakeStorage) -> Status:
-    return await StatusReader(
+    checks = AppChecks(
         queues=storage,
         blobs=storage,
+        certificates=None,  # type: ignore[arg-type]
         renewals=storage,
-        poison=PoisonStates(storage),
-        health=Health(lambda: storage.checks, lambda: NOW),
+        runs=storage.functions,
+        consumer_limits=consumer_limits(Consumers()),
+        poison_ages=PoisonStates(storage),
         now=lambda: NOW,
-    ).read()
+    )
+    return await StatusReader(checks, Health(lambda: storage.checks, lambda: NOW)).read()
 
 
 class TestLevels:
     async def test_nothing_wrong_is_well(self, storage: FakeStorage) -> None:
         storage.state = state(("presence", timedelta(minutes=40)), ("callRecords", timedelta(days=2)))
-        storage.depths = {"raw-notifications": (5, timedelta(seconds=2)), "call-events": (900, timedelta(hours=3))}
+        storage.depths = {"raw-notifications": (5, timedelta(seconds=2)), "call-events": (900, timedelta(minutes=50))}
         assert (await read(storage)).level is Level.WELL
 
     @pytest.mark.parametrize(
@@ -160,7 +183,11 @@ class TestLevels:
             ("raw-emergency", 1, timedelta(seconds=61), Level.BAD),
             ("raw-emergency-poison", 1, timedelta(minutes=14), Level.WELL),
             ("raw-emergency-poison", 1, timedelta(minutes=16), Level.BAD),
-            ("meeting-events", 10**6, timedelta(days=9), Level.WELL),
+            ("meeting-events", 10**6, timedelta(minutes=59), Level.WELL),
+            ("meeting-events", 1, timedelta(minutes=61), Level.ATTENTION),
+            ("meeting-events", 1, timedelta(days=9), Level.BAD),
+            ("meeting-events-poison", 1, timedelta(seconds=1), Level.ATTENTION),
+            ("raw-call-records", 900, timedelta(minutes=29), Level.WELL),
         ],
     )
     async def test_a_backlog_is_what_waits_too_long(
@@ -179,11 +206,18 @@ class TestLevels:
         assert [row.oldest_seconds for row in found.queues if row.depth] == [3600]
 
     async def test_a_check_of_health_that_fails_is_bad_and_says_why(self, storage: FakeStorage) -> None:
-        storage.checks["keyVault"] = found(Check(ok=False, problem=f"{HOSTILE} is away", reason="key-vault-403"))
+        storage.checks["keyVault"] = found(
+            Check(level=Level.BAD, finding=f"{HOSTILE} is away", remedy=f"look at {HOSTILE}", reason="key-vault-403")
+        )
         shown = await read(storage)
         assert shown.level is Level.BAD
         written = json.loads(msgspec.json.encode(shown))["health"]["checks"]["keyVault"]
-        assert written == {"ok": False, "problem": f"{HOSTILE} is away", "reason": "key-vault-403"}
+        assert written == {
+            "level": "bad",
+            "finding": f"{HOSTILE} is away",
+            "remedy": f"look at {HOSTILE}",
+            "reason": "key-vault-403",
+        }
         assert "keyVault: &lt;script&gt;" in page(shown)
         assert "<script" not in page(shown)
 
@@ -191,7 +225,7 @@ class TestLevels:
         for number in range(3):
             await storage.put(QUARANTINE_CONTAINER, f"{number}.json", b"", {"reason": "a" if number else "b"})
         found = (await read(storage)).quarantine
-        assert (found.total, found.by_reason, found.level) == (3, {"a": 2, "b": 1}, Level.ATTENTION)
+        assert (found.total, found.by_reason, found.level) == (3, {"a": 2, "b": 1}, Level.BAD)
 
     @pytest.mark.parametrize(
         ("ago", "level", "healthy"),
@@ -205,16 +239,8 @@ class TestLevels:
         self, storage: FakeStorage, ago: timedelta, level: Level, healthy: bool
     ) -> None:
         storage.state = state(finished=NOW - ago)
-        checks = HealthChecks(
-            queues=None,  # type: ignore[arg-type]
-            certificates=None,  # type: ignore[arg-type]
-            renewals=storage,
-            runs=None,  # type: ignore[arg-type]
-            poison=None,  # type: ignore[arg-type]
-            now=lambda: NOW,
-        )
-        assert (await read(storage)).renewal.level is level
-        assert (await checks.subscriptions()).ok is healthy
+        shown = (await read(storage)).renewal
+        assert (shown.level, shown.level is not Level.BAD) == (level, healthy)
 
     @pytest.mark.parametrize(
         ("failed", "begun", "told"),
@@ -232,7 +258,7 @@ class TestLevels:
         written = json.loads(msgspec.json.encode(shown))
         assert (shown.level, written["renewal"]["level"]) == ("bad", "bad")
         assert told in written["renewal"]["trouble"]
-        assert (written["renewal"]["outcomes"], written["subscriptions"]["live"]) == ({"left": 1}, 1)
+        assert (written["renewal"]["outcomes"], written["subscriptions"]["live"]) == ({"unchanged": 1}, 1)
         assert escape(told) in page(shown)
         assert "<script" not in page(shown)
         storage.state = None
@@ -306,11 +332,12 @@ class TestLevels:
         expected = Problem(problem="storage does not answer (storage-no-answer)")
         assert (found.queues, found.renewal, found.subscriptions) == (expected, expected, expected)
         assert found.quarantine.total == 0
-        assert found.level is Level.UNKNOWN
+        assert found.level is Level.BAD
 
     async def test_before_the_first_run(self, storage: FakeStorage) -> None:
         storage.state = None
-        assert (await read(storage)).renewal.problem == "no renewal run has finished yet"
+        shown = (await read(storage)).renewal
+        assert (shown.problem, shown.level) == ("no renewal run has finished yet", Level.BAD)  # as health has it
 
 
 class Reader(HTMLParser):
@@ -375,7 +402,16 @@ class TestPage:
         storage.down = {"queues", "state", "blobs"}
         text = page(await read(storage))
         assert text.count("storage does not answer") == 5
-        assert "partly unknown" in text
+        assert "not well" in text
+        assert "partly" not in text
+
+    async def test_it_refreshes_itself_without_a_script(self, storage: FakeStorage) -> None:
+        assert '<meta http-equiv="refresh" content="30">' in page(await read(storage))
+
+    async def test_who_ran_the_last_run_is_told_where_it_was_not_the_timer(self, storage: FakeStorage) -> None:
+        assert "by timer" not in page(await read(storage))
+        storage.state = msgspec.structs.replace(state(), by="operator")
+        assert "by operator)" in page(await read(storage))
 
 
 class TestWhatComesIn:
@@ -391,14 +427,27 @@ class TestWhatComesIn:
         status = await self.counted(storage, ("client-state", Happening.REFUSED, 1))
         assert not isinstance(status.events, Problem)
         assert (status.level, status.events.received, status.events.refused) == ("attention", 0, {"client-state": 1})
-        assert "0 accepted, refused: 1 client-state" in page(status)
+        assert "0 accepted, 1 refused" in page(status)
+        assert "<td>client-state</td>" in page(status)
 
     async def test_refusals_beside_what_is_accepted_are_shown_and_well(self, storage: FakeStorage) -> None:
         status = await self.counted(
             storage, ("client-state", Happening.REFUSED, 900), ("raw-notifications", Happening.RECEIVED, 1)
         )
         assert status.level == Level.WELL
-        assert "1 accepted, refused: 900 client-state" in page(status)
+        assert "1 accepted, 900 refused" in page(status)
+        assert "<td>client-state</td>" in page(status)
+
+    @pytest.mark.parametrize(
+        ("since", "mean"),
+        [(None, "0.4"), (timedelta(days=1), "0.4"), (timedelta(minutes=3), "2.0"), (timedelta(0), "6.0")],
+    )
+    async def test_a_mean_is_over_the_minutes_that_there_were(
+        self, storage: FakeStorage, since: timedelta | None, mean: str
+    ) -> None:
+        storage.runs = None if since is None else Runs(since=NOW - since)
+        status = await self.counted(storage, ("T", Happening.WRITTEN, 6))
+        assert f'<td class="number">{mean}</td>' in page(status)
 
     @pytest.mark.parametrize("outcome", ExpressOutcome)
     async def test_emergencies_are_told_by_their_way(self, storage: FakeStorage, outcome: ExpressOutcome) -> None:

@@ -68,6 +68,7 @@ def tell_everything(seen: Seen) -> None:
     seen.telemetry.renewed({"renewed": 3, "failed": 1}, {"presence": life})
     seen.telemetry.renewal_failed()
     seen.telemetry.unnotified(2)
+    seen.telemetry.waiting("call-events", 3, 60.0)
     seen.telemetry.self_tested(passed=True)
     seen.telemetry.self_tested(passed=False)
 
