@@ -17,6 +17,7 @@ from bench.figures import figures, loop_delay
 from bench.hostile import hostile
 from bench.measure import Finding, Ratio, Stage, Throughput
 from bench.pipeline import pipeline, storage_operations
+from bench.raw_puts import raw_puts
 from bench.renewal import renewal
 from bench.results import Results, duration
 from bench.stages import stages
@@ -61,7 +62,7 @@ def main() -> None:
 def _measure(console: Console, *, quick: bool, only: str | None) -> None:
     found = Results()
     if only in {None, "cpu"}:
-        ratios = chain(figures(quick=quick), cold_ratios(quick=quick), pipeline(quick=quick))
+        ratios = chain(figures(quick=quick), cold_ratios(quick=quick), pipeline(quick=quick), raw_puts(quick=quick))
         found.ratios = _print_ratios(console, ratios)
         found.costs = list(costs())
         found.stages = _print_stages(console, stages())

@@ -6,7 +6,7 @@ Storage is that of `bench.pipeline`: the managed identity's tokens, TLS, and a s
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import aiohttp
@@ -27,7 +27,7 @@ from shared.storage.account import StorageAccount
 from shared.storage.queues import AzureQueues
 from shared.values.envelope import pack, parse_envelope
 from shared.values.items import parse_item
-from shared.values.message_text import batches, encode, join
+from shared.values.message_text import Batch, encode, join
 
 _ROUNDS = 40
 _QUEUE = "call-events"
@@ -44,6 +44,17 @@ def stages() -> Iterator[Stage]:
 
 async def _measure(connect: Connect) -> list[Stage]:
     return await _Stages(connect()).measure()
+
+
+def _joined(events: Iterable[bytes]) -> Iterator[bytes]:
+    """Events in as few messages as they fit into, as the two raw messages of a POST share them."""
+    batch = Batch("base64")
+    for event in events:
+        if not batch.add(event):
+            yield join(batch.bodies)
+            batch = Batch("base64")
+            batch.add(event)
+    yield join(batch.bodies)
 
 
 class _Stages:
@@ -67,13 +78,7 @@ class _Stages:
         oaep = await self._share(lambda: [self._key.decrypt(one, _OAEP) for one in wrapped])
         opened = await self._share(lambda: [decrypt(content, self._key) for content in self._contents])
         singles = [event.to_json() for event in self._events()]
-        # Each raw message makes batches of its own.
-        half = len(singles) // len(self._messages)
-        parts = [
-            join(batch)
-            for start in range(0, len(singles), half)
-            for batch in batches(singles[start : start + half], "base64")
-        ]
+        parts = list(_joined(singles))
         await self._queues.put(_QUEUE, b"{}", "base64")  # fetches the token, and opens a connection
         found = [
             Stage(
@@ -92,7 +97,7 @@ class _Stages:
                 _PARSER,
             ),
             Stage(
-                f"to a thread and back, with {half - 1} others",
+                f"to a thread and back, with {ITEMS // len(self._messages) - 1} others",
                 await self._share(lambda: asyncio.to_thread(int), times=len(self._messages)),
             ),
             Stage(

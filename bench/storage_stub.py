@@ -44,7 +44,7 @@ async def _main(certificate: Sequence[str]) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if certificate else None
     if context is not None:
         context.load_cert_chain(*certificate)
-    app = web.Application()
+    app = web.Application(client_max_size=8 * 1024 * 1024)
     app.router.add_route("*", "/{path:.*}", _answer)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

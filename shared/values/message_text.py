@@ -1,9 +1,10 @@
 """The text of a queue message: its encodings, its limit, and batches that fit into it.
 
-Source: "Put Message" (Azure Queue Storage REST): a message is UTF-8 text of at most 64 KiB inside an XML document.
+A message is UTF-8 text of at most 64 KiB inside an XML document ("Put Message",
+https://learn.microsoft.com/rest/api/storageservices/put-message).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import pybase64
@@ -68,24 +69,22 @@ def fits(body: bytes, encoding: Encoding) -> bool:
     return _cost(body, encoding) <= _capacity(encoding)
 
 
-def batches(bodies: Iterable[bytes], encoding: Encoding) -> Iterator[list[bytes]]:
-    """Divide JSON values, in their order, into batches that fit once `join` has made an array of each.
+class Batch:
+    """JSON values for one message, in their order: they fit once `join` has made an array of them."""
 
-    Args:
-        bodies: each must fit as the only member of an array.
-        encoding: how the arrays will be encoded.
-    """
-    batch: list[bytes] = []
-    size = 0
-    for body in bodies:
-        more = _cost(body, encoding) + len(",")
-        if batch and size + more + len("[]") > _capacity(encoding) + len(","):
-            yield batch
-            batch, size = [], 0
-        batch.append(body)
-        size += more
-    if batch:
-        yield batch
+    def __init__(self, encoding: Encoding) -> None:
+        self.bodies: list[bytes] = []
+        self._encoding = encoding
+        self._room = _capacity(encoding) - len("[]") + len(",")
+
+    def add(self, body: bytes) -> bool:
+        """Take a value if there is room for it, and say whether there was. The first one must fit by itself."""
+        cost = _cost(body, self._encoding) + len(",")
+        if self.bodies and cost > self._room:
+            return False
+        self.bodies.append(body)
+        self._room -= cost
+        return True
 
 
 def join(bodies: Iterable[bytes]) -> bytes:
