@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from dev.simulation.storage_model import START, StorageModel
 from shared.notifications.event_writer import LINGER, EventWriter
 from shared.notifications.events import Event
 from shared.values.envelope import Envelope
 from shared.values.errors import UnavailableError
 from shared.values.resources import RAW_QUEUE
-from tests.storage_model import START, StorageModel
 from tests.unit.test_retries import World, put, rich
 
 QUEUE = "call-events"
