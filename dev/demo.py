@@ -108,7 +108,7 @@ class Demo:
     def scenes(self) -> Iterator[tuple[str, Callable[[], str | None]]]:
         """What happens, and how to make it happen; what that returns is worth a word as well."""
         yield "somebody signs in for presence, and the renewal timer creates the subscriptions", self.subscribe
-        yield "calls, meetings, rosters, emergencies, call records, presence, online meetings", self.everything
+        yield "everything that Graph notifies of, in turn", self.everything
         yield "Graph delivers one notification twice", self.duplicate
         yield "somebody posts forged notifications", self.forge
         yield "a roster of 400, too large for a queue message", self.large_roster

@@ -76,8 +76,8 @@ def samples() -> Iterator[tuple[str, str, str]]:
             if event.data not in seen:  # emergencies have no entity of their own
                 seen.add(event.data)
                 yield _named(event, spelling.value)
-    for kind, variant in _OTHERS.items():
-        yield _named(_event(build(kind, _OPTIONS)), variant)
+    for kind in (kind for kind in Kind if kind not in _SPELLED):
+        yield _named(_event(build(kind, _OPTIONS)), _OTHERS.get(kind, kind.value))
     exchanged = build(Kind.LEGACY_ROSTER, replace(_OPTIONS, roster="delta-remove"))
     yield _named(_event(exchanged), "older-delta-remove")
     presence, meeting = build(Kind.PRESENCE, _OPTIONS), build(Kind.ONLINE_MEETING_UPDATED, _OPTIONS)

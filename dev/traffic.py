@@ -12,23 +12,39 @@ from typing import Final
 from dev.simulator import Kind, Options, Spelling
 from dev.simulator.payloads import JOIN_WEB_URL, default_resource
 from shared.subscriptions.desired import parse_desired
-from shared.values.resource_row import JOIN_URL, POLICY, USER, Gather, PathForm, ResourceKind, Value
+from shared.values.resource_row import JOIN_URL, MEETING, POLICY, USER, Gather, PathForm, ResourceKind, Value
 from shared.values.resources import CATALOGUE, match
 
 USERS: Final = ("11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222")
-EXAMPLES: Final[Mapping[Value, tuple[str, ...]]] = {USER: USERS, POLICY: ("Headquarters",), JOIN_URL: (JOIN_WEB_URL,)}
+EXAMPLES: Final[Mapping[Value, tuple[str, ...]]] = {
+    USER: USERS,
+    POLICY: ("Headquarters",),
+    JOIN_URL: (JOIN_WEB_URL,),
+    MEETING: ("MSo1N2Y5ZGFjYy03MWJmLTQ3NDMtYjQxMy01M2EdFGkdRWHJlQ",),
+}
 
 
 def _entry(kind: ResourceKind, form: PathForm) -> str:
     if form.value is None:
-        return f"[[{kind.key}]]\n"
+        return f"[[{kind.key}]]\n{f'{form.key} = true\n' if form.key else ''}"
     examples = EXAMPLES[form.value]
     return f"[[{kind.key}]]\n{form.key} = {json.dumps(examples if form.gather is Gather.EACH else examples[:1])}\n"
 
 
+def _form(resource: str) -> PathForm:
+    kind = match(resource)
+    if kind is None:
+        raise ValueError(f"the catalogue has no row for {resource}")
+    return kind.form(resource)
+
+
+_HAPPENING: Final = {kind: _form(default_resource(kind)) for kind in Kind}
+
+
 def desired_state(kinds: Iterable[ResourceKind]) -> str:
-    """A `subscriptions.toml` that asks for every form of some rows; a filter shows nothing that the whole does not."""
-    return "\n".join(_entry(kind, form) for kind in kinds for form in kind.forms if form.gather is not Gather.ENTRY)
+    """A `subscriptions.toml` that asks for every form of some rows to which anything happens in the simulator."""
+    forms = set(_HAPPENING.values())
+    return "\n".join(_entry(kind, form) for kind in kinds for form in kind.forms if form in forms)
 
 
 def _count(text: str) -> int:
@@ -47,17 +63,7 @@ _SUBSCRIBED: Final = {
     want.form: want.resource
     for want in reversed(parse_desired(WITH_PRESENCE, tenant_ids=("the only one",)).subscriptions)
 }
-
-
-def _subscribed(resource: str) -> str:
-    """What is subscribed to, of the row and form that a resource has."""
-    kind = match(resource)
-    if kind is None:
-        raise ValueError(f"the catalogue has no row for {resource}")
-    return _SUBSCRIBED[kind.form(resource)]
-
-
-EVERYTHING: Final[tuple[tuple[str, Kind], ...]] = tuple((_subscribed(default_resource(kind)), kind) for kind in Kind)
+EVERYTHING: Final[tuple[tuple[str, Kind], ...]] = tuple((_SUBSCRIBED[form], kind) for kind, form in _HAPPENING.items())
 """Every kind of happening, with the resource that it happens to."""
 
 _HAPPENS_TO: Final = {kind: resource for resource, kind in EVERYTHING}

@@ -28,4 +28,8 @@ EXPECTED: Final = {
     Kind.CALL_RECORD_CREATED: ("call-record-events", "CallRecordCreated"),
     Kind.CALL_RECORD_UPDATED: ("call-record-events", "CallRecordUpdated"),
     Kind.PRESENCE: ("presence-events", "PresenceUpdated"),
+    Kind.TRANSCRIPT: ("transcript-events", "CallTranscriptCreated"),
+    Kind.AD_HOC_TRANSCRIPT: ("transcript-events", "CallTranscriptCreated"),
+    Kind.RECORDING: ("recording-events", "CallRecordingCreated"),
+    Kind.AD_HOC_RECORDING: ("recording-events", "CallRecordingCreated"),
 }

@@ -64,6 +64,8 @@ DESIRED: Final = (
     _want(resources.ONLINE_MEETING, resources.online_meeting_path(_MEETING.format(3))),
     _want(resources.EMERGENCY_CALL_EVENTS, resources.emergency_path("Headquarters")),
     _want(resources.PRESENCE, resources.presence_path((user(1), user(2)))),
+    _want(resources.TRANSCRIPTS, "communications/onlineMeetings/getAllTranscripts"),
+    _want(resources.RECORDINGS, "communications/adhocCalls/getAllRecordings"),
 )
 
 

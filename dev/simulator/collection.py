@@ -48,7 +48,7 @@ def change_notification(
     if addressee.recipient is None or payload.content is None:
         return item | {"resourceData": payload.resource_data | payload.basic}
     plaintext = json.dumps(payload.content, ensure_ascii=False, separators=(",", ":")).encode()
-    return item | {"resourceData": payload.resource_data, "encryptedContent": encrypt(plaintext, addressee.recipient)}
+    return item | {"resourceData": payload.resource_data, payload.content_name: encrypt(plaintext, addressee.recipient)}
 
 
 def lifecycle_notification(event: str, addressee: Addressee) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def _entry(
     subscription: Subscription, item: Mapping[str, Any], content: Mapping[str, Any] | None = None
 ) -> Notification:
     lifecycle = "lifecycleEvent" in item
-    rich = "encryptedContent" in item
+    rich = not {"encryptedContent", "EncryptedContent"}.isdisjoint(item)
     url = subscription.lifecycle_notification_url if lifecycle else None
     return Notification(
         key=str(uuid.uuid4()),

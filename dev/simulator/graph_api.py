@@ -47,6 +47,8 @@ class GraphSettings:
     otherwise and leave out queries and change types, `untold_expirations` are null in lists, and `stuck_renewals` are
     answered without prolonging anything (microsoft-graph-docs, issue 9421). `longest_grant` is granted at most.
     `bad_entries` are in lists what is no subscription, and `patchy_lists` leave out every third, another each time.
+    `transcript_access` is the Teams administrator's switch, without which nothing about transcripts is answered
+    ("Manage access to transcripts with Microsoft Graph").
     """
 
     page_size: int = 100
@@ -66,6 +68,7 @@ class GraphSettings:
     patchy_lists: bool = False
     stuck_renewals: bool = False
     longest_grant: timedelta | None = None
+    transcript_access: bool = True
     quotas: dict[str, int] = field(default_factory=lambda: {"callRecords": 100, "teams": 10_000})
 
 
@@ -185,7 +188,7 @@ class GraphApi:
         check_required(body)
         rule = rule_for(body["resource"], request.version)
         check_body(body, rule)
-        _permit(rule, caller)
+        self._permit(rule, caller)
         expires = self._expiration(body["expirationDateTime"], rule)
         for name in ("notificationUrl", "lifecycleNotificationUrl"):
             _check_url(body.get(name))
@@ -279,7 +282,7 @@ class GraphApi:
         body = request.body
         if not isinstance(body, dict) or not {"expirationDateTime", "notificationUrl"} & body.keys():
             raise bad_request("At least one of expirationDateTime and notificationUrl is required.")
-        _permit(found.rule, caller)
+        self._permit(found.rule, caller)
         changes: dict[str, Any] = {}
         if "expirationDateTime" in body:
             wanted = self._expiration(str(body["expirationDateTime"]), found.rule)
@@ -316,6 +319,18 @@ class GraphApi:
         if found.user_id is not None and caller.user_id is None:
             raise GraphError(403, "Forbidden", "The application may not access a user's subscription.")
         return found
+
+    def _permit(self, rule: ResourceRule, caller: Caller) -> None:
+        held = caller.scopes if rule.delegated else caller.roles
+        if rule.permission not in held:
+            raise GraphError(403, "Forbidden", f"The caller lacks the permission {rule.permission}.")
+        if rule.of_transcripts and not self.settings.transcript_access:
+            raise GraphError(
+                403,
+                "Forbidden",
+                "Graph API access to transcripts is disabled for this tenant.",
+                inner="GraphAccessToTranscriptsDisabled",
+            )
 
     def _expiration(self, text: str, rule: ResourceRule) -> Any:
         try:
@@ -382,12 +397,6 @@ class GraphApi:
         return await self.dispatch(inner)
 
 
-def _permit(rule: ResourceRule, caller: Caller) -> None:
-    held = caller.scopes if rule.delegated else caller.roles
-    if rule.permission not in held:
-        raise GraphError(403, "Forbidden", f"The caller lacks the permission {rule.permission}.")
-
-
 def _check_url(url: str | None) -> None:
     if url is None:
         return
@@ -419,6 +428,8 @@ def _error(request: GraphRequest, error: GraphError, clock: Clock) -> GraphRespo
         "request-id": request_id,
         "client-request-id": request.headers.get("client-request-id", request_id),
     }
+    if error.inner is not None:
+        inner["code"] = error.inner
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="", authorization_uri="https://login.microsoftonline.com/common"'

@@ -1,9 +1,10 @@
 """What Graph says about calls: outer items and inner resources, in every spelling that its pages show. Needs no server.
 
 Sources: Graph, "Get change notifications for Microsoft Teams calls", "… meeting call event updates", "… call records",
-"… emergency call event updates", "… presence", and "callEvent resource type".
+"… transcripts and recordings", "… emergency call event updates", "… presence", and "callEvent resource type".
 """
 
+import base64
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,10 @@ class Kind(StrEnum):
     CALL_ENDED = "call-ended"
     CALL_RECORD_CREATED = "call-record-created"
     CALL_RECORD_UPDATED = "call-record-updated"
+    TRANSCRIPT = "transcript"
+    RECORDING = "recording"
+    AD_HOC_TRANSCRIPT = "ad-hoc-transcript"
+    AD_HOC_RECORDING = "ad-hoc-recording"
 
 
 class Spelling(StrEnum):
@@ -66,7 +71,7 @@ class Payload:
     """One happening, before it is addressed to a subscription.
 
     `content` is the resource that a rich notification carries encrypted; `basic` stands for it in `resourceData` of a
-    basic notification (most kinds say no more there than the id).
+    basic notification (most kinds say no more there than the id). `content_name` is what the item calls its content.
     """
 
     resource: str
@@ -75,6 +80,7 @@ class Payload:
     content: JSON | None = None
     basic: JSON = field(default_factory=dict)
     organization_id: bool = True
+    content_name: str = "encryptedContent"
 
 
 @dataclass(frozen=True)
@@ -303,6 +309,81 @@ def _presence(kind: Kind, options: Options, resource: str) -> Payload:
     return Payload(f"communications/presences/{user}", "updated", outer, content)
 
 
+def _artifact(kind: Kind, options: Options, resource: str) -> Payload:
+    """A transcript or a recording. How its path is written depends on the spelling: the page has all of these forms."""
+    is_transcript = kind in {Kind.TRANSCRIPT, Kind.AD_HOC_TRANSCRIPT}
+    is_ad_hoc = kind in {Kind.AD_HOC_TRANSCRIPT, Kind.AD_HOC_RECORDING}
+    word, segment = ("transcript", "transcripts") if is_transcript else ("recording", "recordings")
+    organizer = _organizer(resource) or _derived(options.id, "organizer")
+    call = _derived(options.id, "call")
+    thread = f"19:{options.id}@thread.v2"
+    meeting = None if is_ad_hoc else _base64(f"1*{organizer}*0**{thread}")
+    name = _base64(f"{'3' if is_ad_hoc else '1' if is_transcript else 'V2'}##{thread}##{options.id}##{word}")
+    odata_id = path = _artifact_path(options.spelling, organizer, meeting or call, segment, name, ad_hoc=is_ad_hoc)
+    if is_ad_hoc and not is_transcript:
+        odata_id = path.replace("'", "")
+    outer = {
+        # For ad hoc transcripts the page shows the user's id here.
+        "id": organizer if is_ad_hoc and is_transcript else name,
+        "@odata.type": f"#Microsoft.Graph.call{word.capitalize()}",
+        "@odata.id": odata_id,
+    }
+    content: JSON = {
+        "id": name,
+        "meetingId": meeting,
+        "callId": call,
+        f"{word}ContentUrl": f"users/{organizer}/onlineMeetings/{meeting or call}/{segment}/{name}/content",
+        "createdDateTime": None if is_transcript else graph_time(options.at),
+        "endDateTime": graph_time(options.at),
+        "contentCorrelationId": f"{call}-0" if is_ad_hoc else call,
+        "meetingOrganizer": {
+            "application": None,
+            "device": None,
+            "user": {
+                "userIdentityType": "aadUser",
+                "id": organizer,
+                "displayName": None,
+                "tenantId": options.tenant_id,
+            },
+        },
+    }
+    if not is_transcript:
+        content["content"] = None
+    older = options.spelling is Spelling.DRAFT and not is_ad_hoc
+    return Payload(
+        path,
+        "created",
+        outer,
+        content,
+        organization_id=False,
+        content_name="EncryptedContent" if older else "encryptedContent",
+    )
+
+
+def _artifact_path(spelling: Spelling | None, organizer: str, of: str, segment: str, name: str, *, ad_hoc: bool) -> str:
+    user = f"users/{organizer}"
+    if not ad_hoc:
+        before = "communications" if spelling is Spelling.DRAFT else user
+        return f"{before}/onlineMeetings('{of}')/{segment}('{name}')"
+    match spelling:
+        case Spelling.DRAFT:
+            return f"{user}/adhocCalls/{of}/{segment}/{name}"
+        case Spelling.QUALIFIED:
+            return f"{user}/adhoccalls/adhocCalls/{of}/{segment}('{name}')"
+        case Spelling.HASHED:
+            return f"{user}/adhoccalls('{of}')/{segment}('{name}')"
+    return f"{user}/adhoccalls/{of}/{segment}('{name}')"
+
+
+def _organizer(resource: str) -> str | None:
+    first, _, rest = resource.partition("/")
+    return rest.partition("/")[0] if first == "users" else None
+
+
+def _base64(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
 def _spell(word: str, spelling: Spelling, prefix: str) -> str:
     plain = word[0].lower() + word[1:]
     return {
@@ -356,6 +437,10 @@ _FAMILIES: Final[Sequence[tuple[_Builder, str, Sequence[Kind]]]] = (
         (Kind.EMERGENCY_NESTED, Kind.EMERGENCY_FLAT, Kind.EMERGENCY_ENDED),
     ),
     (_call_record, "communications/callRecords", (Kind.CALL_RECORD_CREATED, Kind.CALL_RECORD_UPDATED)),
+    (_artifact, "communications/onlineMeetings/getAllTranscripts", (Kind.TRANSCRIPT,)),
+    (_artifact, "communications/onlineMeetings/getAllRecordings", (Kind.RECORDING,)),
+    (_artifact, "communications/adhocCalls/getAllTranscripts", (Kind.AD_HOC_TRANSCRIPT,)),
+    (_artifact, "communications/adhocCalls/getAllRecordings", (Kind.AD_HOC_RECORDING,)),
     (_presence, "communications/presences/048c94fb-dda6-48b8-9fc8-6740ee418fb9", (Kind.PRESENCE,)),
 )
 _BUILDERS: Final = {kind: builder for builder, _, kinds in _FAMILIES for kind in kinds}

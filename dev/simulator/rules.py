@@ -13,11 +13,13 @@ from urllib.parse import unquote
 
 
 class GraphError(Exception):
-    """A refusal of Graph's; `retry_after` in seconds."""
+    """A refusal of Graph's; `retry_after` in seconds, `inner` the code of its `innerError`."""
 
-    def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, *, retry_after: int | None = None, inner: str | None = None
+    ) -> None:
         super().__init__(message)
-        self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
+        self.status, self.code, self.message, self.retry_after, self.inner = status, code, message, retry_after, inner
 
 
 class Unique(Enum):
@@ -45,6 +47,10 @@ class ResourceRule:
     teams: bool
     """Whether lifecycleNotificationUrl is demanded above an hour. The samples for meetings and emergency calls omit it,
     so for those the switch `GraphSettings.lifecycle_url_everywhere` decides."""
+    limited: bool = False
+    """Whether a second one is a limit that has been reached, 403, and no conflict, 409."""
+    of_transcripts: bool = False
+    """Whether the tenant's switch for transcripts decides (`GraphSettings.transcript_access`)."""
 
 
 _BOTH: Final = frozenset({"v1.0", "beta"})
@@ -59,7 +65,50 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(rf"/?{text}", re.IGNORECASE)
 
 
+def _made_of_calls(name: str, function: str, segment: str, of_meetings: str, of_calls: str) -> tuple[ResourceRule, ...]:
+    """The rules for transcripts or recordings.
+
+    Source: "Get change notifications for transcripts and recordings using Microsoft Graph"
+    (https://learn.microsoft.com/graph/teams-changenotifications-callrecording-and-calltranscript); the lifetimes are of
+    "subscription resource type", and that v1.0 knows ad hoc calls of a user is of "What's new in Microsoft Graph".
+    """
+
+    def rule(path: str, versions: frozenset[str], permission: str) -> ResourceRule:
+        return ResourceRule(
+            name=name,
+            pattern=_pattern(path),
+            versions=versions,
+            rich=_EITHER,
+            max_lifetime=timedelta(minutes=4320),
+            change_types=frozenset({"created"}),
+            permission=permission,
+            delegated=False,
+            unique=Unique.RESOURCE,
+            quota="teams",
+            teams=True,
+            limited=True,
+            of_transcripts=segment == "transcripts",
+        )
+
+    return (
+        rule(rf"(communications|users/[^/]+)/onlineMeetings/{function}", _BOTH, of_meetings),
+        rule(rf"communications/onlineMeetings/[^/()]+/{segment}", _BOTH, of_meetings),
+        rule(rf"communications/adhocCalls/{function}", _BETA, of_calls),
+        rule(rf"users/[^/]+/adhocCalls/{function}", _BOTH, of_calls),
+    )
+
+
 RULES: Final = (
+    *_made_of_calls(
+        "transcripts",
+        "getAllTranscripts",
+        "transcripts",
+        "OnlineMeetingTranscript.Read.All",
+        "CallTranscripts.Read.All",
+    ),
+    *_made_of_calls(
+        "recordings", "getAllRecordings", "recordings", "OnlineMeetingRecording.Read.All", "CallRecordings.Read.All"
+    ),
     ResourceRule(
         name="callRecords",
         pattern=_pattern(r"communications/callRecords/?(\?\$filter=.+)?"),

@@ -113,11 +113,13 @@ class Store:
         """Whether `candidate` may join.
 
         Raises:
-            GraphError: 409, there is one already; 403, `quota` (per tenant) is used up.
+            GraphError: 409 or 403, there is one already; 403, `quota` (per tenant) is used up.
         """
         with self._lock:
             self._purge()
             twin = self._by_key.get(candidate.unique_key())
+            if refuse_duplicates and twin is not None and candidate.rule.limited:
+                raise GraphError(403, "Forbidden", "The application has reached its limit of one.")
             if refuse_duplicates and twin is not None:
                 raise GraphError(
                     409, "Conflict", f"Subscription Id {twin} already exists for the requested combination"

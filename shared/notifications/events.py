@@ -42,6 +42,7 @@ _RFC3339: Final = re.compile(
 
 
 _NO_OBJECT: Final = "-"  # a word that no row knows
+_TIME_FIELDS: Final = ("eventDateTime",)
 
 
 class _Clues(msgspec.Struct):
@@ -50,6 +51,8 @@ class _Clues(msgspec.Struct):
     eventType: Any = None  # noqa: N815 - Graph's names
     callEventType: Any = None  # noqa: N815
     eventDateTime: Any = None  # noqa: N815
+    endDateTime: Any = None  # noqa: N815
+    createdDateTime: Any = None  # noqa: N815
     emergencyCallEvent: Any = None  # noqa: N815
 
 
@@ -79,22 +82,26 @@ def event_word(value: object) -> str:
     return value.strip().strip("{}#").rpartition(".")[2].lower()
 
 
-def _clues(plaintext: bytes) -> tuple[str, Any]:
+def _clues(plaintext: bytes, time_fields: tuple[str, ...]) -> tuple[str, str | None]:
     """The word and the time in a plaintext; "" and None where it has none, `_NO_OBJECT` where it is no object.
+
+    Args:
+        plaintext: the decrypted content.
+        time_fields: where the time stands, by preference.
 
     Raises:
         MalformedInputError: it is not JSON in UTF-8.
     """
     try:
-        return _strict_clues(plaintext)
+        return _strict_clues(plaintext, time_fields)
     except MalformedInputError:
         mended = replace_lone_surrogates(plaintext)
         if mended is plaintext:
             raise
-        return _strict_clues(mended)
+        return _strict_clues(mended, time_fields)
 
 
-def _strict_clues(plaintext: bytes) -> tuple[str, Any]:
+def _strict_clues(plaintext: bytes, time_fields: tuple[str, ...]) -> tuple[str, str | None]:
     try:
         if not plaintext.isascii():
             plaintext.decode()  # the JSON parser does not look inside what it passes through
@@ -111,7 +118,8 @@ def _strict_clues(plaintext: bytes) -> tuple[str, Any]:
     # The published emergency page nests the event, the entity page has it flat.
     candidates = (nested.get("callEventType"), nested.get("eventType"), clues.eventType, clues.callEventType)
     word = next(filter(None, map(event_word, candidates)), "")
-    return word, nested.get("eventDateTime") or clues.eventDateTime
+    times = (nested.get("eventDateTime"), *(getattr(clues, name) for name in time_fields))
+    return word, next((time for time in times if isinstance(time, str) and _is_time(time)), None)
 
 
 def _strings(data: msgspec.Raw | bytes, *, nested: bool = True) -> dict[str, Any] | None:
@@ -199,10 +207,10 @@ def event_of(
     word, when = "", None
     if plaintext is not None:
         data = plaintext.removeprefix(BYTE_ORDER_MARK)
-        word, when = _clues(data)
+        word, when = _clues(data, _TIME_FIELDS if kind is None else kind.time_fields)
     else:
         data = _resource_data(item) if backfilled else _unsigned_data(item)
-    if kind is not None and kind.typed_by_change:
+    if kind is not None and kind.typed_by_change and word is not _NO_OBJECT:
         word = event_word(notification.change_type)
     # What Graph only ever says encrypted is not believed in the clear.
     is_believed = kind is not None and not (plaintext is None and kind.rich is Rich.ALWAYS)
@@ -215,7 +223,7 @@ def event_of(
         "type": event_type,
         "datacontenttype": JSON_CONTENT_TYPE,
         "dataschema": schema_id(event_type),
-        "time": when if isinstance(when, str) and _is_time(when) else received.isoformat(),
+        "time": when or received.isoformat(),
         "traceparent": traceparent,
     }
     optional = {
@@ -317,6 +325,7 @@ def _unsigned_data(item: Item) -> bytes:
         said = {name: raw for name, raw in fields.items() if name not in _HIDDEN}
     else:
         said = {}
-    if kind is not None and "id" not in said and (named := kind.id_of(item.notification.resource)) is not None:
+    # The path names the resource; the id beside it has been seen to be a user's.
+    if kind is not None and (named := kind.id_of(item.notification.resource)) is not None:
         said["id"] = msgspec.Raw(msgspec.json.encode(named))
     return msgspec.json.encode(said)

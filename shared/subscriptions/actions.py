@@ -205,14 +205,14 @@ class _Execution:
         certificate = self.context.certificate
         if want.rich and certificate is None:
             return UnavailableError("Key Vault's certificate", reason="certificate")
-        woken = False
-        for _ in range(_CREATIONS):
+        woken, versions = False, want.form.api_versions
+        for _ in range(_CREATIONS + len(versions) - 1):
             now, asked = self.context.now(), self.context.lifetimes.ask(want.tenant_id, want.kind)
             body = creation_body(want, now + asked, self.context.endpoint, certificate)
-            reply: Reply = yield Call(
-                "POST", want.tenant_id, want.form.api_version, want.kind.delegated_only, None, body
-            )
-            if isinstance(reply, graph.EndpointValidationError) and not woken:
+            reply: Reply = yield Call("POST", want.tenant_id, versions[0], want.kind.delegated_only, None, body)
+            if isinstance(reply, graph.RequestRejectedError | graph.NotFoundError) and len(versions) > 1:
+                versions = versions[1:]  # Graph's pages disagree on which one knows the path
+            elif isinstance(reply, graph.EndpointValidationError) and not woken:
                 woken = True  # an app that has been scaled in is started by the very call that it answers too late
             elif not self._shortened(reply, want.kind, asked):
                 break

@@ -176,9 +176,13 @@ class _Reader:
                 self._problem(line, f"{key!r} is not known in [[{kind.key}]]; there are {', '.join(sorted(allowed))}")
         entry = _Entry(kind, place, self._tenant(kind, place, fields), self._rich(kind, place, fields))
         for key, (form, value) in keys.items():
-            if key in fields:
+            if key not in fields:
+                continue
+            if value is None:
+                self._switch(entry, form, fields[key])
+            else:
                 self._want_all(entry, form, key, self._strings(entry, form, key, value, fields[key]))
-        if not keys.keys() & fields.keys():
+        if all(fields.get(key, False) is False for key in keys):
             self._want_without_keys(entry, keys)
 
     def _want_all(self, entry: _Entry, form: PathForm, key: str, given: list[str]) -> None:
@@ -192,6 +196,15 @@ class _Reader:
         else:
             for one in given:
                 self._want(entry, form.path(one))
+
+    def _switch(self, entry: _Entry, form: PathForm, given: object) -> None:
+        """What an entry asks for under a key that is true or false."""
+        line = self._lines.of(entry.kind.key, entry.place, form.key)
+        if not isinstance(given, bool):
+            self._problem(line, f"{form.key!r} must be true or false")
+        elif given:
+            self._once(line, repr(form.key), (entry.kind.key, entry.tenant, form.key))
+            self._want(entry, form.path())
 
     def _want_without_keys(self, entry: _Entry, keys: Iterable[str]) -> None:
         line = self._lines.of(entry.kind.key, entry.place)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -23,6 +23,7 @@ _HIDDEN: Final = 1000  # read by id in a run: two windows of Graph's limit of 50
 _FACELESS: Final = 100  # each takes up to three requests
 _AT_ONCE: Final = 8
 _ROTATION: Final = timedelta(minutes=5)
+_PAUSE: Final = timedelta(minutes=30)  # what an administrator switches on comes into effect within an hour
 _CONFIRMING: Final = frozenset({Outcome.CREATED, Outcome.RENEWED, Outcome.REPLACED, Outcome.ADOPTED})
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ class TenantRecord:
 
     `there` is what exists by all that is known, by id, and `confirmed` the ids that Graph has shown or renewed in this
     run. `wanted` is what is desired, `changes` what is to be remembered. `shows_all`: the last list left out nothing
-    that is known to exist. `review` is the last one of what nobody desires, once the run has ended.
+    that is known to exist. `switched_off` are kinds that an administrator does not allow, and when Graph last said so.
+    `review` is the last one of what nobody desires, once the run has ended.
     """
 
     tenant_id: str
@@ -72,6 +74,7 @@ class TenantRecord:
     there: dict[str, Subscription] = field(default_factory=dict)
     confirmed: set[str] = field(default_factory=set)
     shows_all: bool = False
+    switched_off: Mapping[str, datetime] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     review: Review | None = None
     troubles: list[Trouble] = field(default_factory=list)
@@ -80,6 +83,23 @@ class TenantRecord:
         self, stage: Stage, error: SwitchboardError, kind: str | None = None, identity: str | None = None
     ) -> None:
         self.troubles.append(Trouble(self.tenant_id, stage, error, kind, identity))
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """The kinds of which nothing is asked for now, because they were switched off a short while ago."""
+        now = self.now()
+        return frozenset(kind for kind, at in self.switched_off.items() if now < at + _PAUSE)
+
+    def take_memory(self, memory: Memory) -> None:
+        """Note what is remembered of switches."""
+        self.switched_off = {kind: refusal.at for kind, refusal in memory.refusals.items() if refusal.at is not None}
+
+    def complain(self, kinds: Collection[str]) -> None:
+        """Tell of what is wanted of kinds that are switched off, unless that has been told."""
+        told = {trouble.identity for trouble in self.troubles}
+        for want in self.wanted:
+            if want.kind.key in kinds and want.resource not in told:
+                self.add_trouble(Stage.SUBSCRIPTION, graph.TranscriptAccessError(), want.kind.key, want.resource)
 
     def take_wanted(self, wanted: Wanted) -> None:
         """Note what is desired, and how that was read."""
@@ -117,6 +137,8 @@ class TenantRecord:
         if subscription.life is None and subscription.kind is not None:
             asked = self.lifetimes.ask(subscription.tenant_id, subscription.kind)
             subscription = replace(subscription, life=max(asked, subscription.expires - self.now()))
+        if subscription.kind is not None and isinstance(result.error, graph.TranscriptAccessError):
+            self.changes.refused(subscription.kind, subscription.resource, result.error.reason, self.now())
         self.there[subscription.id] = subscription
         self.changes.saw(subscription)
         if result.outcome in _CONFIRMING:
@@ -142,13 +164,14 @@ class TenantRecord:
             self.changes.accepted(posted.kind)
         else:
             reason = posted.error.reason if isinstance(posted.error, SwitchboardError) else "unexpected"
-            self.changes.refused(posted.kind, posted.resource, reason)
+            off = isinstance(posted.error, graph.TranscriptAccessError)
+            self.changes.refused(posted.kind, posted.resource, reason, self.now() if off else None)
 
     def forget_refusals(self, memory: Memory) -> None:
         """Forget the refusals of what exists: no creation of it will follow that Graph could accept."""
         made = {self.there[identity].resource for identity in self.confirmed}
         for kind, refusal in memory.refusals.items():
-            if refusal.resource in made:
+            if refusal.resource in made and kind not in self.paused:
                 self.changes.refusals.setdefault(kind, None)
 
     def _lose(self, identity: str) -> None:

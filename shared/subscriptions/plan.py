@@ -20,7 +20,7 @@ only after the one that stays has been read from Graph.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -72,7 +72,8 @@ def plan(
         course: what the run that asks has found out already.
     """
     planner = _Planner(now, endpoint, certificate_id, lifetimes, reauthorize, course or Course(), prune=prune)
-    return tuple(sorted(planner.actions(desired, actual), key=lambda action: action.deadline))
+    actions = (planner.unless_paused(action) for action in planner.actions(desired, actual))
+    return tuple(sorted(actions, key=lambda action: action.deadline))
 
 
 def renewals(
@@ -82,13 +83,15 @@ def renewals(
     endpoint: Endpoint,
     certificate_id: str | None,
     lifetimes: Lifetimes,
+    paused: Collection[str] = (),
 ) -> tuple[Action, ...]:
     """What to renew without knowing anything else, most urgent first.
 
     That is what is due, or has an old certificate or an old function key, and has no fault that only a replacement
-    mends. What carries the previous secret is left to the plan, which knows what it has to be replaced by.
+    mends. What carries the previous secret is left to the plan, which knows what it has to be replaced by. Of `paused`
+    kinds nothing is renewed.
     """
-    planner = _Planner(now, endpoint, certificate_id, lifetimes, frozenset(), Course(), prune=False)
+    planner = _Planner(now, endpoint, certificate_id, lifetimes, frozenset(), Course(paused=paused), prune=False)
     actions = (planner.renewal(existing) for existing in actual)
     return tuple(sorted((action for action in actions if action is not None), key=lambda action: action.deadline))
 
@@ -105,7 +108,7 @@ class _Planner:
 
     def renewal(self, existing: Subscription) -> Action | None:
         kind = existing.kind
-        if kind is None or existing.expires <= self.now - SKEW:
+        if kind is None or kind.key in self.course.paused or existing.expires <= self.now - SKEW:
             return None
         version, rich = self.endpoint.read_mark(existing.notification_url)
         reason = self._reason_to_renew(existing, version, rich=rich)
@@ -113,6 +116,12 @@ class _Planner:
             return None
         want = Desired(existing.tenant_id, kind, existing.resource, rich)
         return Action(Verb.RENEW, reason, existing.tenant_id, kind, existing.expires, want, existing)
+
+    def unless_paused(self, action: Action) -> Action:
+        """The action, or to leave what it is about as it is, where its kind is paused."""
+        if action.kind is None or action.kind.key not in self.course.paused or action.verb is Verb.DELETE:
+            return action
+        return replace(action, verb=Verb.LEAVE, reason=Reason.REFUSED, delete_first=False)
 
     def _reason_to_renew(self, existing: Subscription, version: ClientStateVersion, *, rich: bool) -> Reason | None:
         if not self.endpoint.is_plain:
@@ -253,7 +262,7 @@ class _Planner:
         longer list of users is another resource that competes with the shorter one.
         """
         for want in missing:
-            if want.key in self.course.held:
+            if want.key in self.course.held or want.kind.key in self.course.paused:
                 continue
             verb, reason = Verb.REPLACE, Reason.NOTIFICATION_URL
             old = former.pop(want.key, None)

@@ -89,13 +89,14 @@ class Course:
 
     `begun` are the ids that it has renewed or tried to, `refused` those of them that Graph did not renew, and why.
     `refused_kinds` are the tenants and kinds of which Graph refused the last creation. `held` are desired things of
-    which nothing more is to be made for now.
+    which nothing more is to be made for now, and `paused` kinds of which nothing is to be made or renewed.
     """
 
     begun: Collection[str] = frozenset()
     refused: Mapping[str, SwitchboardError] = field(default_factory=dict)
     refused_kinds: Collection[tuple[str, str]] = frozenset()
     held: Collection[tuple[str, str]] = frozenset()
+    paused: Collection[str] = frozenset()
 
 
 class Stage(StrEnum):

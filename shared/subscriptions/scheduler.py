@@ -23,7 +23,12 @@ from shared.values.resource_row import ApiVersion, ResourceKind
 GRACE: Final = timedelta(seconds=60)  # after the deadline, for what has been begun
 _IN_FLIGHT: Final = 4  # batches at a time and tenant: Graph takes about a second for one, and allows more than one
 _TRIES: Final = 5
-_FOR_ALL_OF_A_KIND: Final = (graph.PermissionDeniedError, graph.QuotaExceededError, graph.EndpointValidationError)
+_FOR_ALL_OF_A_KIND: Final = (
+    graph.PermissionDeniedError,
+    graph.QuotaExceededError,
+    graph.EndpointValidationError,
+    graph.TranscriptAccessError,
+)
 _ENOUGH: Final = 3  # different things refused in the same way, for all others of their kind not to be tried
 
 type _Channel = tuple[str, ApiVersion, bool]
@@ -270,13 +275,14 @@ class BatchScheduler:
         return True
 
     def _advance(self, task: _Task, reply: Reply) -> None:
-        kind = task.action.kind
-        if isinstance(reply, graph.PermissionDeniedError) and kind is not None:
-            about = task.action.desired or task.action.subscription
-            permission = kind.form(None if about is None else about.resource).permission
+        kind, about = task.action.kind, task.action.desired or task.action.subscription
+        form = None if kind is None or about is None else kind.form(about.resource)
+        if form is not None and isinstance(reply, graph.PermissionDeniedError):
             reply = graph.PermissionDeniedError(
-                f"{reply} (unless Graph says otherwise, {permission} is needed; granted? then up to 24 h)"
+                f"{reply} (unless Graph says otherwise, {form.permission} is needed; granted? then up to 24 h)"
             )
+        elif form is not None and form.only_one and isinstance(reply, graph.QuotaExceededError):
+            reply = graph.SubscriptionConflictError(str(reply))  # what holds the place is looked for, and adopted
         if task.call.method == "POST" and kind is not None:
             self._note_answer(task, kind, reply)
         try:

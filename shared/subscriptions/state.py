@@ -60,13 +60,15 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     certificate_id: str | None = None
     kept_certificate: str | None = None
     sent: bool = False  # by a POST, to the letter
+    version: str | None = None  # of the API, where it is not the one that the form prefers
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """The last POST of a kind, where Graph did not accept it."""
+    """The last POST of a kind, where Graph did not accept it; and when, where it is not to be repeated soon."""
 
     resource: str
     reason: str
+    at: Moment | None = None
 
 
 class Creation(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,8 +139,8 @@ class Changes:
     def accepted(self, kind: ResourceKind) -> None:
         self.refusals[kind.key] = None
 
-    def refused(self, kind: ResourceKind, resource: str, reason: str) -> None:
-        self.refusals[kind.key] = Refusal(resource=resource, reason=reason)
+    def refused(self, kind: ResourceKind, resource: str, reason: str, at: datetime | None = None) -> None:
+        self.refusals[kind.key] = Refusal(resource=resource, reason=reason, at=at)
 
     def add(self, later: "Changes") -> None:
         """Take over what was learned later, but for what was desired then."""
@@ -200,6 +202,7 @@ def remembered(subscription: Subscription) -> Remembered | None:
     """What is to be kept of a subscription of ours; None where its resource is in no row of the catalogue."""
     if subscription.kind is None or subscription.life is None:
         return None
+    preferred = subscription.kind.form(subscription.resource).api_version
     return Remembered(
         kind=subscription.kind.key,
         resource=subscription.resource,
@@ -210,6 +213,7 @@ def remembered(subscription: Subscription) -> Remembered | None:
         certificate_id=subscription.certificate_id,
         kept_certificate=subscription.kept_certificate,
         sent=subscription.sent,
+        version=None if subscription.api_version == preferred else subscription.api_version,
     )
 
 
@@ -221,7 +225,7 @@ def recalled(identity: str, tenant_id: str, known: Remembered) -> Subscription |
     return Subscription(
         id=identity,
         tenant_id=tenant_id,
-        api_version=kind.form(known.resource).api_version,
+        api_version=kind.form(known.resource).version_near(known.version),
         resource=known.resource,
         change_type=known.change_type,
         notification_url=known.url,

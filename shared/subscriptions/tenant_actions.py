@@ -55,6 +55,7 @@ class Renewals:
             endpoint=context.endpoint,
             certificate_id=context.certificate_id,
             lifetimes=context.lifetimes,
+            paused=self.record.paused,
         )
         for action, result in zip(actions, self.scheduler.begin(actions), strict=True):
             if action.subscription is not None:
@@ -123,7 +124,7 @@ class TenantPlanner:
             certificate_id=self.context.certificate_id,
             lifetimes=self.context.lifetimes,
             prune=prune,
-            course=course,
+            course=replace(course, paused=self.record.paused),
         )
 
     def refused_kinds(self, memory: Memory) -> set[tuple[str, str]]:

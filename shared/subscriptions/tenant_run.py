@@ -124,6 +124,7 @@ class TenantRun:
         self._believe(picture)
         if picture.error is not None:
             return ()
+        self.record.complain(self.record.switched_off)
         prune = self._order.prune and self._is_all_known(wanted)
         return self._planner.plan(wanted, Course(held=self._planner.held(memory, wanted)), prune=prune)
 
@@ -244,6 +245,7 @@ class TenantRun:
             self.record.confirmed |= picture.confirmed & hidden
 
     def _plan(self, memory: Memory, wanted: Wanted) -> tuple[Action, ...]:
+        self.record.complain(self.record.paused)
         held = self._planner.held(memory, wanted)
         refused_kinds = self._planner.refused_kinds(memory)
         return self._planner.plan(wanted, replace(self._renewals.course(), held=held, refused_kinds=refused_kinds))

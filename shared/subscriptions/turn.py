@@ -60,6 +60,7 @@ class TenantTurn:
 
     def __post_init__(self) -> None:
         self._turn = self.known.turn(self.record.tenant_id)
+        self.record.take_memory(self.remembered or Memory())
 
     @property
     def refusal(self) -> NoTurnError | SettingsError:
@@ -87,6 +88,7 @@ class TenantTurn:
             self.record.add_trouble(Stage.KNOWN, problem)
         known = self.record.changes.applied(recollection.memory, self.clock.now()).known
         self.remembered = msgspec.structs.replace(recollection.memory, known=known)
+        self.record.take_memory(self.remembered)
         self._hold_back(recollection)
         return self.remembered
 

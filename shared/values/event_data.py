@@ -11,6 +11,7 @@ import msgspec
 from .event_parts import (
     Array,
     CallerInfo,
+    IdentitySet,
     MediaState,
     OutOfOffice,
     Participant,
@@ -236,6 +237,37 @@ class OnlineMeetingData(GraphData, frozen=True, kw_only=True):
     ] = ()
 
 
+class MadeOfCall(GraphData, frozen=True, kw_only=True):
+    """What was made of a call, and where it is read: a transcript or a recording."""
+
+    meeting_id: Annotated[str | None, doc("Id of the online meeting; null for an ad hoc call.")] = None
+    call_id: Annotated[str | None, doc("Id of the call: for an ad hoc call the one in Graph's paths.")] = None
+    created_date_time: Annotated[str | None, doc("When it began, in RFC 3339; of transcripts mostly null.")] = None
+    end_date_time: Annotated[str | None, doc("When it ended, in RFC 3339.")] = None
+    content_correlation_id: Annotated[
+        str | None, doc("The same in a transcript and in the recording that belongs to it.")
+    ] = None
+    meeting_organizer: Annotated[
+        IdentitySet | None, doc("Who organizes the meeting; for an ad hoc call, who started the making.")
+    ] = None
+
+
+class CallTranscriptData(MadeOfCall, frozen=True, kw_only=True):
+    """`CallTranscriptCreated`: what the transcript is of, and where its text is read; never the text itself."""
+
+    transcript_content_url: Annotated[str | None, doc("Where the text is read: relative, without an API version.")] = (
+        None
+    )
+
+
+class CallRecordingData(MadeOfCall, frozen=True, kw_only=True):
+    """`CallRecordingCreated`: what the recording is of, and where it is read; never the recording itself."""
+
+    recording_content_url: Annotated[str | None, doc("Where the video is read: relative, without an API version.")] = (
+        None
+    )
+
+
 type EventData = (
     CallEventData
     | MeetingCallEventData
@@ -243,6 +275,8 @@ type EventData = (
     | CallRecordData
     | PresenceData
     | OnlineMeetingData
+    | CallTranscriptData
+    | CallRecordingData
     | Any
 )
 DATA_TYPES: Final[Mapping[str, Any]] = {
@@ -262,6 +296,8 @@ DATA_TYPES: Final[Mapping[str, Any]] = {
     "Microsoft.Graph.CallRecordUpdated": CallRecordData,
     "Microsoft.Graph.PresenceUpdated": PresenceData,
     "Microsoft.Graph.OnlineMeetingUpdated": OnlineMeetingData,
+    "Microsoft.Graph.CallTranscriptCreated": CallTranscriptData,
+    "Microsoft.Graph.CallRecordingCreated": CallRecordingData,
     "Microsoft.Graph.Unrecognized": Any,
 }
 """The shape of an event's data by its `type`; Any where it may be any JSON."""

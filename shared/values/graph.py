@@ -27,6 +27,7 @@ _INNER_STATUSES: Final = {
     status.phrase.replace(" ", "").casefold(): status.value for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST
 }
 _FOR_THIS_ONE: Final = re.compile(r"does not match the token tenant", re.IGNORECASE)  # a meeting of somebody else's
+_TRANSCRIPTS_OFF: Final = "GraphAccessToTranscriptsDisabled"  # the code of innerError
 _QUOTA: Final = re.compile(r"\b(limit|quota|maximum|exceed\w*)\b", re.IGNORECASE)
 _HANDSHAKE: Final = re.compile(
     r"validation request (failed|timed out)|validation of the (notification|endpoint)", re.IGNORECASE
@@ -149,6 +150,24 @@ class PermissionDeniedError(GraphError):
     reason_of_class = "permission"
 
 
+class TranscriptAccessError(GraphError):
+    """403: the tenant's administrators do not let Graph have transcripts, which is so until they say otherwise.
+
+    Source: "Manage Graph API access to meeting transcripts"
+    (https://learn.microsoft.com/microsoftteams/meeting-transcript-api-access).
+    """
+
+    reason_of_class = "transcript-access"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this tenant does not let Microsoft Graph have transcripts; a Teams administrator has to switch it on: in "
+            "the Teams admin center, Meetings, Meeting settings, Transcript API access, or with "
+            "Set-CsTeamsMeetingConfiguration -Identity Global -EnableGraphTranscriptAccess $true (it takes up to an "
+            "hour, and is noticed by itself)"
+        )
+
+
 class QuotaExceededError(GraphError):
     """403: the organization has as many subscriptions of this sort as Graph allows."""
 
@@ -241,7 +260,7 @@ def parse_subscription(
     return Subscription(
         id=identity,
         tenant_id=tenant_id,
-        api_version=listed_in if kind is None else kind.form(resource).api_version,
+        api_version=listed_in if kind is None else kind.form(resource).version_near(listed_in),
         resource=resource,
         change_type=str(fields.get("changeType") or ""),
         notification_url=str(fields.get("notificationUrl") or ""),
@@ -314,6 +333,8 @@ def error_of(status: int, body: object, retry_after: float | None = None) -> Swi
             return UnavailableError("Graph", retry_after=retry_after)
         case 401:
             return UnauthorizedError(text)
+        case 403 if _TRANSCRIPTS_OFF in text:
+            return TranscriptAccessError()
         case 403 if _FOR_THIS_ONE.search(message):
             return RequestRejectedError(text)
         case 403:

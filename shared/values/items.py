@@ -16,6 +16,7 @@ from shared.values.resource_row import ResourceKind, Rich
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some writers put one; JSON knows none
 
+_OLDER_CONTENT: Final = b'"EncryptedContent"'
 _PLAIN_ID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 
 
@@ -98,6 +99,9 @@ class Item:
 _decode_notification = msgspec.json.Decoder(ChangeNotification).decode
 
 
+_read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
 def parse_item(raw: bytes) -> Item:
     """Parse one notification.
 
@@ -105,9 +109,25 @@ def parse_item(raw: bytes) -> Item:
         MalformedInputError: it is not a JSON object.
     """
     try:
+        if _OLDER_CONTENT in raw:
+            raw = _in_todays_spelling(raw)
         return Item(raw, _decode_notification(raw))
     except (ValueError, RecursionError):
         raise MalformedInputError("not a change notification", reason="item-malformed") from None
+
+
+def _in_todays_spelling(raw: bytes) -> bytes:
+    """An item whose content is called as it is today.
+
+    An older copy of "Get change notifications for transcripts and recordings using Microsoft Graph"
+    (https://learn.microsoft.com/graph/teams-changenotifications-callrecording-and-calltranscript) writes it with a
+    capital letter.
+    """
+    fields = _read_fields(raw)
+    content = fields.pop("EncryptedContent", None)
+    if content is None:
+        return raw
+    return msgspec.json.encode({"encryptedContent": content} | fields)
 
 
 def with_tenant(item: Item, tenant_id: str) -> Item:

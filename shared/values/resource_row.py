@@ -10,7 +10,14 @@ from urllib.parse import urlsplit
 
 type ApiVersion = Literal["v1.0", "beta"]
 
+KEY: Final = r"(?:\((?:[^'()]++|'[^']*+')*+\)|/+[^/?()]++)"
+"""The pattern of an entity's key, in parentheses or in a segment of its own.
+
+The quantifiers are possessive, so that a path that does not fit is given up on in one pass.
+"""
+
 _GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_MEETING: Final = re.compile(r"[0-9A-Za-z+_=*-]{1,300}")
 _POLICY_LENGTH: Final = 200
 _URL_LENGTH: Final = 2048
 
@@ -66,6 +73,10 @@ def _is_join_url(value: str) -> bool:
     )
 
 
+def _is_meeting(value: str) -> bool:
+    return _MEETING.fullmatch(value) is not None
+
+
 def _user_hint(value: str) -> str:
     if "@" not in value:
         return ""
@@ -79,6 +90,7 @@ def _group_hint(value: str) -> str:
 USER: Final = Value("a user's object id (a GUID)", _is_guid, str.lower, _user_hint)
 GROUP: Final = Value("a group's object id (a GUID)", _is_guid, str.lower, _group_hint)
 POLICY: Final = Value("the name of an emergency calling policy", _is_policy)
+MEETING: Final = Value("an online meeting's id, as Graph gives it", _is_meeting)
 JOIN_URL: Final = Value("a meeting's joinWebUrl (https, as Graph gives it)", _is_join_url)
 
 
@@ -90,11 +102,12 @@ class PathForm:
     case and without a slash before it. `path` makes the path of a subscription from its values.
 
     `key` is the key of `subscriptions.toml` under which the values stand, each a `value`; "" is what an entry without
-    any key asks for. `group_key` is the key for groups whose members are the values. `most` values fit one
-    subscription, at the most.
+    any key asks for; a key without a `value` is true or false. `group_key` is the key for groups whose members are
+    the values. `most` values fit one subscription, at the most.
 
     `api_versions` are those that Graph knows the form in, the preferred one first. `permission` is the application's,
-    or, in a row that is `delegated_only`, the signed-in user's.
+    or, in a row that is `delegated_only`, the signed-in user's. `only_one` forms are those of which an application may
+    have one subscription to a path; a second is refused as a limit that has been reached, with 403.
     """
 
     pattern: str
@@ -106,20 +119,25 @@ class PathForm:
     group_key: str | None = None
     gather: Gather = Gather.EACH
     most: int | None = None
+    only_one: bool = False
 
     @property
     def api_version(self) -> ApiVersion:
         """The preferred version."""
         return self.api_versions[0]
 
+    def version_near(self, version: str | None) -> ApiVersion:
+        """The version to speak in of what one version shows: that one, if the form is known there."""
+        return next((known for known in self.api_versions if known == version), self.api_version)
+
     def matches(self, path: str) -> bool:
         """Whether a path, in lower case and without a slash before it, is of this form."""
         return re.match(self.pattern, path, re.DOTALL) is not None
 
     @property
-    def keys(self) -> Mapping[str, Value]:
-        """What an entry may list for this form."""
-        keys = {} if self.value is None else {self.key: self.value}
+    def keys(self) -> Mapping[str, Value | None]:
+        """What an entry may say of this form: by its key what is listed there, or None where that is true or false."""
+        keys = {self.key: self.value} if self.key else {}
         return keys if self.group_key is None else keys | {self.group_key: GROUP}
 
 
@@ -139,9 +157,10 @@ class ResourceKind:
     `sentence` says for people what is subscribed to. `event_types` are by the normalized word of Graph's (see
     `events.event_word`) that stands in the payload, or in `changeType` where the row is `typed_by_change`; the key
     ``""`` is for a payload that carries no such word. `max_lifetime` is Graph's documented limit. `id_pattern` finds
-    the resource's id in the path of a notification. `rich_is_choice` leaves it to the desired state whether
-    notifications carry data. `is_fetchable` says that what a notification names can be listed and read, so that what
-    was missed can be found. `delegated_only` resources are subscribed to for a signed-in user.
+    the resource's id in the path of a notification. `time_fields` of a payload say when it happened, by preference.
+    `rich_is_choice` leaves it to the desired state whether notifications carry data. `is_fetchable` says that what a
+    notification names can be listed and read, so that what was missed can be found. `delegated_only` resources are
+    subscribed to for a signed-in user.
     """
 
     key: str
@@ -159,6 +178,7 @@ class ResourceKind:
     rich_is_choice: bool = False
     is_fetchable: bool = False
     delegated_only: bool = False
+    time_fields: tuple[str, ...] = ("eventDateTime",)
 
     def matches(self, path: str) -> bool:
         """Whether a path, in lower case and without a slash before it, is of this row."""

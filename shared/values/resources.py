@@ -13,8 +13,10 @@ from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote
 
+from shared.values.call_artifacts import artifact_row
 from shared.values.resource_row import (
     JOIN_URL,
+    KEY,
     POLICY,
     USER,
     ApiVersion,
@@ -37,10 +39,6 @@ UNRECOGNIZED: Final = "Microsoft.Graph.Unrecognized"
 """The type of an event that no row has a type for."""
 
 _CACHED_CHARS: Final = 512  # of a path; what is remembered of other people's paths has a bound in bytes by that
-
-# The key of an entity, in parentheses or in a segment of its own. The quantifiers are possessive: a path that does not
-# fit is given up on in one pass.
-_KEY: Final = r"(?:\((?:[^'()]++|'[^']*+')*+\)|/+[^/?()]++)"
 
 
 def call_records_path(*participants: str) -> str:
@@ -283,7 +281,7 @@ ONLINE_MEETING: Final = ResourceKind(
     forms=(
         PathForm(
             # The meeting itself, and nothing that belongs to it or is a function of all meetings.
-            pattern=rf"communications/+onlinemeetings(?!/+getall)(?:{_KEY})?/*(?:\?|$)",
+            pattern=rf"communications/+onlinemeetings(?!/+getall)(?:{KEY})?/*(?:\?|$)",
             path=online_meeting_path,
             api_versions=("beta",),
             permission="OnlineMeetings.Read.All",
@@ -308,6 +306,28 @@ ONLINE_MEETING: Final = ResourceKind(
     },
 )
 
+
+TRANSCRIPTS: Final = artifact_row(
+    "transcripts",
+    "getAllTranscripts",
+    EventType(
+        "Microsoft.Graph.CallTranscriptCreated", "CallTranscriptData", "A transcript of a call or meeting can be read."
+    ),
+    "OnlineMeetingTranscript.Read.All",
+    "CallTranscripts.Read.All",
+    raw_queue=RAW_QUEUE,
+)
+RECORDINGS: Final = artifact_row(
+    "recordings",
+    "getAllRecordings",
+    EventType(
+        "Microsoft.Graph.CallRecordingCreated", "CallRecordingData", "A recording of a call or meeting can be read."
+    ),
+    "OnlineMeetingRecording.Read.All",
+    "CallRecordings.Read.All",
+    raw_queue=RAW_QUEUE,
+)
+
 SELF_TEST: Final = ResourceKind(
     key="selfTest",
     sentence="What Switchboard sends to itself.",
@@ -330,6 +350,8 @@ CATALOGUE: Final[Mapping[str, ResourceKind]] = {
         EMERGENCY_CALL_EVENTS,
         PRESENCE,
         ONLINE_MEETING,
+        TRANSCRIPTS,
+        RECORDINGS,
     )
 }
 

@@ -47,10 +47,19 @@ def test_a_join_url_is_encoded_exactly_once_more() -> None:
         ("communications/onlineMeetings(joinWebUrl='https://x/y?z=(1)')/", "onlineMeeting"),
         ("communications//onlineMeetings('it''s')", "onlineMeeting"),
         ("communications/onlineMeetings", "onlineMeeting"),
-        ("communications/onlineMeetings('x')/transcripts('y')", None),
+        ("communications/onlineMeetings('x')/transcripts('y')", "transcripts"),
         ("communications/onlineMeetings/x/attendanceReports", None),
-        ("communications/onlineMeetings/getAllTranscripts", None),
-        ("users/1/onlineMeetings('x')/recordings('y')", None),
+        ("communications/onlineMeetings/getAllTranscripts", "transcripts"),
+        ("communications/onlineMeetings/getAllOthers", None),
+        ("communications/onlineMeetings/x/recordings", "recordings"),
+        ("users/1/onlineMeetings('x')/recordings('y')", "recordings"),
+        ("/users/1/onlineMeetings/getAllRecordings", "recordings"),
+        ("users/1/adhoccalls('c')/transcripts(y)", "transcripts"),
+        ("users/1/adhocCalls/c/recordings/y", "recordings"),
+        ("users/1/adhoccalls/adhocCalls/c/recordings('y')", "recordings"),
+        ("communications/adhocCalls/getAllTranscripts", "transcripts"),
+        ("users/1/adhocCalls/c/transcriptsX/y", None),
+        ("users/1/onlineMeetings('x')", None),
         ("communications/onlineMeetingsX", None),
         ("communications/callRecordsX/1", None),
         ("switchboard/selfTest/1", "selfTest"),
@@ -140,7 +149,10 @@ def test_the_path_that_a_form_makes_is_of_that_form_and_of_no_other_row(kind: Re
         assert [one.key for one in resources.CATALOGUE.values() if one.matches(normal_path(path))] == [kind.key]
 
 
-@pytest.mark.parametrize("text", ["communications/onlineMeetings(", "communications/onlineMeetings('", "users('a'b"])
+@pytest.mark.parametrize(
+    "text",
+    ["communications/onlineMeetings(", "communications/onlineMeetings('", "users('a'b", "users/1/onlineMeetings/"],
+)
 def test_a_long_path_of_no_row_is_given_up_on_in_one_pass(text: str) -> None:
     assert resources.match(text + "a'" * 50_000) is None  # which takes ages where a pattern tries again
 
