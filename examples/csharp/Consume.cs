@@ -190,7 +190,7 @@ internal sealed class EventQueue(
             await request();
         }
         catch (RequestFailedException error)
-            when (error.ErrorCode == QueueErrorCode.MessageNotFound || error.ErrorCode == QueueErrorCode.PopReceiptMismatch)
+            when (error.Status == 404 || error.ErrorCode == QueueErrorCode.PopReceiptMismatch)
         {
             return;
         }

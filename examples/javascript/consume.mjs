@@ -220,7 +220,7 @@ async function ifOurs(request) {
   try {
     await request();
   } catch (error) {
-    if (!["MessageNotFound", "PopReceiptMismatch"].includes(codeOf(error) ?? "")) throw error;
+    if (!["MessageNotFound", "PopReceiptMismatch", "QueueNotFound"].includes(codeOf(error) ?? "")) throw error;
   }
 }
 

@@ -3,11 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from azure.core.exceptions import ClientAuthenticationError
+from azure.core.exceptions import ClientAuthenticationError, ResourceExistsError
 from azure.core.pipeline import PipelineRequest, PipelineResponse
 from azure.core.pipeline.policies import AsyncHTTPPolicy
 from azure.storage.blob.aio import BlobServiceClient
@@ -179,6 +180,27 @@ async def test_a_slow_event_holds_up_no_other(consumer: Consumer) -> None:
     consumer.handle = handle  # type: ignore[method-assign]
     await consumer.put(event("slow"), *(event(str(number)) for number in range(5)))
     await consumer.run(all_others_are_handled, at_once=2)
+
+
+@pytest.mark.parametrize("forget", ["clear_messages", "delete_queue"])
+async def test_a_message_that_storage_has_forgotten_does_not_end_it(consumer: Consumer, forget: str) -> None:
+    queue = consumer.queues.get_queue_client(consumer.name)
+
+    async def handle(one: CloudEvent, data: bytes) -> None:
+        consumer.tried.append(one.id)
+        if one.id == "forgotten":
+            await getattr(queue, forget)()
+
+    async def next_is_handled() -> bool:
+        if consumer.yielded == ["forgotten"]:
+            with suppress(ResourceExistsError):
+                await queue.create_queue()
+            await consumer.put(event("next"))
+        return "next" in consumer.tried
+
+    consumer.handle = handle  # type: ignore[method-assign]
+    await consumer.put(event("forgotten"))
+    await consumer.run(next_is_handled)
 
 
 async def test_storage_that_is_away_is_asked_again(consumer: Consumer, azurite: Azurite) -> None:

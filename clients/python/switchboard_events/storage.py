@@ -31,7 +31,6 @@ type _Tasks = set[asyncio.Task[list[CloudEvent]]]
 
 MAX_TRIES: Final = 5
 _NEVER: Final = -1
-_NOT_OURS: Final = {StorageErrorCode.MESSAGE_NOT_FOUND, StorageErrorCode.POP_RECEIPT_MISMATCH}
 
 
 async def read_data(event: CloudEvent, blobs: BlobServiceClient) -> bytes:
@@ -218,8 +217,10 @@ class EventQueue:
         """Change a message, unless its lease has ended and another consumer has it, or is done with it."""
         try:
             await self._insist(request)
+        except ResourceNotFoundError:
+            return
         except HttpResponseError as error:
-            if getattr(error, "error_code", None) not in _NOT_OURS:
+            if getattr(error, "error_code", None) != StorageErrorCode.POP_RECEIPT_MISMATCH:
                 raise
 
     async def _insist[Result](self, request: Callable[[], Awaitable[Result]]) -> Result:
