@@ -9,12 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import histories, reliability, year
+from bench.clients import clients
 from bench.cold import cold_findings, cold_ratios
 from bench.costs import costs
 from bench.emergency import emergencies
 from bench.endtoend import end_to_end
 from bench.figures import figures, loop_delay
 from bench.hostile import hostile
+from bench.idle import idle
 from bench.measure import Finding, Ratio, Stage, Throughput
 from bench.pipeline import pipeline, storage_operations
 from bench.raw_puts import raw_puts
@@ -30,10 +32,11 @@ def main() -> None:
         prog="run.py bench", description="Measure, in ratios to a reference of the same run."
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller amounts: under a minute")
-    parser.add_argument("--only", choices=["cpu", "end-to-end", "emergency", "renewal"], help="a part of it")
+    parser.add_argument("--only", choices=["cpu", "end-to-end", "emergency", "renewal", "idle"], help="a part of it")
     parser.add_argument("--reliability", action="store_true", help="the long ledger run instead: docs/reliability.md")
     parser.add_argument("--notifications", type=int, default=50_000, help="of the ledger run")
     parser.add_argument("--faults", type=int, default=38, help="of the ledger run")
+    parser.add_argument("--clients", action="store_true", help="ways to put a message instead: docs/performance.md")
     parser.add_argument("--hostile", action="store_true", help="what strangers may send instead: SECURITY.md")
     parser.add_argument("--year", action="store_true", help="the simulated years instead: docs/subscriptions.md")
     parser.add_argument("--seeds", type=int, default=100, help="how many years")
@@ -53,6 +56,9 @@ def main() -> None:
         console = Console(width=160)
     if arguments.year:
         sys.exit(year.run(range(arguments.seed, arguments.seed + arguments.seeds), arguments.days, console))
+    if arguments.clients:
+        _print_ratios(console, clients(quick=arguments.quick))
+        return
     if arguments.hostile:
         _print_ratios(console, hostile(quick=arguments.quick))
         return
@@ -73,6 +79,8 @@ def _measure(console: Console, *, quick: bool, only: str | None) -> None:
         _print_findings(console, emergencies(quick=quick), found)
     if only in {None, "renewal"}:
         _print_findings(console, renewal(quick=quick), found)
+    if only in {None, "idle"}:
+        _print_findings(console, idle(quick=quick), found)
     complete = only is None and not quick
     found.save(complete=complete)
     if complete:

@@ -80,7 +80,7 @@ def cold_ratios(*, quick: bool) -> Iterator[Ratio]:
             post,
             lambda: _timed(_FIRST_IMPORT.format("azure.functions")),
             rounds=max(3, rounds // 3),
-            target="",
+            target="<= 2.2",
         )
 
 

@@ -1,9 +1,9 @@
 """What a million rich notifications cost, by how many come with a POST: counted, measured, and at list prices."""
 
-import asyncio
 from collections.abc import Iterator
 from typing import Final
 
+from bench.loops import run_in_worker
 from bench.measure import Cost
 from bench.pipeline import Connect, Form, Pipeline, operations, production
 
@@ -22,7 +22,7 @@ def costs() -> Iterator[Cost]:
     with production() as connect:
         for items in (1, 10, 40):
             for form in ("single", "batch"):
-                yield asyncio.run(_cost(connect, items, "single" if form == "single" else "batch"))
+                yield run_in_worker(_cost(connect, items, "single" if form == "single" else "batch"))
 
 
 async def _cost(connect: Connect, items: int, form: Form) -> Cost:

@@ -1,30 +1,27 @@
-"""A notification's whole way in CPU, HTTP body in to event put: the real SDKs, and storage that is not ours."""
+"""A notification's whole way in CPU, HTTP body in to event put, on a worker's loop; the storage is not ours."""
 
-import asyncio
 import math
 import os
-import ssl
 import statistics
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 from unittest.mock import patch
 
-import aiohttp
-from azure.identity.aio import DefaultAzureCredential
-from azure.storage.queue.aio import QueueClient
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+from bench.clients import bare_put, cpu_of
 from bench.figures import APP, CERTIFICATE_ID, STATE, TENANT, raw_messages_over, receiver_of, rsa_operation
+from bench.loops import run_in_worker
 from bench.measure import Finding, Ratio, cpu_seconds, of_pairs
 from bench.storage_stub import connection_string, stub
 from dev.simulator import Kind, Options, Simulator, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
 from dev.simulator.tokens import SigningKey, validation_claims
+from shared.http_client import HttpClient
 from shared.notifications.decrypt import Decryptor
 from shared.notifications.event_writer import EventWriter
 from shared.settings import StorageSettings
@@ -32,7 +29,7 @@ from shared.storage.account import StorageAccount
 from shared.storage.blobs import AzureBlobs
 from shared.storage.ports import Receipt
 from shared.storage.queues import AzureQueues
-from shared.values.message_text import Encoding
+from shared.values.message_text import Encoding, encode
 
 ITEMS = 40
 POSTS = 10
@@ -42,26 +39,27 @@ type Connect = Callable[[], StorageAccount]
 
 
 def pipeline(*, quick: bool) -> Iterator[Ratio]:
-    """An event's put against the SDK's own, and the whole pipeline in RSA operations, in both formats.
+    """An event's put against a bare Protocol's, and the whole pipeline in RSA operations, in both formats.
 
     As in production, with the managed identity's tokens over TLS; and as with an account key over plain HTTP.
     """
     rounds = 5 if quick else 21
     with production() as connect:
-        yield from _figures(connect, "", rounds, ("<= 250 µs", "<= 2.5", "<= 1.4"))
+        yield from _figures(connect, "", rounds, ("<= 1.5", "<= 1.6", "<= 1.25"))
     with stub() as url:
         yield from _figures(lambda: _with_account_key(url), ", account key and no TLS", rounds, ("", "", ""))
 
 
 def _figures(connect: Connect, how: str, rounds: int, targets: tuple[str, str, str]) -> Iterator[Ratio]:
-    yield asyncio.run(_put(connect, f"CPU of an event's put{how}, over the SDK's send_message", rounds, targets[0]))
+    name = f"CPU of an event's put{how}, over a bare Protocol's on the same loop"
+    yield run_in_worker(_put(connect, name, rounds, targets[0]))
     for form, target in (("single", targets[1]), ("batch", targets[2])):
         name = f"pipeline per rich notification, {ITEMS} to a POST, {form} events{how}, in RSA operations"
-        yield asyncio.run(_whole(connect, "single" if form == "single" else "batch", name, rounds, target))
+        yield run_in_worker(_whole(connect, "single" if form == "single" else "batch", name, rounds, target))
 
 
 def _with_account_key(url: str) -> StorageAccount:
-    return StorageAccount(StorageSettings(connection_string(url), None, None, None))
+    return StorageAccount(StorageSettings(connection_string(url), None, None, None), HttpClient())
 
 
 @contextmanager
@@ -72,47 +70,21 @@ def production() -> Iterator[Connect]:
         patch.dict(os.environ, sim.environment()),
         stub(sim.server_certificate) as url,
     ):
-        trust = ssl.create_default_context(cafile=sim.ca_bundle)
-
-        def connect() -> StorageAccount:
-            account = StorageAccount(StorageSettings(None, url, url, None))
-            # In a worker the environment names the authority before anything is imported; here it is too late for that.
-            account.transport.session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=trust), cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
-            )
-            return account
-
-        yield connect
-
-
-async def close(account: StorageAccount) -> None:
-    """Close an account's connections, and its identity's."""
-    await account.queues.close()
-    if isinstance(account.queues.credential, DefaultAzureCredential):
-        await account.queues.credential.close()
+        yield lambda: StorageAccount(StorageSettings(None, url, url, None), HttpClient())
 
 
 async def _put(connect: Connect, name: str, rounds: int, target: str) -> Ratio:
     account = connect()
-    queues, client = AzureQueues(account), account.queues.get_queue_client("call-events")
+    queues, bare = AzureQueues(account), bare_put(account.queues.url, os.environ.get("SSL_CERT_FILE"))
     body = b'{"x":"%b"}' % (b"x" * 2000)
-
-    async def cpu(work: Any, *arguments: object) -> float:
-        started = time.process_time()
-        for _ in range(20):
-            await asyncio.gather(*(work(*arguments) for _ in range(ITEMS)))
-        return (time.process_time() - started) / 20 / ITEMS
-
+    sent = f"<QueueMessage><MessageText>{encode(body, 'base64')}</MessageText></QueueMessage>".encode()
     pairs = [
-        (await cpu(queues.put, "call-events", body, "base64"), await cpu(_sdk_put, client, body))
+        (await cpu_of(lambda body: queues.put("call-events", body, "base64"), body), await cpu_of(bare.put, sent))
         for _ in range(rounds + 1)
     ]
-    await close(account)
+    account.http.close()
+    await bare.close()
     return of_pairs(name, pairs[1:], target=target)
-
-
-async def _sdk_put(client: QueueClient, body: bytes) -> None:
-    await client.send_message(b64encode(body).decode(), time_to_live=-1)
 
 
 class _Tee(AzureQueues):
@@ -177,7 +149,7 @@ class Pipeline:
 
     async def close(self) -> None:
         """Close what it holds open."""
-        await close(self._account)
+        self._account.http.close()
 
 
 async def _whole(connect: Connect, form: Form, name: str, rounds: int, target: str) -> Ratio:
@@ -197,7 +169,7 @@ def storage_operations() -> Iterator[Finding]:
     """What the storage account is asked for each notification."""
     with stub() as url:
         for form, aim in (("single", "1.2"), ("batch", "0.15")):
-            raw, events = asyncio.run(_count(url, "single" if form == "single" else "batch"))
+            raw, events = run_in_worker(_count(url, "single" if form == "single" else "batch"))
             share = f"{operations(raw, events) / ITEMS:.3f} (aim {aim})"
             yield Finding(
                 f"storage operations per notification, {form} events",

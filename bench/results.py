@@ -8,10 +8,12 @@ from typing import Final
 
 import msgspec
 
+from bench import scale
 from bench.measure import Cost, Finding, Ratio, Stage, Throughput
 from bench.page import DOCS, put
 
 PAGE: Final = DOCS / "performance.md"
+SCALING: Final = DOCS / "scaling.md"
 _FOLDER: Final = Path(__file__).parent / "results"
 _LATEST: Final = _FOLDER / "latest.json"
 _COMPLETE: Final = _FOLDER / "complete.json"
@@ -39,6 +41,10 @@ class Results:
             before = msgspec.json.decode(_COMPLETE.read_bytes(), type=Results) if _COMPLETE.exists() else None
             _COMPLETE.write_bytes(text)
             PAGE.write_text(self.written_into(PAGE.read_text(encoding="utf-8"), before), encoding="utf-8")
+            lines = "\n".join([*scale.table(self.costs), "", *scale.told(self.costs)]) + "\n"
+            SCALING.write_text(
+                put(SCALING.read_text(encoding="utf-8"), "scale", "run.py bench", lines), encoding="utf-8"
+            )
 
     def written_into(self, page: str, before: "Results | None") -> str:
         """A page with these tables in their places.

@@ -4,20 +4,22 @@ Storage is that of `bench.pipeline`: the managed identity's tokens, TLS, and a s
 """
 
 import asyncio
+import os
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-import aiohttp
 import msgspec
 import pybase64
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
 
+from bench.clients import bare_put
 from bench.figures import STATES, TRACE, Posts, rsa_operation
+from bench.loops import run_in_worker
 from bench.measure import Stage
-from bench.pipeline import ITEMS, Connect, close, production
+from bench.pipeline import ITEMS, Connect, production
 from dev.simulator import Kind
 from shared.notifications.collection import parse_collection
 from shared.notifications.decrypt import parse_each
@@ -33,13 +35,13 @@ _ROUNDS = 40
 _QUEUE = "call-events"
 _OAEP = OAEP(mgf=MGF1(hashes.SHA1()), algorithm=hashes.SHA1(), label=None)
 _PARSER = "to find the ends of its parts"
-_HTTP = "the HTTP client alone"
+_HTTP = "a bare Protocol on the same loop"
 
 
 def stages() -> Iterator[Stage]:
     """All stages of a notification that came with 39 others, in the order of its way."""
     with production() as connect:
-        yield from asyncio.run(_measure(connect))
+        yield from run_in_worker(_measure(connect))
 
 
 async def _measure(connect: Connect) -> list[Stage]:
@@ -60,6 +62,7 @@ def _joined(events: Iterable[bytes]) -> Iterator[bytes]:
 class _Stages:
     def __init__(self, account: StorageAccount) -> None:
         self._account, self._queues = account, AzureQueues(account)
+        self._bare = bare_put(account.queues.url, os.environ.get("SSL_CERT_FILE"))
         self._posts = Posts(ITEMS, Kind.CALL_STARTED)
         self._key = self._posts.pair.private_key
         self._operation = rsa_operation(self._key)
@@ -116,7 +119,8 @@ class _Stages:
             await self._put("its own put, `EVENT_FORMAT=single`", [singles]),
             await self._put("its share of a put, `EVENT_FORMAT=batch`", [[part] for part in parts]),
         ]
-        await close(self._account)
+        self._account.http.close()
+        await self._bare.close()
         return found
 
     def _events(self) -> list[Event]:
@@ -126,17 +130,14 @@ class _Stages:
         ]
 
     async def _put(self, name: str, groups: Sequence[Sequence[bytes]]) -> Stage:
-        """Puts of which those in a group go at once, by ourselves and by the HTTP client that we use."""
-        session: aiohttp.ClientSession = self._account.transport.session
-        url = f"{self._account.queues.get_queue_client(_QUEUE).url}/messages"
-        headers = {"Content-Type": "application/xml", "Authorization": "Bearer " + "x" * 1500}
+        """Puts of which those in a group go at once, by ourselves and by a bare Protocol."""
 
-        async def send(text: str) -> None:
-            async with session.post(url, data=text.encode(), headers=headers) as response:
-                await response.read()
+        def bare(body: bytes) -> Awaitable[object]:
+            text = encode(body, "base64")
+            return self._bare.put(f"<QueueMessage><MessageText>{text}</MessageText></QueueMessage>".encode())
 
         def together(
-            group: Sequence[bytes], put: Callable[[bytes], Awaitable[None]]
+            group: Sequence[bytes], put: Callable[[bytes], Awaitable[object]]
         ) -> Callable[[], Awaitable[object]]:
             return lambda: asyncio.gather(*map(put, group))
 
@@ -148,7 +149,7 @@ class _Stages:
                     for group in groups
                 ]
             ),
-            sum([await self._share(together(group, lambda body: send(encode(body, "base64")))) for group in groups]),
+            sum([await self._share(together(group, bare)) for group in groups]),
             _HTTP,
         )
 

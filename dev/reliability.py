@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -38,6 +38,7 @@ from dev.simulator.delivery import Notification
 from dev.simulator.tokens import Forgery, forge
 from dev.stack import Stack, StackPorts
 from dev.tcp_proxy import TcpProxy
+from shared.http_client import HttpClient
 from shared.notifications.event_writer import DATA_CONTAINER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.notifications.raw_messages import CLAIMS_CONTAINER, RawMessages
@@ -610,8 +611,8 @@ class Run:
             return datetime.now(UTC) + timedelta(days=3)
 
         async def sweep_later() -> int:
-            account = StorageAccount(StorageSettings(self._stack.azurite.connection_string, None, None, None))
-            async with account.queues, account.blobs:
+            with closing(HttpClient()) as http:
+                account = StorageAccount(StorageSettings(self._stack.azurite.connection_string, None, None, None), http)
                 blobs = AzureBlobs(account)
                 return await RawMessages(AzureQueues(account), blobs, Quarantine(blobs, later), later).sweep()
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shared.graph.client import GraphClient
     from shared.graph.identity import GraphCredentials
     from shared.graph.sign_in import SignIns
+    from shared.http_client import HttpClient
     from shared.key_vault import KeyVaultCertificates
     from shared.notifications.decrypt import Decryptor
     from shared.notifications.paced_log import PacedLog
@@ -86,10 +87,15 @@ class App:
     def storage(self) -> "StorageAccount":
         from shared.storage.account import StorageAccount
 
-        storage = StorageAccount(self.storage_settings)
-        self._closing.push_async_callback(storage.queues.close)
-        self._closing.push_async_callback(storage.blobs.close)
-        return storage
+        return StorageAccount(self.storage_settings, self.http)
+
+    @cached_property
+    def http(self) -> "HttpClient":
+        from shared.http_client import HttpClient
+
+        http = HttpClient()
+        self._closing.callback(http.close)
+        return http
 
     @cached_property
     def queues(self) -> "AzureQueues":
@@ -151,6 +157,7 @@ class App:
         from shared.values.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
 
         settings = self.settings
+        self.storage.warm_up()  # while Entra ID's keys are fetched
         express = (
             Express(
                 raw_messages=self.raw_messages,
@@ -163,7 +170,7 @@ class App:
         )
         return Receiver(
             raw_messages=self.raw_messages,
-            signing_keys=SigningKeys(settings.login_endpoint),
+            signing_keys=SigningKeys(settings.login_endpoint, self.http),
             client_states=ClientStates(settings.client_states),
             app_ids=settings.app_ids,
             tenant_ids=settings.tenant_ids,

@@ -9,13 +9,14 @@ https://learn.microsoft.com/entra/identity-platform/access-tokens).
 
 import asyncio
 import time
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-import jwt
-import requests
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 
+from shared.http_client import HttpClient, detached
 from shared.notifications.tokens import PublishedKey, PublishedKeys
 from shared.values.errors import UnavailableError
 
@@ -23,19 +24,22 @@ _REFRESH_SECONDS: Final = 12 * 3600.0
 _TRUST_SECONDS: Final = 48 * 3600.0  # keys that cannot be refreshed are believed for so long
 _PAUSE_SECONDS: Final = 60.0
 _PAUSE_AFTER_FAILURE_SECONDS: Final = 5.0
-_TIMEOUT: Final = (1.0, 1.5)  # to connect, to read, in seconds
+_FETCH_SECONDS: Final = 5.0
 
 
 class SigningKeys:
     """The key set, cached. All who wait for it share one fetch."""
 
-    def __init__(self, login_endpoint: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, login_endpoint: str, http: HttpClient, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._http = http
         self._document = f"{login_endpoint}/common/v2.0/.well-known/openid-configuration"
         self._monotonic = monotonic
         self._keys: PublishedKeys = {}
         self._fetched = float("-inf")
         self._not_before = float("-inf")
-        self._fetch: asyncio.Task[None] | None = None
+        self._fetch: asyncio.Future[None] | None = None
 
     async def get(self, wanted: Collection[str]) -> tuple[PublishedKeys, UnavailableError | None]:
         """The current keys by key id.
@@ -64,36 +68,35 @@ class SigningKeys:
         if self._fetch is None:
             if (wait := self._not_before - self._monotonic()) > 0:
                 raise UnavailableError("Entra ID's signing keys", reason="signing-keys", retry_after=wait)
-            self._fetch = asyncio.create_task(self._refresh())
+            self._fetch = detached(self._refresh())
         await asyncio.shield(self._fetch)  # one caller's time-out must not fail the others
 
     async def _refresh(self) -> None:
         try:
             self._not_before = self._monotonic() + _PAUSE_AFTER_FAILURE_SECONDS
-            self._keys = await asyncio.to_thread(_download, self._document)
+            async with asyncio.timeout(_FETCH_SECONDS):
+                self._keys = await self._download()
             self._fetched = self._monotonic()
             self._not_before = self._fetched + _PAUSE_SECONDS
-        except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:  # TimeoutError among them
             raise UnavailableError("Entra ID's signing keys", reason="signing-keys") from error
         finally:
             self._fetch = None
 
+    async def _download(self) -> PublishedKeys:
+        key_set = await self._json((await self._json(self._document))["jwks_uri"])
+        keys: dict[str, list[PublishedKey]] = {}
+        for kid, key in filter(None, map(_key, key_set["keys"])):
+            keys.setdefault(kid, []).append(key)
+        if not keys:
+            raise ValueError("the key set is empty")
+        return keys
 
-def _download(document: str) -> PublishedKeys:
-    with requests.Session() as session:
-        key_set = _json(session, _json(session, document)["jwks_uri"])
-    keys: dict[str, list[PublishedKey]] = {}
-    for kid, key in filter(None, map(_key, key_set["keys"])):
-        keys.setdefault(kid, []).append(key)
-    if not keys:
-        raise ValueError("the key set is empty")
-    return keys
-
-
-def _json(session: requests.Session, url: str) -> Any:
-    response = session.get(url, timeout=_TIMEOUT)
-    response.raise_for_status()
-    return response.json()
+    async def _json(self, url: str) -> Any:
+        answer = await self._http.get(url, {"accept": "application/json"})
+        if answer.status != 200:
+            raise ConnectionError(f"Entra ID answered {answer.status}")
+        return msgspec.json.decode(answer.body)
 
 
 def _key(jwk: Mapping[str, Any]) -> tuple[str, PublishedKey] | None:
@@ -104,7 +107,12 @@ def _key(jwk: Mapping[str, Any]) -> tuple[str, PublishedKey] | None:
     if jwk.get("kty") != "RSA" or jwk.get("use", "sig") != "sig" or not isinstance(jwk.get("kid"), str):
         return None
     try:
-        key = jwt.algorithms.RSAAlgorithm.from_jwk(dict(jwk))
-    except jwt.InvalidKeyError:
+        key = RSAPublicNumbers(_number(jwk["e"]), _number(jwk["n"])).public_key()
+    except (ValueError, KeyError, TypeError):
         return None
-    return (jwk["kid"], PublishedKey(key, issuer)) if isinstance(key, RSAPublicKey) else None
+    return jwk["kid"], PublishedKey(key, issuer)
+
+
+def _number(text: str) -> int:
+    """A number as a JWK has it ("JSON Web Algorithms", Base64urlUInt)."""
+    return int.from_bytes(urlsafe_b64decode(text + "=" * (-len(text) % 4)))

@@ -1,24 +1,25 @@
-"""Azure Storage blobs: claim checks, quarantine, and state that outlives a worker."""
+"""Azure Storage blobs: claim checks, quarantine, and state that outlives a worker. Source: "Blob service REST API"."""
 
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from email.utils import parsedate_to_datetime
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, unquote
 
-from azure.core import MatchConditions
-from azure.core.exceptions import (
-    HttpResponseError,
-    ResourceExistsError,
-    ResourceModifiedError,
-    ResourceNotFoundError,
-)
-from azure.storage.blob import ContentSettings
-from azure.storage.blob.aio import BlobLeaseClient, ContainerClient
-
-from shared.storage.account import StorageAccount, storage_errors
+from shared.storage.account import Request, StorageAccount, refusal
 from shared.storage.ports import Listed, Version
+from shared.storage.xml import elements
+from shared.values.errors import UnavailableError
+from shared.values.http_answers import Answer
 
-_NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+_BLOCK_BLOB: Final = {"x-ms-blob-type": "BlockBlob", "content-type": "application/json"}
+_UNLESS_THERE: Final = {"if-none-match": "*"}
+_GONE: Final = 404
+_NOT_THAT: Final = (409, 412)  # another is there, or it has been written anew
 
 
 class AzureBlobs:
@@ -26,28 +27,17 @@ class AzureBlobs:
 
     def __init__(self, account: StorageAccount) -> None:
         self._account = account
-        self._containers: dict[str, ContainerClient] = {}
 
-    async def put(self, container: str, name: str, data: bytes, metadata: Mapping[str, str] = _NO_METADATA) -> str:
+    async def put(self, container: str, name: str, data: bytes, metadata: Mapping[str, str] = _NONE) -> str:
         """Write JSON, over whatever is there, and return the blob's URL.
 
         Raises:
             UnavailableError: storage did not take it.
         """
-        client = self._container(container)
-        blob = client.get_blob_client(name)
-        options: dict[str, Any] = {
-            "overwrite": True,
-            "content_settings": ContentSettings(content_type="application/json"),
-            "metadata": dict(metadata),
-        }
-        with storage_errors(f"container {container}"):
-            try:
-                await blob.upload_blob(data, **options)
-            except ResourceNotFoundError:
-                await self._create(client)
-                await blob.upload_blob(data, **options)
-        return str(blob.url)
+        headers = _BLOCK_BLOB | {f"x-ms-meta-{key}": value for key, value in metadata.items()}
+        answer = await self._write(container, name, headers, data)
+        _expect(container, answer, 201)
+        return self._account.blobs.url + _path(container, name)
 
     async def get(self, container: str, name: str) -> bytes | None:
         """Read a blob; None where there is none.
@@ -64,13 +54,14 @@ class AzureBlobs:
         Raises:
             UnavailableError: storage did not answer.
         """
-        with storage_errors(f"container {container}"):
-            try:
-                download = await self._container(container).download_blob(name)
-                properties = download.properties
-                return Version(await download.readall(), properties.etag, properties.last_modified)
-            except ResourceNotFoundError:
-                return None
+        answer = await self._send(Request("GET", _path(container, name)))
+        if answer.status == _GONE:
+            return None
+        _expect(container, answer, 200)
+        modified = answer.headers.get("last-modified")
+        return Version(
+            answer.body, answer.headers.get("etag", ""), None if modified is None else parsedate_to_datetime(modified)
+        )
 
     async def put_version(self, container: str, name: str, data: bytes, etag: str | None) -> bool:
         """Write JSON unless the blob has been written anew since; None: unless there is one. Says whether it did.
@@ -78,23 +69,15 @@ class AzureBlobs:
         Raises:
             UnavailableError: storage did not take it.
         """
-        client = self._container(container)
-        blob = client.get_blob_client(name)
-        condition: dict[str, Any] = (
-            {} if etag is None else {"overwrite": True, "etag": etag, "match_condition": MatchConditions.IfNotModified}
-        )
-        settings = ContentSettings(content_type="application/json")
-        with storage_errors(f"container {container}"):
-            try:
-                await blob.upload_blob(data, content_settings=settings, **condition)
-            except (ResourceExistsError, ResourceModifiedError):
+        if etag is None:
+            answer = await self._write(container, name, _BLOCK_BLOB | _UNLESS_THERE, data)
+        else:
+            answer = await self._send(
+                Request("PUT", _path(container, name), "", _BLOCK_BLOB | {"if-match": etag}, data)
+            )
+            if answer.status == _GONE:
                 return False
-            except ResourceNotFoundError:
-                if etag is not None:
-                    return False
-                await self._create(client)
-                await blob.upload_blob(data, content_settings=settings)
-        return True
+        return _done(container, answer, 201)
 
     async def append(self, container: str, name: str, data: bytes) -> None:
         """Write at the end of a blob that several may write to; it is made if it is not there ("Append Block").
@@ -104,16 +87,13 @@ class AzureBlobs:
         Raises:
             UnavailableError: storage did not take it.
         """
-        client = self._container(container)
-        blob = client.get_blob_client(name)
-        with storage_errors(f"container {container}"):
-            try:
-                await blob.append_block(data)
-            except ResourceNotFoundError:
-                await self._create(client)
-                with suppress(ResourceExistsError, ResourceModifiedError):  # another worker was quicker
-                    await blob.create_append_blob(match_condition=MatchConditions.IfMissing)
-                await blob.append_block(data)
+        block = Request("PUT", _path(container, name), "comp=appendblock", body=data)
+        answer = await self._send(block)
+        if answer.status == _GONE:
+            made = await self._write(container, name, {"x-ms-blob-type": "AppendBlob"} | _UNLESS_THERE)
+            _done(container, made, 201)  # else another worker was quicker
+            answer = await self._send(block)
+        _expect(container, answer, 201)
 
     async def list(self, container: str) -> AsyncIterator[Listed]:
         """The blobs of a container with their metadata, by name; none where there is no container.
@@ -121,12 +101,23 @@ class AzureBlobs:
         Raises:
             UnavailableError: storage did not answer.
         """
-        with storage_errors(f"container {container}"):
-            try:
-                async for blob in self._container(container).list_blobs(include=["metadata"]):
-                    yield Listed(blob.name, blob.metadata or {}, blob.last_modified)
-            except ResourceNotFoundError:
+        marker = ""
+        while True:
+            query = f"restype=container&comp=list&include=metadata{marker}"
+            answer = await self._send(Request("GET", f"/{container}", query))
+            if answer.status == _GONE:
                 return
+            _expect(container, answer, 200)
+            try:
+                found = [_listed(blob) for blob in elements(answer.body, "Blob")]
+                (more,) = elements(answer.body, "NextMarker")
+            except ValueError as error:
+                raise UnavailableError(f"container {container}", reason="storage-unreadable") from error
+            for listed in found:
+                yield listed
+            if not more.text:
+                return
+            marker = f"&marker={quote(more.text, safe='')}"
 
     async def delete(self, container: str, name: str) -> None:
         """Delete a blob, or find it gone.
@@ -134,11 +125,9 @@ class AzureBlobs:
         Raises:
             UnavailableError: storage did not answer.
         """
-        with storage_errors(f"container {container}"):
-            try:
-                await self._container(container).delete_blob(name)
-            except ResourceNotFoundError:
-                return
+        answer = await self._send(Request("DELETE", _path(container, name)))
+        if answer.status != _GONE:
+            _expect(container, answer, 202)
 
     async def delete_version(self, container: str, name: str, etag: str) -> bool:
         """Delete a blob unless it has been written anew or deleted since; says whether it did.
@@ -146,14 +135,8 @@ class AzureBlobs:
         Raises:
             UnavailableError: storage did not answer.
         """
-        with storage_errors(f"container {container}"):
-            try:
-                await self._container(container).delete_blob(
-                    name, etag=etag, match_condition=MatchConditions.IfNotModified
-                )
-            except (ResourceNotFoundError, ResourceModifiedError):
-                return False
-        return True
+        answer = await self._send(Request("DELETE", _path(container, name), "", {"if-match": etag}))
+        return answer.status != _GONE and _done(container, answer, 202)
 
     async def acquire_lease(self, container: str, name: str, lease_id: str, seconds: int) -> bool:
         """Take a lease of a blob, which is made if it is not there; False where another has it ("Lease Blob").
@@ -161,16 +144,12 @@ class AzureBlobs:
         Raises:
             UnavailableError: storage did not answer.
         """
-        client = self._container(container)
-        blob = client.get_blob_client(name)
-        with storage_errors(f"container {container}"):
-            try:
-                return await self._lease(BlobLeaseClient(blob, lease_id).acquire(lease_duration=seconds))
-            except ResourceNotFoundError:
-                await self._create(client)
-                with suppress(ResourceExistsError):  # another worker was quicker
-                    await blob.upload_blob(b"")
-                return await self._lease(BlobLeaseClient(blob, lease_id).acquire(lease_duration=seconds))
+        terms = {"x-ms-lease-duration": str(seconds), "x-ms-proposed-lease-id": lease_id}
+        answer = await self._lease(container, name, "acquire", terms)
+        if answer.status == _GONE:
+            await self.put_version(container, name, b"", None)  # if it does not, another worker was quicker
+            answer = await self._lease(container, name, "acquire", terms)
+        return _done(container, answer, 201)
 
     async def renew_lease(self, container: str, name: str, lease_id: str) -> bool:
         """Keep a lease; False where it has passed to another.
@@ -178,9 +157,7 @@ class AzureBlobs:
         Raises:
             UnavailableError: storage did not answer.
         """
-        blob = self._container(container).get_blob_client(name)
-        with storage_errors(f"container {container}"):
-            return await self._lease(BlobLeaseClient(blob, lease_id).renew())
+        return _done(container, await self._lease(container, name, "renew", {"x-ms-lease-id": lease_id}), 200)
 
     async def release_lease(self, container: str, name: str, lease_id: str) -> None:
         """Give a lease back; nothing happens where it has passed to another.
@@ -188,31 +165,48 @@ class AzureBlobs:
         Raises:
             UnavailableError: storage did not answer.
         """
-        blob = self._container(container).get_blob_client(name)
-        with storage_errors(f"container {container}"):
-            await self._lease(BlobLeaseClient(blob, lease_id).release())
+        _done(container, await self._lease(container, name, "release", {"x-ms-lease-id": lease_id}), 200)
 
-    @staticmethod
-    async def _lease(asked: Awaitable[None]) -> bool:
-        try:
-            await asked
-        except ResourceNotFoundError:
-            raise
-        except HttpResponseError as error:
-            if error.status_code in {409, 412}:  # another has it
-                return False
-            raise
-        return True
+    async def _lease(self, container: str, name: str, action: str, terms: Mapping[str, str]) -> Answer:
+        headers = {"x-ms-lease-action": action, **terms}
+        return await self._send(Request("PUT", _path(container, name), "comp=lease", headers))
 
-    @staticmethod
-    async def _create(client: ContainerClient) -> None:
-        try:
-            await client.create_container()
-        except ResourceExistsError:
-            return  # another worker was quicker
+    async def _write(self, container: str, name: str, headers: Mapping[str, str], data: bytes = b"") -> Answer:
+        """Write a whole blob; its container is made if it is not there."""
+        request = Request("PUT", _path(container, name), "", headers, data)
+        answer = await self._send(request)
+        if answer.status == _GONE:
+            made = await self._send(Request("PUT", f"/{container}", "restype=container"))
+            _done(container, made, 201)  # else another worker was quicker
+            answer = await self._send(request)
+        return answer
 
-    def _container(self, container: str) -> ContainerClient:
-        client = self._containers.get(container)
-        if client is None:
-            client = self._containers[container] = self._account.blobs.get_container_client(container)
-        return client
+    async def _send(self, request: Request) -> Answer:
+        return await self._account.send(self._account.blobs, request)
+
+
+def _path(container: str, name: str) -> str:
+    return f"/{container}/{quote(name, safe='~/')}"
+
+
+def _expect(container: str, answer: Answer, status: int) -> None:
+    if answer.status != status:
+        raise refusal(f"container {container}", answer)
+
+
+def _done(container: str, answer: Answer, status: int) -> bool:
+    """Whether it was done, and not prevented by what somebody else has done."""
+    if answer.status in _NOT_THAT:
+        return False
+    _expect(container, answer, status)
+    return True
+
+
+def _listed(blob: "Element") -> Listed:
+    name = blob.find("Name")
+    if name is None or name.text is None:
+        raise ValueError("a blob without a name")
+    # A name with a character that XML does not have is quoted ("List Blobs").
+    text = unquote(name.text) if name.get("Encoded") == "true" else name.text
+    metadata = {entry.tag: entry.text or "" for entry in blob.iterfind("Metadata/*")}
+    return Listed(text, metadata, parsedate_to_datetime(blob.findtext("Properties/Last-Modified", "")))

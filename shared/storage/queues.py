@@ -1,24 +1,31 @@
-"""Azure Storage queues."""
+"""Azure Storage queues. Source: "Queue service REST API"."""
 
 import asyncio
+import re
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Final, cast
+from email.utils import parsedate_to_datetime
+from typing import Final
+from urllib.parse import quote
+from xml.sax.saxutils import escape, unescape
 
-from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
-from azure.storage.queue.aio import QueueClient
-
-from shared.storage.account import StorageAccount, storage_errors
+from shared.storage.account import Request, StorageAccount, refusal
 from shared.storage.ports import LeasedMessage, Receipt
-from shared.storage.put_message import MessagePutter
+from shared.storage.xml import elements
+from shared.values.errors import UnavailableError
+from shared.values.http_answers import Answer
 from shared.values.message_text import Encoding, encode
 
 _DONE_BY_ANOTHER: Final = (400, 404)
 _AT_ONCE: Final = timedelta(0)
+_NEVER: Final = -1
 _IN_FLIGHT: Final = 32  # puts to a queue; more only lengthen the wait of each
 _PAGE: Final = 32  # as many as storage gives at a time
-_LEASE_SECONDS: Final = 5
+_LEASE: Final = timedelta(seconds=5)
+_MARKUP: Final = "&<>"
+_XML: Final = {"content-type": "application/xml"}
+_RECEIPT: Final = re.compile(rb"<MessageId>([^<]*)</MessageId>.*?<PopReceipt>([^<]*)</PopReceipt>", re.DOTALL)
 
 
 class AzureQueues:
@@ -26,8 +33,6 @@ class AzureQueues:
 
     def __init__(self, account: StorageAccount) -> None:
         self._account = account
-        self._putter = MessagePutter(account)
-        self._clients: dict[str, QueueClient] = {}
         # One set for each queue: a backlog's events must hold up neither receiving nor an emergency.
         self._slots = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(_IN_FLIGHT))
 
@@ -41,14 +46,22 @@ class AzureQueues:
             UnavailableError: storage did not take it.
         """
         text = encode(body, encoding)
-        client = self._client(queue)
+        if any(mark in text for mark in _MARKUP):  # base64, most of what is put, has none
+            text = escape(text)
+        message = f"<QueueMessage><MessageText>{text}</MessageText></QueueMessage>".encode()
+        query = f"messagettl={_NEVER}"
+        if delay:
+            query += f"&visibilitytimeout={delay.total_seconds():.0f}"
+        request = Request("POST", f"/{queue}/messages", query, _XML, message)
         async with self._slots[queue]:
-            with storage_errors(f"queue {queue}"):
-                try:
-                    return await self._putter.put(client, text, delay)
-                except ResourceNotFoundError:
-                    await self._create(client)
-                    return await self._putter.put(client, text, delay)
+            answer = await self._send(request)
+            if answer.status == 404:
+                await self._create(queue)
+                answer = await self._send(request)
+        if answer.status != 201:
+            raise refusal(f"queue {queue}", answer)
+        found = _RECEIPT.search(answer.body)
+        return Receipt(queue, "", "") if found is None else Receipt(queue, _text(found[1]), _text(found[2]))
 
     async def show(self, receipt: Receipt) -> bool:
         """End a message's invisibility; says whether it did, and not somebody who took it first ("Update Message").
@@ -56,12 +69,7 @@ class AzureQueues:
         Raises:
             UnavailableError: storage did not answer.
         """
-        if not receipt.pop_receipt:
-            return False
-        client = self._client(receipt.queue)
-        return await _by_receipt(
-            receipt, client.update_message(receipt.message_id, receipt.pop_receipt, visibility_timeout=0)
-        )
+        return await self._by_receipt("PUT", receipt, "visibilitytimeout=0")
 
     async def delete(self, receipt: Receipt) -> bool:
         """Delete a message; says whether it did, and not somebody who took it first ("Delete Message").
@@ -69,10 +77,7 @@ class AzureQueues:
         Raises:
             UnavailableError: storage did not answer.
         """
-        if not receipt.pop_receipt:
-            return False
-        client = self._client(receipt.queue)
-        return await _by_receipt(receipt, client.delete_message(receipt.message_id, receipt.pop_receipt))
+        return await self._by_receipt("DELETE", receipt)
 
     async def lease(self, queue: str, lease: timedelta, *, at_most: int) -> list[LeasedMessage]:
         """Take messages, which nobody else sees until the lease is over; none where there is no queue.
@@ -85,22 +90,15 @@ class AzureQueues:
         Raises:
             UnavailableError: storage did not answer.
         """
-        client = self._client(queue)
-        pages = client.receive_messages(messages_per_page=at_most, visibility_timeout=round(lease.total_seconds()))
-        with storage_errors(f"queue {queue}"):
-            try:
-                async for page in pages.by_page():
-                    return [
-                        LeasedMessage(
-                            Receipt(queue, one.id, one.pop_receipt or ""),
-                            str(one.content),
-                            cast(datetime, one.inserted_on),
-                        )
-                        async for one in page
-                    ]
-            except ResourceNotFoundError:
-                return []
-        return []
+        query = f"numofmessages={at_most}&visibilitytimeout={lease.total_seconds():.0f}"
+        return [
+            LeasedMessage(
+                Receipt(queue, found["MessageId"], found["PopReceipt"]),
+                found["MessageText"],
+                parsedate_to_datetime(found["InsertionTime"]),
+            )
+            for found in await self._messages(queue, query)
+        ]
 
     async def oldest(self, queue: str) -> datetime | None:
         """When the message at the front was put there; None where the queue is empty or does not exist.
@@ -108,12 +106,8 @@ class AzureQueues:
         Raises:
             UnavailableError: storage did not answer.
         """
-        with storage_errors(f"queue {queue}"):
-            try:
-                messages = await self._client(queue).peek_messages(1)
-            except ResourceNotFoundError:
-                return None
-        return messages[0].inserted_on if messages else None
+        found = await self._messages(queue, "peekonly=true&numofmessages=1")
+        return parsedate_to_datetime(found[0]["InsertionTime"]) if found else None
 
     async def count(self, queue: str) -> int:
         """About how many messages there are; none where there is no queue.
@@ -121,12 +115,12 @@ class AzureQueues:
         Raises:
             UnavailableError: storage did not answer.
         """
-        with storage_errors(f"queue {queue}"):
-            try:
-                properties = await self._client(queue).get_queue_properties()
-            except ResourceNotFoundError:
-                return 0
-        return properties.approximate_message_count or 0
+        answer = await self._send(Request("GET", f"/{queue}", "comp=metadata"))
+        if answer.status == 404:
+            return 0
+        if answer.status != 200:
+            raise refusal(f"queue {queue}", answer)
+        return int(answer.headers.get("x-ms-approximate-messages-count", 0))
 
     async def names(self) -> list[str]:
         """All queues of the account.
@@ -143,12 +137,7 @@ class AzureQueues:
         Raises:
             UnavailableError: storage did not answer.
         """
-        with storage_errors(f"queue {queue}"):
-            try:
-                messages = await self._client(queue).peek_messages(_PAGE)
-            except ResourceNotFoundError:
-                return []
-        return [str(message.content) for message in messages]
+        return [found["MessageText"] for found in await self._messages(queue, f"peekonly=true&numofmessages={_PAGE}")]
 
     async def take(self, queue: str, see: Callable[[str], bool], *, at_most: int) -> int:
         """Show messages to `see`, which says whether a message is done with and to be deleted; the others come back.
@@ -159,38 +148,52 @@ class AzureQueues:
         Raises:
             UnavailableError: storage did not answer.
         """
-        client, taken = self._client(queue), 0
-        with storage_errors(f"queue {queue}"):
-            try:
-                async for message in client.receive_messages(max_messages=at_most, visibility_timeout=_LEASE_SECONDS):
-                    if see(str(message.content)):
-                        await client.delete_message(message)
-                        taken += 1
-            except ResourceNotFoundError:
-                return taken
+        left, taken = at_most, 0
+        while left > 0:
+            messages = await self.lease(queue, _LEASE, at_most=min(left, _PAGE))
+            if not messages:
+                break
+            left -= len(messages)
+            for message in messages:
+                if see(message.text):
+                    taken += await self.delete(message.receipt)
         return taken
 
-    @staticmethod
-    async def _create(client: QueueClient) -> None:
+    async def _by_receipt(self, method: str, receipt: Receipt, query: str = "") -> bool:
+        if not receipt.pop_receipt:
+            return False
+        query = f"popreceipt={quote(receipt.pop_receipt, safe='')}{'&' if query else ''}{query}"
+        path = f"/{receipt.queue}/messages/{quote(receipt.message_id, safe='')}"
+        answer = await self._send(Request(method, path, query))
+        # 404: the message is gone; 400 (PopReceiptMismatch): somebody has taken it since.
+        if answer.status in _DONE_BY_ANOTHER:
+            return False
+        if answer.status != 204:
+            raise refusal(f"queue {receipt.queue}", answer)
+        return True
+
+    async def _messages(self, queue: str, query: str) -> list[dict[str, str]]:
+        """Get or peek at messages: each one's fields by name."""
+        answer = await self._send(Request("GET", f"/{queue}/messages", query))
+        if answer.status == 404:
+            return []
+        if answer.status != 200:
+            raise refusal(f"queue {queue}", answer)
         try:
-            await client.create_queue()
-        except ResourceExistsError:
-            return  # another worker was quicker
+            return [
+                {field.tag: field.text or "" for field in message} for message in elements(answer.body, "QueueMessage")
+            ]
+        except ValueError as error:
+            raise UnavailableError(f"queue {queue}", reason="storage-unreadable") from error
 
-    def _client(self, queue: str) -> QueueClient:
-        client = self._clients.get(queue)
-        if client is None:
-            client = self._clients[queue] = self._account.queues.get_queue_client(queue)
-        return client
+    async def _create(self, queue: str) -> None:
+        answer = await self._send(Request("PUT", f"/{queue}"))
+        if answer.status not in {201, 204, 409}:  # 409: another worker was quicker
+            raise refusal(f"queue {queue}", answer)
+
+    async def _send(self, request: Request) -> Answer:
+        return await self._account.send(self._account.queues, request)
 
 
-async def _by_receipt(receipt: Receipt, request: Awaitable[object]) -> bool:
-    with storage_errors(f"queue {receipt.queue}"):
-        try:
-            await request
-        except HttpResponseError as error:
-            # 404: the message is gone; 400 (PopReceiptMismatch): somebody has taken it since.
-            if error.status_code in _DONE_BY_ANOTHER:
-                return False
-            raise
-    return True
+def _text(xml: bytes) -> str:
+    return unescape(xml.decode())

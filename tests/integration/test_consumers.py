@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from dev.azurite import Azurite, node
 from dev.clients import NODE_MODULES, TSC, build_npm_package, build_wheel
+from shared.http_client import HttpClient
 from shared.notifications.decrypt import Decryptor
 from shared.notifications.event_writer import EventWriter
 from shared.notifications.quarantine import Quarantine
@@ -111,8 +112,8 @@ class Storage:
         asyncio.run(self._write(msgspec.json.encode(envelope).decode(), times, encoding, batched))
 
     async def _write(self, text: str, times: int, encoding: Encoding, batched: bool) -> None:
-        account = StorageAccount(StorageSettings(self.connection_string, None, None, None))
-        async with account.queues, account.blobs:
+        with closing(HttpClient()) as http:
+            account = StorageAccount(StorageSettings(self.connection_string, None, None, None), http)
             blobs = AzureBlobs(account)
             quarantine = Quarantine(blobs, lambda: RECEIVED)
             decryptor = Decryptor(

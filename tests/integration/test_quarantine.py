@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from dev.simulator import Kind, Options, build
 from manage import app as manage
+from shared.http_client import HttpClient
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.notifications.raw_messages import RawMessages
 from shared.notifications.replay import Done, Replay, Selection
@@ -215,8 +217,8 @@ async def test_an_unreadable_text_goes_back_verbatim_or_repaired(app: App, repai
 
 
 async def test_two_replays_at_once_say_what_happened(parked: App, empty_storage: str) -> None:
-    account = StorageAccount(StorageSettings(empty_storage, None, None, None))
-    async with account.queues, account.blobs:
+    with closing(HttpClient()) as http:
+        account = StorageAccount(StorageSettings(empty_storage, None, None, None), http)
         blobs = AzureBlobs(account)
         (entry,) = await listed("--reason", "unknown-certificate")
         plain = replay_over(AzureQueues(account), blobs)
@@ -289,8 +291,8 @@ class _During:
 async def test_an_item_that_fails_again_before_its_replay_is_over_stays_in_quarantine(
     parked: App, empty_storage: str
 ) -> None:
-    account = StorageAccount(StorageSettings(empty_storage, None, None, None))
-    async with account.queues, account.blobs:
+    with closing(HttpClient()) as http:
+        account = StorageAccount(StorageSettings(empty_storage, None, None, None), http)
         blobs = AzureBlobs(account)
         (before,) = await listed("--reason", "unknown-certificate")
         found = await replay_over(AzureQueues(account), blobs).show(before["name"])

@@ -12,12 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import azure.keyvault.secrets
-import azure.storage.blob
-import azure.storage.queue
 import pytest
 from azure.keyvault.secrets.aio import SecretClient
-from azure.storage.blob.aio import ContainerClient
-from azure.storage.queue.aio import QueueClient
 
 import shared
 from dev import templates
@@ -383,27 +379,8 @@ ROLES = {
     "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1": "Storage Blob Data Reader",
     "19e7f393-937e-4f77-808e-94535e297925": "Storage Queue Data Reader",
 }
-# What each call of an SDK needs: (scope, role).
-_BLOBS = ("storage", "Storage Blob Data Owner")
-_QUEUES = ("storage", "Storage Queue Data Contributor")
+# What each call of an SDK needs: (scope, role). For storage, where we call none, the host needs more than we do.
 CALLS: dict[type, dict[str, tuple[str, str]]] = {
-    QueueClient: {
-        "create_queue": _QUEUES,
-        "get_queue_properties": _QUEUES,
-        "delete_message": _QUEUES,
-        "peek_messages": _QUEUES,
-        "receive_messages": _QUEUES,
-        "send_message": _QUEUES,
-        "update_message": _QUEUES,
-    },
-    ContainerClient: {
-        "create_container": _BLOBS,
-        "upload_blob": _BLOBS,
-        "list_blobs": _BLOBS,
-        "get_blob_client": _BLOBS,
-        "download_blob": _BLOBS,
-        "delete_blob": _BLOBS,
-    },
     SecretClient: {
         "get_secret": ("vault", "Key Vault Secrets User"),
         "list_properties_of_secret_versions": ("vault", "Key Vault Secrets User"),  # its secrets/readMetadata/action
@@ -411,8 +388,6 @@ CALLS: dict[type, dict[str, tuple[str, str]]] = {
     },
 }
 SYNC: dict[type, type] = {
-    QueueClient: azure.storage.queue.QueueClient,
-    ContainerClient: azure.storage.blob.ContainerClient,
     SecretClient: azure.keyvault.secrets.SecretClient,
 }
 # What runs the app needs, whatever our code does ("Connecting to host storage with an identity", "Microsoft Entra

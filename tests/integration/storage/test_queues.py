@@ -2,13 +2,14 @@
 
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import timedelta
 
 import pytest
 from aiohttp import web
 
 from dev.azurite import Azurite
+from shared.http_client import HttpClient
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.ports import Receipt
@@ -74,9 +75,8 @@ async def queues_on(storage: Storage) -> AsyncIterator[AzureQueues]:
 async def queues_at(port: int) -> AsyncIterator[AzureQueues]:
     url = f"http://127.0.0.1:{port}/account"
     text = f"AccountName=account;AccountKey=a2V5;QueueEndpoint={url};BlobEndpoint={url}"
-    account = StorageAccount(StorageSettings(text, None, None, None))
-    yield AzureQueues(account)
-    await account.queues.close()
+    with closing(HttpClient()) as http:
+        yield AzureQueues(StorageAccount(StorageSettings(text, None, None, None), http))
 
 
 async def test_a_put_is_signed_dated_and_never_expires() -> None:
@@ -174,6 +174,5 @@ async def test_trouble_with_a_receipt_is_not_taken_for_somebody_else(trouble: Be
 
 @asynccontextmanager
 async def queues_of(azurite: Azurite) -> AsyncIterator[AzureQueues]:
-    account = StorageAccount(StorageSettings(azurite.connection_string, None, None, None))
-    yield AzureQueues(account)
-    await account.queues.close()
+    with closing(HttpClient()) as http:
+        yield AzureQueues(StorageAccount(StorageSettings(azurite.connection_string, None, None, None), http))

@@ -1,0 +1,123 @@
+"""Bearer tokens for storage: the managed identity's from the platform; elsewhere, whatever azure-identity finds.
+
+Sources: "How to use managed identities for App Service and Azure Functions" (REST endpoint reference); azure-identity's
+`DefaultAzureCredential` for what comes before a managed identity.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
+
+import msgspec
+
+from shared.http_client import HttpClient, detached
+
+_log = logging.getLogger(__name__)
+
+_RESOURCE: Final = "https://storage.azure.com"
+_SPARE_SECONDS: Final = 300.0  # a token is not used so shortly before its end
+_LONG_SECONDS: Final = 7200.0  # one that lives as long is renewed at half its life
+_PAUSE_SECONDS: Final = 30.0  # after a renewal that failed
+# Who sets one of these wants the app to be somebody else than the platform's managed identity.
+_OTHERS: Final = (
+    "AZURE_CLIENT_SECRET",
+    "AZURE_CLIENT_CERTIFICATE_PATH",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "IDENTITY_SERVER_THUMBPRINT",
+)
+
+
+class Token(NamedTuple):
+    """A bearer token, and when it ends in seconds since 1970."""
+
+    text: str
+    expires: float
+
+
+class AccessTokens:
+    """One token, kept and renewed. Whoever waits for it shares one fetch; while it is valid, nobody waits."""
+
+    def __init__(self, fetch: Callable[[], Coroutine[Any, Any, Token]], now: Callable[[], float] = time.time) -> None:
+        """`fetch` may raise ConnectionError; `now` is in seconds since 1970."""
+        self._fetch = fetch
+        self._now = now
+        self._token: Token | None = None
+        self._renew_at = 0.0
+        self._renewing: asyncio.Future[Token] | None = None
+
+    async def get(self) -> str:
+        """A valid token.
+
+        Raises:
+            ConnectionError: there is none, and none was given.
+        """
+        token, now = self._token, self._now()
+        if token is not None and now < token.expires - _SPARE_SECONDS:
+            if now >= self._renew_at:
+                self.begin()
+            return token.text
+        renewing = self.begin()
+        return (await asyncio.shield(renewing)).text  # one caller's time-out must not fail the others
+
+    def begin(self) -> asyncio.Future[Token]:
+        """Begin to fetch one, unless that is under way."""
+        if self._renewing is None:
+            self._renewing = detached(self._fetch())
+            self._renewing.add_done_callback(self._renewed)
+        return self._renewing
+
+    def forget(self) -> None:
+        """Storage has refused it."""
+        self._token = None
+
+    def _renewed(self, renewing: asyncio.Future[Token]) -> None:
+        self._renewing = None
+        if renewing.cancelled() or (error := renewing.exception()) is not None:
+            self._renew_at = self._now() + _PAUSE_SECONDS
+            _log.warning("no token for storage: %s", "cancelled" if renewing.cancelled() else type(error).__name__)
+            return
+        self._token = renewing.result()
+        left = self._token.expires - self._now()
+        self._renew_at = self._token.expires - (left / 2 if left >= _LONG_SECONDS else _SPARE_SECONDS)
+
+
+def tokens_of(http: HttpClient, environment: Mapping[str, str], client_id: str | None) -> AccessTokens:
+    """The tokens of whom the environment says we are; `client_id` that of a user-assigned identity."""
+    client_id = client_id or environment.get("AZURE_CLIENT_ID") or None
+    url, secret = environment.get("IDENTITY_ENDPOINT"), environment.get("IDENTITY_HEADER")
+    if url and secret and not any(environment.get(name) for name in _OTHERS):
+        return AccessTokens(lambda: _of_platform(http, url, secret, client_id))
+    return AccessTokens(lambda: _of_azure_identity(client_id))
+
+
+class _Given(msgspec.Struct):
+    access_token: str
+    expires_on: str | int
+
+
+async def _of_platform(http: HttpClient, url: str, secret: str, client_id: str | None) -> Token:
+    query = {"api-version": "2019-08-01", "resource": _RESOURCE} | ({"client_id": client_id} if client_id else {})
+    answer = await http.get(f"{url}?{urlencode(query)}", {"x-identity-header": secret})
+    if answer.status != 200:
+        raise ConnectionError(f"the identity endpoint answered {answer.status}")
+    try:
+        given = msgspec.json.decode(answer.body, type=_Given)
+        return Token(given.access_token, float(given.expires_on))
+    except ValueError:
+        raise ConnectionError("the identity endpoint answered with no token") from None
+
+
+async def _of_azure_identity(client_id: str | None) -> Token:
+    # Slow to import, and never needed on the platform.
+    from azure.core.exceptions import AzureError  # noqa: PLC0415
+    from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
+
+    async with DefaultAzureCredential(**({"managed_identity_client_id": client_id} if client_id else {})) as credential:
+        try:
+            found = await credential.get_token(f"{_RESOURCE}/.default")
+        except AzureError as error:
+            raise ConnectionError(f"azure-identity found no token: {type(error).__name__}") from error
+    return Token(found.token, float(found.expires_on))
