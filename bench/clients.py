@@ -21,7 +21,7 @@ from bench.measure import Ratio, of_pairs
 from bench.storage_stub import stub
 from dev.simulator import Simulator
 from shared.http_client import HttpClient, Origin, split_url
-from shared.settings import StorageSettings
+from shared.settings import IdentityEndpoint, StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.queues import AzureQueues
 
@@ -47,9 +47,11 @@ class Client(Protocol):
 def clients(*, quick: bool) -> Iterator[Ratio]:
     """Each candidate over TLS, on both loops and with both sizes."""
     with Simulator.start() as sim, stub(sim.server_certificate) as url:
+        settings = sim.environment()
+        identity = IdentityEndpoint(settings["IDENTITY_ENDPOINT"], settings["IDENTITY_HEADER"])
         for name, factory in LOOPS.items():
             for size in SIZES:
-                measured = _measure(url, str(sim.ca_bundle), size, 3 if quick else 9)
+                measured = _measure(url, str(sim.ca_bundle), identity, size, 3 if quick else 9)
                 for candidate, pairs in asyncio.run(measured, loop_factory=factory).items():
                     yield of_pairs(f"a put of {size / 1000:.0f} KB on {name}: {candidate}", pairs, target="")
 
@@ -64,12 +66,14 @@ def bare_put(url: str, trust: str | None) -> Client:
     return _Bare(url, trust)
 
 
-async def _measure(url: str, trust: str, size: int, rounds: int) -> dict[str, list[tuple[float, float]]]:
+async def _measure(
+    url: str, trust: str, identity: IdentityEndpoint, size: int, rounds: int
+) -> dict[str, list[tuple[float, float]]]:
     body = b"<QueueMessage><MessageText>" + b"x" * size + b"</MessageText></QueueMessage>"
     bare = _Bare(url, trust)
     candidates: dict[str, Client] = {
         "our client": _Ours(url, trust),
-        "our put, whole": _Whole(url, trust),
+        "our put, whole": _Whole(url, trust, identity),
         "aiohttp": _Aiohttp(url, trust),
     }
     others = {"httptools": _Httptools, "aiosonic": _Aiosonic, "pyreqwest": _Pyreqwest}
@@ -169,9 +173,10 @@ class _Ours:
 class _Whole:
     """What the app does: tokens, retries, slots, the message's XML and the receipt."""
 
-    def __init__(self, url: str, trust: str) -> None:
+    def __init__(self, url: str, trust: str, identity: IdentityEndpoint) -> None:
         self._http = HttpClient(lambda: _context(trust))
-        self._queues = AzureQueues(StorageAccount(StorageSettings(None, url, url, None), self._http))
+        settings = StorageSettings(None, url, url, None, identity)
+        self._queues = AzureQueues(StorageAccount(settings, self._http))
 
     async def put(self, body: bytes) -> None:
         await self._queues.put("call-events", body, "none")

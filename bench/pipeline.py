@@ -24,7 +24,7 @@ from dev.simulator.tokens import SigningKey, validation_claims
 from shared.http_client import HttpClient
 from shared.notifications.decrypt import Decryptor
 from shared.notifications.event_writer import EventWriter
-from shared.settings import StorageSettings
+from shared.settings import IdentityEndpoint, StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import AzureBlobs
 from shared.storage.ports import Receipt
@@ -70,7 +70,8 @@ def production() -> Iterator[Connect]:
         patch.dict(os.environ, sim.environment()),
         stub(sim.server_certificate) as url,
     ):
-        yield lambda: StorageAccount(StorageSettings(None, url, url, None), HttpClient())
+        identity = IdentityEndpoint(os.environ["IDENTITY_ENDPOINT"], os.environ["IDENTITY_HEADER"])
+        yield lambda: StorageAccount(StorageSettings(None, url, url, None, identity), HttpClient())
 
 
 async def _put(connect: Connect, name: str, rounds: int, target: str) -> Ratio:

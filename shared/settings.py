@@ -5,7 +5,7 @@ Nothing here runs at import: the validation handshake needs no setting at all.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, cast
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -20,20 +20,41 @@ _URL_CONCERN: Final = (
     "holds a fragment, a user name, white space or another character that Graph does not give back as it is:"
     " write https://{host}/{path}, with a query if need be"
 )
+# What azure-identity looks for before a managed identity of App Service's kind (`DefaultAzureCredential`).
+_OTHER_IDENTITIES: Final = (
+    "AZURE_CLIENT_SECRET",
+    "AZURE_CLIENT_CERTIFICATE_PATH",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "IDENTITY_SERVER_THUMBPRINT",
+)
 _LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityEndpoint:
+    """Where the platform gives tokens of the app's managed identity, and the secret that it wants to see there.
+
+    Source: "How to use managed identities for App Service and Azure Functions", REST endpoint reference
+    (https://learn.microsoft.com/azure/app-service/overview-managed-identity).
+    """
+
+    url: str
+    header: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class StorageSettings:
     """Where storage is: a connection string, or the two service URIs that are reached by identity.
 
-    `client_id` is that of a user-assigned identity, or None for what azure-identity chooses by itself.
+    `client_id` is that of a user-assigned identity, or None for the only one there is; `identity` is None where
+    azure-identity has to find out who we are.
     """
 
     connection_string: str | None
     queue_service_uri: str | None
     blob_service_uri: str | None
     client_id: str | None
+    identity: IdentityEndpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +190,16 @@ def storage_settings(env: Mapping[str, str], connection: str = "AzureWebJobsStor
     )
     if not (queue and blob):
         return None
-    return StorageSettings(None, queue.rstrip("/"), blob.rstrip("/"), env.get(f"{prefix}clientId", "").strip() or None)
+    client_id = env.get(f"{prefix}clientId", "").strip() or env.get("AZURE_CLIENT_ID", "").strip() or None
+    return StorageSettings(None, queue.rstrip("/"), blob.rstrip("/"), client_id, _identity_endpoint(env))
+
+
+def _identity_endpoint(env: Mapping[str, str]) -> IdentityEndpoint | None:
+    """That of the platform, unless the environment wants the app to be somebody else, as azure-identity reads it."""
+    url, header = env.get("IDENTITY_ENDPOINT"), env.get("IDENTITY_HEADER")
+    if not url or not header or any(env.get(name) for name in _OTHER_IDENTITIES):
+        return None
+    return IdentityEndpoint(url, header)
 
 
 def is_loopback(url: str) -> bool:

@@ -1,19 +1,20 @@
 """Bearer tokens for storage: the managed identity's from the platform; elsewhere, whatever azure-identity finds.
 
-Sources: "How to use managed identities for App Service and Azure Functions" (REST endpoint reference); azure-identity's
-`DefaultAzureCredential` for what comes before a managed identity.
+Source: "How to use managed identities for App Service and Azure Functions", REST endpoint reference
+(https://learn.microsoft.com/azure/app-service/overview-managed-identity).
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
 
 from shared.http_client import HttpClient, detached
+from shared.settings import IdentityEndpoint
 
 _log = logging.getLogger(__name__)
 
@@ -21,13 +22,6 @@ _RESOURCE: Final = "https://storage.azure.com"
 _SPARE_SECONDS: Final = 300.0  # a token is not used so shortly before its end
 _LONG_SECONDS: Final = 7200.0  # one that lives as long is renewed at half its life
 _PAUSE_SECONDS: Final = 30.0  # after a renewal that failed
-# Who sets one of these wants the app to be somebody else than the platform's managed identity.
-_OTHERS: Final = (
-    "AZURE_CLIENT_SECRET",
-    "AZURE_CLIENT_CERTIFICATE_PATH",
-    "AZURE_FEDERATED_TOKEN_FILE",
-    "IDENTITY_SERVER_THUMBPRINT",
-)
 
 
 class Token(NamedTuple):
@@ -84,13 +78,11 @@ class AccessTokens:
         self._renew_at = self._token.expires - (left / 2 if left >= _LONG_SECONDS else _SPARE_SECONDS)
 
 
-def tokens_of(http: HttpClient, environment: Mapping[str, str], client_id: str | None) -> AccessTokens:
-    """The tokens of whom the environment says we are; `client_id` that of a user-assigned identity."""
-    client_id = client_id or environment.get("AZURE_CLIENT_ID") or None
-    url, secret = environment.get("IDENTITY_ENDPOINT"), environment.get("IDENTITY_HEADER")
-    if url and secret and not any(environment.get(name) for name in _OTHERS):
-        return AccessTokens(lambda: _of_platform(http, url, secret, client_id))
-    return AccessTokens(lambda: _of_azure_identity(client_id))
+def tokens_of(http: HttpClient, endpoint: IdentityEndpoint | None, client_id: str | None) -> AccessTokens:
+    """The tokens of who we are; `client_id` is that of a user-assigned identity."""
+    if endpoint is None:
+        return AccessTokens(lambda: _of_azure_identity(client_id))
+    return AccessTokens(lambda: _of_platform(http, endpoint, client_id))
 
 
 class _Given(msgspec.Struct):
@@ -98,9 +90,9 @@ class _Given(msgspec.Struct):
     expires_on: str | int
 
 
-async def _of_platform(http: HttpClient, url: str, secret: str, client_id: str | None) -> Token:
+async def _of_platform(http: HttpClient, endpoint: IdentityEndpoint, client_id: str | None) -> Token:
     query = {"api-version": "2019-08-01", "resource": _RESOURCE} | ({"client_id": client_id} if client_id else {})
-    answer = await http.get(f"{url}?{urlencode(query)}", {"x-identity-header": secret})
+    answer = await http.get(f"{endpoint.url}?{urlencode(query)}", {"x-identity-header": endpoint.header})
     if answer.status != 200:
         raise ConnectionError(f"the identity endpoint answered {answer.status}")
     try:

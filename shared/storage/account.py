@@ -1,7 +1,6 @@
 """One storage account: requests to it, authenticated, and tried again where that may help."""
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import Mapping
@@ -67,7 +66,7 @@ class StorageAccount:
             self._key = None if found.key is None else SharedKey(found.account, found.key)
         elif settings.queue_service_uri and settings.blob_service_uri:
             self.queues, self.blobs = Service.of(settings.queue_service_uri), Service.of(settings.blob_service_uri)
-            self._tokens = tokens_of(http, os.environ, settings.client_id)
+            self._tokens = tokens_of(http, settings.identity, settings.client_id)
         else:
             raise SettingsError(["AzureWebJobsStorage names no storage account"])
 

@@ -8,8 +8,7 @@ from urllib.parse import quote, unquote
 
 from shared.storage.account import Request, StorageAccount, refusal
 from shared.storage.ports import Listed, Version
-from shared.storage.xml import elements
-from shared.values.errors import UnavailableError
+from shared.storage.xml import page
 from shared.values.http_answers import Answer
 
 if TYPE_CHECKING:
@@ -108,16 +107,12 @@ class AzureBlobs:
             if answer.status == _GONE:
                 return
             _expect(container, answer, 200)
-            try:
-                found = [_listed(blob) for blob in elements(answer.body, "Blob")]
-                (more,) = elements(answer.body, "NextMarker")
-            except ValueError as error:
-                raise UnavailableError(f"container {container}", reason="storage-unreadable") from error
-            for listed in found:
-                yield listed
-            if not more.text:
+            found, more = page(answer.body, "Blob", f"container {container}")
+            for blob in found:
+                yield _listed(blob)
+            if not more:
                 return
-            marker = f"&marker={quote(more.text, safe='')}"
+            marker = f"&marker={quote(more, safe='')}"
 
     async def delete(self, container: str, name: str) -> None:
         """Delete a blob, or find it gone.
@@ -203,10 +198,9 @@ def _done(container: str, answer: Answer, status: int) -> bool:
 
 
 def _listed(blob: "Element") -> Listed:
-    name = blob.find("Name")
-    if name is None or name.text is None:
-        raise ValueError("a blob without a name")
+    name = blob.findtext("Name", "")
     # A name with a character that XML does not have is quoted ("List Blobs").
-    text = unquote(name.text) if name.get("Encoded") == "true" else name.text
+    if blob.find("Name[@Encoded='true']") is not None:
+        name = unquote(name)
     metadata = {entry.tag: entry.text or "" for entry in blob.iterfind("Metadata/*")}
-    return Listed(text, metadata, parsedate_to_datetime(blob.findtext("Properties/Last-Modified", "")))
+    return Listed(name, metadata, parsedate_to_datetime(blob.findtext("Properties/Last-Modified", "")))

@@ -12,8 +12,7 @@ from xml.sax.saxutils import escape, unescape
 
 from shared.storage.account import Request, StorageAccount, refusal
 from shared.storage.ports import LeasedMessage, Receipt
-from shared.storage.xml import elements
-from shared.values.errors import UnavailableError
+from shared.storage.xml import page
 from shared.values.http_answers import Answer
 from shared.values.message_text import Encoding, encode
 
@@ -128,8 +127,17 @@ class AzureQueues:
         Raises:
             UnavailableError: storage did not answer.
         """
-        with storage_errors("queues"):
-            return [queue.name async for queue in self._account.queues.list_queues()]
+        names: list[str] = []
+        marker = ""
+        while True:
+            answer = await self._send(Request("GET", "/", f"comp=list{marker}"))
+            if answer.status != 200:
+                raise refusal("queues", answer)
+            found, more = page(answer.body, "Queue", "queues")
+            names += [queue.findtext("Name", "") for queue in found]
+            if not more:
+                return names
+            marker = f"&marker={quote(more, safe='')}"
 
     async def peek(self, queue: str) -> list[str]:
         """The texts of up to 32 messages at the front, which stay there; none where there is no queue.
@@ -179,12 +187,8 @@ class AzureQueues:
             return []
         if answer.status != 200:
             raise refusal(f"queue {queue}", answer)
-        try:
-            return [
-                {field.tag: field.text or "" for field in message} for message in elements(answer.body, "QueueMessage")
-            ]
-        except ValueError as error:
-            raise UnavailableError(f"queue {queue}", reason="storage-unreadable") from error
+        messages, _ = page(answer.body, "QueueMessage", f"queue {queue}")
+        return [{field.tag: field.text or "" for field in message} for message in messages]
 
     async def _create(self, queue: str) -> None:
         answer = await self._send(Request("PUT", f"/{queue}"))

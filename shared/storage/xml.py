@@ -1,20 +1,28 @@
-"""The XML in which storage lists messages and blobs."""
+"""The XML in which storage lists messages, queues and blobs."""
 
 from typing import TYPE_CHECKING
+
+from shared.values.errors import UnavailableError
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 
-def elements(document: bytes, tag: str) -> "list[Element]":
-    """All elements of a name, wherever they stand.
+def page(document: bytes, tag: str, what: str) -> "tuple[list[Element], str]":
+    """What a page of a list holds, and the marker of the next page; empty where there is none.
+
+    Args:
+        document: the answer's body.
+        tag: of what is listed.
+        what: for the error.
 
     Raises:
-        ValueError: it is not XML; a message with a character that XML does not have is such a case.
+        UnavailableError: it is not XML. A message with a character that XML does not have makes it so.
     """
     from xml.etree import ElementTree as ET  # noqa: PLC0415 - a put needs none
 
     try:
-        return list(ET.fromstring(document).iter(tag))  # noqa: S314 - from our own storage account
+        found = ET.fromstring(document)  # noqa: S314 - from our own storage account
     except ET.ParseError as error:
-        raise ValueError("not XML") from error
+        raise UnavailableError(what, reason="storage-unreadable") from error
+    return list(found.iter(tag)), found.findtext("NextMarker", "")

@@ -287,7 +287,6 @@ class TestPrivateNetwork:
 
 # What the platform or a library reads, and our code does not: the page that says so.
 PLATFORM_SETTINGS = {
-    "AZURE_CLIENT_ID": "DefaultAzureCredential",
     "AzureWebJobsStorage__credential": "Connecting to host storage with an identity",
     "APPLICATIONINSIGHTS_CONNECTION_STRING": "App settings reference for Azure Functions",
     "APPLICATIONINSIGHTS_AUTHENTICATION_STRING": "App settings reference for Azure Functions",
@@ -307,6 +306,12 @@ LOCAL_SETTINGS = {
     "AzureWebJobsStorage__accountName": "the service URIs say it",
     "GRAPH_ENDPOINT": "the public cloud's by default",
     "LOGIN_ENDPOINT": "the public cloud's by default",
+    "IDENTITY_ENDPOINT": "the platform's own",
+    "IDENTITY_HEADER": "the platform's own",
+    "IDENTITY_SERVER_THUMBPRINT": "another platform's own",
+    "AZURE_CLIENT_SECRET": "azure-identity's, of an application in the identity's place",
+    "AZURE_CLIENT_CERTIFICATE_PATH": "the same",
+    "AZURE_FEDERATED_TOKEN_FILE": "the same, in Kubernetes",
 }
 
 

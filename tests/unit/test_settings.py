@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.settings import load, storage_settings
+from shared.settings import IdentityEndpoint, load, storage_settings
 from shared.values.errors import SettingsError
 
 GOOD = {
@@ -230,3 +230,27 @@ def test_no_problem_shows_what_was_set(name: str) -> None:
         load(GOOD | {name: secret})
     assert secret.lower() not in str(caught.value).lower()
     assert name in str(caught.value)
+
+
+PLATFORM = {"IDENTITY_ENDPOINT": "http://127.0.0.1:8081/msi/token", "IDENTITY_HEADER": "secret"}
+BY_IDENTITY = PLATFORM | {"AzureWebJobsStorage__accountName": "st1"}
+
+
+def test_the_platform_says_where_its_identity_is_asked_for_tokens() -> None:
+    found = storage_settings(BY_IDENTITY | {"AZURE_CLIENT_ID": "a"})
+    assert found is not None
+    assert found.identity == IdentityEndpoint("http://127.0.0.1:8081/msi/token", "secret")
+    assert found.client_id == "a"
+    assert "secret" not in repr(found)
+    named = storage_settings(BY_IDENTITY | {"AZURE_CLIENT_ID": "a", "AzureWebJobsStorage__clientId": "b"})
+    assert named is not None
+    assert named.client_id == "b"
+
+
+@pytest.mark.parametrize(
+    "other", [{"AZURE_CLIENT_SECRET": "s"}, {"AZURE_FEDERATED_TOKEN_FILE": "f"}, {"IDENTITY_ENDPOINT": ""}]
+)
+def test_who_is_to_be_somebody_else_is_not_the_platforms_identity(other: dict[str, str]) -> None:
+    found = storage_settings(BY_IDENTITY | other)
+    assert found is not None
+    assert found.identity is None

@@ -8,6 +8,7 @@ import pytest
 
 from dev.simulator import Simulator
 from shared.http_client import HttpClient
+from shared.settings import IdentityEndpoint
 from shared.storage.access_tokens import AccessTokens, Token, tokens_of
 from tests.integration.storage.server import Behaviour, answers, resets, says, serving
 
@@ -106,17 +107,15 @@ async def test_the_platforms_endpoint_is_asked_as_it_wants_to_be(http: HttpClien
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2F\r\n"
         b'{"access_token":"t","expires_on":"32503680000"}\r\n0\r\n\r\n'
     )
-    async with serving(given, given, given) as server:
-        platform = {"IDENTITY_ENDPOINT": f"http://127.0.0.1:{server.port}/msi/token", "IDENTITY_HEADER": "s"}
+    async with serving(given, given) as server:
+        platform = IdentityEndpoint(f"http://127.0.0.1:{server.port}/msi/token", "s")
         assert await tokens_of(http, platform, None).get() == "t"
-        assert await tokens_of(http, platform | {"AZURE_CLIENT_ID": "a"}, None).get() == "t"
-        assert await tokens_of(http, platform | {"AZURE_CLIENT_ID": "a"}, "b").get() == "t"
+        assert await tokens_of(http, platform, "b/c").get() == "t"
     asked = [head.decode().split("\r\n") for head in server.heads]
     target = "GET /msi/token?api-version=2019-08-01&resource=https%3A%2F%2Fstorage.azure.com"
     assert [lines[0].removesuffix(" HTTP/1.1") for lines in asked] == [
         target,
-        f"{target}&client_id=a",
-        f"{target}&client_id=b",
+        f"{target}&client_id=b%2Fc",
     ]
     assert all("x-identity-header: s" in lines for lines in asked)
 
@@ -133,7 +132,7 @@ async def test_the_platforms_endpoint_is_asked_as_it_wants_to_be(http: HttpClien
 )
 async def test_without_a_token_there_is_no_connection(http: HttpClient, trouble: Behaviour) -> None:
     async with serving(trouble) as server:
-        platform = {"IDENTITY_ENDPOINT": f"http://127.0.0.1:{server.port}/msi/token", "IDENTITY_HEADER": "s"}
+        platform = IdentityEndpoint(f"http://127.0.0.1:{server.port}/msi/token", "s")
         with pytest.raises(ConnectionError):
             await tokens_of(http, platform, None).get()
 
@@ -144,4 +143,4 @@ async def test_elsewhere_azure_identity_finds_one(
     """It is asked for a managed identity here too, as that is what it can be given."""
     for name, value in shared_simulator.environment().items():
         monkeypatch.setenv(name, value)
-    assert (await tokens_of(http, {}, None).get()).count(".") == 2
+    assert (await tokens_of(http, None, None).get()).count(".") == 2
