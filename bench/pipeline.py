@@ -1,5 +1,6 @@
 """A notification's whole way in CPU, HTTP body in to event put, on a worker's loop; the storage is not ours."""
 
+import asyncio
 import math
 import os
 import statistics

@@ -3,6 +3,7 @@
 Sources: "Configure Azure Storage connection strings"; "Connect to Azurite with SDKs and tools", for the emulator's.
 """
 
+from base64 import b64decode
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -37,9 +38,16 @@ def parse_connection_string(text: str) -> ConnectionString:
     account, key = values.get("accountname", ""), values.get("accountkey") or None
     sas = "" if account and key else values.get("sharedaccesssignature", "").lstrip("?")
     places = [_place(values, service) for service in ("queue", "blob")]
-    if not all(places) or not (sas or (account and key)):
-        raise SettingsError(["AzureWebJobsStorage is no connection string of a storage account"])
+    if not all(places) or not (sas or (account and key and _is_base64(key))):
+        raise SettingsError(["AzureWebJobsStorage: not valid (a storage account's connection string)"])
     return ConnectionString(places[0], places[1], account, None if sas else key, sas)
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        return bool(b64decode(text, validate=True))
+    except ValueError:
+        return False
 
 
 def _emulator(service: str) -> str:

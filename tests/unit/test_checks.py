@@ -16,6 +16,7 @@ from commands.directory import GRAPH_APP_ID
 from commands.environment import environment
 from commands.examination import make
 from commands.identity import NotTheAppError, refuse_strangers
+from shared.http_client import HttpClient
 from shared.operations.limits import Level
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
@@ -219,7 +220,7 @@ class TestNothingCrashesIt:
                 raise SettingsError(["AzureWebJobsStorage: not valid"])
 
         with pytest.raises(SettingsError, match="AzureWebJobsStorage: not valid") as raised:
-            StorageAccount(StorageSettings(text, None, None, None))
+            StorageAccount(StorageSettings(text, None, None, None), HttpClient())
         assert text not in str(raised.value)
         (finding,) = await checks.storage(Broken())  # type: ignore[arg-type]
         assert (finding.id, finding.level) == ("settings", Level.BAD)

@@ -308,10 +308,6 @@ LOCAL_SETTINGS = {
     "LOGIN_ENDPOINT": "the public cloud's by default",
     "IDENTITY_ENDPOINT": "the platform's own",
     "IDENTITY_HEADER": "the platform's own",
-    "IDENTITY_SERVER_THUMBPRINT": "another platform's own",
-    "AZURE_CLIENT_SECRET": "azure-identity's, of an application in the identity's place",
-    "AZURE_CLIENT_CERTIFICATE_PATH": "the same",
-    "AZURE_FEDERATED_TOKEN_FILE": "the same, in Kubernetes",
 }
 
 

@@ -71,7 +71,15 @@ def test_the_emulators_short_form_may_be_written_otherwise() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "AccountName=st1", "AccountKey=k", "AccountName=st1;AccountKey=k;QueueEndpoint=none"]
+    "text",
+    [
+        "",
+        "x",
+        "AccountName=st1",
+        "AccountKey=k",
+        "AccountName=st1;AccountKey=a2V5;QueueEndpoint=none",
+        "AccountName=st1;AccountKey=???",
+    ],
 )
 def test_what_is_none_is_a_matter_of_settings(text: str) -> None:
     with pytest.raises(SettingsError):

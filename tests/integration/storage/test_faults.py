@@ -64,11 +64,12 @@ async def account_on(server: Server) -> AsyncIterator[StorageAccount]:
         yield StorageAccount(StorageSettings(connection_string(server), None, None, None), http)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_client, "SILENT_SECONDS", 0.1)
 
 
+@pytest.mark.usefixtures("_soon")
 @pytest.mark.parametrize("name", FAULTS)
 async def test_a_put_meets_a_fault_as_the_sdk_does(name: str) -> None:
     async with serving(*FAULTS[name], *[TAKEN] * 3) as server, account_on(server) as account:
