@@ -25,7 +25,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dev import installed_clients, traffic
+from dev.azurite import AzuriteError
 from dev.consumer import Arrival, Consumer
+from dev.host import HostStartError
 from dev.host.process import add_host_options, use_host
 from dev.simulator import Kind
 from dev.simulator.collection import collection
@@ -211,7 +213,7 @@ class Demo:
 
 
 def main() -> int:
-    """Run all scenes; 0 if the books balance."""
+    """Run all scenes; 0 if the books balance, 1 if they do not, or nothing can be started."""
     parser = argparse.ArgumentParser(prog="run.py demo", description="The whole app, end to end, on this machine.")
     parser.add_argument("--clients", type=Path, metavar="FOLDER", help="let what is installed there read, too")
     add_host_options(parser)
@@ -227,7 +229,11 @@ def main() -> int:
             console.status("starting storage, the simulator of Microsoft's side, and the app …"),
             ExitStack() as starting,
         ):
-            stack = starting.enter_context(Stack.start(Path(folder), subscriptions=traffic.WITH_PRESENCE))
+            try:
+                stack = starting.enter_context(Stack.start(Path(folder), subscriptions=traffic.WITH_PRESENCE))
+            except (AzuriteError, HostStartError) as error:
+                print(f"run.py demo: {error}", file=sys.stderr)
+                return 1
             running = starting.pop_all()
         with running:
             with Consumer(stack.azurite.connection_string, books.arrive), _view(console, books) as say:

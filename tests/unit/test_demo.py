@@ -1,14 +1,18 @@
 """The demo's books: what breaks a promise, and what does not."""
 
+import sys
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Never
 
 import msgspec
 import pytest
 
+from dev import demo
+from dev.azurite import AzuriteError
 from dev.consumer import Arrival
 from dev.demo import Books, fingerprint
 from dev.simulator.delivery import Notification
+from dev.stack import Stack
 from shared.values.event_types import CloudEvent
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -71,3 +75,15 @@ def test_they_do_not_balance_with(more: Arrival, problem: str, books: Books) -> 
 def test_they_do_not_balance_while_one_is_missing(books: Books) -> None:
     books.send((notification("c"),))
     assert books.problems() == {"lost": 1}
+
+
+def test_what_cannot_be_started_is_one_line_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(*_: object, **__: object) -> Never:
+        raise AzuriteError("storage is damaged: do this")
+
+    monkeypatch.setattr(sys, "argv", ["run.py demo"])
+    monkeypatch.setattr(Stack, "start", start)
+    assert demo.main() == 1
+    assert capsys.readouterr().err == "run.py demo: storage is damaged: do this\n"
