@@ -1,13 +1,13 @@
 """From a notification's plaintext to a CloudEvent.
 
-Sources: CloudEvents 1.0 (attributes, JSON format, JSON batch format, the Dataref and Distributed Tracing extensions);
-the Graph pages on notifications for calls, meetings, emergency calls, call records, presence and online meetings for
-the payloads and their spellings.
+The form of an event is that of CloudEvents 1.0: attributes, JSON format, JSON batch format, and the extensions Dataref
+and Distributed Tracing (https://github.com/cloudevents/spec/tree/v1.0.2/cloudevents). The payloads and their spellings
+are those of Graph's pages on each resource, which `shared.values.resources` names.
 """
 
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -43,17 +43,21 @@ _RFC3339: Final = re.compile(
 
 _NO_OBJECT: Final = "-"  # a word that no row knows
 _TIME_FIELDS: Final = ("eventDateTime",)
+_NOTHING: Final = msgspec.Raw()
 
 
 class _Clues(msgspec.Struct):
-    """The few fields of a plaintext that decide its type and time, whatever their types."""
+    """The few fields of a plaintext that decide its type and time; any of them may be missing or no string."""
 
-    eventType: Any = None  # noqa: N815 - Graph's names
-    callEventType: Any = None  # noqa: N815
-    eventDateTime: Any = None  # noqa: N815
-    endDateTime: Any = None  # noqa: N815
-    createdDateTime: Any = None  # noqa: N815
-    emergencyCallEvent: Any = None  # noqa: N815
+    eventType: msgspec.Raw = _NOTHING  # noqa: N815 - Graph's names
+    callEventType: msgspec.Raw = _NOTHING  # noqa: N815
+    eventDateTime: msgspec.Raw = _NOTHING  # noqa: N815
+    endDateTime: msgspec.Raw = _NOTHING  # noqa: N815
+    createdDateTime: msgspec.Raw = _NOTHING  # noqa: N815
+    emergencyCallEvent: msgspec.Raw = _NOTHING  # noqa: N815
+
+
+_NO_CLUES: Final = _Clues()
 
 
 class _RecordClues(msgspec.Struct):
@@ -104,48 +108,28 @@ def _clues(plaintext: bytes, time_fields: tuple[str, ...]) -> tuple[str, str | N
 def _strict_clues(plaintext: bytes, time_fields: tuple[str, ...]) -> tuple[str, str | None]:
     try:
         if not plaintext.isascii():
-            plaintext.decode()  # the JSON parser does not look inside what it passes through
-        clues = _read_clues(plaintext)
-    except msgspec.ValidationError:
-        _check_json(plaintext)  # the parser stopped at once where it found something that it makes no value of
-        fields = _strings(plaintext)
-        if fields is None:
+            plaintext.decode()  # the JSON parser does not check what it passes over
+        try:
+            clues = _read_clues(plaintext)
+        except msgspec.ValidationError:
+            _read_raw(plaintext)  # the parser stopped where it saw that this is no object
             return _NO_OBJECT, None
-        clues = _Clues(*(fields.get(name) for name in _Clues.__struct_fields__))
+        # The page about emergency calls nests the event; that of the entity has it flat.
+        is_nested = clues.emergencyCallEvent and bytes(clues.emergencyCallEvent)[:1] == b"{"
+        nested = _read_clues(clues.emergencyCallEvent) if is_nested else _NO_CLUES
+        words = (nested.callEventType, nested.eventType, clues.eventType, clues.callEventType)
+        times = (nested.eventDateTime, *(getattr(clues, name) for name in time_fields))
+        return (
+            next(filter(None, map(event_word, _texts(words))), ""),
+            next(filter(_is_time, _texts(times)), None),
+        )
     except (ValueError, RecursionError):
         raise _not_json() from None
-    nested = clues.emergencyCallEvent if isinstance(clues.emergencyCallEvent, dict) else {}
-    # The published emergency page nests the event, the entity page has it flat.
-    candidates = (nested.get("callEventType"), nested.get("eventType"), clues.eventType, clues.callEventType)
-    word = next(filter(None, map(event_word, candidates)), "")
-    times = (nested.get("eventDateTime"), *(getattr(clues, name) for name in time_fields))
-    return word, next((time for time in times if isinstance(time, str) and _is_time(time)), None)
 
 
-def _strings(data: msgspec.Raw | bytes, *, nested: bool = True) -> dict[str, Any] | None:
-    """The strings of an object, and those of the objects in it; None where it is none.
-
-    Numbers, of which the parser takes some (`1e999`) for none, and all the rest are left out.
-    """
-    try:
-        fields = _read_fields(data)
-    except msgspec.ValidationError:
-        return None
-    strings: dict[str, Any] = {}
-    for name, raw in fields.items():
-        match bytes(raw)[:1]:
-            case b'"':
-                strings[name] = _read_string(raw)
-            case b"{" if nested:
-                strings[name] = _strings(raw, nested=False)
-    return strings
-
-
-def _check_json(plaintext: bytes) -> None:
-    try:
-        _read_raw(plaintext)
-    except (ValueError, RecursionError):
-        raise _not_json() from None
+def _texts(values: Iterable[msgspec.Raw]) -> Iterator[str]:
+    """Those of some values that are strings."""
+    return (_read_string(raw) for raw in values if raw and bytes(raw)[:1] == b'"')
 
 
 def _not_json() -> MalformedInputError:
@@ -157,7 +141,7 @@ def _not_json() -> MalformedInputError:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event ready to be written: the CloudEvents attributes, and `data` as JSON, byte for byte as Graph sent it."""
+    """An event ready to be written: the CloudEvents attributes, and `data`, JSON byte for byte as Graph sent it."""
 
     queue: str
     attributes: Mapping[str, str]
@@ -193,11 +177,11 @@ def event_of(
 
     Args:
         item: the notification.
-        plaintext: its decrypted content; None for a basic notification, of which nothing but ids is believed.
+        plaintext: its decrypted content; None for a basic notification, of which only ids are believed.
         fallback_id: names this delivery of this item, for a notification that carries nothing unique.
         received: when it was received, aware; the event's time where Graph gives none.
         traceparent: W3C trace context.
-        backfilled: nobody sent it; it stands for a notification that was missed, and holds the call record.
+        backfilled: nobody sent the notification. It stands for one that was missed, and holds the call record.
 
     Raises:
         MalformedInputError: the plaintext is not JSON, or what was backfilled is no call record.
@@ -212,7 +196,7 @@ def event_of(
         data = _resource_data(item) if backfilled else _unsigned_data(item)
     if kind is not None and kind.typed_by_change and word is not _NO_OBJECT:
         word = event_word(notification.change_type)
-    # What Graph only ever says encrypted is not believed in the clear.
+    # Graph always encrypts the content of some resources, so a notification without content is not one of Graph's.
     is_believed = kind is not None and not (plaintext is None and kind.rich is Rich.ALWAYS)
     known = kind.event_types.get(word) if kind is not None and is_believed else None
     event_type = resources.UNRECOGNIZED if known is None else known.name
@@ -244,11 +228,12 @@ def event_of(
 def with_record(event: Event, record: bytes) -> Event:
     """The event of a call record that carries the record itself.
 
-    It is named after the record and its version, and not after a delivery or subscription, so that the same version is
-    the same event in whichever way, and however often, it has become known.
+    Its id is that of the record and its version. So the same version is the same event, in whichever way and however
+    often it has become known.
 
     Raises:
-        MalformedInputError: it is no callRecord ("callRecord resource type").
+        MalformedInputError: it is no callRecord ("callRecord resource type",
+            https://learn.microsoft.com/graph/api/resources/callrecords-callrecord).
     """
     try:
         clues = read_leniently(_read_record_clues, record)
@@ -283,7 +268,7 @@ def _event_id(notification: ChangeNotification) -> str | None:
     if not isinstance(signature, str):
         return None
     try:
-        # The key is single-use, so the signature is unique; decoding it first makes every base64 spelling one.
+        # The key is used once, so the signature is unique. It is decoded because base64 has several spellings of it.
         return binascii.a2b_base64(signature, strict_mode=True).hex() or None
     except ValueError:
         return None
@@ -308,14 +293,14 @@ def _is_time(text: str) -> bool:
 
 
 def _resource_data(item: Item) -> bytes:
-    """`resourceData` as it is; what is backfilled has the whole record there."""
+    """`resourceData` as it is: the record, of what is backfilled."""
     return bytes(_read_fields(item.raw).get("resourceData", b"null"))
 
 
 def _unsigned_data(item: Item) -> bytes:
     """What is believed of an item without encrypted content, which anybody who knows the secret could have written.
 
-    Of `resourceData` that is what names the resource. An item of an unknown kind that has none keeps its own fields.
+    That is what names the resource in `resourceData`; and of an item of an unknown kind without it, the item's fields.
     """
     kind, fields = item.notification.kind, _read_fields(item.raw)
     inner = fields.pop("resourceData", msgspec.Raw(b"null"))
