@@ -34,7 +34,6 @@ _WHY: Final = {
     Reason.UNWANTED: "nothing asks for it",
     Reason.FRESH: "all is well",
     Reason.FOREIGN: "it delivers elsewhere: not ours",
-    Reason.UNKNOWN_RESOURCE: "its resource is not in the catalogue",
 }
 _COLOURS: Final = {
     Verb.CREATE: "green",

@@ -38,6 +38,7 @@ from shared.values.graph import (
 )
 from shared.values.lifetimes import LEAST_GRANTED, SMALLEST_MARGIN, Lifetimes, half_life, last_resort
 from shared.values.resource_paths import Names
+from shared.values.resource_row import UNKNOWN
 
 PATIENCE: Final = timedelta(minutes=15)
 """Live subscriptions that lapse sooner than this are renewed before missing ones are created.
@@ -107,8 +108,8 @@ class _Planner:
     prune: bool
 
     def renewal(self, existing: Subscription) -> Action | None:
-        kind = existing.kind
-        if kind is None or kind.key in self.course.paused or existing.expires <= self.now - SKEW:
+        kind = existing.kind or UNKNOWN
+        if kind.key in self.course.paused or existing.expires <= self.now - SKEW:
             return None
         version, rich = self.endpoint.read_mark(existing.notification_url)
         reason = self._reason_to_renew(existing, version, rich=rich)
@@ -277,12 +278,9 @@ class _Planner:
             yield self._action(verb, reason, want, deadline, old, delete_first=old is not None)
 
     def _unwanted(self, existing: Subscription, *, is_sure: bool) -> Action:
-        kind = existing.kind
         version, _ = self.endpoint.read_mark(existing.notification_url)
         if self.prune and is_sure:
             return self._at_leisure(Verb.DELETE, Reason.UNWANTED, existing)
-        if kind is None:
-            return self._at_leisure(Verb.LEAVE, Reason.UNKNOWN_RESOURCE, existing)
         if version is ClientStateVersion.UNKNOWN:
             return self._at_leisure(Verb.LEAVE, Reason.UNKNOWN_MARK, existing)
         due = self._due(existing)
@@ -292,6 +290,7 @@ class _Planner:
         )
         if due is None or waits or existing.id in self.course.begun:
             return self._at_leisure(Verb.LEAVE, Reason.UNWANTED, existing)
+        kind = existing.kind or UNKNOWN
         return Action(Verb.RENEW, due, existing.tenant_id, kind, existing.expires, None, existing)
 
     def _due(self, existing: Subscription) -> Reason | None:

@@ -52,7 +52,6 @@ class Reason(StrEnum):
     UNWANTED = "unwanted"
     FRESH = "fresh"
     FOREIGN = "foreign"
-    UNKNOWN_RESOURCE = "unknown-resource"
 
 
 @dataclass(frozen=True, slots=True)

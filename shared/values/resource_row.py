@@ -207,6 +207,20 @@ class ResourceKind:
         return any(form.gather is Gather.TENANT for form in self.forms)
 
 
+UNKNOWN: Final = ResourceKind(
+    key="unknown",
+    sentence="What a later version has subscribed to, before it was rolled back.",
+    forms=(PathForm(pattern="", path=str, api_versions=("v1.0", "beta"), permission="its resource's permission"),),
+    rich=Rich.OPTIONAL,
+    max_lifetime=timedelta(hours=1),  # no resource is allowed less
+    change_type="",
+    events_queue="",
+    raw_queue="",
+    event_types={},
+)
+"""The row of what no row knows: nothing is made of it, and nobody receives it by this row; it is only kept alive."""
+
+
 def normal_path(resource: str) -> str:
     """A path as patterns are matched with it."""
     return resource.strip().lstrip("/").lower()

@@ -18,6 +18,7 @@ from shared.values.endpoint import Endpoint
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription
 from shared.values.resource_paths import normal_form
+from shared.values.resource_row import UNKNOWN
 
 TENANT = "aaaaaaaa-0000-4000-8000-000000000001"
 OTHER_TENANT = "aaaaaaaa-0000-4000-8000-000000000002"
@@ -241,8 +242,7 @@ class ModelGraph:
         return self._told(one)
 
     def _too_long(self, resource: str, expires: datetime) -> SwitchboardError | None:
-        kind = resources.match(resource)
-        assert kind is not None
+        kind = resources.match(resource) or UNKNOWN
         maximum = self.maximum.get(kind.key, kind.max_lifetime)
         if expires - self.clock.now() > maximum:
             return graph.LifetimeExceededError("400", maximum)

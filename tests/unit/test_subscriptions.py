@@ -17,6 +17,7 @@ from shared.values.certificate import EncryptionCertificate
 from shared.values.endpoint import ClientStateVersion, Endpoint
 from shared.values.graph import Subscription
 from shared.values.lifetimes import Lifetimes, half_life, last_resort
+from shared.values.resource_row import UNKNOWN
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -67,7 +68,8 @@ def decide(
     )
     for action in actions:
         for about in (action.desired, action.subscription):
-            assert about is None or (action.tenant_id, action.kind) == (about.tenant_id, about.kind)
+            kinds = () if about is None else (about.kind, about.kind or UNKNOWN)
+            assert about is None or (action.tenant_id == about.tenant_id and action.kind in kinds)
     return actions
 
 
@@ -82,7 +84,7 @@ def test_verbs_and_reasons_have_the_names_that_plans_and_logs_give_them() -> Non
     assert " ".join(ClientStateVersion) == "current previous unknown"
     assert " ".join(Reason) == (
         "missing half-life reauthorization certificate notification-url client-state unknown-mark resource-data "
-        "change-type refused superseded duplicate unwanted fresh foreign unknown-resource"
+        "change-type refused superseded duplicate unwanted fresh foreign"
     )
 
 
@@ -226,8 +228,15 @@ class TestPlan:
         found = existing(CALLS, left=HOUR, notification_url=URL)
         [action] = decide([], [found])
         assert (action.verb, action.reason) == (Verb.LEAVE, Reason.UNKNOWN_MARK)
-        [action] = decide([], [replace(found, resource="users/u1/messages", notification_url=ENDPOINT.url(rich=True))])
-        assert (action.verb, action.reason) == (Verb.LEAVE, Reason.UNKNOWN_RESOURCE)
+
+    def test_what_a_later_version_has_made_is_renewed_though_no_row_knows_it(self) -> None:
+        ours = existing(CALLS, left=timedelta(minutes=20), resource="users/u1/messages")
+        [action] = decide([], [ours])
+        assert (action.verb, action.reason) == (Verb.RENEW, Reason.HALF_LIFE)
+        [action] = decide([], [replace(ours, expires=NOW + HOUR)])
+        assert (action.verb, action.reason) == (Verb.LEAVE, Reason.UNWANTED)
+        [action] = decide([], [replace(ours, notification_url="https://other.example.com/api/notifications")])
+        assert (action.verb, action.reason) == (Verb.LEAVE, Reason.FOREIGN)
 
     @pytest.mark.parametrize(
         "url",

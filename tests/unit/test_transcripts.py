@@ -27,6 +27,7 @@ SAMPLES = Path(__file__).parents[1] / "samples"
 RECEIVED = datetime(2026, 4, 1, tzinfo=UTC)
 USER = "11111111-1111-1111-1111-111111111111"
 EVERY_MEETING = Desired(TENANT, resources.TRANSCRIPTS, "communications/onlineMeetings/getAllTranscripts", rich=True)
+DAY = timedelta(days=1)
 OFF = refuse(graph.TranscriptAccessError())
 
 
@@ -134,7 +135,7 @@ class TestDesiredState:
             ("", "line 1: [[transcripts]] needs adHocUsers or allAdHocCalls or allMeetings or meetings or organizers"),
             ("allMeetings = false", "line 1: [[transcripts]] needs "),
             ("allMeetings = 'yes'", "line 2: 'allMeetings' must be true or false"),
-            ("meetings = ['a/b']", "line 2: an element of 'meetings' is not an online meeting's id"),
+            ("meetings = ['a/b']", "line 2: 'a/b' in 'meetings' is not an online meeting's id, as Graph gives it"),
             ("allMeetings = true\n[[transcripts]]\nallMeetings = true", "line 4: 'allMeetings' is a duplicate of"),
         ],
     )
@@ -266,16 +267,18 @@ class TestTheTenantsSwitch:
 
 
 async def test_a_version_that_does_not_know_a_header_desires_nothing_new_renews_all_and_removes_nothing() -> None:
-    """What a roll-back meets: `subscriptions.toml` has a row of a later version."""
+    """What a roll-back meets: `subscriptions.toml` has a row of a later version, which has made subscriptions."""
     scenario = Scenario(call_events(1), call_events(2))
     await scenario.renewal.run()
+    later = scenario.graph.add(call_events(3), resource="later/resources", expires=scenario.clock.now() + DAY)
     with pytest.raises(DesiredStateError) as caught:
         parse_desired("[[laterResource]]\nusers = ['x']\n[[callRecords]]\n", tenant_ids=[TENANT])
     scenario.source.state = caught.value
     before = {one.id: one.expires for one in scenario.graph.live()}
-    for _ in range(4):
-        scenario.clock.advance(timedelta(hours=13))
+    for _ in range(4 * 13 * 4):
+        scenario.clock.advance(timedelta(minutes=15))
         report = await scenario.process().run()
+    assert later.id in before
     assert {one.id for one in scenario.graph.live()} == before.keys()
     assert scenario.graph.methods().keys() == {"POST", "PATCH"}
     assert scenario.graph.methods()["POST"] == 2
