@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import requests
+from azure.core.credentials import TokenCredential
 from azure.core.exceptions import ClientAuthenticationError
 
 from shared.values.errors import UnavailableError
@@ -20,25 +21,12 @@ Usage
 _SECONDS: Final = 30
 
 
-class Token(Protocol):
-    """An access token."""
-
-    @property
-    def token(self) -> str: ...
-
-
-class Credential(Protocol):
-    """Whoever asks, as azure-identity has them."""
-
-    def get_token(self, *scopes: str) -> Token: ...
-
-
 @dataclass(frozen=True, slots=True)
 class LogAnalytics:
     """A workspace; `endpoint` is another one in national clouds."""
 
     workspace_id: str
-    credential: Credential
+    credential: TokenCredential
     endpoint: str = ENDPOINT
 
     async def billed(self) -> Mapping[str, float]:
@@ -58,10 +46,10 @@ class LogAnalytics:
             answer = requests.post(
                 url, json={"query": BILLED}, headers={"Authorization": f"Bearer {token}"}, timeout=_SECONDS
             )
-            found: dict[str, Any] = answer.json() if answer.ok else {}
+            content: dict[str, Any] = answer.json() if answer.ok else {}
         except (requests.RequestException, ClientAuthenticationError) as error:
             raise UnavailableError("Log Analytics", reason="log-analytics-no-answer") from error
         if not answer.ok:
             raise UnavailableError("Log Analytics", reason=f"log-analytics-{answer.status_code}")
-        (table,) = (table for table in found["tables"] if table["name"] == "PrimaryResult")
+        (table,) = (table for table in content["tables"] if table["name"] == "PrimaryResult")
         return {str(name): float(megabytes) for name, megabytes in table["rows"]}

@@ -30,35 +30,35 @@ class Unique(Enum):
     USER = "user"
 
 
-@dataclass(frozen=True)
-class ResourceRule:
-    """One kind of resource. `rich` is what `includeResourceData` may be; `quota` names the limit that it counts for."""
-
-    name: str
-    pattern: re.Pattern[str]
-    versions: frozenset[str]
-    rich: frozenset[bool]
-    max_lifetime: timedelta
-    change_types: frozenset[str]
-    permission: str
-    delegated: bool
-    unique: Unique
-    quota: str
-    teams: bool
-    """Whether lifecycleNotificationUrl is demanded above an hour. The samples for meetings and emergency calls omit it,
-    so for those the switch `GraphSettings.lifecycle_url_everywhere` decides."""
-    limited: bool = False
-    """Whether a second one is a limit that has been reached, 403, and no conflict, 409."""
-    of_transcripts: bool = False
-    """Whether the tenant's switch for transcripts decides (`GraphSettings.transcript_access`)."""
-
-
 _BOTH: Final = frozenset({"v1.0", "beta"})
 _BETA: Final = frozenset({"beta"})
 _UPDATED: Final = frozenset({"updated"})
 _MINUTES_4230: Final = timedelta(minutes=4230)
 _DAY: Final = timedelta(days=1)
 _EITHER: Final = frozenset({True, False})
+
+
+@dataclass(frozen=True)
+class ResourceRule:
+    """One kind of resource. `rich` is what `includeResourceData` may be; `quota` names the limit that it counts for."""
+
+    name: str
+    pattern: re.Pattern[str]
+    permission: str
+    versions: frozenset[str] = _BETA
+    rich: frozenset[bool] = _EITHER
+    max_lifetime: timedelta = _MINUTES_4230
+    change_types: frozenset[str] = _UPDATED
+    delegated: bool = False
+    unique: Unique = Unique.RESOURCE
+    quota: str = "teams"
+    teams: bool = False
+    """Whether lifecycleNotificationUrl is demanded above an hour. The samples for meetings and emergency calls omit it,
+    so for those the switch `GraphSettings.lifecycle_url_everywhere` decides."""
+    limited: bool = False
+    """Whether a second one is a limit that has been reached, 403, and no conflict, 409."""
+    of_transcripts: bool = False
+    """Whether the tenant's switch for transcripts decides (`GraphSettings.transcript_access`)."""
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -114,10 +114,8 @@ RULES: Final = (
         pattern=_pattern(r"communications/callRecords/?(\?\$filter=.+)?"),
         versions=_BOTH,
         rich=frozenset({False}),
-        max_lifetime=_MINUTES_4230,
         change_types=frozenset({"created", "updated"}),
         permission="CallRecords.Read.All",
-        delegated=False,
         unique=Unique.CHANGE_TYPE_AND_RESOURCE,
         quota="callRecords",
         teams=True,
@@ -125,28 +123,16 @@ RULES: Final = (
     ResourceRule(
         name="callEvents",
         pattern=_pattern(r"users/[^/]+/communications/callEvents"),
-        versions=_BETA,
         rich=frozenset({True}),
         max_lifetime=_DAY,
-        change_types=_UPDATED,
         permission="CallEvents.Read.All",
-        delegated=False,
         unique=Unique.CHANGE_TYPE_AND_RESOURCE,
-        quota="teams",
         teams=True,
     ),
     ResourceRule(
         name="meetingCallEvents",
         pattern=_pattern(r"communications/onlineMeetings\(joinWebUrl='(?P<url>[^']+)'\)/meetingCallEvents"),
-        versions=_BETA,
-        rich=_EITHER,
-        max_lifetime=_MINUTES_4230,
-        change_types=_UPDATED,
         permission="OnlineMeetings.Read.All",
-        delegated=False,
-        unique=Unique.RESOURCE,
-        quota="teams",
-        teams=False,
     ),
     ResourceRule(
         name="emergencyCallEvents",
@@ -154,38 +140,22 @@ RULES: Final = (
         versions=_BOTH,
         rich=frozenset({True}),
         max_lifetime=_DAY,
-        change_types=_UPDATED,
         permission="CallEvents-Emergency.Read.All",
-        delegated=False,
-        unique=Unique.RESOURCE,
-        quota="teams",
-        teams=False,
     ),
     ResourceRule(
         name="presence",
         pattern=_pattern(r"communications/presences(/[^/?]+|\?\$filter=id in \((?P<ids>.+)\))"),
         versions=_BOTH,
-        rich=_EITHER,
         max_lifetime=timedelta(minutes=60),
-        change_types=_UPDATED,
         permission="Presence.Read.All",
         delegated=True,
         unique=Unique.USER,
-        quota="teams",
         teams=True,
     ),
     ResourceRule(
         name="onlineMeeting",
         pattern=_pattern(r"communications/onlineMeetings/?\?\$filter=JoinWebUrl eq '(?P<url>[^']+)'"),
-        versions=_BETA,
-        rich=_EITHER,
-        max_lifetime=_MINUTES_4230,
-        change_types=_UPDATED,
         permission="OnlineMeetings.Read.All",
-        delegated=False,
-        unique=Unique.RESOURCE,
-        quota="teams",
-        teams=False,
     ),
 )
 _MAX_PRESENCES: Final = 650

@@ -191,15 +191,15 @@ def recover_vault(cli: AzureCli, name: str, location: str, ask: Ask | None) -> N
         return
     group = f"rg-{name}"
     for vault in deleted:
-        found = vault["properties"]
-        if f"/resourcegroups/{group}/".lower() not in found["vaultId"].lower() or found["location"] != location:
+        about = vault["properties"]
+        if f"/resourcegroups/{group}/".lower() not in about["vaultId"].lower() or about["location"] != location:
             continue
         kept = (
-            f"Key Vault {vault['name']} of this environment was deleted and is kept until {found['scheduledPurgeDate']}"
+            f"Key Vault {vault['name']} of this environment was deleted and is kept until {about['scheduledPurgeDate']}"
         )
         if ask is None or not ask(f"{kept}. Recover it, with its certificate and its secrets?"):
             purge = f"az keyvault purge --name {vault['name']} --location {location}"
-            final = "it cannot be purged before" if found.get("purgeProtectionEnabled") else f"or purge it: {purge}"
+            final = "it cannot be purged before" if about.get("purgeProtectionEnabled") else f"or purge it: {purge}"
             recover = f"az keyvault recover --name {vault['name']} --location {location} --resource-group {group}"
             raise HookError(f"{kept}, and the deployment needs its name. Recover it ({recover}), {final}")
         if not cli.az("group", "exists", "--name", group):
@@ -246,8 +246,7 @@ def after(environment: Mapping[str, str], ask: Ask | None, pause: Callable[[floa
 
 def make_certificate(cli: AzureCli, vault: str, name: str) -> None:
     """Make the encryption certificate, unless there is one of that name."""
-    found = cli.patiently("keyvault", "certificate", "list", "--vault-name", vault)
-    if name in names(found, "certificates"):
+    if name in names(cli.patiently("keyvault", "certificate", "list", "--vault-name", vault), "certificates"):
         return
     say(f"Creating the certificate {name}")
     policy = ("--policy", "@infra/hooks/certificate-policy.json")
@@ -273,8 +272,8 @@ def make_client_state(cli: AzureCli, vault: str) -> bool:
 def look_references_up(cli: AzureCli, app: str, *, made: bool) -> None:
     """Let the platform look references to Key Vault up that it could not resolve; by itself it does so once a day."""
     url = f"{app}/{CONFIG_REFERENCES}?api-version=2025-03-01"
-    found = cli.az("rest", "--method", "get", "--url", url)
-    if made or any(reference["properties"]["status"] != "Resolved" for reference in found["value"]):
+    references = cli.az("rest", "--method", "get", "--url", url)["value"]
+    if made or any(reference["properties"]["status"] != "Resolved" for reference in references):
         refresh = f"{app}/{CONFIG_REFERENCES}/refresh?api-version=2022-03-01"
         cli.az("rest", "--method", "post", "--url", refresh)
 
@@ -282,8 +281,7 @@ def look_references_up(cli: AzureCli, app: str, *, made: bool) -> None:
 def upload_desired_state(cli: AzureCli, account: str) -> None:
     """Upload subscriptions.toml where it differs from what the app reads."""
     place = ("--account-name", account, "--container-name", "config", "--name", "subscriptions.toml")
-    found = cli.patiently("storage", "blob", "exists", "--auth-mode", "login", *place)
-    if found["exists"]:
+    if cli.patiently("storage", "blob", "exists", "--auth-mode", "login", *place)["exists"]:
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "subscriptions.toml"
             cli.patiently("storage", "blob", "download", "--auth-mode", "login", "--file", str(file), *place)
@@ -308,9 +306,9 @@ def offer_grant(identity: str, tenant: str, ask: Ask | None) -> None:
     )
 
 
-def names(found: list[dict[str, Any]], kind: str) -> set[str]:
-    """The names in a list of Key Vault's objects, of which each id is `https://…/{kind}/{name}`."""
-    return {one["id"].partition(f"/{kind}/")[2].partition("/")[0] for one in found}
+def names(objects: list[dict[str, Any]], collection: str) -> set[str]:
+    """The names in a list of Key Vault's objects, of which each id is `https://…/{collection}/{name}`."""
+    return {each["id"].partition(f"/{collection}/")[2].partition("/")[0] for each in objects}
 
 
 # The command line

@@ -8,20 +8,23 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from shared.notifications.poison import POISON_QUEUES
+from shared.notifications.poison import POISON_QUEUES, PoisonStates
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.operations.activity import MINUTES, recent_activity
-from shared.operations.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS, Runs
+from shared.operations.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS, FunctionRuns, Runs
 from shared.operations.limits import POISON, RAW_MESSAGES, RENEWAL, Level, Limit
 from shared.storage.ports import Blobs, Queues
-from shared.subscriptions.renewal_state import Renewals, RenewalState
+from shared.subscriptions.renewal_state import Renewals, RenewalState, RenewalStates
 from shared.telemetry import Happening
 from shared.values.duration import span
 from shared.values.graph import SIGN_IN_REQUIRED
+
+if TYPE_CHECKING:
+    from shared.key_vault import KeyVaultCertificates
 
 MAX_QUARANTINED: Final = 5000
 """Where counting what lies in quarantine stops: one page of a list."""
@@ -41,30 +44,6 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 type NamedChecks = Mapping[str, Callable[[], Awaitable[Check]]]
 """Checks by name. The names are stable: status, `doctor` and logs carry them."""
-
-
-class Certificates(Protocol):
-    """Where the certificate lies; see `shared.key_vault.KeyVaultCertificates`."""
-
-    async def exists(self) -> bool: ...
-
-
-class RenewalStates(Protocol):
-    """What is known of renewal; see `shared.subscriptions.renewal_state.RenewalStates`."""
-
-    async def latest(self) -> Renewals: ...
-
-
-class PoisonAges(Protocol):
-    """What the drain could not take away; see `shared.notifications.poison.PoisonStates`."""
-
-    async def oldest(self) -> Mapping[str, datetime]: ...
-
-
-class FunctionRuns(Protocol):
-    """When functions ran; see `shared.operations.function_runs.FunctionRuns`."""
-
-    async def latest(self) -> Runs | None: ...
 
 
 def worst(levels: Iterable[Level]) -> Level:
@@ -163,10 +142,10 @@ class AppChecks:
 
     queues: Queues
     blobs: Blobs
-    certificates: Certificates
+    certificates: "KeyVaultCertificates"
     renewals: RenewalStates
     runs: FunctionRuns
-    poison_ages: PoisonAges
+    poison_ages: PoisonStates
     consumer_limits: Mapping[str, Limit]
     now: Callable[[], datetime]
 

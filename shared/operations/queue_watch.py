@@ -4,23 +4,18 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from shared.storage.ports import STATE_CONTAINER, Blobs, Queues
+from shared.telemetry import Telemetry
 from shared.values.moment import Moment
 
 EVERY_MINUTES: Final = 5
 """It is asked every minute, and measures every fifth at the most, whichever instance is asked."""
 
 _NAME: Final = "queue-watch.json"
-
-
-class QueueTelemetry(Protocol):
-    """Where figures go; see `shared.telemetry.Telemetry`."""
-
-    def waiting(self, queue: str, count: int, age: float) -> None: ...
 
 
 class _Measured(msgspec.Struct, frozen=True):
@@ -36,7 +31,7 @@ class QueueWatch:
     names: Collection[str]
     queues: Queues
     blobs: Blobs
-    telemetry: QueueTelemetry
+    telemetry: Telemetry
     now: Callable[[], datetime]
 
     async def run(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import requests
 
@@ -16,10 +16,12 @@ from shared.clock import Clock
 from shared.notifications.raw_messages import RawMessages
 from shared.operations.self_test_notification import SelfTestNotification
 from shared.storage.ports import Queues
-from shared.values.certificate import EncryptionCertificate
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.event_types import CloudEvent, EventError, parse
 from shared.values.resources import RAW_QUEUE, SELF_TEST
+
+if TYPE_CHECKING:
+    from shared.key_vault import KeyVaultCertificates
 
 PATIENCE: Final = timedelta(seconds=60)
 
@@ -27,10 +29,6 @@ _POLL_SECONDS: Final = 0.1
 _STALE: Final = timedelta(minutes=10)
 _ACCEPTED: Final = 202
 _AT_A_TIME: Final = 32
-
-
-class Certificates(Protocol):
-    async def current(self) -> EncryptionCertificate: ...
 
 
 type Post = Callable[[str, bytes], Awaitable[int]]
@@ -58,7 +56,7 @@ class SelfTest:
 
     raw_messages: RawMessages
     queues: Queues
-    certificates: Certificates
+    certificates: "KeyVaultCertificates"
     post: Post
     clock: Clock
     url: str

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -21,7 +21,7 @@ from shared.operations.checks import (
     check_renewal,
     worst,
 )
-from shared.operations.health import Report
+from shared.operations.health import Health
 from shared.operations.limits import NEAR_ITS_END, POISON, RAW_MESSAGES, Level, Limit
 from shared.subscriptions.renewal_state import KeptSubscription
 from shared.telemetry import ExpressOutcome, Happening
@@ -150,16 +150,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     events: Events | Problem
 
 
-class HealthSource(Protocol):
-    async def report(self) -> Report: ...
-
-
 @dataclass(frozen=True, slots=True)
 class StatusReader:
     """Puts the status together, from what the checks look at too."""
 
     checks: AppChecks
-    health: HealthSource
+    health: Health
 
     async def read(self) -> Status:
         """Read all of it at once. What does not answer in time is shown as such, beside all that does."""

@@ -23,6 +23,7 @@ from shared.operations.status import (
     Subscriptions,
 )
 from shared.subscriptions.renewal_state import Runner
+from shared.values.consumers import POISON_SUFFIX
 from shared.values.duration import span
 
 _HERE: Final = Path(__file__).parent
@@ -143,15 +144,17 @@ def _kept(renewal: Renewal) -> str:
 
 
 def _queues(queues: Queues) -> str:
+    shown = [row for row in queues.queues if row.depth or row.oldest_seconds or not row.name.endswith(POISON_SUFFIX)]
     rows = (
         (
             _cell(row.name),
             _cell(f"{row.depth:,}", "number"),
             _marked("" if row.oldest_seconds is None else _span(row.oldest_seconds), row.level),
         )
-        for row in queues.queues
+        for row in shown
     )
-    return _table(("queue", "#messages", "#oldest"), rows)
+    table = _table(("queue", "#messages", "#oldest"), rows)
+    return f'{table}<p class="soft">poison queues are listed where something lies on them</p>'
 
 
 def _quarantine(quarantine: Quarantine) -> str:

@@ -2,20 +2,41 @@
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from uuid import uuid4
 
 import azure.functions as func
 import pytest
 
 from dev.simulator import Kind, Options, build
 from shared import triggers
+from shared.notifications.poison import POISON_QUEUES
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
+from shared.operations.checks import Check
+from shared.operations.limits import Level, consumer_limits
+from shared.operations.status import (
+    Checks,
+    Events,
+    KeptRow,
+    Quarantine,
+    QueueRow,
+    Queues,
+    Renewal,
+    Status,
+    SubscriptionRow,
+    Subscriptions,
+)
+from shared.operations.status_page import page
+from shared.values.consumers import Consumer, Consumers
+from shared.values.resources import RAW_QUEUES
 from tests.integration.app import App
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,6 +156,94 @@ async def test_a_browser_shows_hostile_strings_as_text_and_applies_the_style(
     assert "Content Security Policy" not in log.stderr  # Chromium says so where a policy stops something
     plain = browse("--dump-dom", serve(func.HttpResponse(unstyled(hostile), headers=dict(answer.headers))), tmp_path)
     assert "Content Security Policy" in plain.stderr
+
+
+MEASURED = """<!doctype html><title>?</title><iframe style="width:320px;height:4000px;border:0"></iframe><script>
+const frame = document.querySelector("iframe");
+frame.onload = () => {
+  const page = frame.contentDocument;
+  const wide = [...page.body.querySelectorAll("*")].filter(
+    (each) => each.getBoundingClientRect().right > 320.5 || each.scrollWidth > each.clientWidth + 1 && each.clientWidth
+  );
+  document.title = `${page.querySelectorAll("td").length} cells; too wide: ` +
+    wide.map((each) => each.tagName + " " + each.textContent.slice(0, 40)).join(" | ");
+};
+frame.srcdoc = PAGE;
+</script>"""
+
+
+def busy() -> Status:
+    """A status with something in each section, the longest names among it."""
+    ends = datetime(2026, 5, 4, 12, tzinfo=UTC)
+    ids = [str(uuid4()) for _ in range(2)]
+    queues = [*RAW_QUEUES, *POISON_QUEUES, *consumer_limits(Consumers((Consumer("a" * 34, ("emergencyCallEvents",)),)))]
+    return Status(
+        at=ends,
+        level=Level.BAD,
+        health=Checks(
+            level=Level.BAD,
+            checks={
+                "functions": Check(level=Level.BAD, finding="drain_poison has not run for 3 h", remedy="see the log"),
+                "rawMessages": Check(level=Level.WELL, finding="none"),
+            },
+        ),
+        subscriptions=Subscriptions(
+            level=Level.BAD,
+            desired=2,
+            live=2,
+            previous_client_state=1,
+            lists_whole=False,
+            by_kind={"emergencyCallEvents": 2},
+            nearest=[
+                SubscriptionRow(
+                    id=name,
+                    kind="emergencyCallEvents",
+                    expires=ends,
+                    remaining_seconds=left,
+                    life_left=0.2,
+                    level=Level.ATTENTION,
+                )
+                for name, left in zip(ids, (-1.0, 85_000.0), strict=True)
+            ],
+        ),
+        renewal=Renewal(
+            level=Level.BAD,
+            trouble="a run (by operator) began at 11:00 UTC, and none has come to its end since",
+            finished=ends,
+            seconds_ago=4000,
+            by="operator",
+            outcomes={"unchanged": 12_345, "replaced": 1},
+            failures=["emergencyCallEvents: sign-in-required x 12345"],
+            kept=[
+                KeptRow(id=ids[0], kind="emergencyCallEvents", reason="unchanged", replaced_from=ends, expires=ends),
+            ],
+        ),
+        queues=Queues(
+            level=Level.BAD,
+            queues=[QueueRow(name=name, depth=1_234_567, oldest_seconds=9e5, level=Level.ATTENTION) for name in queues],
+        ),
+        quarantine=Quarantine(
+            level=Level.BAD,
+            total=5000,
+            complete=False,
+            by_reason={"data-key-not-for-this-certificate": 4999, "plaintext-not-json": 1},
+        ),
+        events=Events(
+            level=Level.ATTENTION,
+            minutes=15,
+            by_minute={"Microsoft.Graph.EmergencyCallStarted": [12_345] * 15},
+            received=12_345,
+            refused={"not-covered-by-a-validation-token": 12_345},
+            emergencies={"unwritten": 12_345, "no-key": 12_345},
+        ),
+    )
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_nothing_is_clipped_at_320_pixels(serve: Callable[[func.HttpResponse], str], tmp_path: Path) -> None:
+    measured = MEASURED.replace("PAGE", json.dumps(page(busy())).replace("</", "<\\/"))
+    title = browse("--dump-dom", serve(func.HttpResponse(measured)), tmp_path).stdout.partition("</title>")[0]
+    assert re.search(r"[1-9]\d+ cells; too wide: $", title), title
 
 
 def unstyled(text: str) -> str:

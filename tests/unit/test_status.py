@@ -205,6 +205,13 @@ class TestLevels:
         assert found.level is Level.BAD
         assert [row.oldest_seconds for row in found.queues if row.depth] == [3600]
 
+    async def test_a_poison_queue_is_listed_where_something_lies_on_it(self, storage: FakeStorage) -> None:
+        storage.depths = {"call-events-poison": (1, None)}
+        text = page(await read(storage))
+        assert "<td>call-events-poison</td>" in text
+        assert "<td>call-events</td>" in text
+        assert "meeting-events-poison" not in text
+
     async def test_a_check_of_health_that_fails_is_bad_and_says_why(self, storage: FakeStorage) -> None:
         storage.checks["keyVault"] = found(
             Check(level=Level.BAD, finding=f"{HOSTILE} is away", remedy=f"look at {HOSTILE}", reason="key-vault-403")
