@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from dev.package import FOLDER
+from infra import graph_permissions, operator_settings
 from tests.integration import azure_cli
 from tests.integration.azure_cli import TENANT, Azure
 
@@ -117,3 +120,52 @@ class TestDeploy:
         assert done.returncode != 0
         assert f"az login --tenant {TENANT}" in done.stderr
         assert operator.azure.read()["secrets"] == {}
+
+
+# In the place of whatever a page calls: it notes the call, makes the file that it is told to write, and answers a word.
+RECORDER = """\
+#!/bin/sh
+echo "${{0##*/}} $*" >>"{home}/calls"
+for argument; do
+    [ "$before" = --file ] && : >"$argument"
+    before=$argument
+done
+echo word
+"""
+
+
+class TestRunbook:
+    """The blocks of docs/operations.md, as a shell reads them. What `az` says of its own, `run.py lint --az` asks."""
+
+    @pytest.fixture
+    def calls(self, tmp_path: Path) -> list[list[str]]:
+        home, checkout = tmp_path / "home", tmp_path / "checkout"
+        for folder in (home / "bin", checkout / ".venv" / "bin", checkout / "dist", checkout / "backup"):
+            folder.mkdir(parents=True)
+        (checkout / "dist" / "switchboard.zip").touch()
+        programs = [home / "bin" / name for name in ("az", "azd", "curl", "openssl", "python", "python3")]
+        for program in (*programs, checkout / ".venv" / "bin" / "python"):
+            program.write_text(RECORDER.format(home=home))
+            program.chmod(0o755)
+        text = (ROOT / "docs" / "operations.md").read_text()
+        env = {"PATH": f"{home / 'bin'}{os.pathsep}/usr/bin:/bin", "HOME": str(home), "version": "v1"}
+        for block in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            command = ["sh", "-eu", "-c", block]
+            done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, (block, done.stderr)
+        return [line.split() for line in (home / "calls").read_text().splitlines()]
+
+    def test_every_block_runs(self, calls: list[list[str]]) -> None:
+        assert {"az", "azd", "curl", "openssl", "python", "python3"} == {call[0] for call in calls}
+
+    def test_what_is_ours_knows_the_options_that_it_is_given(self, calls: list[list[str]]) -> None:
+        commands = {"infra.operator_settings": operator_settings.main, "grant": graph_permissions.main}
+        seen = set()
+        for _, *arguments in (call for call in calls if call[0].startswith("python")):
+            name, *options = arguments[1:]
+            seen.add(name)
+            if name in commands:
+                app = typer.Typer()
+                app.command()(commands[name])
+                assert CliRunner().invoke(app, [*options, "--help"]).exit_code == 0, arguments
+        assert seen - {"subscriptions"} == {*commands, "package"}  # what manage.py makes of its own: test_manage
