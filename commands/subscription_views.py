@@ -1,7 +1,7 @@
 """How `manage.py subscriptions` shows plans, reports and subscriptions: the same words in tables and in JSON."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -51,9 +51,23 @@ _STATES: Final = {
 }
 
 
-def print_plan(actions: Sequence[Action], *, everything: bool) -> None:
-    """Print what is to be done, and why; with `everything`, also what stays."""
-    changes = [action for action in actions if everything or action.verb is not Verb.LEAVE]
+def shown(actions: Iterable[Action], listed: Collection[str] = (), *, everything: bool = False) -> list[Action]:
+    """The changes, and what nobody desires unless it is `listed` by itself; or `everything`."""
+    return [
+        action
+        for action in actions
+        if everything
+        or action.verb is not Verb.LEAVE
+        or (
+            action.reason is Reason.UNWANTED
+            and action.subscription is not None
+            and action.subscription.id not in listed
+        )
+    ]
+
+
+def print_plan(actions: Sequence[Action], changes: Sequence[Action]) -> None:
+    """Print those that are to be shown, and why; then how many of all there are of each sort."""
     if changes:
         now = datetime.now(UTC)
         print_table(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from commands.context import CommandContext
     from shared.subscriptions.planned import Action
     from shared.subscriptions.run_report import Forecast, Removal, RenewalReport
+    from shared.subscriptions.unwanted import Unwanted
     from shared.values.graph import Subscription
 
 # ruff: noqa: PLC0415 - imports are late, so that `--help` and completion wait for none of them
@@ -33,6 +34,7 @@ _EXAMPLES: Final = (
     "subscriptions list --watch",
     "subscriptions delete 6318d17f-a795-4333-8925-72c96a45646c",
     "subscriptions prune",
+    "subscriptions confirm",
 )
 
 app = group("Graph's subscriptions, beside the desired ones.", *_EXAMPLES)
@@ -48,23 +50,30 @@ def plan(
 ) -> None:
     """Show what a renewal run would change now, and why; change nothing."""
     from commands import subscription_views as views
-    from shared.subscriptions.planned import Verb
+    from commands.unwanted import print_unwanted, unwanted_by_id, unwanted_json
+    from shared.values.errors import UnavailableError
 
-    async def work(context: "CommandContext") -> "Forecast":
+    async def work(context: "CommandContext") -> "tuple[Forecast, dict[str, Unwanted]]":
         await _tell_strangers(context)
-        return await context.renewal.plan(prune=prune)
+        forecast = await context.renewal.plan(prune=prune)
+        try:
+            return forecast, await unwanted_by_id(context)
+        except UnavailableError:  # the forecast has it among its failures
+            return forecast, {}
 
-    forecast = perform(work, as_json=as_json)
+    forecast, unwanted = perform(work, as_json=as_json)
+    shown = views.shown(forecast.actions, unwanted, everything=everything)
     if as_json:
-        shown = [action for action in forecast.actions if everything or action.verb is not Verb.LEAVE]
         print_json(
             {
                 "actions": [views.action_json(action) for action in shown],
                 "failures": [views.failure_json(failure) for failure in forecast.failures],
+                "unwanted": unwanted_json(unwanted),
             }
         )
     else:
-        views.print_plan(forecast.actions, everything=everything)
+        views.print_plan(forecast.actions, shown)
+        print_unwanted(unwanted)
         views.print_failures(forecast.failures)
     if forecast.failures:
         raise typer.Exit(1)
@@ -88,7 +97,7 @@ def apply(yes: Yes = False, as_json: Json = False) -> None:
     forecast = perform(survey, as_json=as_json)
     changes = sum(action.verb is not Verb.LEAVE for action in forecast.actions)
     if not as_json:
-        views.print_plan(forecast.actions, everything=False)
+        views.print_plan(forecast.actions, views.shown(forecast.actions))
     if changes:
         confirm(f"Carry out {changes}?", yes=yes, as_json=as_json)
 
@@ -151,7 +160,7 @@ def delete(
     _report(perform(work, as_json=as_json), ids, as_json=as_json)
 
 
-@app.command(epilog=epilog(*_EXAMPLES[4:]))
+@app.command(epilog=epilog(*_EXAMPLES[4:5]))
 def prune(yes: Yes = False, as_json: Json = False) -> None:
     """Delete the subscriptions that are ours and that nothing asks for."""
     from commands import subscription_views as views
@@ -176,13 +185,42 @@ def prune(yes: Yes = False, as_json: Json = False) -> None:
         _report(Removal((), ()), ids, as_json=as_json)
         return
     if not as_json:
-        views.print_plan(unwanted, everything=True)
+        views.print_plan(unwanted, unwanted)
     confirm(f"Delete these {len(ids)}?", yes=yes, as_json=as_json)
 
     async def work(context: "CommandContext") -> "Removal":
         return await context.renewal.prune(ids)
 
     _report(perform(work, as_json=as_json), ids, as_json=as_json)
+
+
+@app.command("confirm", epilog=epilog(*_EXAMPLES[5:]))
+def confirm_unwanted(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Ids as `plan` shows them; else, all that wait.")
+    ] = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Have the timer end subscriptions that nobody desires any more and that wait for a confirmation."""
+    from commands.unwanted import chosen, print_unwanted, unwanted_by_id
+
+    waiting = chosen(perform(unwanted_by_id, as_json=as_json), ids, as_json=as_json)
+    if waiting:
+        if not as_json:
+            print_unwanted(waiting)
+        confirm(f"End these {len(waiting)}? Nothing is notified of what they were for.", yes=yes, as_json=as_json)
+
+        async def work(context: "CommandContext") -> None:
+            await context.confirmations.add(waiting)
+
+        perform(work, as_json=as_json)
+    if as_json:
+        print_json({"confirmed": list(waiting)})
+    elif waiting:
+        console().print(f"{len(waiting)} confirmed: the next run of the timer ends what has been unwanted for an hour")
+    else:
+        console().print("Nothing waits for a confirmation.")
 
 
 async def _tell_strangers(context: "CommandContext") -> None:

@@ -30,6 +30,7 @@ MAX_QUARANTINED: Final = 5000
 """Where counting what lies in quarantine stops: one page of a list."""
 
 _LOGIN: Final = "python manage.py login"
+_CONFIRM: Final = "python manage.py subscriptions confirm shows them; put back into the desired state what is to stay"
 _ORDER: Final = (Level.BAD, Level.ATTENTION)
 
 
@@ -76,6 +77,9 @@ def _check_last_run(state: RenewalState, now: datetime) -> Check:
         return Check(level=Level.BAD, finding=finding, remedy=_remedy_for(state.failures), reason="failures")
     if level is Level.ATTENTION:
         return Check(level=level, finding=finding, remedy=RENEWAL.remedy, reason="late")
+    if state.waiting:
+        finding = f"{state.waiting} that nobody desires any more wait for a confirmation"
+        return Check(level=Level.ATTENTION, finding=finding, remedy=_CONFIRM, reason="waiting")
     return Check(level=level, finding=finding)
 
 

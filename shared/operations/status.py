@@ -76,6 +76,23 @@ class KeptRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     expires: datetime
 
 
+class UnwantedRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A subscription that nobody desires; `waits` is why it stays until an operator confirms it, None if it goes."""
+
+    id: str
+    kind: str
+    since: datetime
+    waits: str | None
+
+
+class Unwanted(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What nobody desires any more: how many `waiting` for a confirmation, and those that have waited longest."""
+
+    count: int
+    waiting: int
+    listed: list[UnwantedRow]
+
+
 class Renewal(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The last renewal run that came to its end; `trouble` is what is wrong with the timer, or has happened since."""
 
@@ -87,6 +104,7 @@ class Renewal(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     outcomes: dict[str, int]
     failures: list[str]
     kept: list[KeptRow]
+    unwanted: Unwanted
 
 
 class QueueRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -225,14 +243,22 @@ class StatusReader:
             return Problem(problem=check.finding)
         return Renewal(
             level=check.level,
-            # Failures, and what has lapsed, are shown one by one.
-            trouble=check.finding if check.reason not in {None, "failures", "lapsed"} else None,
+            # Failures, what has lapsed, and what waits for a confirmation are shown one by one.
+            trouble=check.finding if check.reason not in {None, "failures", "lapsed", "waiting"} else None,
             finished=state.finished,
             seconds_ago=(now - state.finished).total_seconds(),
             by=state.by,
             outcomes=dict(state.outcomes),
             failures=list(state.failures),
             kept=[_kept_row(kept) for kept in state.kept],
+            unwanted=Unwanted(
+                count=state.unwanted_count,
+                waiting=state.waiting,
+                listed=[
+                    UnwantedRow(id=entry.id, kind=entry.kind, since=entry.since, waits=entry.waits)
+                    for entry in state.unwanted
+                ],
+            ),
         )
 
     async def _queues(self) -> Queues:

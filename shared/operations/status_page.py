@@ -21,6 +21,7 @@ from shared.operations.status import (
     Renewal,
     Status,
     Subscriptions,
+    Unwanted,
 )
 from shared.subscriptions.renewal_state import Runner
 from shared.values.consumers import POISON_SUFFIX
@@ -124,7 +125,7 @@ def _renewal(renewal: Renewal) -> str:
     by = "" if renewal.by == Runner.TIMER else f", by {renewal.by}"
     text = f"{_span(renewal.seconds_ago)} ago ({renewal.finished:%Y-%m-%d %H:%M:%S} UTC{by}): {outcomes}"
     trouble = "" if renewal.trouble is None else f'<p class="problem {renewal.level}">{escape(renewal.trouble)}</p>'
-    return f"{trouble}<p>{escape(text)}</p>{failures}{_kept(renewal)}"
+    return f"{trouble}<p>{escape(text)}</p>{failures}{_kept(renewal)}{_unwanted(renewal.unwanted)}"
 
 
 def _kept(renewal: Renewal) -> str:
@@ -141,6 +142,24 @@ def _kept(renewal: Renewal) -> str:
     )
     note = '<p class="soft">not renewed by Graph, or not with what is current, and kept: every run tries again</p>'
     return note + _table(("kind and id", "why", "#replaced from (UTC)", "#ends (UTC)"), rows)
+
+
+def _unwanted(unwanted: Unwanted) -> str:
+    if not unwanted.count:
+        return ""
+    note = f'<p class="soft">{unwanted.count:,} that nobody desires any more</p>'
+    if unwanted.waiting:
+        text = f"{unwanted.waiting:,} of them wait for manage.py subscriptions confirm"
+        note += f'<p class="problem attention">{text}</p>'
+    rows = (
+        (
+            f"<td>{escape(row.kind)} <code>{escape(row.id)}</code></td>",
+            _cell(row.waits or "goes by itself"),
+            _cell(f"{row.since:%m-%d %H:%M}", "number"),
+        )
+        for row in unwanted.listed
+    )
+    return note + _table(("kind and id", "what next", "#since (UTC)"), rows)
 
 
 def _queues(queues: Queues) -> str:

@@ -203,7 +203,7 @@ class RenewalStates:
                 for identity, entry in _waiting_first(report.unwanted)[:_LISTED]
             ),
             unwanted_count=len(report.unwanted),
-            waiting=sum(entry.waits is not None for entry in report.unwanted.values()),
+            waiting=report.waiting,
         )
         await self._blobs.put(STATE_CONTAINER, _NAME, msgspec.json.encode(state))
 
@@ -302,8 +302,8 @@ class FinishedRuns:
             report.nearest,
             " ".join(f"{outcome}={count}" for outcome, count in outcomes.items()),
         )
-        if waiting := sum(entry.waits is not None for entry in report.unwanted.values()):
-            _log.warning("renewal: unwanted=%d waiting_for_confirmation=%d", len(report.unwanted), waiting)
+        if report.waiting:
+            _log.warning("renewal: unwanted=%d waiting_for_confirmation=%d", len(report.unwanted), report.waiting)
         await self._keep(self.states.save(report, by))
         await self._keep(self.coverage.observe(report.call_records))
         return report

@@ -89,6 +89,11 @@ class RenewalReport:
         """Whether everything desired is as it should be."""
         return not self.failures
 
+    @property
+    def waiting(self) -> int:
+        """How many unwanted subscriptions wait for an operator's confirmation."""
+        return sum(entry.needs_confirmation for entry in self.unwanted.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Forecast:

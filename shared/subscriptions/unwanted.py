@@ -56,6 +56,10 @@ class Unwanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     inherited: bool = False
     waits: Waits | None = None
 
+    @property
+    def needs_confirmation(self) -> bool:
+        return self.waits not in {None, Waits.SWITCHED_OFF}
+
 
 class Review(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What nobody desires, by id, as the last run of the timer found it.

@@ -30,6 +30,7 @@ from shared.subscriptions.renewal_state import (
     Renewals,
     RenewalState,
     SubscriptionState,
+    UnwantedSubscription,
 )
 from shared.telemetry import ExpressOutcome, Happening
 from shared.values.consumers import Consumers
@@ -321,6 +322,36 @@ class TestLevels:
         assert "<script" not in text
         assert Reader(text).open == []
         assert "every run tries again" not in page(await read(FakeStorage()))
+
+    async def test_what_nobody_desires_is_shown_and_waits_for_somebody(self, storage: FakeStorage) -> None:
+        rows = (
+            UnwantedSubscription(id=HOSTILE, kind="callEvents", since=NOW, waits="too-many"),
+            UnwantedSubscription(id="b", kind="presence", since=NOW),
+        )
+        storage.state = msgspec.structs.replace(state(), unwanted=rows, unwanted_count=1234, waiting=1)
+        shown = await read(storage)
+        written = json.loads(msgspec.json.encode(shown))["renewal"]
+        assert (written["level"], written["unwanted"]) == (
+            "attention",
+            {
+                "count": 1234,
+                "waiting": 1,
+                "listed": [
+                    {"id": HOSTILE, "kind": "callEvents", "since": "2026-05-04T12:00:30Z", "waits": "too-many"},
+                    {"id": "b", "kind": "presence", "since": "2026-05-04T12:00:30Z", "waits": None},
+                ],
+            },
+        )
+        text = page(shown)
+        assert "1,234 that nobody desires any more" in text
+        assert "1 of them wait for manage.py subscriptions confirm" in text
+        assert "<script" not in text
+        assert Reader(text).open == []
+        assert "nobody desires" not in page(await read(FakeStorage()))
+
+    async def test_what_goes_by_itself_asks_for_no_attention(self, storage: FakeStorage) -> None:
+        storage.state = msgspec.structs.replace(state(), unwanted_count=3)
+        assert (await read(storage)).renewal.level is Level.WELL
 
     async def test_the_previous_client_state_is_counted(self, storage: FakeStorage) -> None:
         storage.state = msgspec.structs.replace(state(), previous_client_state=1234, lists_whole=False)
