@@ -20,6 +20,7 @@ THREE_RUNS = timedelta(minutes=15)
 
 SKEW = timedelta(minutes=5)
 
+_A_SECOND = timedelta(seconds=1)
 MOST = 2
 """Subscriptions for one thing, of those that can be known of: an old one and its successor."""
 
@@ -182,7 +183,8 @@ class Ledger:
     def changed(self, one: Subscription) -> None:
         self._note("~", one)
         before, granted = self._known[one.id]
-        self._known[one.id] = one, granted if one.expires == before.expires else self._clock.now()
+        is_grant = abs(one.expires - before.expires) >= _A_SECOND  # what is sent back to Graph has lost its fractions
+        self._known[one.id] = one, self._clock.now() if is_grant else granted
         wanted = self._wanted.get((one.tenant_id, resource_key(one.resource)))
         if wanted is not None:
             self._end_staleness(wanted)
