@@ -22,8 +22,7 @@ from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, Group
 from shared.subscriptions.run import Renewal
 from shared.subscriptions.run_report import RenewalReport
-from shared.values.certificate import EncryptionCertificate
-from shared.values.endpoint import Endpoint
+from shared.values.endpoint import EncryptionCertificate, Endpoint
 from shared.values.graph import format_time
 
 _URL: Final = "https://switchboard.example/api/notifications"

@@ -17,9 +17,9 @@ import requests
 
 from commands.context import CommandContext
 from shared.operations.limits import CERTIFICATE_EXPIRES_SOON, Level
-from shared.values.duration import span
 from shared.values.errors import SettingsError, UnavailableError, UnknownCertificateError
 from shared.values.resources import RAW_QUEUE
+from shared.values.times import span
 
 _HANDSHAKE_SECONDS: Final = 10.0  # Graph's limit ("Receive change notifications through webhooks")
 _SLOW_SECONDS: Final = 3.0

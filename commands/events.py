@@ -12,7 +12,7 @@ from commands.terminal import Json, Yes, confirm, console, epilog, group, perfor
 
 if TYPE_CHECKING:
     from commands.context import CommandContext
-    from shared.values.event_types import CloudEvent
+    from shared.values.events.event_types import CloudEvent
 
 # ruff: noqa: PLC0415 - imports are late, so that `--help` and completion wait for none of them
 
@@ -138,7 +138,7 @@ async def _follow(tailing: _Peeking | _Taking, count: int, *, once: bool) -> int
 
 def _events(text: str) -> "Sequence[CloudEvent | None]":
     """The events of a message; None for a message that holds none."""
-    from shared.values.event_types import EventError, parse
+    from shared.values.events.event_types import EventError, parse
 
     try:
         return parse(text)

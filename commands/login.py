@@ -23,7 +23,7 @@ def login(tenant: Tenant = None, as_json: Json = False) -> None:
     from rich.text import Text
 
     from shared.graph.sign_in import PERMISSION
-    from shared.values.duration import span
+    from shared.values.times import span
 
     def prompt(wanted: "SignInPrompt") -> None:
         told = Text.assemble("Open ", (wanted.url, "bold"), " and enter the code ", (wanted.code, "bold"))

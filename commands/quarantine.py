@@ -98,7 +98,7 @@ def list_entries(
 
 
 def _print_entries(entries: "Sequence[Entry]", age: "Callable[[Entry], timedelta]", *, narrowed: bool) -> None:
-    from shared.values.duration import span
+    from shared.values.times import span
 
     if not entries:
         console().print("Nothing of that kind is in quarantine." if narrowed else "Quarantine is empty.")

@@ -10,9 +10,9 @@ from shared.subscriptions.desired import DesiredStateError
 from shared.subscriptions.planned import Reason, Stage, Verb
 from shared.subscriptions.renewal_state import RenewalState
 from shared.subscriptions.run_report import Failure, Forecast
-from shared.values.duration import span
 from shared.values.errors import UnavailableError
 from shared.values.graph import CredentialError
+from shared.values.times import span
 
 _LISTED: Final = 5  # one by one
 _APPLY: Final = "the next renewal run mends it; python manage.py subscriptions apply does so now"

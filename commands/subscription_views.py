@@ -12,9 +12,9 @@ from shared.operations.limits import NEAR_ITS_END
 from shared.subscriptions.actions import Outcome, Result
 from shared.subscriptions.planned import Action, Reason, Verb
 from shared.subscriptions.run_report import Failure, RenewalReport
-from shared.values.duration import span
 from shared.values.endpoint import ClientStateVersion, Endpoint
 from shared.values.graph import Subscription
+from shared.values.times import span
 
 _BAR: Final = 20  # characters
 _RENEWED_BY: Final = 0.45  # renewal is due at a half and comes by every five minutes: what has less is not reached

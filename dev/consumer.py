@@ -13,7 +13,7 @@ from azure.storage.queue.aio import QueueServiceClient
 from rich.text import Text
 
 from clients.python.switchboard_events.storage import EventQueue
-from shared.values.event_types import CloudEvent
+from shared.values.events.event_types import CloudEvent
 from shared.values.resources import EVENT_QUEUES
 
 _IDLE_SECONDS: Final = 0.05

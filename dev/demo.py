@@ -35,7 +35,7 @@ from dev.simulator.delivery import Notification
 from dev.simulator.subscriptions import Subscription
 from dev.simulator.tokens import Forgery, forge
 from dev.stack import Stack
-from shared.values.event_data import MeetingCallEventData
+from shared.values.events.event_data import MeetingCallEventData
 
 _BUSY: Final = 170
 _PATIENCE: Final = 300.0  # seconds; a busy machine is slow, and that is no fault of the app's

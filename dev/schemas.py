@@ -17,8 +17,8 @@ import msgspec
 
 from dev import asyncapi, pages, samples
 from shared.notifications.events import JSON_CONTENT_TYPE, schema_id
-from shared.values.event_data import DATA_TYPES
-from shared.values.event_types import CloudEvent
+from shared.values.events.event_data import DATA_TYPES
+from shared.values.events.event_types import CloudEvent
 from shared.values.resources import CATALOGUE, UNRECOGNIZED, UNRECOGNIZED_QUEUE
 
 JSON = dict[str, Any]

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from shared.settings import is_loopback
-from shared.values.certificate import EncryptionCertificate
+from shared.values.endpoint import EncryptionCertificate
 from shared.values.errors import UnavailableError, UnknownCertificateError
 
 _VERSION: Final = re.compile(r"[0-9a-f]{32}")

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from shared.values.consumers import NO_OTHERS, Consumers, parse_consumers
+from shared.values.endpoint import is_plain
 from shared.values.errors import SettingsError
-from shared.values.urls import is_plain
 
 _CERTIFICATE_NAME: Final = re.compile(r"[0-9A-Za-z-]{1,95}")  # leaves room for "/" and a version within Graph's 128
 _LEAST_CLIENT_STATE: Final = 32

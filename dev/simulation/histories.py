@@ -42,7 +42,7 @@ from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey, PublishedKey
 from shared.storage.ports import Receipt
 from shared.subscriptions.lifecycle import Handled, LifecycleMessages
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError, UnknownCertificateError
-from shared.values.event_types import parse
+from shared.values.events.event_types import parse
 from shared.values.message_text import decode
 from shared.values.resources import CALL_RECORDS_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUES
 

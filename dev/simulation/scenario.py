@@ -25,8 +25,7 @@ from shared.subscriptions.planned import Desired
 from shared.subscriptions.run import Renewal
 from shared.subscriptions.state import Memory
 from shared.values import resources
-from shared.values.certificate import EncryptionCertificate
-from shared.values.endpoint import Endpoint
+from shared.values.endpoint import EncryptionCertificate, Endpoint
 from shared.values.errors import UnavailableError
 from shared.values.resource_row import ResourceKind
 

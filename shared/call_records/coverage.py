@@ -16,7 +16,7 @@ import msgspec
 
 from shared.values.errors import MalformedInputError
 from shared.values.graph import format_time, parse_time
-from shared.values.moment import Moment
+from shared.values.times import Moment
 
 LONGEST_SILENCE: Final = timedelta(hours=1)
 """Whoever has not looked for so long may have been away for all of it; Graph gives up after four hours of trying."""

@@ -13,7 +13,7 @@ import msgspec
 from shared.call_records.coverage import NOTIFICATION_LATENCY, RETRIES_OF_GRAPH, Gap, ListedRecord
 from shared.notifications.events import CALL_RECORDS_SOURCE, Event, record_id_of
 from shared.values import resources
-from shared.values.moment import Moment
+from shared.values.times import Moment
 
 SETTLED: Final = NOTIFICATION_LATENCY + RETRIES_OF_GRAPH
 """After so long Graph sends no notification of a record any more."""

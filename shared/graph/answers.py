@@ -11,9 +11,9 @@ import msgspec
 
 from shared.values import graph
 from shared.values.errors import MalformedInputError
+from shared.values.events.unusual_json import read_leniently
 from shared.values.graph import Call, OutcomeUnknownError, Reply, Subscription
 from shared.values.resource_row import ApiVersion
-from shared.values.unusual_json import read_leniently
 
 _ASSUMED_LIFE: Final = timedelta(minutes=45)  # Graph grants no less
 

@@ -20,8 +20,8 @@ from typing import Final
 import msgspec
 
 from shared.values.errors import MalformedInputError, OversizedBodyError
+from shared.values.events.unusual_json import replace_lone_surrogates
 from shared.values.items import BYTE_ORDER_MARK, parse_item
-from shared.values.unusual_json import replace_lone_surrogates
 
 MAX_NON_OBJECTS: Final = 100
 """How many elements of `value` may be no JSON objects; they are left out."""

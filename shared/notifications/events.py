@@ -18,9 +18,9 @@ from msgspec import Meta
 
 from shared.values import resources
 from shared.values.errors import MalformedInputError
+from shared.values.events.unusual_json import read_leniently, replace_lone_surrogates
 from shared.values.items import BYTE_ORDER_MARK, ChangeNotification, Item
 from shared.values.resource_row import ResourceKind, Rich
-from shared.values.unusual_json import read_leniently, replace_lone_surrogates
 
 JSON_CONTENT_TYPE: Final = "application/json"
 

@@ -22,8 +22,8 @@ from shared.notifications.raw_messages import RawMessages, unexpected
 from shared.storage.ports import STATE_CONTAINER, Blobs, LeasedMessage
 from shared.values.errors import MalformedInputError, UnavailableError
 from shared.values.message_text import decode
-from shared.values.moment import Moment
 from shared.values.resources import RAW_QUEUES
+from shared.values.times import Moment
 
 logger = logging.getLogger(__name__)
 

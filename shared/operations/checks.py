@@ -20,8 +20,8 @@ from shared.operations.limits import POISON, RAW_MESSAGES, RENEWAL, Level, Limit
 from shared.storage.ports import Blobs, Queues
 from shared.subscriptions.renewal_state import Renewals, RenewalState, RenewalStates
 from shared.telemetry import Happening
-from shared.values.duration import span
 from shared.values.graph import SIGN_IN_REQUIRED
+from shared.values.times import span
 
 if TYPE_CHECKING:
     from shared.key_vault import KeyVaultCertificates

@@ -17,7 +17,7 @@ import msgspec
 from shared.operations.limits import POISON, RENEWAL
 from shared.storage.ports import STATE_CONTAINER, Blobs
 from shared.values.errors import UnavailableError
-from shared.values.moment import Moment
+from shared.values.times import Moment
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import msgspec
 
 from shared.storage.ports import STATE_CONTAINER, Blobs, Queues
 from shared.telemetry import Telemetry
-from shared.values.moment import Moment
+from shared.values.times import Moment
 
 EVERY_MINUTES: Final = 5
 """It is asked every minute, and measures every fifth at the most, whichever instance is asked."""

@@ -17,7 +17,7 @@ from shared.notifications.raw_messages import RawMessages
 from shared.operations.self_test_notification import SelfTestNotification
 from shared.storage.ports import Queues
 from shared.values.errors import SwitchboardError, UnavailableError
-from shared.values.event_types import CloudEvent, EventError, parse
+from shared.values.events.event_types import CloudEvent, EventError, parse
 from shared.values.resources import RAW_QUEUE, SELF_TEST
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 
-from shared.values.certificate import EncryptionCertificate
+from shared.values.endpoint import EncryptionCertificate
 from shared.values.errors import UnknownCertificateError
 from shared.values.resources import SELF_TEST
 

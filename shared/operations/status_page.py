@@ -25,7 +25,7 @@ from shared.operations.status import (
 )
 from shared.subscriptions.renewal_state import Runner
 from shared.values.consumers import POISON_SUFFIX
-from shared.values.duration import span
+from shared.values.times import span
 
 _HERE: Final = Path(__file__).parent
 _TEMPLATE: Final = Template((_HERE / "status.html").read_text("utf-8"))

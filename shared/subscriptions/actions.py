@@ -21,8 +21,7 @@ from typing import Any, Final
 
 from shared.subscriptions.planned import Action, Desired, Reason, Verb
 from shared.values import graph
-from shared.values.certificate import EncryptionCertificate
-from shared.values.endpoint import ClientStateVersion, Endpoint
+from shared.values.endpoint import ClientStateVersion, EncryptionCertificate, Endpoint
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, GraphError, Reply, Subscription
 from shared.values.lifetimes import Lifetimes, half_life, last_resort

@@ -23,7 +23,7 @@ from shared.subscriptions.desired import DesiredState, DesiredStateError, Group,
 from shared.subscriptions.planned import Desired, Stage, Trouble
 from shared.values.errors import OutOfTimeError, SwitchboardError, UnavailableError, UnexpectedError
 from shared.values.graph import GraphError
-from shared.values.moment import Moment
+from shared.values.times import Moment
 
 SETTLED_AFTER: Final = timedelta(hours=1)
 

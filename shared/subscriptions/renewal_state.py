@@ -17,8 +17,8 @@ from shared.subscriptions.unwanted import Unwanted
 from shared.telemetry import Life
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.values.graph import Subscription
-from shared.values.moment import Moment
 from shared.values.resources import CATALOGUE
+from shared.values.times import Moment
 
 _NAME: Final = "renewal.json"
 _BEGUN: Final = "renewal-begun.json"

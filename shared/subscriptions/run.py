@@ -28,8 +28,7 @@ from shared.subscriptions.tenant_run import Graph as TenantGraph
 from shared.subscriptions.tenant_run import Order, TenantRun
 from shared.subscriptions.turn import Known
 from shared.values import graph
-from shared.values.certificate import EncryptionCertificate
-from shared.values.endpoint import Endpoint
+from shared.values.endpoint import EncryptionCertificate, Endpoint
 from shared.values.errors import MalformedInputError, SettingsError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription
 from shared.values.items import is_plain_id

@@ -26,8 +26,8 @@ from shared.subscriptions.unwanted import Review
 from shared.values import resources
 from shared.values.errors import MalformedInputError, NoTurnError, SwitchboardError, UnavailableError
 from shared.values.graph import Subscription
-from shared.values.moment import Moment
 from shared.values.resource_row import ResourceKind
+from shared.values.times import Moment
 
 _NAME: Final = "known/{}.json"
 _IDS: Final = "subscriptions-{}.json"

@@ -11,7 +11,7 @@ import msgspec
 from shared.storage.ports import Blobs
 from shared.values import resources
 from shared.values.graph import Subscription
-from shared.values.moment import Moment
+from shared.values.times import Moment
 
 UNWANTED_FOR: Final = timedelta(hours=1)
 """For how long all readings have to say that nobody desires a subscription before it is removed."""

@@ -1,4 +1,4 @@
-"""Where Graph delivers, and the marks by which our subscriptions are known."""
+"""What Graph is given: where to deliver, with the marks by which our subscriptions are known, and a certificate."""
 
 import hashlib
 import hmac
@@ -9,12 +9,27 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
-from shared.values.urls import is_plain
-
 _MARK: Final = "mark"
 _MARKED: Final = re.compile(rf"[?&]{_MARK}=[0-9a-f]*$")
 CACHED_URLS: Final = 256  # thousands of subscriptions share a handful of notification URLs
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+_UNPLAIN: Final = re.compile(r"[^!-~]|[#\\\"<>^`{|}]")
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptionCertificate:
+    """The public certificate that Graph encrypts resource data for.
+
+    `id` is ``{name}/{version}`` in Key Vault; `der_base64` is the X.509 certificate, DER, base64, on one line.
+    """
+
+    id: str
+    der_base64: str = field(repr=False)
+
+
+def is_plain(url: str) -> bool:
+    """Whether a URL comes back from Graph as it was sent: no fragment, no user, nothing that would be encoded."""
+    return _UNPLAIN.search(url) is None and "@" not in urlsplit(url).netloc
 
 
 class ClientStateVersion(StrEnum):

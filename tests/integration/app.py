@@ -21,7 +21,7 @@ from shared.app import App as Parts
 from shared.notifications.event_writer import DATA_CONTAINER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.notifications.raw_messages import CLAIMS_CONTAINER
-from shared.values.event_types import CloudEvent, parse
+from shared.values.events.event_types import CloudEvent, parse
 from shared.values.resources import EVENT_QUEUES, RAW_QUEUES
 
 CLIENT_STATE = "the-current-client-state-of-this-app"

@@ -17,7 +17,7 @@ from shared.call_records.coverage import Coverage
 from shared.call_records.missing import EVERY, SETTLED, Audit
 from shared.storage.ports import STATE_CONTAINER
 from shared.values.envelope import GIVE_UP_AFTER
-from shared.values.event_types import CloudEvent
+from shared.values.events.event_types import CloudEvent
 from shared.values.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
 from tests.integration.app import App, Message
 

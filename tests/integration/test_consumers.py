@@ -39,7 +39,7 @@ from shared.storage.blobs import AzureBlobs
 from shared.storage.queues import AzureQueues
 from shared.values.envelope import Envelope
 from shared.values.errors import UnknownCertificateError
-from shared.values.event_types import EventError, parse
+from shared.values.events.event_types import EventError, parse
 from shared.values.message_text import Encoding
 from shared.values.resources import CALL_RECORDS
 

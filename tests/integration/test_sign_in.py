@@ -20,8 +20,7 @@ from shared.subscriptions.planned import Desired
 from shared.subscriptions.run import Renewal
 from shared.subscriptions.run_report import RenewalReport
 from shared.values import resources
-from shared.values.certificate import EncryptionCertificate
-from shared.values.endpoint import Endpoint
+from shared.values.endpoint import EncryptionCertificate, Endpoint
 from shared.values.errors import UnavailableError
 from shared.values.graph import CredentialError, SignInRequiredError
 from tests.unit.model_graph import Source, user

@@ -13,8 +13,7 @@ from uuid import UUID
 from shared.subscriptions.desired import DesiredState
 from shared.subscriptions.planned import Desired
 from shared.values import graph, resources
-from shared.values.certificate import EncryptionCertificate
-from shared.values.endpoint import Endpoint
+from shared.values.endpoint import EncryptionCertificate, Endpoint
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription
 from shared.values.resource_paths import normal_form

@@ -16,7 +16,7 @@ from dev.simulator.rules import RULES
 from dev.traffic import EVERYTHING, WITH_PRESENCE
 from shared.subscriptions.desired import parse_desired
 from shared.values import resources
-from shared.values.event_data import DATA_TYPES
+from shared.values.events.event_data import DATA_TYPES
 from shared.values.resource_row import EventType, ResourceKind
 from shared.values.resources import CALL_RECORDS, CATALOGUE, match, odata_type_of
 from tests.expected_events import EXPECTED
@@ -74,7 +74,7 @@ def is_expected_as_an_event(kind: ResourceKind) -> bool:
 
 
 BY_HAND: Mapping[str, Callable[[ResourceKind], bool]] = {
-    "shared/values/event_data.py": has_data_types,
+    "shared/values/events/event_data.py": has_data_types,
     "dev/simulator/rules.py": has_a_rule_of_the_simulators,
     "dev/simulator/payloads.py": has_payloads,
     "subscriptions.sample.toml": is_in_the_sample,

@@ -13,7 +13,7 @@ from dev.consumer import Arrival
 from dev.demo import Books, fingerprint
 from dev.simulator.delivery import Notification
 from dev.stack import Stack
-from shared.values.event_types import CloudEvent
+from shared.values.events.event_types import CloudEvent
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

@@ -14,9 +14,10 @@ from jsonschema import Draft202012Validator
 from msgspec import inspect
 
 from dev.schemas import data_schema
-from shared.values import event_data, event_parts, event_types, resources, unusual_json
-from shared.values.event_data import DATA_TYPES, EventData
-from shared.values.event_types import parse
+from shared.values import resources
+from shared.values.events import event_data, event_parts, event_types, unusual_json
+from shared.values.events.event_data import DATA_TYPES, EventData
+from shared.values.events.event_types import parse
 
 SHAPES = {shape: event_type for event_type, shape in DATA_TYPES.items() if shape is not Any}
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)

@@ -14,7 +14,7 @@ from dev.simulator.payloads import Kind, Options, Spelling, build, default_resou
 from shared.notifications.events import Event, event_of, event_word, schema_id, with_record
 from shared.values import resources
 from shared.values.errors import MalformedInputError
-from shared.values.event_data import (
+from shared.values.events.event_data import (
     DATA_TYPES,
     CallEventData,
     CallRecordData,
@@ -22,7 +22,7 @@ from shared.values.event_data import (
     MeetingCallEventData,
     PresenceData,
 )
-from shared.values.event_types import EventError, parse
+from shared.values.events.event_types import EventError, parse
 from shared.values.items import parse_item
 from shared.values.resource_row import ResourceKind
 from shared.values.resources import UNRECOGNIZED

@@ -9,8 +9,7 @@ import pytest
 from shared.subscriptions.actions import Outcome, Result, RunContext, carry_out, creation_body
 from shared.subscriptions.planned import Action, Desired, Reason, Verb
 from shared.values import graph, resources
-from shared.values.certificate import EncryptionCertificate
-from shared.values.endpoint import Endpoint
+from shared.values.endpoint import EncryptionCertificate, Endpoint
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription, format_time
 from shared.values.lifetimes import Lifetimes

@@ -33,7 +33,7 @@ from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey
 from shared.storage.ports import Receipt
 from shared.telemetry import ExpressOutcome
 from shared.values.errors import UnavailableError, UnknownCertificateError
-from shared.values.event_types import CloudEvent, parse
+from shared.values.events.event_types import CloudEvent, parse
 from shared.values.message_text import Encoding
 from shared.values.resources import EMERGENCY_QUEUE
 from tests.keys import PAIR, SIGNING_KEY

@@ -19,7 +19,7 @@ from shared.notifications.events import event_of
 from shared.subscriptions.lifecycle import Handled, LifecycleMessages
 from shared.values import resources
 from shared.values.envelope import RawMessage, pack
-from shared.values.event_types import parse
+from shared.values.events.event_types import parse
 from shared.values.items import parse_item
 from shared.values.resources import LIFECYCLE_QUEUE, RAW_QUEUE
 from tests.keys import PAIR

@@ -20,9 +20,9 @@ from shared.operations.limits import Level
 from shared.subscriptions.renewal_state import BegunRun, FailedRun, Renewals, RenewalState
 from shared.telemetry import Happening
 from shared.values.consumers import Consumers
-from shared.values.duration import span
 from shared.values.errors import UnavailableError
 from shared.values.resources import CALL_RECORDS_QUEUE, EMERGENCY_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUE
+from shared.values.times import span
 from tests.unit.deployed import deployed
 
 ROOT = Path(__file__).parents[2]

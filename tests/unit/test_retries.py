@@ -22,7 +22,7 @@ from shared.notifications.raw_messages import CLAIMS_CONTAINER
 from shared.values.consumers import NO_OTHERS, Consumers, parse_consumers
 from shared.values.envelope import GIVE_UP_AFTER, Envelope, RawMessage, pause
 from shared.values.errors import UnavailableError, UnknownCertificateError
-from shared.values.event_types import parse
+from shared.values.events.event_types import parse
 from shared.values.resources import EMERGENCY_QUEUE, RAW_QUEUE
 from tests.keys import PAIR
 

@@ -17,8 +17,8 @@ from dev import asyncapi, samples, schemas
 from dev.simulator.payloads import Kind, Options, Payload, Spelling, build
 from shared.notifications.events import Event, event_of, schema_id, with_record
 from shared.values import resources
-from shared.values.event_data import DATA_TYPES
-from shared.values.event_types import parse
+from shared.values.events.event_data import DATA_TYPES
+from shared.values.events.event_types import parse
 from shared.values.items import parse_item
 from shared.values.resources import UNRECOGNIZED
 

@@ -15,7 +15,7 @@ from shared.notifications.events import event_of
 from shared.operations.self_test import Leg, SelfTest
 from shared.operations.self_test_notification import SelfTestNotification
 from shared.storage.ports import Receipt
-from shared.values.certificate import EncryptionCertificate
+from shared.values.endpoint import EncryptionCertificate
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError, UnknownCertificateError
 from shared.values.items import parse_item

@@ -13,8 +13,7 @@ from shared.subscriptions.actions import creation_body
 from shared.subscriptions.plan import PATIENCE, plan
 from shared.subscriptions.planned import Action, Course, Desired, Reason, Verb
 from shared.values import resources
-from shared.values.certificate import EncryptionCertificate
-from shared.values.endpoint import ClientStateVersion, Endpoint
+from shared.values.endpoint import ClientStateVersion, EncryptionCertificate, Endpoint
 from shared.values.graph import Subscription
 from shared.values.lifetimes import Lifetimes, half_life, last_resort
 from shared.values.resource_row import UNKNOWN

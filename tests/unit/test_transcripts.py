@@ -15,8 +15,8 @@ from shared.subscriptions.desired import DesiredState, DesiredStateError, parse_
 from shared.subscriptions.planned import Desired
 from shared.subscriptions.state import recalled, remembered
 from shared.values import graph, resources
-from shared.values.event_data import CallRecordingData, CallTranscriptData
-from shared.values.event_types import parse
+from shared.values.events.event_data import CallRecordingData, CallTranscriptData
+from shared.values.events.event_types import parse
 from shared.values.items import parse_item
 from shared.values.resources import UNRECOGNIZED
 from tests.unit.model_graph import TENANT, Fault, call_events, refuse

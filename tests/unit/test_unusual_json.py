@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from shared.notifications.events import event_of
 from shared.values import resources
 from shared.values.errors import MalformedInputError
-from shared.values.event_types import EventError, parse
+from shared.values.events.event_types import EventError, parse
+from shared.values.events.unusual_json import MAX_LONE_ESCAPES, replace_lone_surrogates
 from shared.values.items import parse_item
 from shared.values.message_text import join
-from shared.values.unusual_json import MAX_LONE_ESCAPES, replace_lone_surrogates
 from tests.unit.test_notifications import RECEIVED, TRACE
 
 SAMPLE = (Path(__file__).parents[1] / "samples/unusual/lone-surrogate-escape.json").read_bytes().strip()

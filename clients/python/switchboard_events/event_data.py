@@ -1,3 +1,3 @@
 """As `event_types`: the app's own module, whose place that module itself takes in the wheel."""
 
-from shared.values.event_data import *  # noqa: F403
+from shared.values.events.event_data import *  # noqa: F403

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from shared.values.duration import span
+from shared.values.times import span
 
 
 @pytest.mark.parametrize(

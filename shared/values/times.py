@@ -1,7 +1,12 @@
-"""A length of time in words, the same for everyone who tells one."""
+"""Times as blobs keep them, and lengths of time as people read them."""
 
-from datetime import timedelta
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Annotated, Final
+
+import msgspec
+
+type Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time as blobs keep it. One without a zone, in a blob that somebody has changed, is refused where it is read."""
 
 _UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
