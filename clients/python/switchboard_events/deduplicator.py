@@ -16,11 +16,22 @@ class Store(Protocol):
     """Where it is kept which events have been handled. Keep each for longer than a consumer may stand still."""
 
     async def has(self, key: Key) -> bool:
-        """Whether a key was added."""
+        """Say whether a key was added.
+
+        Args:
+            key: `CloudEvent.key`.
+
+        Returns:
+            True if it was, by any process that shares the store.
+        """
         ...
 
     async def add(self, key: Key) -> None:
-        """Keep a key; one that is there already is no error."""
+        """Keep a key.
+
+        Args:
+            key: `CloudEvent.key`; one that is there already is no error.
+        """
         ...
 
 

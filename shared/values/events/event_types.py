@@ -86,6 +86,9 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             data: the content of the blob that `dataref` names, where the event has no data of its own.
 
+        Returns:
+            One of the types in `event_data`; what JSON decodes to where the event's type is unknown.
+
         Raises:
             EventError: there is no data, or it does not fit the type.
         """
