@@ -104,7 +104,7 @@ async def test_a_notification_that_names_no_record_holds_up_no_other(record: byt
     world = World()
     fetch = CallRecordFetch(Records({"a": 1, "b": 1}), {TENANT})  # type: ignore[arg-type]
     items = [
-        b'{"changeType":"created","tenantId":"%b","resource":"communications/callRecords/x","resourceData":%b}'
+        b'{"changeType":"created","tenantId":"%b","resource":"communications/callRecords","resourceData":%b}'
         % (TENANT.encode(), data)
         for data in (b'{"id":"a"}', record, b'{"id":"b"}')
     ]
