@@ -41,7 +41,7 @@ from dev.tcp_proxy import TcpProxy
 from shared.http_client import HttpClient
 from shared.notifications.event_writer import DATA_CONTAINER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
-from shared.notifications.raw_messages import CLAIMS_CONTAINER, RawMessages
+from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER, RawMessages
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import AzureBlobs
@@ -296,7 +296,7 @@ class Run:
             self._wave(name, count, _share(plan.forged, number, waves), _share(plan.undecryptable, number, waves))
         self._await(self._is_quarantined, "quarantine")
         self._report.claims_swept = self._sweep_claims()
-        self._await(lambda: not self._blobs(CLAIMS_CONTAINER), "the last claim checks")
+        self._await(lambda: not self._blobs(CLAIM_CHECKS_CONTAINER), "the last claim checks")
         self._balance()
         self._report.seconds = time.monotonic() - started
         return self._report
@@ -634,7 +634,7 @@ class Run:
             parked[_canonical(item["encryptedContent"])] += 1
         report.quarantined = parked.total()
         report.quarantine_exact = set(parked) == set(self._bad)
-        report.claims_left = len(self._blobs(CLAIMS_CONTAINER))
+        report.claims_left = len(self._blobs(CLAIM_CHECKS_CONTAINER))
         report.data_blobs_without_event = len(set(self._blobs(DATA_CONTAINER)) - ledger.datarefs)
 
     def _blobs(self, container: str) -> dict[str, bytes]:

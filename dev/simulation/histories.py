@@ -35,7 +35,7 @@ from shared.notifications.express import Express
 from shared.notifications.paced_log import PacedLog
 from shared.notifications.poison import POISON_QUEUES, PoisonDrain, PoisonStates
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
-from shared.notifications.raw_messages import CLAIMS_CONTAINER, HANDLED_CONTAINER, handled_name
+from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER, HANDLED_CONTAINER, handled_name
 from shared.notifications.receive import Receiver
 from shared.notifications.replay import Replay, Selection
 from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey, PublishedKeys
@@ -120,7 +120,7 @@ class History:
 
     def _refuses(self, what: str, operation: str) -> bool:
         since, scenario = (self.storage.now - START).total_seconds(), self.scenario
-        if what == CLAIMS_CONTAINER and operation == "get blob":
+        if what == CLAIM_CHECKS_CONTAINER and operation == "get blob":
             return since < scenario.claims_seconds
         return operation == "put" and what in RAW_QUEUES and 0 < since < scenario.put_back_seconds
 
@@ -196,7 +196,7 @@ class History:
         ]
         if any(self.storage.messages[poison] for poison in POISON_QUEUES):
             due.append((self._drained + _DRAIN, 2, self._drain))
-        if self.storage.containers[CLAIMS_CONTAINER]:
+        if self.storage.containers[CLAIM_CHECKS_CONTAINER]:
             due.append((self._swept + timedelta(days=1), 3, self._sweep))
         if not due and any(one["reason"] not in _FOR_GOOD for one in self.parked()):
             due.append((max(self.storage.now + timedelta(hours=1), START + timedelta(hours=4)), 4, self._replay))
@@ -317,7 +317,7 @@ class History:
                 self.violations.append(f"{item.name} has events under {len(ids[item.name])} ids")
         if self.scenario.text is not None and entries["?"] != 1:
             self.violations.append("the text is not in quarantine")
-        if claims := self.storage.names(CLAIMS_CONTAINER):
+        if claims := self.storage.names(CLAIM_CHECKS_CONTAINER):
             self.violations.append(f"claim checks are left: {claims}")
 
 

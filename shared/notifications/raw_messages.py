@@ -38,7 +38,7 @@ from shared.values.resources import RAW_QUEUES
 
 logger = logging.getLogger(__name__)
 
-CLAIMS_CONTAINER: Final = "raw-claims"
+CLAIM_CHECKS_CONTAINER: Final = "raw-claims"
 HANDLED_CONTAINER: Final = "handled-claims"
 
 _AT_ONCE: Final = timedelta(0)
@@ -52,13 +52,13 @@ class Unpacked:
 
     Attributes:
         envelope: with its notifications, also where they came by claim check.
-        claim: the claim check's blob, if it came by one.
+        claim_check: its blob, if it came by one.
         queue: the raw queue it came from.
         attempts: tries so far, this one and those before it was put back included.
     """
 
     envelope: Envelope
-    claim: str | None
+    claim_check: str | None
     queue: str
     attempts: int
 
@@ -114,7 +114,7 @@ class RawMessages:
         """
         if message.needs_claim_check:
             claim = message.claim_name(queue)
-            await self.blobs.put(CLAIMS_CONTAINER, claim, message.body)
+            await self.blobs.put(CLAIM_CHECKS_CONTAINER, claim, message.body)
             message = RawMessage.of(message.envelope.ticket(claim))
         return await self.queues.put(queue, message.body, "base64", delay)
 
@@ -166,8 +166,8 @@ class RawMessages:
         )
         if postponed:
             await self._put_back(unpacked, postponed)
-        elif unpacked.claim is not None:
-            await self._settle(unpacked.claim)  # last of all: the marker says that nothing is left to do
+        elif unpacked.claim_check is not None:
+            await self._settle(unpacked.claim_check)  # last of all: the marker says that nothing is left to do
 
     async def requeue_or_quarantine(self, text: str, *, queue: str, attempts: int) -> None:
         """Handle a message that the platform has given up: put it back while it has not failed for long, else park it.
@@ -212,8 +212,8 @@ class RawMessages:
         return Unpacked(envelope, ticket.claim, queue, attempts)
 
     async def _put_back(self, unpacked: Unpacked, failures: Mapping[int, SwitchboardError]) -> None:
-        if unpacked.claim is not None:
-            parts = [unpacked.envelope.ticket(unpacked.claim)]
+        if unpacked.claim_check is not None:
+            parts = [unpacked.envelope.ticket(unpacked.claim_check)]
         else:
             # Neighbours stay together, but no part may have a gap: `first` counts its items without one.
             parts = [unpacked.envelope.part(run[0], run[-1] + 1) for run in _runs(sorted(failures))]
@@ -279,7 +279,7 @@ class RawMessages:
             MalformedInputError: the blob is no raw message, or is missing and nobody has marked it as done with.
             UnavailableError: storage did not answer.
         """
-        body = await self.blobs.get(CLAIMS_CONTAINER, claim)
+        body = await self.blobs.get(CLAIM_CHECKS_CONTAINER, claim)
         if body is not None:
             return msgspec.structs.replace(
                 parse_envelope(body), attempts=ticket.attempts, failing_since=ticket.failing_since
@@ -294,7 +294,7 @@ class RawMessages:
 
     async def _settle(self, claim: str) -> None:
         await self.blobs.put(HANDLED_CONTAINER, handled_name(claim), b"{}")
-        await self.blobs.delete(CLAIMS_CONTAINER, claim)
+        await self.blobs.delete(CLAIM_CHECKS_CONTAINER, claim)
 
     async def sweep(self) -> int:
         """Put a new ticket for each claim check that has lain there for two days; returns how many.
@@ -306,7 +306,7 @@ class RawMessages:
         Raises:
             UnavailableError: storage did not answer.
         """
-        orphans = [listed async for listed in self._claims_until(self.now() - _ORPHAN_AFTER)]
+        orphans = [listed async for listed in self._claim_checks_until(self.now() - _ORPHAN_AFTER)]
         if not orphans:
             return 0
         handled = {marker.name: marker.modified async for marker in self.blobs.list(HANDLED_CONTAINER)}
@@ -314,21 +314,21 @@ class RawMessages:
         for orphan in orphans:
             done = handled.get(handled_name(orphan.name))
             if done is not None and done > orphan.modified:
-                await self.blobs.delete(CLAIMS_CONTAINER, orphan.name)
+                await self.blobs.delete(CLAIM_CHECKS_CONTAINER, orphan.name)
             else:
                 count += await self._put_new_ticket(orphan.name)
         return count
 
-    async def _claims_until(self, limit: datetime) -> AsyncIterator[Listed]:
+    async def _claim_checks_until(self, limit: datetime) -> AsyncIterator[Listed]:
         last = f"{limit:%Y/%m/%d}"
-        async for listed in self.blobs.list(CLAIMS_CONTAINER):
+        async for listed in self.blobs.list(CLAIM_CHECKS_CONTAINER):
             if listed.name >= last:  # names begin with the day, and a list is in the order of names
                 return
             if listed.modified < limit:  # a blob that was written again keeps the name of the day when its item came
                 yield listed
 
     async def _put_new_ticket(self, claim: str) -> bool:
-        body = await self.blobs.get(CLAIMS_CONTAINER, claim)
+        body = await self.blobs.get(CLAIM_CHECKS_CONTAINER, claim)
         if body is None:
             return False
         try:

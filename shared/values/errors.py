@@ -61,7 +61,7 @@ class MalformedInputError(SwitchboardError):
 
 
 class OversizedBodyError(MalformedInputError):
-    """A POST's body holds more than any of Graph's: bytes, marks, items, or elements that are no items."""
+    """A POST's body holds more than any of Graph's: bytes, separators, items, or elements that are no items."""
 
 
 class TokenRejected(SwitchboardError):  # noqa: N818 - the name of the contract

@@ -20,7 +20,7 @@ from shared import triggers
 from shared.app import App as Parts
 from shared.notifications.event_writer import DATA_CONTAINER
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
-from shared.notifications.raw_messages import CLAIMS_CONTAINER
+from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER
 from shared.values.events.event_types import CloudEvent, parse
 from shared.values.resources import EVENT_QUEUES, RAW_QUEUES
 
@@ -112,7 +112,7 @@ class App:
         return [json.loads(data) for data in (await self.blobs_in(QUARANTINE_CONTAINER)).values()]
 
     async def claims(self) -> dict[str, bytes]:
-        return await self.blobs_in(CLAIMS_CONTAINER)
+        return await self.blobs_in(CLAIM_CHECKS_CONTAINER)
 
     async def data(self) -> dict[str, bytes]:
         return await self.blobs_in(DATA_CONTAINER)

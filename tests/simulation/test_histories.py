@@ -6,7 +6,7 @@ from dev.simulation.histories import lived, try_some
 from dev.simulation.history_scenarios import Fault, Mode, scenarios
 from shared.notifications import raw_messages
 from shared.notifications.poison import PoisonDrain
-from shared.notifications.raw_messages import CLAIMS_CONTAINER, RawMessages
+from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER, RawMessages
 
 SEED = 1
 
@@ -23,7 +23,7 @@ def test_no_fault_or_two_loses_anything_or_gives_it_two_ids() -> None:
 
 def test_a_ticket_whose_answer_was_lost_is_noticed_where_its_blob_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     async def settle(messages: RawMessages, claim: str) -> None:
-        await messages.blobs.delete(CLAIMS_CONTAINER, claim)
+        await messages.blobs.delete(CLAIM_CHECKS_CONTAINER, claim)
 
     monkeypatch.setattr(RawMessages, "_settle", settle)
     scenario = next(one for one in scenarios() if "put blob raw-claims" in lived(one).calls)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from shared.notifications.raw_messages import CLAIMS_CONTAINER, HANDLED_CONTAINER
+from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER, HANDLED_CONTAINER
 from shared.values.envelope import Envelope, RawMessage
 from shared.values.message_text import QUEUE_MESSAGE_BYTES, encode
 from shared.values.resources import LIFECYCLE_QUEUE, RAW_QUEUE, RAW_QUEUES
@@ -34,7 +34,7 @@ async def swept(world: World) -> list[tuple[str, str, str]]:
     return found
 
 
-async def test_only_the_old_ones_get_a_message_each_on_the_lane_of_their_name_or_else_of_their_item() -> None:
+async def test_only_the_old_ones_get_a_message_each_on_the_queue_of_their_name_or_else_of_their_item() -> None:
     world = World()
     for day, name, body in (
         (1, "2026/03/01/a-7.json", claim("a")),
@@ -45,7 +45,7 @@ async def test_only_the_old_ones_get_a_message_each_on_the_lane_of_their_name_or
         (9, "2026/03/01/f-7.json", claim("f")),  # put back yesterday
     ):
         world.storage.now = datetime(2026, 3, day, tzinfo=UTC)
-        await world.storage.blobs.put(CLAIMS_CONTAINER, name, body)
+        await world.storage.blobs.put(CLAIM_CHECKS_CONTAINER, name, body)
     world.storage.now = NOW
     assert sorted(await swept(world)) == [
         ("raw-call-records", "e", "2026/03/07/raw-call-records/e.json"),
@@ -57,8 +57,8 @@ async def test_only_the_old_ones_get_a_message_each_on_the_lane_of_their_name_or
 
 async def test_what_is_no_claim_check_is_left() -> None:
     world = World()
-    await world.storage.blobs.put(CLAIMS_CONTAINER, "2025/01/01/x", b"x")
-    await world.storage.blobs.put(CLAIMS_CONTAINER, "2025/01/01/y", claim("y").replace(b'[{"', b'[]}{"'))
+    await world.storage.blobs.put(CLAIM_CHECKS_CONTAINER, "2025/01/01/x", b"x")
+    await world.storage.blobs.put(CLAIM_CHECKS_CONTAINER, "2025/01/01/y", claim("y").replace(b'[{"', b'[]}{"'))
     world.storage.now = NOW
     assert await swept(world) == []
     assert len(world.claims()) == 2
@@ -122,7 +122,7 @@ async def test_what_was_left_on_the_day_before_is_done_with_too() -> None:
     assert (world.claims(), world.events()["a"]) == ([], 1)
 
 
-async def test_one_item_on_two_lanes_has_two_claim_checks() -> None:
+async def test_one_item_on_two_queues_has_two_claim_checks() -> None:
     world, item = World(), rich("a", size=100_000)
     for queue in (RAW_QUEUE, LIFECYCLE_QUEUE):
         await put(world, item, queue=queue)
@@ -144,8 +144,8 @@ async def test_a_message_that_fills_its_queue_to_the_last_byte_can_be_put_back(s
     assert (world.claims(), world.parked()) == ([], [])
 
 
-async def test_a_mark_is_no_leave_to_drop_what_is_there() -> None:
-    """An item that was parked, and is replayed, has its mark and its blob."""
+async def test_a_marker_is_no_leave_to_drop_what_is_there() -> None:
+    """An item that was parked, and is replayed, has its marker and its blob."""
     world, item = World(), rich("a", size=100_000)
     await put(world, item)
     await world.run()

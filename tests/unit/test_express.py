@@ -27,7 +27,7 @@ from shared.notifications.event_writer import EventWriter
 from shared.notifications.express import Express
 from shared.notifications.paced_log import PacedLog
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
-from shared.notifications.raw_messages import CLAIMS_CONTAINER, RawMessages
+from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER, RawMessages
 from shared.notifications.receive import Receiver
 from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey
 from shared.storage.ports import Receipt
@@ -328,7 +328,7 @@ def test_what_it_is_not_for_is_visible_at_once(notifications: list[dict[str, Any
     assert (world.outcomes, world.made, world.keys_asked) == ([outcome], 0, 0)
     world.usual_way()
     assert len(world.events()) == len(notifications)
-    assert world.storage.names(CLAIMS_CONTAINER) == []
+    assert world.storage.names(CLAIM_CHECKS_CONTAINER) == []
 
 
 def test_a_key_that_is_slow_is_not_waited_for_again_until_it_is_there() -> None:

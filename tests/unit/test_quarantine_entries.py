@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
-from shared.notifications.raw_messages import CLAIMS_CONTAINER
+from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER
 from shared.notifications.replay import Done, Replay
 from shared.values.envelope import Envelope, item_key
 from shared.values.errors import AbandonedError, UnavailableError
@@ -102,7 +102,7 @@ async def test_discarding_an_entry_that_has_changed_meanwhile_leaves_its_content
     world.storage.fault = meanwhile
     outcome = await Replay(world.storage.raw_messages).discard(name)
     assert outcome is (Done.GONE if gone else Done.CHANGED)
-    assert len(world.storage.names(CLAIMS_CONTAINER)) == 1
+    assert len(world.storage.names(CLAIM_CHECKS_CONTAINER)) == 1
 
 
 def test_a_claim_check_and_its_ticket_are_named_like_their_item() -> None:

@@ -18,7 +18,7 @@ from shared.notifications import decrypt
 from shared.notifications.decrypt import Decryptor
 from shared.notifications.event_writer import EventWriter
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
-from shared.notifications.raw_messages import CLAIMS_CONTAINER
+from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER
 from shared.values.consumers import NO_OTHERS, Consumers, parse_consumers
 from shared.values.envelope import GIVE_UP_AFTER, Envelope, RawMessage, pause
 from shared.values.errors import UnavailableError, UnknownCertificateError
@@ -119,7 +119,7 @@ class World:
         return [json.loads(blob.data) for blob in self.storage.containers[QUARANTINE_CONTAINER].values()]
 
     def claims(self) -> list[str]:
-        return self.storage.names(CLAIMS_CONTAINER)
+        return self.storage.names(CLAIM_CHECKS_CONTAINER)
 
 
 def basic(name: str, **changes: Any) -> dict[str, Any]:
@@ -263,7 +263,7 @@ async def test_a_permanent_failure_is_tried_once_also_beside_a_transient_one() -
     assert world.asked[unknown] == 1
 
 
-@pytest.mark.parametrize("what", ["call-events", CLAIMS_CONTAINER])
+@pytest.mark.parametrize("what", ["call-events", CLAIM_CHECKS_CONTAINER])
 async def test_a_claim_check_waits_like_everything_else(what: str) -> None:
     world = World()
     await put(world, rich("a", size=100_000))
@@ -294,7 +294,7 @@ async def test_an_item_with_a_claim_check_is_put_back_as_its_ticket() -> None:
     await world.deliver(message, RAW_QUEUE)
     (again,) = world.storage.messages[RAW_QUEUE]
     assert json.loads(again.body)["claim"] == json.loads(message.body)["claim"]
-    assert world.storage.log.count(("put blob", CLAIMS_CONTAINER)) == 1
+    assert world.storage.log.count(("put blob", CLAIM_CHECKS_CONTAINER)) == 1
 
 
 async def test_what_is_put_back_shows_when_whoever_failed_has_asked_for_it() -> None:
@@ -331,7 +331,7 @@ async def test_what_the_platform_gave_up_after_its_claim_check_was_settled_is_do
 async def test_a_claim_check_that_stays_unreadable_is_parked_with_its_blob() -> None:
     world = World()
     await put(world, rich("a", size=100_000))
-    world.storage.refused = {CLAIMS_CONTAINER}
+    world.storage.refused = {CLAIM_CHECKS_CONTAINER}
     await world.run()
     (parked,) = world.parked()
     assert parked["reason"] == "storage-503"

@@ -10,7 +10,7 @@ import pytest
 
 from dev.simulation.storage_model import START
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Parked
-from shared.notifications.raw_messages import CLAIMS_CONTAINER
+from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER
 from shared.notifications.replay import Done, Replay, Selection
 from shared.values.envelope import Envelope
 from shared.values.errors import AbandonedError, MalformedInputError
@@ -80,7 +80,7 @@ async def test_its_raw_messages_and_those_that_it_put_back_are_handled() -> None
 async def test_its_claim_checks_are_redeemed_and_settled() -> None:
     world, name = World(), "2026/01/01/d-0.json"
     whole = first_envelope(rich("a", size=100_000))
-    await world.storage.blobs.put(CLAIMS_CONTAINER, name, msgspec.json.encode(whole))
+    await world.storage.blobs.put(CLAIM_CHECKS_CONTAINER, name, msgspec.json.encode(whole))
     ticket = msgspec.structs.replace(whole, notifications=(), claim=name)
     for _ in range(2):
         await world.storage.queues.put(RAW_QUEUE, msgspec.json.encode(ticket), "base64")
@@ -89,7 +89,7 @@ async def test_its_claim_checks_are_redeemed_and_settled() -> None:
 
 
 async def test_what_it_has_done_with_is_not_missing() -> None:
-    """It set no mark: a second try concludes from the missing blob."""
+    """It left no marker: a second try concludes from the missing blob."""
     world = World()
     ticket = first_envelope(claim="2026/01/01/d-0.json", attempts=1)
     await world.storage.queues.put(RAW_QUEUE, msgspec.json.encode(ticket), "base64")
@@ -102,7 +102,7 @@ async def test_its_entries_are_listed_shown_replayed_and_discarded(discard: bool
     world = World()
     claim = "2026/01/01/d-7.json"
     large = first_envelope(rich("c", size=100_000), first=7)
-    await world.storage.blobs.put(CLAIMS_CONTAINER, claim, msgspec.json.encode(large))
+    await world.storage.blobs.put(CLAIM_CHECKS_CONTAINER, claim, msgspec.json.encode(large))
     about = ("storage-503", "UnavailableError", RAW_QUEUE, "callEvents", START, 9)
     entries = {
         "d-0": FirstParked(1, *about, envelope=first_envelope(rich("a"), attempts=9, failing_since=START)),
@@ -138,7 +138,7 @@ async def test_it_reads_our_raw_messages_tickets_and_claim_checks() -> None:
     assert (ticket.claim, ticket.notifications) == (world.claims()[0], ())
     # Its sweep reads a day before the first slash but two, in the order of the names.
     assert datetime.strptime(world.claims()[0][:10], "%Y/%m/%d").replace(tzinfo=START.tzinfo) == START
-    blob = world.storage.containers[CLAIMS_CONTAINER][world.claims()[0]]
+    blob = world.storage.containers[CLAIM_CHECKS_CONTAINER][world.claims()[0]]
     whole = msgspec.json.decode(blob.data, type=FirstEnvelope)
     assert (whole.id, len(whole.notifications)) == ("d", 1)
 
