@@ -25,8 +25,9 @@ class NotTheAppError(SwitchboardError):
 
     def __init__(self, app_id: str) -> None:
         super().__init__(
-            f"this is application {app_id}, and not the app: Graph would make the subscriptions its own, which the app "
-            "can neither see nor renew. Fire the app's timer instead: docs/operations.md, at its beginning, says how",
+            f"this is application {app_id}, and not the app: Graph shows it other subscriptions, and would make new "
+            "ones its own, which the app can neither see nor renew. Fire the app's timer instead: docs/operations.md, "
+            "at its beginning, says how",
             reason="not-the-app",
         )
 

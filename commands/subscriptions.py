@@ -162,13 +162,17 @@ def delete(
 
 @app.command(epilog=epilog(*_EXAMPLES[4:5]))
 def prune(yes: Yes = False, as_json: Json = False) -> None:
-    """Delete the subscriptions that are ours and that nothing asks for."""
+    """Delete the subscriptions that are ours and that nothing asks for.
+
+    Only as the app itself: what Graph does not show to another application is not gone.
+    """
     from commands import subscription_views as views
+    from commands.identity import refuse_strangers
     from shared.subscriptions.planned import Reason, Verb
     from shared.subscriptions.run_report import Removal
 
     async def survey(context: "CommandContext") -> "Forecast":
-        await _tell_strangers(context)
+        await refuse_strangers(context)
         return await context.renewal.plan(prune=True)
 
     forecast = perform(survey, as_json=as_json)

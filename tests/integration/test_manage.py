@@ -135,7 +135,7 @@ class TestSubscriptions:
     def test_apply_shows_what_it_will_do_and_asks(self, stack: Stack, attended: None) -> None:
         asked = run("subscriptions", "apply", answer="n\n")
         assert asked.exit_code == 1
-        assert "6 to create" in asked.output
+        assert f"{traffic.SUBSCRIPTION_COUNT} to create" in asked.output
         assert not stack.sim.graph.subscriptions
         assert run("subscriptions", "apply", answer="y\n").exit_code == 0
         assert len(stack.sim.graph.subscriptions) == traffic.SUBSCRIPTION_COUNT
@@ -161,6 +161,7 @@ class TestSubscriptions:
         monkeypatch.setenv("GRAPH_APP_IDS", str(uuid4()))
         refused = run_json("subscriptions", "apply", "--yes", exit_code=1)
         assert refused["error"]["reason"] == "not-the-app"
+        assert run_json("subscriptions", "prune", "--yes", exit_code=1) == refused
         assert not stack.sim.graph.subscriptions
         listed = run("subscriptions", "list")
         assert "and not the app" in listed.stderr
@@ -687,7 +688,7 @@ def documented() -> Iterator[str]:
     seen = set()
     for page in ("operations.md", "manage.md"):
         text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-        for line in re.findall(r"^\$ python manage\.py (.+)$|`python manage\.py ([^`]+)`", text, re.MULTILINE):
+        for line in re.findall(r"^(?:\$ )?python manage\.py (.+)$|`python manage\.py ([^`]+)`", text, re.MULTILINE):
             command = " ".join("".join(line).split())
             if "…" not in command and command not in seen:
                 seen.add(command)
