@@ -11,7 +11,7 @@ from shared.subscriptions.planned import Reason, Stage, Verb
 from shared.subscriptions.renewal_state import RenewalState
 from shared.subscriptions.run_report import Failure, Forecast
 from shared.values.errors import UnavailableError
-from shared.values.graph import CredentialError
+from shared.values.graph import CredentialError, TranscriptAccessError
 from shared.values.times import span
 
 _LISTED: Final = 5  # one by one
@@ -78,7 +78,10 @@ def _planned(forecast: Forecast) -> list[Finding]:
 
 def _failure(failure: Failure) -> Finding:
     told = f"{failure.what}: {failure.reason}: {failure.detail}"
-    return Finding("subscriptions", "subscriptions", Level.BAD, told, _REMEDIES.get(failure.stage, "see the logs"))
+    remedy = _REMEDIES.get(failure.stage, "see the logs")
+    if failure.reason == TranscriptAccessError.reason_of_class:
+        told, remedy = f"{failure.what}: {failure.reason}", TranscriptAccessError.REMEDY
+    return Finding("subscriptions", "subscriptions", Level.BAD, told, remedy)
 
 
 async def kept(context: CommandContext) -> list[Finding]:

@@ -20,7 +20,7 @@ from shared.operations.limits import POISON, RAW_MESSAGES, RENEWAL, Level, Limit
 from shared.storage.ports import Blobs, Queues
 from shared.subscriptions.renewal_state import Renewals, RenewalState, RenewalStates
 from shared.telemetry import Happening
-from shared.values.graph import SIGN_IN_REQUIRED
+from shared.values.graph import SIGN_IN_REQUIRED, TranscriptAccessError
 from shared.values.times import span
 
 if TYPE_CHECKING:
@@ -232,6 +232,7 @@ class AppChecks:
 
 
 def _remedy_for(failures: Iterable[str]) -> str:
-    if any(SIGN_IN_REQUIRED in failure for failure in failures):
-        return f"run: {_LOGIN}"
-    return "python manage.py doctor and the log of renew_subscriptions say what is in the way"
+    known = {SIGN_IN_REQUIRED: f"run: {_LOGIN}", TranscriptAccessError.reason_of_class: TranscriptAccessError.REMEDY}
+    told = "; ".join(failures)
+    remedies = [remedy for reason, remedy in known.items() if reason in told]
+    return "; ".join(remedies) or "python manage.py doctor and the log of renew_subscriptions say what is in the way"

@@ -19,6 +19,7 @@ once; one with a ~ is transient, and is raised or put back so that the work is t
             LifetimeExceededError
             EndpointValidationError
             PermissionDeniedError
+            TranscriptAccessError       an administrator has to allow it
             QuotaExceededError
             NotFoundError
             SubscriptionConflictError

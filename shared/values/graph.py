@@ -158,14 +158,14 @@ class TranscriptAccessError(GraphError):
     """
 
     reason_of_class = "transcript-access"
+    REMEDY: ClassVar[str] = (
+        "a Teams administrator has to let Graph have transcripts: in the Teams admin center, Meetings, Meeting "
+        "settings, Transcript API access, or with Set-CsTeamsMeetingConfiguration -Identity Global "
+        "-EnableGraphTranscriptAccess $true (it takes up to an hour, and is noticed by itself)"
+    )
 
     def __init__(self) -> None:
-        super().__init__(
-            "this tenant does not let Microsoft Graph have transcripts; a Teams administrator has to switch it on: in "
-            "the Teams admin center, Meetings, Meeting settings, Transcript API access, or with "
-            "Set-CsTeamsMeetingConfiguration -Identity Global -EnableGraphTranscriptAccess $true (it takes up to an "
-            "hour, and is noticed by itself)"
-        )
+        super().__init__(f"this tenant does not let Graph have transcripts; {self.REMEDY}")
 
 
 class QuotaExceededError(GraphError):

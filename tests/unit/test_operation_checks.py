@@ -103,6 +103,14 @@ async def test_a_sign_in_that_is_missing_is_what_login_mends() -> None:
     assert (await World(renewals=renewals).checks().renewal()).remedy == "run: python manage.py login"
 
 
+async def test_what_failed_in_several_ways_is_told_with_what_to_do_about_each() -> None:
+    failures = ("transcripts: transcript-access x 2", "presence: sign-in-required x 1")
+    remedy = (await World(renewals=Renewals(finished(minutes(1), *failures))).checks().renewal()).remedy
+    assert remedy is not None
+    assert "manage.py login" in remedy
+    assert "a Teams administrator has to let Graph have transcripts" in remedy
+
+
 @pytest.mark.parametrize(
     ("queue", "ago", "level"),
     [
