@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 import msgspec
 
 from bench.figures import STATES, TRACE, Posts
+from bench.loops import run_in_worker
 from bench.measure import Ratio, of_pairs
-from bench.pipeline import Connect, close, production
+from bench.pipeline import Connect, production
 from dev.simulator import Kind
 from shared.notifications.collection import parse_collection
 from shared.storage.blobs import AzureBlobs
@@ -24,7 +25,7 @@ def raw_puts(*, quick: bool) -> Iterator[Ratio]:
     """For each size of POST, what is written of it once; what reads and deletes a claim check comes on top."""
     with production() as connect:
         for items in _TIMES:
-            yield asyncio.run(_compare(connect, items, rounds=5 if quick else 15))
+            yield run_in_worker(_compare(connect, items, rounds=5 if quick else 15))
 
 
 async def _compare(connect: Connect, items: int, rounds: int) -> Ratio:
@@ -50,6 +51,6 @@ async def _compare(connect: Connect, items: int, rounds: int) -> Ratio:
         return (time.process_time() - started) / _TIMES[items]
 
     pairs = [(await cpu(as_claim_check), await cpu(as_messages)) for _ in range(rounds + 1)]
-    await close(account)
+    account.http.close()
     name = f"a POST of {items} rich items ({len(whole) / 1000:.0f} KB) put as one claim check, over its raw messages"
     return of_pairs(f"{name} ({len(packed)})", pairs[1:], target="")
