@@ -1,8 +1,8 @@
 """Call records whose notifications were missed: noticing the gap, and filling it.
 
-What was seen of each callRecords subscription is kept in a small blob; from one run of the timer to the next it tells
-whether the same subscription has been there all the time. A gap is written down before anything is done about it, and
-is searched within the time that the run leaves, page by page, until it is done.
+A small blob says when each callRecords subscription was last seen; from one run of the timer to the next it tells
+whether the same subscription has been there all the time. A gap is written down before anything is done about it. Each
+run searches it page by page in the time that renewal leaves, until all of it has been searched.
 """
 
 import asyncio
@@ -11,20 +11,23 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from shared.call_records.coverage import Coverage, Gap, missed, observed, participants_of, resource_key
-from shared.call_records.search import Records, Search, send_records
+from shared.call_records.search import Search, send_records
 from shared.clock import Clock
 from shared.notifications.raw_messages import RawMessages
 from shared.storage.ports import STATE_CONTAINER, Blobs
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import GraphError, Subscription
 
+if TYPE_CHECKING:
+    from shared.call_records.listing import CallRecords
+
 LEAST_TIME: Final = timedelta(seconds=20)
-"""What a run gets even where renewal has used up the time."""
+"""The time that a run gets even where renewal has used up its own."""
 
 _CONFLICTS: Final = 10
 _AT_ONCE: Final = 8
@@ -34,11 +37,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """Watches over callRecords subscriptions. Doing anything twice does no harm: an event keeps its id."""
+    """Finds and fills gaps of callRecords subscriptions. Doing it twice does no harm: an event keeps its id."""
 
     blobs: Blobs
     raw_messages: RawMessages
-    records: Records
+    records: "CallRecords"
     clock: Clock
 
     async def observe(self, subscriptions: Iterable[Subscription]) -> None:
@@ -50,13 +53,17 @@ class Backfill:
         now = self.clock.now()
         slots = asyncio.Semaphore(_AT_ONCE)
 
-        async def note(one: Subscription) -> None:
+        async def note(subscription: Subscription) -> None:
             async with slots:
-                found = await self._change(one, lambda known: observed(known, one.id, now))
-            if found is not None and any(gap.until == now for gap in found.gaps):
-                _log.warning("call records may have been missed: tenant=%s subscription=%s", one.tenant_id, one.id)
+                coverage = await self._change(subscription, lambda known: observed(known, subscription.id, now))
+            if coverage is not None and any(gap.until == now for gap in coverage.gaps):
+                _log.warning(
+                    "call records may have been missed: tenant=%s subscription=%s",
+                    subscription.tenant_id,
+                    subscription.id,
+                )
 
-        await asyncio.gather(*(note(one) for one in subscriptions))
+        await asyncio.gather(*map(note, subscriptions))
 
     async def missed(self, subscription: Subscription) -> None:
         """Take note that Graph has said that notifications of a subscription were missed.
@@ -68,24 +75,24 @@ class Backfill:
         await self._change(subscription, lambda known: missed(known or Coverage(subscription.id, now), now))
 
     async def run(self, subscriptions: Sequence[Subscription], deadline: datetime) -> list[Subscription]:
-        """Search the gaps, each subscription's in its share of the time; what is left is the next run's.
+        """Search the gaps, each subscription's in its share of the time; the next run goes on with the rest.
 
         Returns:
-            Those that have no gap left.
+            The subscriptions that have no gap left.
 
         Raises:
             UnavailableError: storage did not answer.
         """
-        whole = []
-        for place, one in enumerate(subscriptions):
+        without_gaps = []
+        for place, subscription in enumerate(subscriptions):
             now = self.clock.now()
             share = (deadline - now) / (len(subscriptions) - place)
             try:
-                if await self._fill(one, now + share):
-                    whole.append(one)
+                if await self._fill(subscription, now + share):
+                    without_gaps.append(subscription)
             except (UnavailableError, GraphError) as error:
-                _log.error("backfill: tenant=%s reason=%s: %s", one.tenant_id, error.reason, error)
-        return whole
+                _log.error("backfill: tenant=%s reason=%s: %s", subscription.tenant_id, error.reason, error)
+        return without_gaps
 
     async def _fill(self, subscription: Subscription, deadline: datetime) -> bool:
         coverage = (await self._read(subscription))[0]
@@ -116,13 +123,17 @@ class Backfill:
         return await self._change(subscription, lambda known: None if known is None else known.searched(before, after))
 
     async def _read(self, subscription: Subscription) -> tuple[Coverage | None, str | None]:
-        found = await self.blobs.get_version(STATE_CONTAINER, _name(subscription))
-        if found is not None:
-            return _decode(found.data, _name(subscription)), found.etag
-        former = None if subscription.spelling is None else _name(replace(subscription, resource=subscription.spelling))
-        if former is not None:  # what was named after Graph's spelling is carried over
-            found = await self.blobs.get_version(STATE_CONTAINER, former)
-        return (None if found is None or former is None else _decode(found.data, former)), None
+        """What is known of a subscription, and its version; None for either where there is none."""
+        name = _name(subscription)
+        version = await self.blobs.get_version(STATE_CONTAINER, name)
+        if version is not None:
+            return read_state(Coverage, version.data, name), version.etag
+        if subscription.spelling is None:
+            return None, None
+        # An earlier version named the blob after Graph's spelling of the resource: what is known is carried over.
+        former = _name(replace(subscription, resource=subscription.spelling))
+        data = await self.blobs.get(STATE_CONTAINER, former)
+        return (None if data is None else read_state(Coverage, data, former)), None
 
     async def _change(
         self, subscription: Subscription, change: Callable[[Coverage | None], Coverage | None]
@@ -139,7 +150,7 @@ class Backfill:
 
 
 def state_name(folder: str, subscription: Subscription) -> str:
-    """The blob of a desired thing, whatever spelling of it Graph prefers."""
+    """The name of a subscription's blob, the same for every spelling of its resource."""
     resource = hashlib.sha256(resource_key(subscription.resource).encode()).hexdigest()[:16]
     return f"{folder}/{subscription.tenant_id}/{resource}.json"
 
@@ -148,9 +159,10 @@ def _name(subscription: Subscription) -> str:
     return state_name("call-records", subscription)
 
 
-def _decode(data: bytes, name: str) -> Coverage | None:
+def read_state[State](shape: type[State], data: bytes, name: str) -> State | None:
+    """What a blob holds; None where that cannot be read."""
     try:
-        return msgspec.json.decode(data, type=Coverage)
+        return msgspec.json.decode(data, type=shape)
     except (ValueError, RecursionError):
-        _log.error("the blob %s/%s cannot be read: the search of gaps begins anew", STATE_CONTAINER, name)
+        _log.error("the blob %s/%s cannot be read: what is missing is searched for anew", STATE_CONTAINER, name)
         return None

@@ -1,8 +1,9 @@
 """Which call records may have been missed, and how to look for them.
 
 Notifications are missed while there is no subscription, while they are not answered for so long that Graph gives up,
-and when Graph says so. What it lists can only be narrowed by the start of the call ("List callRecords"), and a call may
-have started long before its record was made: so the list is read from well before the gap, and judged record by record.
+and when Graph says so. Its list can be narrowed by the start of the call alone ("List callRecords",
+https://learn.microsoft.com/graph/api/callrecords-cloudcommunications-list-callrecords), and a call may have started
+long before its record was made: so the list is read from well before the gap, and judged record by record.
 """
 
 import re
@@ -19,13 +20,17 @@ from shared.values.graph import format_time, parse_time
 from shared.values.times import Moment
 
 LONGEST_SILENCE: Final = timedelta(hours=1)
-"""Whoever has not looked for so long may have been away for all of it; Graph gives up after four hours of trying."""
+"""An app that has not run for so long may have answered no notification; Graph tries for four hours."""
 
-KEPT: Final = timedelta(days=30)  # by Graph, since the start of the call: "Get callRecord"
-RETRIES_OF_GRAPH: Final = timedelta(hours=4)  # "Change notifications delivery: webhooks"
-NOTIFICATION_LATENCY: Final = timedelta(minutes=150)  # the documented maximum, "subscription resource type"
+# By Graph, since the start of the call ("Get callRecord", https://learn.microsoft.com/graph/api/callrecords-callrecord-get).
+KEPT: Final = timedelta(days=30)
+# "Receive change notifications through webhooks" (https://learn.microsoft.com/graph/change-notifications-delivery-webhooks)
+RETRIES_OF_GRAPH: Final = timedelta(hours=4)
+# The documented maximum ("subscription resource type", https://learn.microsoft.com/graph/api/resources/subscription).
+NOTIFICATION_LATENCY: Final = timedelta(minutes=150)
 
-_LONGEST_CALL: Final = timedelta(hours=30)  # "Limits and specifications for Microsoft Teams"
+# "Limits and specifications for Microsoft Teams" (https://learn.microsoft.com/microsoftteams/limits-specifications-teams)
+_LONGEST_CALL: Final = timedelta(hours=30)
 _SKEW: Final = timedelta(minutes=5)
 _WINDOW: Final = timedelta(hours=6)
 _PARTICIPANT: Final = re.compile(r"'([0-9a-fA-F-]{36})'")
@@ -103,9 +108,9 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Coverage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is known of a subscription's past: it was there and answered for up to `covered_until`, but for the gaps.
+    """A subscription's past: up to `covered_until` it was there and its notifications were answered, but for the gaps.
 
-    The first gap is under way; at most one more waits, since gaps that wait are put together.
+    The first gap is being searched; at most one more waits, since gaps that wait are put together.
     """
 
     subscription_id: str
@@ -159,14 +164,14 @@ def parse_record(value: object) -> ListedRecord:
     """
     if not isinstance(value, Mapping):
         raise MalformedInputError("not a call record", reason="call-record-malformed")
-    identity, version, modified = (value.get(name) for name in ("id", "version", "lastModifiedDateTime"))
-    if not isinstance(identity, str) or not identity:
+    record_id, version, modified = (value.get(name) for name in ("id", "version", "lastModifiedDateTime"))
+    if not isinstance(record_id, str) or not record_id:
         raise MalformedInputError("not a call record", reason="call-record-malformed")
     try:
         made = parse_time(modified) if isinstance(modified, str) else None
     except MalformedInputError:
         made = None
-    return ListedRecord(identity, version if isinstance(version, int) else 0, made, msgspec.json.encode(value))
+    return ListedRecord(record_id, version if isinstance(version, int) else 0, made, msgspec.json.encode(value))
 
 
 def notification_of(record: ListedRecord, tenant_id: str) -> bytes:

@@ -4,23 +4,20 @@ import asyncio
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from shared.notifications.decrypt import Opened
 from shared.notifications.events import Event, record_id_of, with_record
 from shared.values import resources
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 
+if TYPE_CHECKING:
+    from shared.call_records.listing import CallRecords
+
 _AT_ONCE: Final = 3
 _SECONDS: Final = 240.0  # for a raw message, of the ten minutes that host.json gives a function
 _TYPES: Final = frozenset(each.name for each in resources.CALL_RECORDS.event_types.values())
 _RECORD_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,128}")
-
-
-class Records(Protocol):
-    """Where records are read; see `shared.call_records.listing.CallRecords`."""
-
-    async def record(self, tenant_id: str, record_id: str) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +27,7 @@ class CallRecordFetch:
     `seconds` is the time for the events of one raw message; what is not read by then waits for its next try, alone.
     """
 
-    records: Records
+    records: "CallRecords"
     tenant_ids: Collection[str]
     seconds: float = _SECONDS
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
@@ -41,24 +38,20 @@ class CallRecordFetch:
         Several notifications of one record become one event: they would all carry the same, newest version.
         """
         deadline = asyncio.get_running_loop().time() + self.seconds
-        named = [(one, self._name(one.result)) for one in opened]
-        distinct = list(dict.fromkeys(name for _, name in named if isinstance(name, tuple)))
-        read = dict(
-            zip(distinct, await asyncio.gather(*(self._read(*name, deadline) for name in distinct)), strict=True)
-        )
-        found = []
-        for one, name in named:
-            if name is None:
-                found.append(one)
-            elif isinstance(name, SwitchboardError):
-                found.append(replace(one, result=name))
-            elif isinstance(record := read[name], bytes):
-                if (enriched := _enriched(one, record)) is not None:
-                    found.append(enriched)
-                read[name] = None
-            elif record is not None:
-                found.append(replace(one, result=record))
-        return found
+        names = [self._name(item.result) for item in opened]
+        distinct = list(dict.fromkeys(name for name in names if isinstance(name, tuple)))
+        answers = await asyncio.gather(*(self._read(*name, deadline) for name in distinct))
+        read = dict(zip(distinct, answers, strict=True))
+        enriched: list[Opened] = []
+        given: set[object] = set()
+        for item, name in zip(opened, names, strict=True):
+            if name in given:
+                continue
+            answer = read[name] if isinstance(name, tuple) else name
+            if isinstance(answer, bytes):
+                given.add(name)
+            enriched.append(item if answer is None else replace(item, result=_result(item.result, answer)))
+        return enriched
 
     def _name(self, result: Event | SwitchboardError) -> tuple[str, str] | SwitchboardError | None:
         """Tenant and id of the record that is wanted; None where none is."""
@@ -72,7 +65,7 @@ class CallRecordFetch:
             return MalformedInputError("the notification names no call record", reason="call-record-malformed")
         return tenant_id, identity
 
-    async def _read(self, tenant_id: str, record_id: str, deadline: float) -> bytes | SwitchboardError | None:
+    async def _read(self, tenant_id: str, record_id: str, deadline: float) -> bytes | SwitchboardError:
         try:
             async with asyncio.timeout_at(deadline), self._slots:
                 return await self.records.record(tenant_id, record_id)
@@ -82,10 +75,11 @@ class CallRecordFetch:
             return error
 
 
-def _enriched(one: Opened, record: bytes) -> Opened | None:
-    if not isinstance(one.result, Event):
-        return None
+def _result(event: Event | SwitchboardError, answer: bytes | SwitchboardError) -> Event | SwitchboardError:
+    """The event with the record that was read for it, or why it has none."""
+    if isinstance(event, SwitchboardError) or isinstance(answer, SwitchboardError):
+        return answer if isinstance(answer, SwitchboardError) else event
     try:
-        return replace(one, result=with_record(one.result, record))
+        return with_record(event, answer)
     except MalformedInputError as error:
-        return replace(one, result=error)
+        return error

@@ -1,7 +1,9 @@
 """Call records, read from Graph.
 
-Sources: "List callRecords", "Get callRecord" (a single relationship can be expanded), "List sessions", "List
-participants_v2", and "Microsoft Graph service-specific throttling limits", Call records.
+Sources: "List callRecords" (https://learn.microsoft.com/graph/api/callrecords-cloudcommunications-list-callrecords),
+"Get callRecord" (https://learn.microsoft.com/graph/api/callrecords-callrecord-get: one relationship can be expanded),
+"List participants_v2" (https://learn.microsoft.com/graph/api/callrecords-callrecord-list-participants_v2), and
+"Microsoft Graph service-specific throttling limits", Call records (https://learn.microsoft.com/graph/throttling-limits).
 """
 
 import logging
@@ -49,14 +51,10 @@ class CallRecords:
         """
         url = link or f"{self._url}?$filter={quote(step.condition)}"
         page = await self._client.get(url, tenant_id, limiter=self._lists)
-        found = page.get("value")
-        if not isinstance(found, list):
+        values, following = page.get("value"), page.get("@odata.nextLink")
+        if not isinstance(values, list):
             raise UnavailableError("Graph's list", reason="paging")
-        following = page.get("@odata.nextLink")
-        return RecordPage(
-            tuple(_records(found)),
-            following if isinstance(following, str) and following else None,
-        )
+        return RecordPage(tuple(_records(values)), following if isinstance(following, str) and following else None)
 
     async def record(self, tenant_id: str, record_id: str) -> bytes:
         """A whole call record, in JSON: with all its sessions, their segments, and its participants.
@@ -84,9 +82,9 @@ class CallRecords:
         return [value async for page in self._client.pages(url, tenant_id, limiter=self._reads) for value in page]
 
 
-def _records(page: Iterable[Any]) -> Iterator[ListedRecord]:
-    """Those of a page that can be read by their ids; one that has none holds up no other."""
-    for value in page:
+def _records(values: Iterable[Any]) -> Iterator[ListedRecord]:
+    """The records of a page; one without an id is left out, so that it does not hold up the others."""
+    for value in values:
         try:
             yield parse_record(value)
         except MalformedInputError as error:

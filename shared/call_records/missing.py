@@ -2,9 +2,10 @@
 
 Graph has sent no notifications of call records for hours while subscriptions lived (microsoft-graph-docs issue 9502,
 microsoft-graph-docs-contrib issues 4722 and 5013), and neither a subscription nor a lifecycle notification shows it. So
-what was delivered is noted, and some hours after a record was made it is looked up among what is noted.
+what is delivered is noted, and some hours after a record was made it is looked up in the notes.
 """
 
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -22,10 +23,11 @@ EVERY: Final = timedelta(hours=4)
 NOTES_KEPT: Final = timedelta(days=8)
 """How long it stays noted what was delivered; `infra/app/storage.bicep` has the same number of days."""
 
-_ROLLING: Final = timedelta(hours=1)  # for which workers of a version that notes nothing may run beside this one
-# What an audit lists began up to 32.5 hours before `_FURTHEST`; at its end after `_LONGEST` all of that is still noted.
-_FURTHEST: Final = timedelta(days=4)
-_LONGEST: Final = timedelta(days=2)
+_ROLLOUT: Final = timedelta(hours=1)  # so long, workers of a version that notes nothing may run beside this one
+# The calls that an audit lists began up to 32.5 hours before the time that it is for. With that, an audit that begins
+# `_FARTHEST_BACK` and takes `_LONGEST_AUDIT` ends before the first of their notes are forgotten.
+_FARTHEST_BACK: Final = timedelta(days=4)
+_LONGEST_AUDIT: Final = timedelta(days=2)
 _SKEW: Final = timedelta(minutes=5)
 _TYPES: Final = frozenset(each.name for each in resources.CALL_RECORDS.event_types.values())
 
@@ -33,13 +35,13 @@ _TYPES: Final = frozenset(each.name for each in resources.CALL_RECORDS.event_typ
 class Delivered(msgspec.Struct, frozen=True, array_like=True):
     """A version of a call record that consumers were given, or are certain to be.
 
-    Where Graph's notification did not say which version it is of, `version` is None, and `notice` is the event's id.
+    Where Graph's notification did not say which version it is of, `version` is None, and `event_id` tells it apart.
     """
 
     record_id: str
     version: int | None
     received: Moment
-    notice: str | None = None
+    event_id: str | None = None
 
 
 def delivered_by(event: Event, received: datetime) -> Delivered | None:
@@ -58,55 +60,55 @@ def delivered_by(event: Event, received: datetime) -> Delivered | None:
     return Delivered(record_id, None, received, event.id) if record_id else None
 
 
-class Told:
-    """All that is noted of a tenant's deliveries."""
+class KnownDeliveries:
+    """What is noted of the deliveries of a tenant."""
 
     def __init__(self) -> None:
         self._versions: dict[str, int] = {}
-        self._notices: dict[str, _Notices] = {}
+        self._unversioned: dict[str, _Unversioned] = {}
 
     def __len__(self) -> int:
-        return len(self._versions) + len(self._notices)
+        return len(self._versions) + len(self._unversioned)
 
-    def add(self, one: Delivered) -> None:
+    def add(self, delivered: Delivered) -> None:
         """Take one more into account."""
-        if one.version is not None:
-            self._versions[one.record_id] = max(one.version, self._versions.get(one.record_id, one.version))
+        record_id, version = delivered.record_id, delivered.version
+        if version is not None:
+            self._versions[record_id] = max(version, self._versions.get(record_id, version))
         else:
-            notices = self._notices.setdefault(one.record_id, _Notices(one.received))
-            notices.ids.add(one.notice or "")
-            notices.last = max(notices.last, one.received)
+            unversioned = self._unversioned.setdefault(record_id, _Unversioned(delivered.received))
+            unversioned.event_ids.add(delivered.event_id or "")
+            unversioned.last = max(unversioned.last, delivered.received)
 
-    def knows(self, record: ListedRecord) -> bool:
+    def includes(self, record: ListedRecord) -> bool:
         """Whether this version of a record, or a later one, was delivered.
 
-        A notification without a version was sent after the version that it is of was made. As documentation does not
-        say whether `lastModifiedDateTime` is the time of the version or of the record's first one, there have to have
-        been as many of them as there are versions, too.
+        A notification without a version was sent after its version was made. The documentation does not say whether
+        `lastModifiedDateTime` is the time of this version or of the first one ("callRecord resource type",
+        https://learn.microsoft.com/graph/api/resources/callrecords-callrecord). So there must also have been as many
+        notifications as there are versions.
         """
         if record.version <= self._versions.get(record.id, -1):
             return True
-        notices = self._notices.get(record.id)
-        if notices is None or len(notices.ids) < record.version:
+        unversioned = self._unversioned.get(record.id)
+        if unversioned is None or len(unversioned.event_ids) < record.version:
             return False
-        return record.modified is None or notices.last >= record.modified - _SKEW
+        return record.modified is None or unversioned.last >= record.modified - _SKEW
 
 
-class _Notices:
-    """The notifications of one record that did not say which version they are of."""
+@dataclass(slots=True)
+class _Unversioned:
+    """The notifications of one record that did not say which version they are of, and when the last one arrived."""
 
-    __slots__ = ("ids", "last")
-
-    def __init__(self, received: datetime) -> None:
-        self.ids: set[str] = set()
-        self.last = received
+    last: datetime
+    event_ids: set[str] = field(default_factory=set)
 
 
 class Audit(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far what one subscription is for has been audited.
 
-    What was made until `since` is not judged, because not all that was delivered of it is noted. What was made until
-    `audited_until` has been audited. `under_way` is an audit that has begun, and `absent` what it has found so far.
+    Versions made until `since` are not judged, because some of their deliveries may not be noted. Those made until
+    `audited_until` have been audited. `under_way` is an audit that has begun; it has found `absent` records so far.
     """
 
     since: Moment
@@ -117,14 +119,16 @@ class Audit(msgspec.Struct, frozen=True, omit_defaults=True):
     def begun(self, now: datetime) -> "Audit":
         """With an audit under way, if it is time for one.
 
-        One that has taken so long that what it needs may not be noted any more begins anew.
+        An audit that takes longer than its notes are kept begins anew.
         """
         until = now - SETTLED
-        if self.under_way is not None and until - self.under_way.until <= _LONGEST:
+        if self.under_way is not None and until - self.under_way.until <= _LONGEST_AUDIT:
             return self
         if self.under_way is None and until - self.audited_until < EVERY:
             return self
-        return msgspec.structs.replace(self, under_way=Gap(max(self.audited_until, now - _FURTHEST), until), absent=0)
+        return msgspec.structs.replace(
+            self, under_way=Gap(max(self.audited_until, now - _FARTHEST_BACK), until), absent=0
+        )
 
     def progressed(self, gap: Gap, absent: int, *, finished: bool) -> "Audit":
         """With the audit under way gone on to `gap`, or to its end."""
@@ -135,8 +139,7 @@ class Audit(msgspec.Struct, frozen=True, omit_defaults=True):
     def judges(self, record: ListedRecord) -> bool:
         """Whether the record's version was made in a time for which the audit under way can tell if it is absent.
 
-        All of what Graph lists is judged, and not just what was made since the last audit: a record has versions, and
-        what was delivered is noted for longer.
+        Also what an earlier audit has seen is judged once more: a record may have a new version since.
         """
         if self.under_way is None or record.modified is None:
             return self.under_way is not None
@@ -144,6 +147,6 @@ class Audit(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def first_audit(now: datetime) -> Audit:
-    """What is known when a subscription is seen for the first time: nothing of what was before it."""
-    since = now + _ROLLING
+    """What is known when a subscription is seen for the first time: nothing of what was delivered before."""
+    since = now + _ROLLOUT
     return Audit(since, since)

@@ -1,10 +1,10 @@
-"""Searching Graph's list of call records page by page, and sending on what was found in place of notifications."""
+"""Searching Graph's list of call records page by page, and sending records on in place of their notifications."""
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,16 +15,13 @@ from shared.values.errors import UnavailableError
 from shared.values.graph import GraphError
 from shared.values.resources import CALL_RECORDS_QUEUE
 
-
-class Records(Protocol):
-    """Where records are listed; see `shared.call_records.listing.CallRecords`."""
-
-    async def page(self, tenant_id: str, step: Step, link: str | None) -> RecordPage: ...
+if TYPE_CHECKING:
+    from shared.call_records.listing import CallRecords
 
 
 @dataclass(slots=True)
 class Search:
-    """A search under way: `gap` says how far it is, and `finished` that this was all."""
+    """A search under way: `gap` says how far it has come, and `finished` that nothing of it is left."""
 
     tenant_id: str
     participants: tuple[str, ...]
@@ -32,9 +29,15 @@ class Search:
     finished: bool = False
 
     async def pages(
-        self, records: Records, clock: Clock, deadline: datetime, *, at_most: int | None = None
+        self, records: "CallRecords", clock: Clock, deadline: datetime, *, at_most: int | None = None
     ) -> AsyncIterator[RecordPage]:
-        """What is left of it, until the deadline or for so many pages; a page counts once the next one is asked for.
+        """The pages that are left, until the deadline; a page counts as searched once the next one is asked for.
+
+        Args:
+            records: where they are read.
+            clock: for the deadline, and for what Graph keeps no longer.
+            deadline: after it no page is read.
+            at_most: so many pages are read; None for all.
 
         Raises:
             UnavailableError: Graph or Entra ID did not answer.
@@ -58,7 +61,7 @@ class Search:
             read += 1
         self.finished = True
 
-    async def _page(self, records: Records, step: Step) -> RecordPage:
+    async def _page(self, records: "CallRecords", step: Step) -> RecordPage:
         try:
             return await records.page(self.tenant_id, step, self.gap.link)
         except GraphError:
@@ -72,15 +75,17 @@ class Search:
         self.gap = msgspec.structs.replace(self.gap, done=self.gap.done + (link is None), link=link)
 
 
-async def send_records(raw_messages: RawMessages, found: Sequence[ListedRecord], tenant_id: str, now: datetime) -> None:
-    """Put records on the raw queue that is theirs.
+async def send_records(
+    raw_messages: RawMessages, records: Sequence[ListedRecord], tenant_id: str, now: datetime
+) -> None:
+    """Put records on the raw queue of call records.
 
     Raises:
         UnavailableError: storage did not take all of them.
     """
     await raw_messages.send(
         CALL_RECORDS_QUEUE,
-        [notification_of(record, tenant_id) for record in found],
+        [notification_of(record, tenant_id) for record in records],
         received=now,
         traceparent=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00",
         backfilled=True,

@@ -1,17 +1,17 @@
 """The search of gaps, against a list of call records in memory."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
 
-from dev.simulation.storage_model import StorageModel
+from dev.simulation.storage_model import Blob, StorageModel
 from shared.call_records.backfill import Backfill
 from shared.call_records.coverage import Coverage, Gap, ListedRecord, RecordPage, Step
-from shared.storage.ports import Receipt
+from shared.storage.ports import STATE_CONTAINER
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import PermissionDeniedError, RequestRejectedError, Subscription
@@ -19,51 +19,6 @@ from tests.unit.model_graph import OTHER_TENANT, START, TENANT, ModelGraph, Virt
 
 HOUR = timedelta(hours=1)
 LONG = timedelta(minutes=5)
-
-
-@dataclass
-class Version:
-    data: bytes
-    etag: str
-
-
-@dataclass
-class Blobs:
-    all: dict[str, Version] = field(default_factory=dict)
-    writers: list[Version] = field(default_factory=list)  # who come in between a read and the write after it
-    _etags: Iterator[int] = field(default_factory=itertools.count)
-
-    async def get_version(self, _: str, name: str) -> Version | None:
-        return self.all.get(name)
-
-    async def put_version(self, _: str, name: str, data: bytes, etag: str | None) -> bool:
-        if self.writers:
-            self.all[name] = self.writers.pop()
-        found = self.all.get(name)
-        if (None if found is None else found.etag) != etag:
-            return False
-        self.all[name] = Version(data, str(next(self._etags)))
-        return True
-
-    def coverage(self, tenant_id: str = TENANT) -> Coverage:
-        (found,) = (one for name, one in self.all.items() if f"/{tenant_id}/" in name)
-        return msgspec.json.decode(found.data, type=Coverage)
-
-
-@dataclass
-class Queue:
-    bodies: list[bytes] = field(default_factory=list)
-
-    async def put(self, queue: str, body: bytes, encoding: str, _delay: timedelta) -> Receipt:
-        assert (queue, encoding) == ("raw-call-records", "base64")
-        self.bodies.append(body)
-        return Receipt(queue, "", "")
-
-    def written(self) -> list[str]:
-        envelopes = [parse_envelope(body) for body in self.bodies]
-        assert all(envelope.backfilled for envelope in envelopes)
-        items = [msgspec.json.decode(raw) for envelope in envelopes for raw in envelope.notifications]
-        return [item["resourceData"]["id"] for item in items]
 
 
 @dataclass
@@ -93,14 +48,34 @@ class Records:
 @dataclass
 class Scenario:
     clock: VirtualClock = field(default_factory=VirtualClock)
-    blobs: Blobs = field(default_factory=Blobs)
-    queue: Queue = field(default_factory=Queue)
+    storage: StorageModel = field(default_factory=StorageModel)
 
     def __post_init__(self) -> None:
         self.records = Records(self.clock)
         self.graph = ModelGraph(self.clock)
-        raw_messages = replace(StorageModel().raw_messages, queues=self.queue)
-        self.backfill = Backfill(self.blobs, raw_messages, self.records, self.clock)
+        self.backfill = Backfill(self.storage.blobs, self.storage.raw_messages, self.records, self.clock)
+
+    @property
+    def states(self) -> dict[str, Coverage]:
+        """What is remembered of each subscription, by the name of its blob."""
+        blobs = self.storage.containers[STATE_CONTAINER]
+        return {name: msgspec.json.decode(blob.data, type=Coverage) for name, blob in blobs.items()}
+
+    def coverage(self, tenant_id: str = TENANT) -> Coverage:
+        (coverage,) = (coverage for name, coverage in self.states.items() if f"/{tenant_id}/" in name)
+        return coverage
+
+    def remember(self, name: str, data: bytes) -> None:
+        """Write a blob, as another worker might."""
+        blob = Blob(data, {}, self.storage.number(), self.storage.now)
+        self.storage.containers[STATE_CONTAINER][name] = blob
+
+    def written(self) -> list[str]:
+        """The ids of the records that were put on the raw queue."""
+        envelopes = [parse_envelope(message.body) for message in self.storage.messages["raw-call-records"]]
+        assert all(envelope.backfilled for envelope in envelopes)
+        items = [msgspec.json.decode(raw) for envelope in envelopes for raw in envelope.notifications]
+        return [item["resourceData"]["id"] for item in items]
 
     async def lose(self, gap: timedelta = HOUR, tenant_id: str = TENANT) -> Subscription:
         """A subscription that was there is replaced after a while."""
@@ -126,36 +101,36 @@ def wanted(gap: Gap, pages: int) -> list[str]:
 
 async def test_a_gap_is_searched_to_its_end_and_forgotten(scenario: Scenario) -> None:
     found = await scenario.lose()
-    (gap,) = scenario.blobs.coverage().gaps
+    (gap,) = scenario.coverage().gaps
     await scenario.run(found)
-    assert scenario.queue.written() == wanted(gap, 3)
-    assert scenario.blobs.coverage() == Coverage(found.id, START + HOUR)
+    assert scenario.written() == wanted(gap, 3)
+    assert scenario.coverage() == Coverage(found.id, START + HOUR)
 
 
 async def test_what_one_run_leaves_the_next_ones_do(scenario: Scenario) -> None:
     found = await scenario.lose()
-    (gap,) = scenario.blobs.coverage().gaps
+    (gap,) = scenario.coverage().gaps
     runs = 0
-    while scenario.blobs.coverage().gaps:
+    while scenario.coverage().gaps:
         await scenario.run(found, time=timedelta(seconds=4))
         runs += 1
-    assert scenario.queue.written() == wanted(gap, 3)
+    assert scenario.written() == wanted(gap, 3)
     assert runs == -(-len(wanted(gap, 3)) // 4)
 
 
 async def test_a_link_that_has_lapsed_costs_a_step_and_no_more(scenario: Scenario) -> None:
     found = await scenario.lose()
-    (gap,) = scenario.blobs.coverage().gaps
+    (gap,) = scenario.coverage().gaps
     await scenario.run(found, time=timedelta(seconds=5))
-    assert scenario.blobs.coverage().gaps == (msgspec.structs.replace(gap, done=1, link="2"),)
+    assert scenario.coverage().gaps == (msgspec.structs.replace(gap, done=1, link="2"),)
     scenario.records.stale = {"2"}
     asked = len(scenario.records.asked)
     scenario.records.pages = 2
     await scenario.run(found)
     again, *_ = scenario.records.asked[asked + 1 :]
     assert again[1:] == (gap.steps((), START)[1], None)
-    assert set(scenario.queue.written()) >= set(wanted(gap, 2))
-    assert scenario.blobs.coverage().gaps == ()
+    assert set(scenario.written()) >= set(wanted(gap, 2))
+    assert scenario.coverage().gaps == ()
 
 
 @pytest.mark.parametrize(
@@ -166,14 +141,14 @@ async def test_an_error_keeps_what_was_done_and_harms_no_other_tenant(
     scenario: Scenario, error: SwitchboardError, at: int, done: int, link: str | None
 ) -> None:
     one, other = await scenario.lose(), await scenario.lose(tenant_id=OTHER_TENANT)
-    (gap,) = scenario.blobs.coverage().gaps
+    (gap,) = scenario.coverage().gaps
     scenario.records.errors = {at: error}
     await scenario.run(one, other)
-    assert scenario.blobs.coverage().gaps == (msgspec.structs.replace(gap, done=done, link=link),)
-    assert scenario.blobs.coverage(OTHER_TENANT).gaps == ()
+    assert scenario.coverage().gaps == (msgspec.structs.replace(gap, done=done, link=link),)
+    assert scenario.coverage(OTHER_TENANT).gaps == ()
     await scenario.run(one)
     ours = wanted(gap, 3)  # the other tenant's gap, and so its steps, begin an hour later
-    assert [name for name in scenario.queue.written() if name in ours] == ours
+    assert [name for name in scenario.written() if name in ours] == ours
 
 
 async def test_a_list_that_goes_round_in_circles_is_left(scenario: Scenario) -> None:
@@ -187,7 +162,7 @@ async def test_a_list_that_goes_round_in_circles_is_left(scenario: Scenario) -> 
     scenario.records.page = circular  # type: ignore[method-assign]
     await scenario.run(found)
     assert len(scenario.records.asked) == 2
-    assert len(scenario.blobs.coverage().gaps) == 1
+    assert len(scenario.coverage().gaps) == 1
 
 
 async def test_a_tenant_with_much_to_do_leaves_time_to_the_next(scenario: Scenario) -> None:
@@ -202,7 +177,7 @@ async def test_what_graph_has_forgotten_is_not_asked_for(scenario: Scenario) -> 
     found = await scenario.lose(timedelta(days=60))
     await scenario.run(found, time=timedelta(days=1))
     assert min(step.end for _, step, _ in scenario.records.asked) > START + timedelta(days=30)
-    assert scenario.blobs.coverage().gaps == ()
+    assert scenario.coverage().gaps == ()
 
 
 async def test_a_filtered_subscription_is_searched_by_its_participants(scenario: Scenario) -> None:
@@ -221,24 +196,31 @@ async def test_subscriptions_of_one_tenant_have_each_their_own_past(scenario: Sc
     await scenario.backfill.observe([all_records, of_one])
     scenario.clock.advance(LONG)
     await scenario.backfill.observe([all_records, of_one])
-    assert [msgspec.json.decode(one.data, type=Coverage).gaps for one in scenario.blobs.all.values()] == [(), ()]
+    assert [coverage.gaps for coverage in scenario.states.values()] == [(), ()]
 
 
 async def test_missed_while_nothing_was_known_yet(scenario: Scenario) -> None:
     await scenario.backfill.missed(scenario.graph.add(call_records()))
-    assert len(scenario.blobs.coverage().gaps) == 1
+    assert len(scenario.coverage().gaps) == 1
 
 
 async def test_two_that_write_at_once_lose_nothing(scenario: Scenario) -> None:
     found = await scenario.lose()
-    (name,) = scenario.blobs.all
-    theirs = scenario.blobs.coverage().noted(START - 9 * HOUR, START - 8 * HOUR)
-    scenario.blobs.writers = [Version(msgspec.json.encode(theirs), "theirs")]
+    (name,) = scenario.states
+    theirs = [msgspec.json.encode(scenario.coverage().noted(START - 9 * HOUR, START - 8 * HOUR))]
+
+    def write_first(_container: str, operation: str, apply: Callable[[], Any]) -> Any:
+        """Another worker writes between the first read and the write after it."""
+        if operation == "put blob" and theirs:
+            scenario.remember(name, theirs.pop())
+        return apply()
+
+    scenario.storage.fault = write_first
     await scenario.run(found, time=timedelta(seconds=4))
-    first, second = scenario.blobs.coverage().gaps
+    first, second = scenario.coverage().gaps
     assert (first.done, first.link) == (1, "1")
     assert second == Gap(START - 9 * HOUR, START - 8 * HOUR)
-    assert name in scenario.blobs.all
+    assert list(scenario.states) == [name]
 
 
 async def test_what_was_kept_under_graphs_spelling_is_carried_over(scenario: Scenario) -> None:
@@ -249,7 +231,7 @@ async def test_what_was_kept_under_graphs_spelling_is_carried_over(scenario: Sce
     scenario.clock.advance(HOUR)
     found = replace(scenario.graph.add(want), spelling=spelled.resource)
     await scenario.backfill.observe([found])
-    former, carried = (msgspec.json.decode(blob.data, type=Coverage) for blob in scenario.blobs.all.values())
+    former, carried = scenario.states.values()
     assert (former.gaps, carried.gaps) == ((), (Gap(START, START + HOUR),))
 
 
@@ -261,10 +243,9 @@ async def test_what_is_damaged_begins_anew_and_holds_up_no_other(data: bytes, ca
     scenario = Scenario()
     found = [scenario.graph.add(call_records(tenant_id)) for tenant_id in (TENANT, OTHER_TENANT)]
     await scenario.backfill.observe(found)
-    for name in scenario.blobs.all:
-        if TENANT in name:
-            scenario.blobs.all[name] = Version(data, "damaged")
+    (name,) = (name for name in scenario.states if TENANT in name)
+    scenario.remember(name, data)
     assert await scenario.backfill.run(found, scenario.clock.now() + LONG) == found
     await scenario.backfill.observe(found)
-    assert scenario.blobs.coverage() == Coverage(found[0].id, scenario.clock.now())
+    assert scenario.coverage() == Coverage(found[0].id, scenario.clock.now())
     assert any("cannot be read" in message and TENANT in message for message in caplog.messages)

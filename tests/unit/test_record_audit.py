@@ -15,7 +15,7 @@ from dev.simulation.storage_model import Crash, StorageModel
 from shared.call_records.audit import PAGES, RecordAudit
 from shared.call_records.coverage import Gap, ListedRecord, RecordPage, Step, parse_record
 from shared.call_records.deliveries import DELIVERIES_CONTAINER, Deliveries
-from shared.call_records.missing import EVERY, SETTLED, Audit, Delivered, Told, delivered_by, first_audit
+from shared.call_records.missing import EVERY, SETTLED, Audit, Delivered, KnownDeliveries, delivered_by, first_audit
 from shared.notifications.events import Event, event_of, with_record
 from shared.storage.ports import STATE_CONTAINER
 from shared.values.envelope import parse_envelope
@@ -52,12 +52,12 @@ def listed(record_id: str, version: int, modified: datetime | None = NOW) -> Lis
     return parse_record(value)
 
 
-def told(*delivered: Delivered | None) -> Told:
-    found = Told()
-    for one in delivered:
-        assert one is not None
-        found.add(one)
-    return found
+def known(*deliveries: Delivered | None) -> KnownDeliveries:
+    deliveries_of_tenant = KnownDeliveries()
+    for delivered in deliveries:
+        assert delivered is not None
+        deliveries_of_tenant.add(delivered)
+    return deliveries_of_tenant
 
 
 class TestDelivered:
@@ -74,27 +74,27 @@ class TestDelivered:
         assert delivered_by(notification("r", resource="communications/callRecords", resourceData=None), NOW) is None
 
 
-class TestTold:
+class TestKnownDeliveries:
     def test_nothing_is_known_of_what_was_never_delivered(self) -> None:
-        assert not told(delivered_by(fetched("other", 9), NOW)).knows(listed("r", 1))
+        assert not known(delivered_by(fetched("other", 9), NOW)).includes(listed("r", 1))
 
-    @pytest.mark.parametrize(("version", "known"), [(1, True), (2, True), (3, False)])
-    def test_a_later_version_stands_for_those_before_it(self, version: int, known: bool) -> None:
-        found = told(delivered_by(fetched("r", 2), NOW), delivered_by(fetched("r", 1), NOW))
-        assert found.knows(listed("r", version)) is known
+    @pytest.mark.parametrize(("version", "included"), [(1, True), (2, True), (3, False)])
+    def test_a_later_version_stands_for_those_before_it(self, version: int, included: bool) -> None:
+        found = known(delivered_by(fetched("r", 2), NOW), delivered_by(fetched("r", 1), NOW))
+        assert found.includes(listed("r", version)) is included
 
     def test_a_notification_that_came_after_the_version_was_of_it(self) -> None:
-        found = told(delivered_by(notification("r"), NOW + HOUR))
-        assert found.knows(listed("r", 1, NOW))
-        assert found.knows(listed("r", 1, None))
-        assert found.knows(listed("r", 1, NOW + HOUR + 5 * MINUTE))  # by which clocks may differ
-        assert not found.knows(listed("r", 1, NOW + 2 * HOUR))
+        found = known(delivered_by(notification("r"), NOW + HOUR))
+        assert found.includes(listed("r", 1, NOW))
+        assert found.includes(listed("r", 1, None))
+        assert found.includes(listed("r", 1, NOW + HOUR + 5 * MINUTE))  # by which clocks may differ
+        assert not found.includes(listed("r", 1, NOW + 2 * HOUR))
 
     def test_a_later_version_needs_a_notification_of_its_own(self) -> None:
         """Whether its time is its own, or the first version's, is not documented: both are coped with."""
         first = delivered_by(notification("r"), NOW + HOUR)
-        assert not told(first, first).knows(listed("r", 2, NOW))  # the same one, handled twice
-        assert told(first, delivered_by(notification("r", "updated"), NOW + 2 * HOUR)).knows(listed("r", 2, NOW))
+        assert not known(first, first).includes(listed("r", 2, NOW))  # the same one, handled twice
+        assert known(first, delivered_by(notification("r", "updated"), NOW + 2 * HOUR)).includes(listed("r", 2, NOW))
 
 
 class TestAudit:
@@ -546,8 +546,8 @@ class TestDeliveries:
         await worker.flush()
         scenario.storage.refused.clear()
         await worker.flush()
-        found = await worker.told(TENANT, START)
-        assert found.knows(listed("r", 1))
+        found = await worker.known(TENANT, START)
+        assert found.includes(listed("r", 1))
 
     async def test_they_are_written_by_themselves_soon_and_then_not_too_often(self) -> None:
         storage, seconds = StorageModel(), list[float]()
@@ -566,8 +566,8 @@ class TestDeliveries:
             worker.add(fetched(f"r{number}", 1), START)
             await asyncio.sleep(1)
         await asyncio.sleep(20)
-        found = await worker.told(TENANT, START)
-        assert all(found.knows(listed(f"r{number}", 1)) for number in range(99))
+        found = await worker.known(TENANT, START)
+        assert all(found.includes(listed(f"r{number}", 1)) for number in range(99))
         assert seconds == [1, 16, 31, 46, 61, 76, 91, 106]
 
     async def test_a_line_that_cannot_be_read_costs_no_other(self, scenario: Scenario) -> None:
@@ -580,9 +580,9 @@ class TestDeliveries:
             b'["b"]\n\xff\n["\xff",1,"2026-01-01T00:00:00Z"]\n["c",null,"2026-01-01T00:00:00","n"]\n',
         )
         await worker.write(TENANT, [Delivered("c", 1, START)])
-        found = await worker.told(TENANT, START)
-        assert found.knows(listed("a", 1))
-        assert found.knows(listed("c", 1))
+        found = await worker.known(TENANT, START)
+        assert found.includes(listed("a", 1))
+        assert found.includes(listed("c", 1))
 
     @pytest.mark.parametrize("tenant", ["", "../state", None])
     async def test_what_names_no_tenant_is_passed_over(self, scenario: Scenario, tenant: str | None) -> None:
