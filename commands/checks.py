@@ -17,8 +17,9 @@ import requests
 
 from commands.context import CommandContext
 from shared.operations.limits import CERTIFICATE_EXPIRES_SOON, Level
+from shared.values.consumers import POISON_SUFFIX
 from shared.values.errors import SettingsError, UnavailableError, UnknownCertificateError
-from shared.values.resources import RAW_QUEUE
+from shared.values.resources import EVENT_QUEUES, RAW_QUEUE
 from shared.values.times import span
 
 _HANDSHAKE_SECONDS: Final = 10.0  # Graph's limit ("Receive change notifications through webhooks")
@@ -170,6 +171,25 @@ def _handshake(url: str) -> Finding:
         remedy = "keep an instance always ready: Graph waits for 10 s"
         return Finding(identity, name, Level.ATTENTION, f"took {seconds:.1f} s", remedy)
     return Finding(identity, name, Level.WELL, f"{seconds * 1000:.0f} ms")
+
+
+async def leftovers(context: CommandContext) -> list[Finding]:
+    """Queues that get no events any more, because `CONSUMERS` has changed: nothing deletes what lies there."""
+    left = context.settings.consumers.leftovers(await context.queues.names())
+    counts = await asyncio.gather(*map(context.queues.count, left))
+    return [_leftover(queue, count) for queue, count in zip(left, counts, strict=True) if count or not _is_made(queue)]
+
+
+def _is_made(queue: str) -> bool:
+    """Whether every deployment makes a queue, whoever reads it."""
+    return queue.removesuffix(POISON_SUFFIX) in EVENT_QUEUES
+
+
+def _leftover(queue: str, count: int) -> Finding:
+    what = f"{count} messages are left, with personal data that never expires" if count else "it is empty"
+    command = f"message clear --queue-name {queue}" if _is_made(queue) else f"queue delete --name {queue}"
+    remedy = f"once nobody needs it: az storage {command} --auth-mode login --account-name (the account's name)"
+    return Finding("leftoverQueues", f"queue {queue}", Level.ATTENTION, f"gets no events any more; {what}", remedy)
 
 
 async def ingestion(context: CommandContext) -> list[Finding]:

@@ -42,6 +42,7 @@ CHECKS: Final[Mapping[str, Checking]] = {
     "kept": subscription_checks.kept,
     "previousClientState": subscription_checks.client_state,
     **{identity: _operation(identity) for identity in OPERATION},
+    "leftoverQueues": checks.leftovers,
     "telemetry": checks.ingestion,
 }
 

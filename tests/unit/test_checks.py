@@ -22,6 +22,7 @@ from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
 from shared.subscriptions.desired import DesiredState, parse_desired
 from shared.subscriptions.renewal_state import KeptSubscription, Renewals, RenewalState
+from shared.values.consumers import NO_OTHERS, Consumers, parse_consumers
 from shared.values.errors import SettingsError, UnavailableError
 from shared.values.graph import PermissionDeniedError
 
@@ -47,6 +48,18 @@ class Context:
     graph_endpoint: str = "https://graph.example"
     subscriptions: str = "subscriptions.toml"
     asked: list[str] = field(default_factory=list)
+    consumers: Consumers = NO_OTHERS
+    messages: dict[str, int] = field(default_factory=dict)  # by queue
+
+    @property
+    def queues(self) -> "Context":
+        return self
+
+    async def names(self) -> list[str]:
+        return list(self.messages)
+
+    async def count(self, queue: str) -> int:
+        return self.messages[queue]
 
     @property
     def settings(self) -> "Context":
@@ -271,3 +284,33 @@ class TestNothingCrashesIt:
             raise UnavailableError("storage", reason="storage-no-answer")
 
         assert await make("quarantine", away, Context()) == []  # type: ignore[arg-type]
+
+
+class TestLeftovers:
+    BILLING = '{"name": "billing", "kinds": ["callRecords"]}'
+
+    async def test_a_queue_of_a_consumer_that_is_listed_no_more_is_named(self) -> None:
+        context: Any = Context(
+            consumers=parse_consumers(f"[{self.BILLING}]"),
+            messages={
+                "call-record-events": 3,
+                "call-record-events-billing": 3,
+                "presence-events-wall-board": 7,
+                "presence-events-wall-board-poison": 0,
+                "raw-notifications": 1,
+            },
+        )
+        found = {finding.name: finding for finding in await checks.leftovers(context)}
+        assert list(found) == ["queue presence-events-wall-board", "queue presence-events-wall-board-poison"]
+        named = found["queue presence-events-wall-board"]
+        assert (named.id, named.level) == ("leftoverQueues", Level.ATTENTION)
+        assert "7 messages" in named.finding
+        assert "az storage queue delete --name presence-events-wall-board " in (named.remedy or "")
+
+    async def test_a_queue_of_the_default_consumer_that_was_ended_is_named_while_something_lies_there(self) -> None:
+        ended = parse_consumers(f'[{self.BILLING}, {{"name": "default", "kinds": []}}]')
+        messages = {"call-record-events": 2, "call-record-events-poison": 0, "presence-events": 5}
+        context: Any = Context(consumers=ended, messages=messages)
+        (found,) = await checks.leftovers(context)
+        assert found.name == "queue call-record-events"
+        assert "message clear" in (found.remedy or "")

@@ -157,6 +157,28 @@ async def test_a_queue_that_is_not_there_holds_nothing(azurite: Azurite, unique_
         assert await queues.lease(unique_name("none"), timedelta(minutes=5), at_most=32) == []
 
 
+async def test_every_queue_of_the_account_is_named(azurite: Azurite, unique_name: Callable[[str], str]) -> None:
+    ours = {unique_name("a"), unique_name("z")}
+    async with queues_of(azurite) as queues:
+        for name in ours:
+            await queues.put(name, BODY, "base64")
+        assert ours <= set(await queues.names())
+
+
+async def test_the_names_go_on_where_a_page_ends() -> None:
+    def page(name: str, more: str) -> Behaviour:
+        listed = f"<Queues><Queue><Name>{name}</Name></Queue></Queues><NextMarker>{more}</NextMarker>"
+
+        async def answer(_request: web.Request) -> web.StreamResponse:
+            return web.Response(text=f"<EnumerationResults>{listed}</EnumerationResults>")
+
+        return answer
+
+    async with queues_on(storage := Storage(page("a", "/acct/b"), page("b", ""))) as queues:
+        assert await queues.names() == ["a", "b"]
+    assert storage.requests[1][0].query["marker"] == "/acct/b"
+
+
 async def test_a_put_whose_answer_names_no_receipt_is_a_put() -> None:
     async with queues_on(storage := Storage()) as queues:
         receipt = await queues.put(QUEUE, BODY, "base64")
