@@ -70,7 +70,7 @@ async def _answer(context: CommandContext, identity: str, name: str, role: str, 
     except UnavailableError as error:
         by_key = context.storage_settings.connection_string is not None
         if error.reason != "storage-no-answer":
-            remedy = f"grant this identity the role {role}" if not by_key else "correct the key in AzureWebJobsStorage"
+            remedy = "correct the key in AzureWebJobsStorage" if by_key else f"grant whoever runs this the role {role}"
         elif by_key or is_deployed():
             remedy = "check AzureWebJobsStorage and the account's firewall"
         else:
@@ -99,7 +99,7 @@ async def certificate(context: CommandContext) -> list[Finding]:
         return [Finding(identity, name, Level.BAD, f"Key Vault has no RSA certificate {wanted}", remedy)]
     except UnavailableError as error:
         remedy = (
-            "grant this identity the role Key Vault Secrets User"
+            "grant whoever runs this the role Key Vault Secrets User"
             if error.reason in {"key-vault-401", "key-vault-403"}
             else "check KEY_VAULT_URL and the vault's firewall"
         )

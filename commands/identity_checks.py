@@ -11,7 +11,7 @@ from commands.identity import Identity, identity_in
 from shared.operations.limits import Level
 from shared.subscriptions.desired import READ_MEMBERS, DesiredState
 from shared.values.errors import SwitchboardError, UnavailableError
-from shared.values.graph import CredentialError, GraphError, PermissionDeniedError, SignInRequiredError
+from shared.values.graph import CredentialError, GraphError, NotFoundError, PermissionDeniedError, SignInRequiredError
 
 _LOGIN: Final = "run: python manage.py login"
 
@@ -72,8 +72,12 @@ async def _granted(context: CommandContext, wanted: Collection[str], tenant_id: 
     held: set[str] = set()
     try:
         roles = await directory.graph_roles()
-        for app_id in context.settings.app_ids:
+        for app_id in sorted(context.settings.app_ids):
             held |= await directory.permissions_of(f"(appId='{app_id}')", roles)
+    except NotFoundError:
+        told = f"tenant {tenant_id} does not know an application that GRAPH_APP_IDS names"
+        remedy = "correct GRAPH_APP_IDS, or have an administrator of the tenant consent to the application"
+        return [Finding("permission", "permissions of the app", Level.BAD, told, remedy)]
     except (GraphError, UnavailableError) as error:
         name = f"permissions of the app, tenant {tenant_id}"
         remedy = "let somebody run this who may read the directory, or doctor run as the app itself"

@@ -290,7 +290,7 @@ class FinishedRuns:
         self._ended = report
         outcomes = {str(outcome): count for outcome, count in report.outcomes.items()}
         self.telemetry.renewed(outcomes, lives_by_kind(report) if report.whole else None)
-        for failure in report.failures:
+        for failure in () if by is Runner.OPERATOR else report.failures:  # whose command shows them itself
             _log.error(
                 "renewal: kind=%s reason=%s count=%d: %s", failure.what, failure.reason, failure.count, failure.detail
             )

@@ -24,7 +24,7 @@ from shared.subscriptions.desired import DesiredState, parse_desired
 from shared.subscriptions.renewal_state import KeptSubscription, Renewals, RenewalState
 from shared.values.consumers import NO_OTHERS, Consumers, parse_consumers
 from shared.values.errors import SettingsError, UnavailableError
-from shared.values.graph import PermissionDeniedError
+from shared.values.graph import NotFoundError, PermissionDeniedError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TENANT = "99999999-9999-9999-9999-999999999999"
@@ -135,6 +135,16 @@ class TestIdentity:
         assert f"application {AZURE_CLI}, and not the app" in token.finding
         assert (token.level, permission.id, permission.level) == (Level.WELL, "permission", level)
         assert "GRAPH_APP_IDS" not in str(token)
+
+    async def test_an_app_that_the_tenant_does_not_know_is_named(self) -> None:
+        class Unknown(Context):
+            async def pages(self, url: str, tenant_id: str) -> Any:
+                raise NotFoundError("404")
+                yield
+
+        context: Any = Unknown(app_id=AZURE_CLI)
+        _, permission = await identity_checks.identities(context)
+        assert (permission.level, "does not know an application" in permission.finding) == (Level.BAD, True)
 
     async def test_who_is_not_logged_in_is_told_to(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("IDENTITY_ENDPOINT", raising=False)
