@@ -10,7 +10,7 @@ from typing import Final
 
 from dev.simulation.coverage import Disturbance
 from dev.simulation.fault_schedule import Event, EventName
-from dev.simulation.scenario import TENANT, Scenario, user
+from dev.simulation.scenario import GROUP, TENANT, Scenario, user
 from dev.simulation.virtual_time import sleep_until
 from dev.simulator.faults import Fault
 from dev.simulator.subscriptions import Subscription
@@ -134,6 +134,12 @@ class CourseOfEvents:
                 self.scenario.store.all()
                 self.scenario.ledger.accept(self.scenario.client_states)
                 self.scenario.process = self.scenario.start()
+            case "taken off":
+                self._errand(self._taken_off(event))
+            case "cut off":
+                self._errand(self._cut_off(event))
+            case "operator looks":
+                self._confirm()
             case "joins":
                 self.scenario.members.append(user(100 + len(self.scenario.ledger.journal)))
                 self.scenario.ledger.want("callEvents", resources.call_events_path(self.scenario.members[-1]), TENANT)
@@ -215,8 +221,7 @@ class CourseOfEvents:
         self.scenario.troubles.in_force.remove(trouble)
 
     async def _oddity(self, setting: str, seconds: float) -> None:
-        if setting == "stuck_renewals":
-            self.scenario.disturb("renewals", seconds)
+        self.scenario.disturb("renewals" if setting == "stuck_renewals" else "lists", seconds)
         self.scenario.oddities[setting] += 1
         setattr(self.scenario.api.settings, setting, True)
         await self._pass(seconds)
@@ -238,11 +243,46 @@ class CourseOfEvents:
             self.scenario.known.error = None
 
     async def _blind_lists(self, seconds: float) -> None:
+        self.scenario.disturb("lists", seconds)
         self.scenario.blind_lists += 1
         self.scenario.api.settings.blind_lists = True
         await self._pass(seconds)
         self.scenario.blind_lists -= 1
         self.scenario.api.settings.blind_lists = self.scenario.blind_lists > 0
+
+    async def _taken_off(self, event: Event) -> None:
+        """The file asks for something less, and after a while again."""
+        source, ledger = self.scenario.source, self.scenario.ledger
+        wants = [want for want in source.subscriptions if want.resource not in source.taken_off]
+        want = wants[int(event.draw * len(wants))]
+        if any(want.resource == other.resource and want is not other for other in wants):
+            return  # another tenant's has the same path
+        source.taken_off.add(want.resource)
+        ledger.want_no_more(want.resource, want.tenant_id)
+        await self._pass(event.seconds)
+        source.taken_off.remove(want.resource)
+        ledger.want(want.kind.key, want.resource, want.tenant_id)
+
+    async def _cut_off(self, event: Event) -> None:
+        """The file or the group reads well, and is not whole: nobody has stopped to desire anything."""
+        scenario = self.scenario
+        scenario.disturb("creation", event.seconds)
+        if event.draw < 0.5:
+            scenario.source.cut_off = True
+        elif len(scenario.members) > 2:  # one that is missing cannot be told from one that has left
+            scenario.directory.groups[GROUP] = scenario.members[: len(scenario.members) // 2]
+        await self._pass(event.seconds)
+        scenario.source.cut_off = False
+        scenario.directory.groups[GROUP] = scenario.members
+
+    def _confirm(self) -> None:
+        """The operator confirms what waits and is indeed not desired."""
+        scenario = self.scenario
+        for tenant_id in scenario.tenant_ids:
+            review = scenario.memory(tenant_id).review
+            for identity, entry in ({} if review is None else review.unwanted).items():
+                if entry.needs_confirmation and not scenario.ledger.is_wanted(entry.resource, tenant_id):
+                    scenario.confirmed.ids[identity] = scenario.clock.now()
 
     def _remove(self, event: Event) -> None:
         one = self.scenario.any_of_ours(event.draw)

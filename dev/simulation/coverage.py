@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
@@ -11,7 +11,7 @@ from dev.simulator.subscriptions import Store, Subscription
 from shared.call_records.coverage import resource_key
 
 type Cause = Literal["new", "lapsed", "removed", "deleted", "refused", "old certificate"]
-type Disturbance = Literal["graph", "timers", "vault", "storage", "renewals", "creation", "reads", "deletion"]
+type Disturbance = Literal["graph", "timers", "vault", "storage", "renewals", "creation", "reads", "deletion", "lists"]
 
 TWO_RUNS = timedelta(minutes=12)
 """Two runs of a timer of five minutes, and the time that they take."""
@@ -27,10 +27,13 @@ MOST = 2
 LAST_RESORT = 0.75
 """The part of its life after which what PATCH does not bring up to date is deleted before its successor is there."""
 
-
 _AGAINST_RENEWAL: Final[tuple[Disturbance, ...]] = ("graph", "timers", "renewals")
 _AGAINST_CREATION: Final[tuple[Disturbance, ...]] = ("graph", "timers", "storage", "creation", "reads")
 _AGAINST_REPLACEMENT: Final[tuple[Disturbance, ...]] = (*_AGAINST_CREATION, "deletion")
+_AGAINST_REMOVAL: Final[tuple[Disturbance, ...]] = (*_AGAINST_REPLACEMENT, "renewals", "lists", "vault")
+
+LONGEST_UNWANTED = timedelta(days=6)
+"""An hour, two days until an operator looks, and the longest life of what has an old client state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ class Ledger:
         self._is_unrecognisable = is_unrecognisable
         self._is_beyond_knowing = is_beyond_knowing
         self._wanted: dict[tuple[str, str], _Wanted] = {}
+        self._unwanted: dict[tuple[str, str], _Wanted] = {}  # and still there
         self._closed: list[_Wanted] = []
         self._known: dict[str, tuple[Subscription, datetime]] = {}
         self._disturbances: defaultdict[tuple[Disturbance, str | None], list[Span]] = defaultdict(list)
@@ -125,20 +129,33 @@ class Ledger:
         self.absences: list[Absence] = []
         self.surplus: list[str] = []
         self.rash: list[str] = []
+        self.kept: list[str] = []
         self.journal: list[tuple[datetime, str, str]] = []
         self.came_and_went = 0
 
     # What the world tells
 
     def want(self, kind: str, resource: str, tenant_id: str = "") -> None:
-        now = self._clock.now()
-        self._wanted[tenant_id, resource_key(resource)] = _Wanted(
-            tenant_id, kind, resource, now, absent_since=(now, "new", None, None)
-        )
+        now, key = self._clock.now(), (tenant_id, resource_key(resource))
+        wanted = self._wanted[key] = _Wanted(tenant_id, kind, resource, now)
+        before = self._unwanted.pop(key, None)
+        if before is not None:
+            self._end_unwanted(before)
+            wanted.live = {
+                identity for identity in before.live if self._known[identity][0].client_state in self._states
+            }
+        if not wanted.live:
+            wanted.absent_since = (now, "new", None, None)
 
     def want_no_more(self, resource: str, tenant_id: str = "") -> None:
-        wanted = self._wanted.pop((tenant_id, resource_key(resource)))
+        key = (tenant_id, resource_key(resource))
+        wanted = self._wanted.pop(key)
         self._close(wanted)
+        if wanted.live:
+            self._unwanted[key] = replace(wanted, since=self._clock.now())
+
+    def is_wanted(self, resource: str, tenant_id: str) -> bool:
+        return (tenant_id, resource_key(resource)) in self._wanted
 
     def disturb(self, disturbance: Disturbance, start: datetime, end: datetime, tenant_id: str | None = None) -> None:
         """Something stood in the way, in one tenant or, without one, in all."""
@@ -162,6 +179,8 @@ class Ledger:
         for wanted in self._wanted.values():
             self._close(wanted)
         self._wanted.clear()
+        for unwanted in self._unwanted.values():
+            self._end_unwanted(unwanted)
 
     # What the store tells
 
@@ -196,13 +215,18 @@ class Ledger:
             self._lose(one, one.expires, "lapsed")
         else:
             self._lose(one, self._clock.now(), "removed" if removed else "deleted")
+        key = (one.tenant_id, resource_key(one.resource))
+        if (unwanted := self._unwanted.get(key)) is not None:
+            unwanted.live.discard(one.id)
+            if not unwanted.live:
+                self._end_unwanted(self._unwanted.pop(key))
         del self._known[one.id]
 
     # What comes of it
 
     def violations(self) -> list[str]:
         """What cannot be excused: two undisturbed runs of the timer would have put it right, or kept it right."""
-        found = [*self.surplus, *self.rash]
+        found = [*self.surplus, *self.rash, *self.kept]
         for absence in self.absences:
             longest = self._longest_calm(absence, absence.span, _against(absence))
             if longest > (TWO_RUNS if absence.patience is None else absence.patience + TWO_RUNS):
@@ -259,6 +283,13 @@ class Ledger:
             if cause == "deleted" and left > at_last + SKEW and not self._is_unrecognisable(one.id):
                 self.rash.append(f"{wanted.kind} {wanted.resource}: deleted alone at {when}, with {left} left")
             self._end_staleness(wanted, when)
+
+    def _end_unwanted(self, unwanted: _Wanted) -> None:
+        """Judge for how long something was kept that nobody desired."""
+        span = Span(unwanted.since, self._clock.now())
+        calm = sum((part.length for part in self._calm(unwanted.tenant_id, span, _AGAINST_REMOVAL)), timedelta(0))
+        if calm > LONGEST_UNWANTED:
+            self.kept.append(f"{unwanted.kind} {unwanted.resource}: kept for {calm} though nobody desired it")
 
     def _is_of_yesterday(self, one: Subscription) -> bool:
         """Whether only a successor has the current secret or certificate."""

@@ -48,6 +48,9 @@ type EventName = Literal[
     "new client state",
     "joins",
     "leaves",
+    "taken off",
+    "cut off",
+    "operator looks",
 ]
 
 _A_YEAR: Final[tuple[tuple[EventName, int], ...]] = (
@@ -82,9 +85,11 @@ _A_YEAR: Final[tuple[tuple[EventName, int], ...]] = (
     ("version before", 10),
     ("new client state", 2),
     ("joins", 6),
-    ("leaves", 4),
+    ("leaves", 12),
+    ("taken off", 12),
+    ("cut off", 12),
 )
-"""How often on average; a certificate is new each month."""
+"""How often on average; a certificate is new each month, and an operator looks every second day."""
 
 _WRAPPED: Final = "Operation: Update; Exception: [Status Code: {}; Reason: x]"
 _FAULTS: Final = (
@@ -193,10 +198,21 @@ def _events(random: Random, days: float) -> Iterator[Event]:
             yield _event(random, at, name)
     for month in range(int(days // 30)):
         yield Event((month + random.random()) * 30 * _DAY, "new certificate")
+    for day in range(2, int(days), 2):
+        yield Event((day + random.random()) * _DAY, "operator looks")
     for hours in (26.0, 75.0):  # longer than any life of its kind
         if days >= 60:
             fault = random.choice(_OUTAGES)
             yield Event(random.uniform(0, length - 100 * 3600), "outage of graph", hours * 3600, fault)
+
+
+_LENGTHS: Final[dict[EventName, tuple[float, float]]] = {
+    "taken off": (0.005, 4.0),
+    "cut off": (0.005, 0.15),
+    "outage of storage": (0.002, 0.4),
+    "deploy": (0.0, 1 / 24),
+}
+"""From and up to so many days."""
 
 
 def _event(random: Random, at: float, name: EventName) -> Event:
@@ -224,8 +240,6 @@ def _event(random: Random, at: float, name: EventName) -> Event:
             seconds, fault = random.uniform(0.005, 0.5) * _DAY, random.choice(SLOW_READS)
         case "stuck renewals" | "short grants" | "odd echoes" | "untold expirations" | "bad entries" | "patchy lists":
             seconds = random.uniform(0.02, 2) * _DAY
-        case "outage of storage":
-            seconds = random.uniform(0.002, 0.4) * _DAY
-        case "deploy":
-            seconds = random.uniform(0, 3600)
+        case "taken off" | "cut off" | "outage of storage" | "deploy":
+            seconds = random.uniform(*_LENGTHS[name]) * _DAY
     return Event(at, name, seconds, fault, random.random())

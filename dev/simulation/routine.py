@@ -13,6 +13,7 @@ from dev.simulation.virtual_time import START, sleep_until
 from dev.simulator.subscriptions import Subscription
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.state import Remembered, held_until
+from shared.subscriptions.unwanted import BRAKE_PERIOD, UNWANTED_FOR
 from shared.values.errors import SwitchboardError
 
 TIMER: Final = 300.0  # seconds
@@ -56,13 +57,15 @@ class Routine:
             yield from (_since_start(one.until - skew) for one in creations)
             if (until := held_until(creations)) is not None:
                 yield _since_start(until - skew)
+        yield from self._reviews()
         yield self._refresh()
 
     async def next_use(self) -> float:
         """The next tick that may find anything but routine to do, after one that has left nothing to be done."""
         change = on_timer(self._next_change())
         while True:
-            dues = self._dues()
+            dues, now = self._dues(), _last_tick()
+            change = min([change, *(on_timer(moment) for moment in self._reviews() if moment > now)])
             tick = on_timer(min((due for due, _ in dues), default=change))
             if tick <= _last_tick():
                 return tick + TIMER
@@ -83,6 +86,17 @@ class Routine:
                     return tick + TIMER
                 if outcome is not Outcome.RENEWED:
                     return tick + TIMER
+
+    def _reviews(self) -> Iterator[float]:
+        """When what nobody desires has been so for long enough, and when removals and confirmations count no more."""
+        reviews = [self.scenario.memory(tenant_id).review for tenant_id in self.scenario.tenant_ids]
+        for review in reviews:
+            if review is not None:
+                begins = [entry.since for entry in review.unwanted.values()]
+                if begins and review.whole_since is not None:
+                    begins.append(review.whole_since)
+                yield from (_since_start(begin + UNWANTED_FOR) for begin in begins)
+                yield from (_since_start(at + BRAKE_PERIOD) for at in review.removals.values())
 
     def _is_current_presence(self, one: Subscription) -> bool:
         """What has an old certificate or client state may be left to run out, to be replaced."""

@@ -3,8 +3,9 @@
 import asyncio
 import uuid
 from collections import Counter
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from random import Random
 from typing import Final
 
@@ -91,14 +92,31 @@ class Source:
     """The desired state; its groups are read from Graph."""
 
     neighbours: tuple[str, ...]
+    taken_off: set[str] = field(default_factory=set)  # resources that the file does not ask for now
+    cut_off: bool = False  # only its first half can be read
 
     async def load(self) -> DesiredState:
         groups = [Group(TENANT, GROUP), *(Group(tenant_id, GROUPS[tenant_id]) for tenant_id in self.neighbours)]
-        return DesiredState(self.subscriptions, tuple(groups))
+        asked_for = [want for want in self.subscriptions if want.resource not in self.taken_off]
+        return DesiredState(tuple(asked_for[: len(asked_for) // 2] if self.cut_off else asked_for), tuple(groups))
 
     @property
     def subscriptions(self) -> tuple[Desired, ...]:
+        """What the file asks for, but for what is taken off it."""
         return (*DESIRED, *(want for tenant_id in self.neighbours for want in _of_neighbour(tenant_id)))
+
+
+@dataclass(slots=True)
+class Confirmed:
+    """What the operator has confirmed to go, each with when; it lies where what is remembered does."""
+
+    known: Known
+    ids: dict[str, datetime] = field(default_factory=dict)
+
+    async def load(self) -> Mapping[str, datetime]:
+        if self.known.error is not None:
+            raise self.known.error
+        return self.ids
 
 
 @dataclass(slots=True)
@@ -138,7 +156,7 @@ class Scenario:
         self.api.settings.page_size = self.random.choice((5, 100, 100, 100))
         self.api.settings.empty_page_first = self.random.random() < 0.3
         self.api.settings.separate_versions = self.random.random() < 0.5
-        directory = Directory(self.clock)
+        self.directory = directory = Directory(self.clock)
         directory.mount(self.api)
         self.members = [user(10), user(11), user(12)]
         directory.groups[GROUP] = self.members
@@ -148,6 +166,7 @@ class Scenario:
         self.latency = Latency(seed)
         self.vault = Vault()
         self.known = Known()
+        self.confirmed = Confirmed(self.known)
         self.client_states: tuple[str, ...] = ("state-1",)
         self.blind_lists = 0
         self.oddities: Counter[str] = Counter()
@@ -188,6 +207,7 @@ class Scenario:
             endpoint=Endpoint(NOTIFICATION_URL, LIFECYCLE_URL, self.client_states),
             tenant_ids=self.tenant_ids,
             clock=clock,
+            confirmations=self.confirmed,
         )
         return AppProcess(skew, identities, renewal, Lifecycle(renewal))
 

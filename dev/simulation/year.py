@@ -80,21 +80,21 @@ class _Timer:
     async def tick(self) -> "_Trace | None":
         """One tick of the timer, and what came of it; None where another process ran, too."""
         self.scenario.faults.forget_requests()
-        processes = [self.scenario.process]
+        processes = [(self.scenario.process, True)]
         while self.course.others:
-            other = self.scenario.start()
+            other, review = self.scenario.start(), True
             if self.course.others.pop() == "version before" and not self.scenario.is_told_falsely:
                 # It goes by the list, and knows neither what is remembered nor whose turn it is.
-                other = self.scenario.start(Known())
-            processes.append(other)
-        reports = await asyncio.gather(*(self._run(process) for process in processes))
+                other, review = self.scenario.start(Known()), False
+            processes.append((other, review))
+        reports = await asyncio.gather(*(self._run(process, review=review) for process, review in processes))
         return self._trace(reports[0]) if len(reports) == 1 else None
 
-    async def _run(self, process: AppProcess) -> RenewalReport | None:
+    async def _run(self, process: AppProcess, *, review: bool) -> RenewalReport | None:
         """A run's report; None where nothing at all could be done."""
         self.runs += 1
         try:
-            report = await process.renewal.run()
+            report = await process.renewal.run(review=review)
         except UnavailableError:
             return None
         self.outcomes.update(report.outcomes)
@@ -113,7 +113,9 @@ class _Timer:
             failures=() if report is None else tuple(_told(failure) for failure in report.failures),
             came_and_went=self.scenario.ledger.came_and_went,
             remembered=remembered,
-            unseen=msgspec.json.encode([(memory.unseen, memory.refusals) for memory in memories], order="sorted"),
+            learned=msgspec.json.encode(
+                [(memory.unseen, memory.refusals, memory.review) for memory in memories], order="sorted"
+            ),
             # With all of Graph away no run can change anything, until that is over: an event.
             is_outage=report is None and self.course.graph_outages > 0,
         )
@@ -127,7 +129,7 @@ class _Trace:
     failures: tuple[tuple[str, ...], ...]
     came_and_went: int
     remembered: frozenset[tuple[str, datetime | None]]
-    unseen: bytes
+    learned: bytes
     is_outage: bool
 
     @property

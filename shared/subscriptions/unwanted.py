@@ -20,6 +20,7 @@ BRAKE_PERIOD: Final = timedelta(hours=24)
 """Removals within it count together; so much may be removed without anybody's confirmation."""
 
 _MOST_TOGETHER: Final = 5
+_TENTH: Final = 10
 _EMERGENCIES: Final = frozenset(
     kind.key for kind in resources.CATALOGUE.values() if kind.raw_queue == resources.EMERGENCY_QUEUE
 )
@@ -127,7 +128,7 @@ def review_unwanted(
             waits[identity] = Waits.LAST_OF_ITS_KIND
     free = entries.keys() - waits.keys()
     together = len(free) + len(removals)
-    if together > _MOST_TOGETHER or (together > 1 and together * 10 > len(entries) + len(others) + len(removals)):
+    if together > _MOST_TOGETHER or (together > 1 and together * _TENTH > len(entries) + len(others) + len(removals)):
         waits |= dict.fromkeys(free, Waits.TOO_MANY)
     return Review(
         unwanted={

@@ -23,7 +23,8 @@ from dev.simulator.clock import ManualClock
 from dev.simulator.faults import Fault
 from dev.simulator.rules import RULES
 from dev.simulator.subscriptions import Subscription
-from shared.subscriptions import plan
+from shared.subscriptions import plan, unwanted
+from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState
 from shared.subscriptions.state import Recollection
 from shared.values import lifetimes
@@ -121,6 +122,26 @@ def test_a_tenant_in_any_trouble_costs_the_others_nothing(monkeypatch: pytest.Mo
     assert {what: len(moments) for what, moments in beside.items()} == {what: len(alone[what]) for what in alone}
     pairs = [pair for what in alone for pair in zip(alone[what], beside[what], strict=True)]
     assert max(late - early for early, late in pairs) <= 10 * MINUTE
+
+
+def test_keeping_what_nobody_desires_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A meeting is taken off the file, while there is another."""
+    schedule = [Event(HOUR.total_seconds(), "taken off", 20 * 24 * HOUR.total_seconds(), draw=0.3)]
+    monkeypatch.setattr(year_module, "fault_schedule", lambda *_: schedule)
+    year = simulate(1, 10, tenants=1)
+    assert not year.violations
+    assert year.outcomes[Outcome.DELETED] == 1
+    monkeypatch.setattr(unwanted, "_MOST_TOGETHER", 0)
+    assert any("nobody desired it" in violation for violation in simulate(1, 10, tenants=1).violations)
+
+
+def test_removing_what_is_desired_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that is read in part for two hours; the brake keeps what is missing."""
+    schedule = [Event(HOUR.total_seconds(), "cut off", 2 * HOUR.total_seconds(), draw=0.9)]
+    monkeypatch.setattr(year_module, "fault_schedule", lambda *_: schedule)
+    assert not simulate(1, 1, tenants=1).violations
+    monkeypatch.setattr(unwanted, "_TENTH", 1)
+    assert any("deleted alone" in violation for violation in simulate(1, 1, tenants=1).violations)
 
 
 def test_deleting_at_the_first_refusal_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
