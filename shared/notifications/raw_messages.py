@@ -15,14 +15,13 @@ import logging
 import secrets
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
 
-from shared.notifications.quarantine import QUARANTINE_CONTAINER, Parked, Quarantine, entry_name
+from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine, entry_name
 from shared.storage.ports import Blobs, Listed, Queues, Receipt
 from shared.values.envelope import Envelope, RawMessage, pack, parse_envelope, pause
 from shared.values.errors import (
@@ -33,7 +32,6 @@ from shared.values.errors import (
     UnexpectedError,
 )
 from shared.values.items import parse_item
-from shared.values.message_text import repaired
 from shared.values.resources import RAW_QUEUES
 
 logger = logging.getLogger(__name__)
@@ -236,37 +234,22 @@ class RawMessages:
 
     # --- out of quarantine --------------------------------------------------------------------------------------------
 
-    async def put_parked(self, parked: Parked, *, repair: bool) -> None:
+    async def put_anew(self, queue: str, envelope: Envelope) -> None:
         """Put what was parked on its queue, as if it had just come.
-
-        Args:
-            parked: an entry of quarantine.
-            repair: make an unreadable text readable, as far as can be told what was meant; else it goes back verbatim.
 
         Raises:
             UnavailableError: storage did not take it.
         """
-        envelope, body, verbatim = parked.envelope, (parked.text or "").encode(), parked.unreadable
-        if verbatim and repair:
-            body, verbatim = repaired(parked.text or ""), False
-            with suppress(MalformedInputError):
-                envelope = parse_envelope(body)
-        if envelope is None:
-            await self.queues.put(parked.queue, body, "none" if verbatim else "base64")
-        else:
-            fresh = msgspec.structs.replace(envelope, attempts=0, failing_since=None)
-            await self.put(parked.queue, RawMessage.of(fresh))
+        await self.put(queue, RawMessage.of(msgspec.structs.replace(envelope, attempts=0, failing_since=None)))
 
-    async def discard_parked(self, parked: Parked) -> None:
+    async def discard(self, queue: str, envelope: Envelope) -> None:
         """Let go of the claim check of what was parked: the one it names, or one that a failed replay may have left.
 
         Raises:
             UnavailableError: storage did not answer.
         """
-        if parked.envelope is None:
-            return
-        message = RawMessage.of(parked.envelope)
-        claim = message.claim_name(parked.queue) if message.needs_claim_check else parked.envelope.claim
+        message = RawMessage.of(envelope)
+        claim = message.claim_name(queue) if message.needs_claim_check else envelope.claim
         if claim is not None:
             await self._settle(claim)
 

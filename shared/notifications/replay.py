@@ -1,6 +1,7 @@
 """What operators do with quarantine: they look through it, put entries back on their queue, or discard them."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -11,7 +12,9 @@ import msgspec
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Parked
 from shared.notifications.raw_messages import RawMessages
 from shared.storage.ports import Listed
+from shared.values.envelope import parse_envelope
 from shared.values.errors import MalformedInputError
+from shared.values.message_text import repaired
 from shared.values.resources import RAW_QUEUES
 
 _UNKNOWN: Final = "unknown"
@@ -102,7 +105,7 @@ class Replay:
         if version is None:
             return Done.GONE
         parked = _parked(version.data)
-        await self.raw_messages.put_parked(parked, repair=repair)
+        await self._put_back(parked, repair=repair)
         # The item may have failed again by now; then a new entry of the same name lies there.
         if await self.raw_messages.blobs.delete_version(QUARANTINE_CONTAINER, name, version.etag):
             return Done.REPLAYED
@@ -122,8 +125,20 @@ class Replay:
         if not await self.raw_messages.blobs.delete_version(QUARANTINE_CONTAINER, name, version.etag):
             return Done.CHANGED if await self._is_there(name) else Done.GONE
         # Only now: an entry that has changed stays, and needs the claim check that its ticket names.
-        await self.raw_messages.discard_parked(parked)
+        if parked.envelope is not None:
+            await self.raw_messages.discard(parked.queue, parked.envelope)
         return Done.DISCARDED
+
+    async def _put_back(self, parked: Parked, *, repair: bool) -> None:
+        envelope, body, verbatim = parked.envelope, (parked.text or "").encode(), parked.unreadable
+        if verbatim and repair:
+            body, verbatim = repaired(parked.text or ""), False
+            with suppress(MalformedInputError):
+                envelope = parse_envelope(body)
+        if envelope is None:
+            await self.raw_messages.queues.put(parked.queue, body, "none" if verbatim else "base64")
+        else:
+            await self.raw_messages.put_anew(parked.queue, envelope)
 
     async def _is_there(self, name: str) -> bool:
         return await self.raw_messages.blobs.get_version(QUARANTINE_CONTAINER, name) is not None
