@@ -1,7 +1,8 @@
 """The encryption certificate in Key Vault.
 
 A Key Vault certificate is read as the secret of the same name, whose value holds certificate and private key, as
-PKCS#12 in base64 or as PEM ("Get started with Key Vault certificates", "Composition of a certificate").
+PKCS#12 in base64 or as PEM ("About Azure Key Vault certificates", Composition of a certificate,
+https://learn.microsoft.com/azure/key-vault/certificates/about-certificates).
 """
 
 import asyncio
@@ -33,12 +34,13 @@ from shared.values.endpoint import EncryptionCertificate
 from shared.values.errors import UnavailableError, UnknownCertificateError
 
 _VERSION: Final = re.compile(r"[0-9a-f]{32}")
-# Whoever can have items accepted can make versions up. No more of them are read within a minute than this.
-_READS: Final = 60
-_PACE_SECONDS: Final = 60.0
-# A certificate that was deleted can be recovered, and a region of Key Vault that stands in may lag behind.
+# Whoever can have notifications accepted can make up versions: so many are read within so many seconds at most.
+_MOST_READS: Final = 60
+_READS_SECONDS: Final = 60.0
+# That there is no such version is not true for ever: a certificate that was deleted can be recovered, and after a
+# failover the other region may lag behind.
 _REFUSED_SECONDS: Final = 60.0
-_REMEMBERED: Final = 1000
+_MOST_REMEMBERED: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class KeyVaultCertificates:
         )
         self._monotonic = monotonic
         self._keys: dict[str, _Read] = {}
-        self._reads: deque[float] = deque(maxlen=_READS)
+        self._reads: deque[float] = deque(maxlen=_MOST_READS)
 
     async def private_key(self, certificate_id: str) -> RSAPrivateKey:
         """The private key of the version that a notification names.
@@ -95,27 +97,27 @@ class KeyVaultCertificates:
             raise UnknownCertificateError
         read = self._keys.get(version)
         if read is None or not _is_lasting(read, self._monotonic()):
-            # What failed for now was counted when it was asked for first: an outage must not outlast itself.
+            # A read after a transient failure is not counted again: else the limit would prolong an outage.
             if read is None or isinstance(_refusal(read.task), UnknownCertificateError):
                 self._make_room()
             read = self._keys[version] = _Read(asyncio.create_task(self._load(version)), self._monotonic())
-        return await asyncio.shield(read.task)  # one caller's time-out must not fail the others
+        return await asyncio.shield(read.task)  # a caller that is cancelled must not fail the others
 
     def _make_room(self) -> None:
-        """Count a read, and forget what is oldest of what is remembered; made-up versions before keys.
+        """Count a read, and make room for its answer: versions that do not exist are forgotten before keys.
 
         Raises:
             UnavailableError: there have been too many reads within a minute.
         """
         now = self._monotonic()
-        if len(self._reads) == _READS and (left := self._reads[0] + _PACE_SECONDS - now) > 0:
+        if len(self._reads) == _MOST_READS and (left := self._reads[0] + _READS_SECONDS - now) > 0:
             raise UnavailableError("Key Vault", reason="key-vault-paced", retry_after=left)
         self._reads.append(now)
-        if len(self._keys) >= _REMEMBERED:
+        if len(self._keys) >= _MOST_REMEMBERED:
             refused = [
                 version for version, (task, _) in self._keys.items() if task.done() and _refusal(task) is not None
             ]
-            for version in refused[: _REMEMBERED // 2] or list(self._keys)[:1]:
+            for version in refused[: _MOST_REMEMBERED // 2] or list(self._keys)[:1]:
                 del self._keys[version]
 
     async def current(self) -> EncryptionCertificate:
@@ -135,7 +137,9 @@ class KeyVaultCertificates:
         )
 
     async def exists(self) -> bool:
-        """Whether there is a version that may be read; no key is fetched for that ("Get Secret Versions").
+        """Whether there is an enabled version. No key is fetched for that.
+
+        Source: "Get Secret Versions" (https://learn.microsoft.com/rest/api/keyvault/secrets/get-secret-versions).
 
         Raises:
             UnavailableError: Key Vault did not answer, or refused.
@@ -152,8 +156,8 @@ class KeyVaultCertificates:
             raise UnavailableError("Key Vault", reason="key-vault-no-answer") from error
         return False
 
-    async def inspect(self) -> "CertificateDetails":
-        """What the newest version is like, for those who look after it.
+    async def inspect(self) -> CertificateDetails:
+        """Size and dates of the newest version.
 
         Raises:
             UnknownCertificateError: Key Vault has none, or one without an RSA key.
@@ -169,7 +173,10 @@ class KeyVaultCertificates:
         )
 
     async def policy(self) -> Mapping[str, Any] | None:
-        """The certificate's policy ("Get Certificate Policy"); None where this identity may not read it.
+        """The certificate's policy; None where this identity may not read it.
+
+        Source: "Get Certificate Policy"
+        (https://learn.microsoft.com/rest/api/keyvault/certificates/get-certificate-policy/get-certificate-policy).
 
         Raises:
             UnavailableError: Key Vault did not answer.
@@ -179,8 +186,8 @@ class KeyVaultCertificates:
             response = await self._client.send_request(request)
         except AzureError as error:
             raise UnavailableError("Key Vault", reason="key-vault-no-answer") from error
-        found = response.json() if response.status_code == HTTPStatus.OK else None
-        return found if isinstance(found, Mapping) else None
+        policy = response.json() if response.status_code == HTTPStatus.OK else None
+        return policy if isinstance(policy, Mapping) else None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -230,13 +237,13 @@ def _parse(secret: KeyVaultSecret) -> tuple[x509.Certificate, RSAPrivateKey]:
         else:
             bundle = pkcs12.load_pkcs12(b64decode(value), None)
             key = bundle.key
-            certificates = [found.certificate for found in (bundle.cert, *bundle.additional_certs) if found is not None]
+            certificates = [entry.certificate for entry in (bundle.cert, *bundle.additional_certs) if entry is not None]
     except (ValueError, TypeError):
         raise UnknownCertificateError from None
     if not isinstance(key, RSAPrivateKey):
         raise UnknownCertificateError
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    for certificate in certificates:  # a chain may come with it
+    for certificate in certificates:  # those of the authorities that issued it may come with it
         if certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == public:
             return certificate, key
     raise UnknownCertificateError

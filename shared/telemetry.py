@@ -1,16 +1,16 @@
-"""What services tell about their work, and to whom: the port that `shared.telemetry_export` fills."""
+"""What the app tells about its work; `shared.telemetry_export` passes it on to OpenTelemetry."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """Of a kind's subscriptions, the one that first comes to a quarter of its life: its end, and its granted life."""
+    """The end and the granted life of one subscription: of its kind, the first that comes to a quarter of its life."""
 
     expires: datetime
     granted: timedelta
@@ -21,8 +21,10 @@ class Life:
         return self.expires - self.granted / 4
 
 
-class Telemetry(Protocol):
-    """Takes figures and the beginnings and ends of work. Nothing it is told may hold more than ids.
+class Telemetry:
+    """Takes figures and the beginnings and ends of work, and keeps none of it: a base class.
+
+    Nothing it is told may hold more than ids.
 
     Traces are joined across the queues by W3C traceparents: each context manager takes that of what came before, and
     gives the one to pass on.
@@ -79,46 +81,14 @@ class Telemetry(Protocol):
 
     def sending(self, queue: str, count: int, traceparent: str) -> AbstractContextManager[str]:
         """Around the putting of notifications on a raw queue, or of events on theirs."""
+        return nullcontext(traceparent)
 
     def processing(self, queue: str, message_id: str, count: int, traceparent: str) -> AbstractContextManager[str]:
         """Around the handling of one raw message."""
-
-
-class _NoTelemetry:
-    """Takes no notice."""
-
-    def received(self, queue: str, count: int) -> None: ...
-
-    def refused(self, reason: str, count: int) -> None: ...
-
-    def express(self, outcome: str) -> None: ...
-
-    def decrypted(self, queue: str, count: int) -> None: ...
-
-    def written(self, event_type: str, queue: str, *, since_event: float | None, since_receipt: float) -> None: ...
-
-    def quarantined(self, reason: str, queue: str) -> None: ...
-
-    def waiting(self, queue: str, count: int, age: float) -> None: ...
-
-    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life] | None) -> None: ...
-
-    def renewal_failed(self) -> None: ...
-
-    def unnotified(self, count: int) -> None: ...
-
-    def self_tested(self, *, passed: bool) -> None: ...
-
-    async def flush(self) -> None: ...
-
-    def sending(self, queue: str, count: int, traceparent: str) -> AbstractContextManager[str]:
-        return nullcontext(traceparent)
-
-    def processing(self, queue: str, message_id: str, count: int, traceparent: str) -> AbstractContextManager[str]:
         return nullcontext(traceparent)
 
 
-NO_TELEMETRY: Final[Telemetry] = _NoTelemetry()
+NO_TELEMETRY: Final = Telemetry()
 """For whoever has nobody to tell."""
 
 

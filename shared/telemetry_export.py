@@ -13,7 +13,7 @@ from typing import Final
 from opentelemetry import context, metrics, trace
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from shared.telemetry import Happening, Life
+from shared.telemetry import Happening, Life, Telemetry
 from shared.values.errors import SwitchboardError
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ RENEWALS: Final = "switchboard.renewals"
 RUNS: Final = "switchboard.renewal.runs"
 """Renewal runs for all tenants; `outcome` is `ended`, also where there was nothing to do, or `failed`."""
 EXPIRY: Final = "switchboard.subscription.expiry"
-"""Histogram in seconds since 1970: when the subscription of a `kind` that is nearest to its end ends. Once a run.
+"""Histogram in seconds since 1970, once a run: the end of that subscription of a `kind` that ends first.
 
 A gauge would be cumulative here: every worker that once ran the timer would send its old value again and again, each
 time with a new time."""
@@ -92,8 +92,8 @@ _SCOPE: Final = "switchboard"
 _SYSTEM: Final = "azure_storage_queues"  # the semantic conventions list no word for these queues
 
 
-class OpenTelemetry:
-    """Fills `shared.telemetry.Telemetry` with the providers that the worker set up before its first call."""
+class OpenTelemetry(Telemetry):
+    """Tells the providers that the worker set up before its first call."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class OpenTelemetry:
         await self._flushes.now()
 
     def sending(self, queue: str, count: int, traceparent: str) -> AbstractContextManager[str]:
-        """A span within the invocation where that is traced, else after the caller's."""
+        """A span below the invocation's where that is traced, else below that of `traceparent`."""
         if not self._tracing:
             return nullcontext(traceparent)
         here = trace.get_current_span().get_span_context()
@@ -204,9 +204,9 @@ class OpenTelemetry:
         return self._span(f"send {queue}", SpanKind.PRODUCER, parent, _about("send", queue, count))
 
     def processing(self, queue: str, message_id: str, count: int, traceparent: str) -> AbstractContextManager[str]:
-        """A span after the one that put the message there, so that the way from POST to event is one operation.
+        """A span below the one that put the message there, so that the way from POST to event is one operation.
 
-        The platform begins an operation of its own for each invocation; a link leads to it.
+        The platform begins an operation of its own for each invocation; a link leads to that.
         """
         if not self._tracing:
             return nullcontext(traceparent)
@@ -224,7 +224,7 @@ class OpenTelemetry:
         attributes: Mapping[str, str | int],
         links: Sequence[Link] = (),
     ) -> Iterator[str]:
-        """A span that is the current one meanwhile; what an exception says is kept out of it, as it may hold data."""
+        """A span that is current inside the block; the text of an exception is kept out of it, as it may hold data."""
         before = trace.set_span_in_context(NonRecordingSpan(parent))
         span = self._tracer.start_span(name, before, kind, attributes, links)
         token = context.attach(trace.set_span_in_context(span))
@@ -240,9 +240,10 @@ class OpenTelemetry:
 
 
 class _Flushes:
-    """Has metrics sent before the exporter's own minute is over: an instance that is scaled in ends without a word.
+    """Has metrics sent before the exporter's own minute is over, since an instance may be scaled in before that.
 
-    Azure kills it; there is neither a signal nor an `atexit` (azure-functions-python-worker#578).
+    Azure then kills the worker with neither a signal nor an `atexit`
+    (https://github.com/Azure/azure-functions-python-worker/issues/578).
     """
 
     def __init__(self, force_flush: Callable[[float], object] | None) -> None:
@@ -259,7 +260,7 @@ class _Flushes:
             self._waiting = loop.call_at(at, self._start, self._force_flush)
 
     async def now(self) -> None:
-        """At once, and wait for it, for a while; but after a flush, at the end of the pause, and do not wait."""
+        """At once, and wait some seconds for it; if the last flush is too recent, do as `soon` does."""
         if self._force_flush is None:
             return
         if asyncio.get_running_loop().time() < self._last + FLUSH_PAUSE:
@@ -271,7 +272,7 @@ class _Flushes:
 
     def _start(self, force_flush: Callable[[float], object]) -> asyncio.Future[object]:
         loop = asyncio.get_running_loop()
-        # What is measured from here on may come too late for this one.
+        # What is measured from here on may be too late for this flush, so it may ask for the next one.
         self._last, self._waiting = loop.time(), None
         flushing = loop.run_in_executor(None, force_flush, _FLUSH_PATIENCE * 1000)
         flushing.add_done_callback(_report)
@@ -295,13 +296,16 @@ def _about(operation: str, queue: str, count: int) -> Mapping[str, str | int]:
 
 
 def _span_context(traceparent: str) -> SpanContext:
-    """W3C's `traceparent` ("Trace Context"); where it is none, an invalid context, after which a new trace begins."""
+    """What a `traceparent` says ("Trace Context", https://www.w3.org/TR/trace-context/).
+
+    One that cannot be read gives an invalid context, after which a new trace begins.
+    """
     try:
         _, trace_id, span_id, flags = traceparent.split("-")
         return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
-    except ValueError:  # received ones were checked; a message that is replayed by hand may say anything
+    except ValueError:  # those of POSTs were checked, but not those in a message that an operator has written
         return trace.INVALID_SPAN_CONTEXT
 
 
-def _traceparent(found: SpanContext) -> str:
-    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
+def _traceparent(span: SpanContext) -> str:
+    return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"

@@ -31,7 +31,7 @@ from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER, RawMessage
 from shared.notifications.receive import Receiver
 from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey
 from shared.storage.ports import Receipt
-from shared.telemetry import ExpressOutcome
+from shared.telemetry import ExpressOutcome, Telemetry
 from shared.values.errors import UnavailableError, UnknownCertificateError
 from shared.values.events.event_types import CloudEvent, parse
 from shared.values.message_text import Encoding
@@ -48,7 +48,7 @@ TRIES_OF_THE_PLATFORM = 5
 type Fault = Callable[[Callable[[], Any]], Any]
 
 
-class _Counted:
+class _Counted(Telemetry):
     """Telemetry of which some figures are looked at."""
 
     def __init__(self, world: "World") -> None:
@@ -63,11 +63,6 @@ class _Counted:
 
     def written(self, event_type: str, queue: str, *, since_event: float | None, since_receipt: float) -> None:
         self._world.written.append(queue)
-
-    def __getattr__(self, name: str) -> Any:
-        from shared.telemetry import NO_TELEMETRY
-
-        return getattr(NO_TELEMETRY, name)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from shared.call_records.deliveries import DELIVERIES_CONTAINER, Deliveries
 from shared.call_records.missing import EVERY, SETTLED, Audit, Delivered, KnownDeliveries, delivered_by, first_audit
 from shared.notifications.events import Event, event_of, with_record
 from shared.storage.ports import STATE_CONTAINER
+from shared.telemetry import Telemetry
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import PermissionDeniedError, Subscription
@@ -146,19 +147,12 @@ class TestAudit:
         assert again.absent == 0
 
 
-class Telemetry:
-    """Counts what it is told of; any other word is as good as none."""
-
-    def __init__(self) -> None:
-        self.unnotified_records = 0
+@dataclass
+class CountingTelemetry(Telemetry):
+    unnotified_records: int = 0
 
     def unnotified(self, count: int) -> None:
         self.unnotified_records += count
-
-    def __getattr__(self, name: str) -> Any:
-        from shared.telemetry import NO_TELEMETRY
-
-        return getattr(NO_TELEMETRY, name)
 
 
 @dataclass
@@ -198,7 +192,7 @@ class Records:
 class Scenario:
     clock: VirtualClock = field(default_factory=VirtualClock)
     storage: StorageModel = field(default_factory=StorageModel)
-    telemetry: Telemetry = field(default_factory=Telemetry)
+    telemetry: CountingTelemetry = field(default_factory=CountingTelemetry)
 
     def __post_init__(self) -> None:
         self.records = Records(self.clock)
