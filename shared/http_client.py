@@ -17,14 +17,10 @@ from urllib.parse import urlsplit
 
 from shared.values.http_answers import Answer, read_answer
 
-CONNECT_SECONDS: Final = 2.0
-"""Until a connection stands, with the look-up of its address and TLS."""
-SILENT_SECONDS: Final = 5.0
-"""Without a byte that was taken or that came: then no answer is waited for any more."""
-IDLE_SECONDS: Final = 60.0
-"""A connection that has been idle for longer is not used again: the other side may be about to close it."""
-AGE_SECONDS: Final = 300.0
-"""Nor is an older one: the name may lead to another address by now."""
+CONNECT_SECONDS: Final = 2.0  # the look-up of the address and TLS among them
+SILENT_SECONDS: Final = 5.0  # in which no byte is taken or comes: then no answer is expected any more
+IDLE_SECONDS: Final = 60.0  # longer than that, and the other side may be about to close the connection
+AGE_SECONDS: Final = 300.0  # longer than that, and the name may lead to another address
 
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 _ADDRESSES: Final = 4
@@ -106,7 +102,7 @@ class HttpClient:
     def _drop(self, origin: Origin) -> None:
         idle = self._idle[origin]
         while idle:
-            idle.pop().close()
+            idle.pop().transport.close()
 
     def _take(self, origin: Origin) -> "_Connection | None":
         idle = self._idle[origin]
@@ -114,7 +110,7 @@ class HttpClient:
             connection = idle.pop()  # the last one used, so that in quiet times the others grow old
             if connection.is_fit:
                 return connection
-            connection.close()
+            connection.transport.close()
         return None
 
     async def _connect(self, origin: Origin) -> None:
@@ -145,12 +141,10 @@ class HttpClient:
 def detached[T](work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
     """Begin work that belongs to no invocation, because what it makes is used by others too.
 
-    A task has the context of the one that makes it, and in a worker its invocation's id as well (`_serve` of
-    `dev.host.worker_main` says how); this one has neither. Who is cancelled while waiting for it cancels it, unless it
-    is shielded.
+    A task has the context of the one that makes it, and in a worker its invocation's id too; this one has neither. Who
+    is cancelled while waiting for it cancels it, unless it is shielded.
     """
-    loop = asyncio.get_running_loop()
-    return asyncio.wrap_future(Context().run(asyncio.run_coroutine_threadsafe, work, loop))
+    return asyncio.wrap_future(Context().run(asyncio.run_coroutine_threadsafe, work, asyncio.get_running_loop()))
 
 
 class _UnansweredError(ConnectionError):
@@ -171,11 +165,7 @@ class _Connection(asyncio.Protocol):
         self._begun = False
 
     async def exchange(self, request: bytes) -> Answer:
-        """Send a request and wait for its answer; it is closed if that fails, or is cancelled.
-
-        Raises:
-            ConnectionError: as `HttpClient.send` says.
-        """
+        """Send a request and wait for its answer; if that fails or is cancelled, the connection is closed."""
         waiting: asyncio.Future[Answer] = self._loop.create_future()
         self._waiting = waiting
         self._begun = False
@@ -184,33 +174,28 @@ class _Connection(asyncio.Protocol):
         self._deadline = self._loop.time() + SILENT_SECONDS
         if self._timer is None:  # one timer for all requests: they only move the deadline
             self._timer = self._loop.call_at(self._deadline, self._look, context=Context())
-        self._transport.write(request)
-        self._unsent = self._transport.get_write_buffer_size()
+        self.transport.write(request)
+        self._unsent = self.transport.get_write_buffer_size()
         try:
             return await waiting
         finally:
             if self._waiting is waiting:  # after an answer it may be another request's by now
                 self._waiting = None
-                self._transport.abort()
+                self.transport.abort()
 
     @property
     def is_fit(self) -> bool:
         """Whether it can be used for another request."""
         now = self._loop.time()
-        if self._transport.is_closing():
-            return False
-        return now - self._used < IDLE_SECONDS and now - self._born < AGE_SECONDS
-
-    def close(self) -> None:
-        """Close it."""
-        self._transport.close()
+        is_young = now - self._used < IDLE_SECONDS and now - self._born < AGE_SECONDS
+        return is_young and not self.transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._waiting is None:  # nobody has asked
-            self._transport.abort()
+        if self._waiting is None or self._waiting.done():  # nobody has asked, or nobody waits any more
+            self.transport.abort()
             return
         self._begun = True
         self._deadline = self._loop.time() + SILENT_SECONDS
@@ -218,7 +203,7 @@ class _Connection(asyncio.Protocol):
         self._go_on(ended=False)
 
     def eof_received(self) -> None:
-        if self._begun and self._waiting is not None:
+        if self._begun and self._waiting is not None and not self._waiting.done():
             self._go_on(ended=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -237,24 +222,24 @@ class _Connection(asyncio.Protocol):
             self._fail(ConnectionError(f"no whole answer: {error}"))
 
     def _answered(self, answer: Answer, persistent: bool) -> None:
-        waiting, self._waiting = self._waiting, None
+        if self._waiting is not None:
+            self._waiting.set_result(answer)
+        self._waiting = None
         # An answer that comes before the whole request was sent leaves its rest on the way.
-        if persistent and not self._buffer and not self._transport.get_write_buffer_size():
+        if persistent and not self._buffer and not self.transport.get_write_buffer_size():
             self._used = self._loop.time()
             if self._idle and not self._idle[0].is_fit:
-                self._idle.pop(0).close()
+                self._idle.pop(0).transport.close()
             self._idle.append(self)
         else:
-            self._transport.close()
-        if waiting is not None and not waiting.done():
-            waiting.set_result(answer)
+            self.transport.close()
 
     def _look(self) -> None:
         """Whether the other side is still there."""
         self._timer = None
         if self._waiting is None:
             return
-        now, unsent = self._loop.time(), self._transport.get_write_buffer_size()
+        now, unsent = self._loop.time(), self.transport.get_write_buffer_size()
         if unsent < self._unsent:
             self._unsent, self._deadline = unsent, now + SILENT_SECONDS
         if now < self._deadline:

@@ -6,7 +6,8 @@ from typing import Final, NamedTuple
 
 _MAX_HEAD: Final = 64 * 1024
 _MAX_BODY: Final = 64 * 1024 * 1024
-_STATUS: Final = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?", re.ASCII)
+_STATUS: Final = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?(?![^\r])", re.ASCII)
+_FIELD: Final = re.compile(r"\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n]*)", re.ASCII)
 _LENGTH: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?")
 
@@ -31,12 +32,11 @@ def read_answer(buffer: bytearray) -> Reading[tuple[Answer, bool]]:
     """
     version, status = "1", 100
     while status < 200:  # what comes before an answer ("100 Continue")
-        head = yield from _until(buffer, b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")
-        found = _STATUS.fullmatch(first)
+        head = (yield from _until(buffer, b"\r\n\r\n")).decode("latin-1")
+        found = _STATUS.match(head)
         if found is None:
             raise ValueError("no status line")
-        version, status, headers = found[1], int(found[2]), _headers(lines)
+        version, status, headers = found[1], int(found[2]), _headers(head[found.end() :])
     persistent = version == "1" and "close" not in headers.get("connection", "").lower()
     length, coding = headers.get("content-length"), headers.get("transfer-encoding")
     if status in {204, 304}:
@@ -58,14 +58,14 @@ def read_answer(buffer: bytearray) -> Reading[tuple[Answer, bool]]:
     return Answer(status, headers, body), persistent
 
 
-def _headers(lines: list[str]) -> dict[str, str]:
+def _headers(lines: str) -> dict[str, str]:
+    found = _FIELD.findall(lines)
+    if len(found) != lines.count("\n"):
+        raise ValueError("no header")
     headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or name != name.strip():
-            raise ValueError("no header")
-        name, value = name.lower(), value.strip()
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    for name, value in found:
+        known = headers.get(name := name.lower())
+        headers[name] = value.strip() if known is None else f"{known}, {value.strip()}"
     return headers
 
 

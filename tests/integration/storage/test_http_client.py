@@ -153,11 +153,16 @@ async def test_a_redirect_is_an_answer_like_any_other(http: HttpClient) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"])
-async def test_what_is_no_answer_is_an_error(http: HttpClient, junk: bytes) -> None:
-    async with serving(says(junk)) as server:
+async def test_what_is_no_answer_is_an_error(http: HttpClient, junk: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def goes_on(writer: asyncio.StreamWriter) -> None:
+        for _ in range(20):
+            writer.write(junk)
+
+    async with serving(goes_on) as server:
         with pytest.raises(ConnectionError):
             await post(http, server)
         await server.closed.acquire()
+    assert caplog.records == []
 
 
 @pytest.mark.usefixtures("_soon")
