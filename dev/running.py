@@ -14,8 +14,9 @@ import msgspec
 RECORD: Final = Path(__file__).parents[1] / ".switchboard" / "start.json"
 """A settings file as `manage.py` reads it, and a little more; readable by its owner alone."""
 
-# What a process needs of this machine. The rest of the environment (a developer's own AZURE_…, proxies) stays outside.
-_INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR", "TEMP", "TMP", "USERPROFILE")
+# What a process needs of this machine, on Windows to start at all. The rest of the environment (a developer's own
+# AZURE_…, proxies) stays outside.
+_INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR", "TEMP", "TMP", "USERPROFILE", "SYSTEMROOT")
 _ANSWER_SECONDS: Final = 2.0
 
 
