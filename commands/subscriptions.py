@@ -208,6 +208,7 @@ def confirm_unwanted(
 ) -> None:
     """Have the timer end subscriptions that nobody desires any more and that wait for a confirmation."""
     from commands.unwanted import chosen, print_unwanted, unwanted_by_id
+    from shared.subscriptions.unwanted import Confirmations
 
     waiting = chosen(perform(unwanted_by_id, as_json=as_json), ids, as_json=as_json)
     if waiting:
@@ -216,7 +217,7 @@ def confirm_unwanted(
         confirm(f"End these {len(waiting)}? Nothing is notified of what they were for.", yes=yes, as_json=as_json)
 
         async def work(context: "CommandContext") -> None:
-            await context.confirmations.add(waiting)
+            await Confirmations(context.blobs, context.clock.now).add(waiting)
 
         perform(work, as_json=as_json)
     if as_json:

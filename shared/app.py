@@ -8,8 +8,7 @@ import logging
 import os
 from contextlib import AsyncExitStack
 from functools import cached_property
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from shared.clock import SystemClock
 
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from shared.subscriptions.renewal_state import FinishedRuns, RenewalStates
     from shared.subscriptions.run import Renewal
     from shared.subscriptions.state import KnownSubscriptions
-    from shared.subscriptions.unwanted import Confirmations
     from shared.telemetry import Telemetry
     from shared.values.endpoint import Endpoint
 
@@ -68,10 +66,8 @@ class App:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._closing.__aexit__(kind, error, trace)
+    async def __aexit__(self, *error: Any) -> None:
+        await self._closing.__aexit__(*error)
 
     @cached_property
     def settings(self) -> "Settings":
@@ -386,6 +382,7 @@ class App:
     @cached_property
     def renewal(self) -> "Renewal":
         from shared.subscriptions.run import Renewal
+        from shared.subscriptions.unwanted import Confirmations
 
         return Renewal(
             graph=self.graph,
@@ -396,12 +393,6 @@ class App:
             tenant_ids=self.settings.tenant_ids,
             concerns=self.settings.concerns,
             clock=self.clock,
-            confirmations=self.confirmations,
+            confirmations=Confirmations(self.blobs, self.clock.now),
             unsubscribes=self.settings.unsubscribes,
         )
-
-    @cached_property
-    def confirmations(self) -> "Confirmations":
-        from shared.subscriptions.unwanted import Confirmations
-
-        return Confirmations(self.blobs, self.clock.now)

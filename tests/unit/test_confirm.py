@@ -14,7 +14,7 @@ from dev.simulation.storage_model import StorageModel
 from shared.subscriptions.planned import Action, Reason, Verb
 from shared.subscriptions.run_report import Forecast
 from shared.subscriptions.state import Memory
-from shared.subscriptions.unwanted import CONFIRMATIONS, Confirmations, Review, Unwanted, Waits
+from shared.subscriptions.unwanted import CONFIRMATIONS, Review, Unwanted, Waits
 from shared.values import resources
 from tests.unit.model_graph import OTHER_TENANT, TENANT, ModelGraph, VirtualClock, call_events
 
@@ -51,7 +51,8 @@ class Context:
                 for tenant_id, entries in ENTRIES.items()
             }
         )
-        self.confirmations = Confirmations(self.storage.blobs, lambda: self.storage.now)
+        self.blobs = self.storage.blobs
+        self.clock = SimpleNamespace(now=lambda: self.storage.now)
         self.renewal = self
 
     async def plan(self, *, prune: bool) -> Forecast:

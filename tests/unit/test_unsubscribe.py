@@ -397,3 +397,23 @@ def test_a_review_is_kept_until_there_is_another() -> None:
     earlier.add(Changes())
     assert earlier.review == Review(whole_since=START)
     assert msgspec.json.decode(msgspec.json.encode(memory), type=Memory) == memory
+
+
+class MemoryBefore(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the version before this one keeps."""
+
+    known: Mapping[str, Any] = {}
+    faceless: Mapping[str, Any] = {}
+    refusals: Mapping[str, Any] = {}
+    unseen: Mapping[str, Any] = {}
+    readings: Mapping[str, Any] = {}
+
+
+async def test_the_version_before_reads_what_this_one_keeps_and_drops_the_review_alone() -> None:
+    """So after a rollback, or while both run, nothing goes by a review that somebody did not keep up."""
+    timer = await settled(members=30)
+    memory = timer.scenario.known.memories[TENANT]
+    before = msgspec.json.decode(msgspec.json.encode(memory), type=MemoryBefore)
+    after = msgspec.json.decode(msgspec.json.encode(before), type=Memory)
+    assert memory.review is not None
+    assert after == msgspec.structs.replace(memory, review=None)
