@@ -48,8 +48,8 @@ class Routine:
         for one in self.scenario.store.all():
             if (known := self.scenario.memory(one.tenant_id).known.get(one.id)) is not None:
                 yield from self._moments_of(one, known)
-            else:
-                yield _since_start(one.expires)
+            elif one not in self.scenario.bystanders:
+                yield _last_tick() + TIMER  # only the app knows what life it assumes of one that it does not remember
         skew = self.scenario.process.skew
         for creations in (
             found for tenant_id in self.scenario.tenant_ids for found in self.scenario.memory(tenant_id).unseen.values()
