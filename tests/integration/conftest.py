@@ -51,6 +51,8 @@ async def app(empty_storage: str, shared_simulator: Simulator, monkeypatch: pyte
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
+    for module in ("express", "receive"):  # half a second is too short for a key where the machine has much else to do
+        monkeypatch.setattr(f"shared.notifications.{module}.WAIT_SECONDS", 30.0)
     async with (
         QueueServiceClient.from_connection_string(empty_storage) as queues,
         BlobServiceClient.from_connection_string(empty_storage) as blobs,
