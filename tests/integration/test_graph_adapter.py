@@ -171,6 +171,22 @@ async def test_a_missing_permission(client: GraphClient, clock: FastForwardClock
     assert isinstance(reply, graph.PermissionDeniedError)
 
 
+async def test_transcripts_that_the_tenant_does_not_let_graph_have(
+    client: GraphClient, clock: FastForwardClock, sim: Simulator
+) -> None:
+    want = Desired(TENANT, resources.TRANSCRIPTS, "communications/onlineMeetings/getAllTranscripts", rich=False)
+    sim.graph.settings.transcript_access = False
+    [refused] = await client.send([post(want, clock)])
+    sim.graph.settings.transcript_access = True
+    [made] = await create(client, clock, want)
+    [second] = await client.send([post(want, clock)])
+    sim.graph.settings.transcript_access = False
+    [kept] = await client.send([on("PATCH", made, {"expirationDateTime": graph.format_time(clock.now() + HOUR)})])
+    assert isinstance(refused, graph.TranscriptAccessError)
+    assert isinstance(kept, graph.TranscriptAccessError)
+    assert isinstance(second, graph.QuotaExceededError)  # of the application, which has its one
+
+
 @pytest.mark.parametrize("empty_first", [True, False])
 @pytest.mark.parametrize("separate", [True, False])
 async def test_lists_are_read_to_their_end_in_both_versions(
