@@ -30,13 +30,13 @@ class Arrival:
     at: datetime
 
     def line(self) -> Text:
-        """What it is, in one line for people; nothing of its data."""
+        """What it is, in one line of 80 characters for people: nothing of its data but the size, where it is large."""
         event = self.event
-        size = "" if event.dataref is None else f"  {len(self.data) / 1000:.0f} KB, from its blob"
-        line = Text(f"  {event.time:%H:%M:%S}  ")
-        line.append(f"{event.type.removeprefix('Microsoft.Graph.'):32}", style=_COLOURS.get(self.queue, "white"))
-        line.append(f"{self.queue:24}")
-        line.append(f"{event.id[:12]}…{size}", style="dim")
+        size = "" if event.dataref is None else f"  {len(self.data) / 1000:.0f} KB"
+        line = Text(f"{event.time:%H:%M:%S} ")
+        line.append(f"{event.type.removeprefix('Microsoft.Graph.'):33}", style=_COLOURS.get(self.queue, "white"))
+        line.append(f"{self.queue:22}")
+        line.append(f"{event.id[:8]}…{size}", style="dim")
         return line
 
 

@@ -152,9 +152,7 @@ def shown(console: Console, stack: Stack) -> Iterator[None]:
 
     def warned() -> None:
         for told in tail.news(stack.host.log_files):
-            console.print(
-                Text.assemble(f"  {told.time:8}  ", (told.level.lower(), _LEVELS[told.level]), f" {told.text}")
-            )
+            console.print(Text.assemble(f"{told.time:8} ", (told.level.lower(), _LEVELS[told.level]), f" {told.text}"))
 
     watched = [queue for consumer in parse_consumers(CONSUMERS).named for queue in consumer.queues]
     connection = stack.azurite.connection_string

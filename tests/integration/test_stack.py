@@ -128,7 +128,7 @@ def test_what_happens_is_shown_and_left_to_whoever_reads_the_queues(stack: Stack
         running = Running(dict(stack.settings), stack.sim.control_url, process=0)
         assert "meeting-events" in trigger.send(running, Kind.ROSTER_JOINED, 400)
         until(lambda: "CallRecordCreated" in shown.getvalue(), "the event of a notification that was posted by hand")
-        until(lambda: "KB, from its blob" in shown.getvalue(), "the event of a large roster")
+        until(lambda: "KB\n" in shown.getvalue(), "the event of a large roster")
         until(lambda: "reason=client-state" in shown.getvalue(), "the refusal")
     assert _count(queues) == before + 2
 

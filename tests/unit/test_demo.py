@@ -87,3 +87,24 @@ def test_what_cannot_be_started_is_one_line_and_no_traceback(
     monkeypatch.setattr(Stack, "start", start)
     assert demo.main() == 1
     assert capsys.readouterr().err == "run.py demo: storage is damaged: do this\n"
+
+
+def test_the_longest_line_of_an_event_fits_a_terminal_of_80_columns() -> None:
+    longest = CloudEvent(
+        specversion="1.0",
+        id="6f1c" * 16,
+        source="s",
+        type="Microsoft.Graph.MeetingTranscriptionStateUpdated",
+        time=NOW,
+        dataref="https://storage.example/event-data/1.json",
+    )
+    line = Arrival("online-meeting-events", longest, b" " * 99_000, NOW).line().plain
+    assert len(line) <= 80
+    assert line.split() == [
+        "00:00:00",
+        "MeetingTranscriptionStateUpdated",
+        "online-meeting-events",
+        "6f1c6f1c…",
+        "99",
+        "KB",
+    ]
