@@ -63,7 +63,14 @@ class _Read(NamedTuple):
 class KeyVaultCertificates:
     """The versions of one certificate; each is fetched and parsed once (parsing costs about 100 decryptions)."""
 
-    def __init__(self, vault_url: str, name: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        vault_url: str,
+        name: str,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        most_remembered: int = _MOST_REMEMBERED,
+    ) -> None:
         from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - slow to import, needed here alone
 
         self._name = name
@@ -79,6 +86,7 @@ class KeyVaultCertificates:
             read_timeout=5,
         )
         self._monotonic = monotonic
+        self._most_remembered = most_remembered
         self._keys: dict[str, _Read] = {}
         self._reads: deque[float] = deque(maxlen=_MOST_READS)
 
@@ -113,11 +121,11 @@ class KeyVaultCertificates:
         if len(self._reads) == _MOST_READS and (left := self._reads[0] + _READS_SECONDS - now) > 0:
             raise UnavailableError("Key Vault", reason="key-vault-paced", retry_after=left)
         self._reads.append(now)
-        if len(self._keys) >= _MOST_REMEMBERED:
+        if len(self._keys) >= self._most_remembered:
             refused = [
                 version for version, (task, _) in self._keys.items() if task.done() and _refusal(task) is not None
             ]
-            for version in refused[: _MOST_REMEMBERED // 2] or list(self._keys)[:1]:
+            for version in refused[: self._most_remembered // 2] or list(self._keys)[:1]:
                 del self._keys[version]
 
     async def current(self) -> EncryptionCertificate:

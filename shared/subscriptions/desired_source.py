@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -24,6 +24,10 @@ from shared.subscriptions.planned import Desired, Stage, Trouble
 from shared.values.errors import OutOfTimeError, SwitchboardError, UnavailableError, UnexpectedError
 from shared.values.graph import GraphError
 from shared.values.times import Moment
+
+if TYPE_CHECKING:
+    from shared.graph.client import GraphClient
+    from shared.subscriptions.unwanted import Confirmations
 
 SETTLED_AFTER: Final = timedelta(hours=1)
 
@@ -153,12 +157,6 @@ class Wanted:
     troubles: tuple[Trouble, ...] = ()
 
 
-class Groups(Protocol):
-    """Where members of groups are read; see `shared.graph.client.GraphClient`."""
-
-    async def group_members(self, tenant_id: str, group_id: str) -> tuple[str, ...]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class WantedReader:
     """Finds out what is desired in one tenant, the members of groups included.
@@ -167,7 +165,7 @@ class WantedReader:
     """
 
     tenant_id: str
-    groups: Groups
+    graph: "GraphClient"
     clock: Clock
     complains: bool
 
@@ -227,7 +225,7 @@ class WantedReader:
             async with slots:
                 try:
                     async with asyncio.timeout(max((end - self.clock.now()).total_seconds(), 0.0)):
-                        return await self.groups.group_members(group.tenant_id, group.group_id)
+                        return await self.graph.group_members(group.tenant_id, group.group_id)
                 except TimeoutError:
                     error = OutOfTimeError()
                 except (UnavailableError, GraphError) as refusal:
@@ -238,26 +236,12 @@ class WantedReader:
         return list(await asyncio.gather(*(read(group) for group in groups)))
 
 
-class DesiredSource(Protocol):
-    """Where the desired state comes from."""
-
-    async def load(self) -> DesiredState:
-        """Read it; raises DesiredStateError or UnavailableError."""
-        ...
-
-
-class ConfirmationSource(Protocol):
-    """Where an operator's confirmations lie; see `shared.subscriptions.unwanted.Confirmations`."""
-
-    async def load(self) -> Mapping[str, datetime]: ...
-
-
 @dataclass(slots=True)
 class RunSources:
     """What all tenants of a run share: what is desired, read once, and what went wrong for all of them."""
 
-    source: DesiredSource
-    confirmations: ConfirmationSource | None
+    source: DesiredStateSource
+    confirmations: "Confirmations | None"
     troubles: list[Trouble] = field(default_factory=list)
     _loading: asyncio.Task[DesiredState | None] | None = None
 

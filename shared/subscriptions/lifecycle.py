@@ -4,20 +4,19 @@ Source: "Reduce missing subscriptions and change notifications". Their clientSta
 """
 
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from shared.notifications.raw_messages import RawMessages, unexpected
 from shared.subscriptions.actions import Outcome
-from shared.subscriptions.renewal_state import Runner
+from shared.subscriptions.renewal_state import CallRecordCoverage, FinishedRuns, Runner
 from shared.subscriptions.run import Renewal
 from shared.subscriptions.run_report import RenewalReport
 from shared.values.errors import MalformedInputError, SwitchboardError
-from shared.values.graph import Subscription
 from shared.values.items import is_plain_id
 
 _log = logging.getLogger(__name__)
@@ -33,23 +32,11 @@ class Handled(StrEnum):
     UNKNOWN = "unknown"  # a kind that is not known: to be kept by the caller
 
 
-class CallRecordCoverage(Protocol):
-    """Who makes up for missed notifications of call records; see `shared.call_records.backfill.Backfill`."""
-
-    async def missed(self, subscription: Subscription) -> None: ...
-
-
-class Runs(Protocol):
-    """Who sees a run to its end; see `shared.subscriptions.renewal_state.FinishedRuns`."""
-
-    async def see(self, run: Awaitable[RenewalReport], by: Runner) -> RenewalReport: ...
-
-
 class Lifecycle:
     """Acts on lifecycle notifications. Acting twice on the same one does no harm."""
 
     def __init__(
-        self, renewal: Renewal, runs: Runs | None = None, call_records: CallRecordCoverage | None = None
+        self, renewal: Renewal, runs: FinishedRuns | None = None, call_records: CallRecordCoverage | None = None
     ) -> None:
         """Take what it needs; without `runs` and `call_records`, nothing is written down of runs and of gaps."""
         self._renewal = renewal
@@ -111,16 +98,12 @@ def _text(item: Mapping[str, Any], *names: str) -> str:
     raise MalformedInputError(f"a lifecycle notification without {names[0]}", reason="lifecycle-malformed")
 
 
-class LifecycleHandler(Protocol):
-    async def handle(self, item: dict[str, Any]) -> Handled: ...
-
-
 @dataclass(frozen=True, slots=True)
 class LifecycleMessages:
     """Hands the items of a raw message to the handler, one by one; one that fails does not hold up the others."""
 
     raw_messages: RawMessages
-    handler: LifecycleHandler
+    handler: Lifecycle
 
     async def handle(self, text: str, *, queue: str, attempts: int) -> None:
         """Handle one raw message.

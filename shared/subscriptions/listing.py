@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome, Result
@@ -19,6 +19,9 @@ from shared.values.errors import OutOfTimeError, SwitchboardError, UnavailableEr
 from shared.values.graph import GraphError, Subscription
 from shared.values.lifetimes import Lifetimes
 
+if TYPE_CHECKING:
+    from shared.graph.client import GraphClient
+
 _HIDDEN: Final = 1000  # read by id in a run: two windows of Graph's limit of 500 in 20 seconds
 _FACELESS: Final = 100  # each takes up to three requests
 _AT_ONCE: Final = 8
@@ -27,14 +30,6 @@ _PAUSE: Final = timedelta(minutes=30)  # what an administrator switches on comes
 _CONFIRMING: Final = frozenset({Outcome.CREATED, Outcome.RENEWED, Outcome.REPLACED, Outcome.ADOPTED})
 
 logger = logging.getLogger(__name__)
-
-
-class Lists(Protocol):
-    """Where subscriptions are listed and read; see `shared.graph.client.GraphClient`."""
-
-    def subscription_pages(self, tenant_id: str) -> AsyncIterator[Sequence[Subscription]]: ...
-
-    async def subscription(self, tenant_id: str, subscription_id: str) -> Subscription: ...
 
 
 @dataclass(slots=True)
@@ -184,7 +179,7 @@ class TenantRecord:
 class Listing:
     """Takes stock of a tenant."""
 
-    lists: Lists
+    graph: "GraphClient"
     scheduler: BatchScheduler
     clock: Clock
     deadline: datetime
@@ -235,7 +230,7 @@ class Listing:
         return picture
 
     async def _pages(self, tenant_id: str) -> AsyncIterator[Sequence[Subscription]]:
-        pages = self.lists.subscription_pages(tenant_id)
+        pages = self.graph.subscription_pages(tenant_id)
         while True:
             left = (self.deadline - self.clock.now()).total_seconds()
             if left <= 0:
@@ -278,7 +273,7 @@ class Listing:
                 if self.clock.now() >= self.deadline:
                     return
                 try:
-                    subscription = await self.lists.subscription(tenant_id, identity)
+                    subscription = await self.graph.subscription(tenant_id, identity)
                 except graph.NotFoundError:
                     picture.lost[identity] = None
                 except (UnavailableError, GraphError) as error:

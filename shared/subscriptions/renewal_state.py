@@ -14,7 +14,7 @@ import msgspec
 from shared.storage.ports import STATE_CONTAINER, Blobs
 from shared.subscriptions.run_report import RenewalReport
 from shared.subscriptions.unwanted import Unwanted
-from shared.telemetry import Life
+from shared.telemetry import Life, Telemetry
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 from shared.values.graph import Subscription
 from shared.values.resources import CATALOGUE
@@ -243,18 +243,12 @@ class Runner(StrEnum):
     OPERATOR = "operator"
 
 
-class RenewalTelemetry(Protocol):
-    """Where figures go; see `shared.telemetry.Telemetry`."""
-
-    def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life] | None) -> None: ...
-
-    def renewal_failed(self) -> None: ...
-
-
-class Coverage(Protocol):
-    """Who notices gaps in call records; see `shared.call_records.backfill.Backfill`."""
+class CallRecordCoverage(Protocol):
+    """What notices gaps in call records, and fills them later; see `shared.call_records.backfill.Backfill`."""
 
     async def observe(self, subscriptions: Iterable[Subscription]) -> None: ...
+
+    async def missed(self, subscription: Subscription) -> None: ...
 
 
 @dataclass(slots=True)
@@ -262,8 +256,8 @@ class FinishedRuns:
     """Sees a run to its end: its figures, its state, its log, and what of call records it may have missed."""
 
     states: RenewalStates
-    telemetry: RenewalTelemetry
-    coverage: Coverage
+    telemetry: Telemetry
+    coverage: CallRecordCoverage
     _ended: RenewalReport | None = field(default=None, init=False)
 
     async def see(self, run: Awaitable[RenewalReport], by: Runner) -> RenewalReport:

@@ -9,30 +9,33 @@ nothing, or the desired state cannot be read.
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome, Result, RunContext
-from shared.subscriptions.desired_source import ConfirmationSource, DesiredSource, RunSources
+from shared.subscriptions.desired_source import DesiredStateSource, RunSources
 from shared.subscriptions.plan import plan
 from shared.subscriptions.planned import Stage, Trouble
 from shared.subscriptions.run_report import Forecast, Removal, RenewalReport, RunEnd, removal, summary
 from shared.subscriptions.scheduler import BatchScheduler, no_guard
-from shared.subscriptions.state import Changes, Memory, recalled
-from shared.subscriptions.tenant_run import Graph as TenantGraph
+from shared.subscriptions.state import Changes, KnownSubscriptions, Memory, recalled
 from shared.subscriptions.tenant_run import Order, TenantRun
-from shared.subscriptions.turn import Known
 from shared.values import graph
-from shared.values.endpoint import EncryptionCertificate, Endpoint
+from shared.values.endpoint import Endpoint
 from shared.values.errors import MalformedInputError, SettingsError, UnavailableError
-from shared.values.graph import Call, Reply, Subscription
+from shared.values.graph import Subscription
 from shared.values.items import is_plain_id
 from shared.values.lifetimes import Lifetimes
+
+if TYPE_CHECKING:
+    from shared.graph.client import GraphClient
+    from shared.key_vault import KeyVaultCertificates
+    from shared.subscriptions.unwanted import Confirmations
 
 TIME_BUDGET: Final = timedelta(minutes=8)  # of the twelve that host.json gives a function
 _ONE_BUDGET: Final = timedelta(seconds=60)  # for a single subscription
@@ -41,36 +44,22 @@ _CERTIFICATE_SECONDS: Final = 10.0
 logger = logging.getLogger(__name__)
 
 
-class Graph(TenantGraph, Protocol):
-    """What renewal asks of Microsoft Graph; see `shared.graph.client.GraphClient`."""
-
-    async def send(self, calls: Sequence[Call]) -> list[Reply]: ...
-
-
-class Certificates(Protocol):
-    """Where the current encryption certificate comes from."""
-
-    async def current(self) -> EncryptionCertificate:
-        """The newest version; raises UnavailableError."""
-        ...
-
-
 class Renewal:
     """Runs of one process; only one at a time, for they would do each other's work."""
 
     def __init__(
         self,
         *,
-        graph: Graph,
-        certificates: Certificates,
-        desired: DesiredSource,
-        known: Known,
+        graph: "GraphClient",
+        certificates: "KeyVaultCertificates",
+        desired: DesiredStateSource,
+        known: KnownSubscriptions,
         endpoint: Endpoint,
         tenant_ids: Iterable[str],
         clock: Clock,
         budget: timedelta = TIME_BUDGET,
         concerns: Mapping[str, str] = MappingProxyType({}),
-        confirmations: ConfirmationSource | None = None,
+        confirmations: "Confirmations | None" = None,
         unsubscribes: bool = True,
     ) -> None:
         """Take what it needs.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import uniform
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from shared.clock import Clock
 from shared.graph.throttling import backoff
@@ -19,6 +19,9 @@ from shared.values import graph
 from shared.values.errors import NoTurnError, OutOfTimeError, UnavailableError
 from shared.values.graph import Call, GraphError, OutcomeUnknownError, Reply, Subscription
 from shared.values.resource_row import ApiVersion, ResourceKind
+
+if TYPE_CHECKING:
+    from shared.graph.client import GraphClient
 
 GRACE: Final = timedelta(seconds=60)  # after the deadline, for what has been begun
 _IN_FLIGHT: Final = 4  # batches at a time and tenant: Graph takes about a second for one, and allows more than one
@@ -33,12 +36,6 @@ _ENOUGH: Final = 3  # different things refused in the same way, for all others o
 
 type _Channel = tuple[str, ApiVersion, bool]
 type _Line = tuple[_Channel, bool]
-
-
-class Sender(Protocol):
-    """What sends a batch; see `shared.graph.client.GraphClient.send`."""
-
-    async def send(self, calls: Sequence[Call]) -> list[Reply]: ...
 
 
 async def no_guard(_: str) -> None:
@@ -84,7 +81,7 @@ class BatchScheduler:
     something, `guard` is asked with the tenant; it raises UnavailableError if that may not be done now.
     """
 
-    sender: Sender
+    sender: "GraphClient"
     clock: Clock
     context: RunContext
     deadline: datetime

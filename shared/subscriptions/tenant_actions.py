@@ -4,11 +4,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shared.subscriptions.actions import Outcome, Result, RunContext, as_sent, is_of_its_own
 from shared.subscriptions.desired_source import Wanted
-from shared.subscriptions.listing import Lists, Picture, TenantRecord
+from shared.subscriptions.listing import Picture, TenantRecord
 from shared.subscriptions.plan import plan, renewals
 from shared.subscriptions.planned import Action, Course, Desired, Reason, Stage, Verb
 from shared.subscriptions.scheduler import GRACE, BatchScheduler
@@ -20,6 +20,9 @@ from shared.values.errors import UnavailableError
 from shared.values.graph import GraphError, Subscription
 from shared.values.lifetimes import half_life, last_resort
 from shared.values.resource_paths import Names
+
+if TYPE_CHECKING:
+    from shared.graph.client import GraphClient
 
 _ROUNDS: Final = 3  # lists per run: one to plan by, the others for creations of unknown outcome
 
@@ -274,7 +277,7 @@ class Settlement:
     `take_stock` takes a picture of what there is, going by a memory; ids that are `gone` count as absent.
     """
 
-    lists: Lists
+    graph: "GraphClient"
     take_stock: Callable[[Memory], Awaitable[Picture]]
     record: TenantRecord
     planner: TenantPlanner
@@ -373,7 +376,7 @@ class Settlement:
                 if self.record.now() >= self.execution.scheduler.deadline:
                     return
                 try:
-                    subscription = await self.lists.subscription(self.record.tenant_id, holder)
+                    subscription = await self.graph.subscription(self.record.tenant_id, holder)
                 except (UnavailableError, GraphError):
                     continue  # the conflict is what is reported
                 self.record.there[subscription.id] = believed(subscription, memory.known.get(subscription.id))

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,12 +22,12 @@ from shared.clock import Clock
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState
 from shared.subscriptions.desired_source import Wanted, WantedReader
-from shared.subscriptions.listing import Listing, Lists, Picture, TenantRecord
+from shared.subscriptions.listing import Listing, Picture, TenantRecord
 from shared.subscriptions.planned import Action, Course, Reason, Stage, Trouble, Verb
 from shared.subscriptions.scheduler import BatchScheduler
-from shared.subscriptions.state import Memory, believed, recalled
+from shared.subscriptions.state import KnownSubscriptions, Memory, believed, recalled
 from shared.subscriptions.tenant_actions import PlanExecution, Renewals, Settlement, TenantPlanner
-from shared.subscriptions.turn import Known, TenantTurn
+from shared.subscriptions.turn import TenantTurn
 from shared.subscriptions.unwanted import due_for_removal, review_unwanted
 from shared.values import graph, resources
 from shared.values.endpoint import ClientStateVersion
@@ -35,13 +35,10 @@ from shared.values.errors import SettingsError, SwitchboardError, UnavailableErr
 from shared.values.graph import GraphError, Subscription
 from shared.values.resource_paths import Names
 
+if TYPE_CHECKING:
+    from shared.graph.client import GraphClient
+
 logger = logging.getLogger(__name__)
-
-
-class Graph(Lists, Protocol):
-    """What a tenant's part asks of Graph; see `shared.graph.client.GraphClient`."""
-
-    async def group_members(self, tenant_id: str, group_id: str) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +62,8 @@ class TenantRun:
         self,
         tenant_id: str,
         *,
-        graph: Graph,
-        known: Known,
+        graph: "GraphClient",
+        known: KnownSubscriptions,
         clock: Clock,
         scheduler: BatchScheduler,
         order: Order,

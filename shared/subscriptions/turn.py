@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from shared.clock import Clock
 from shared.subscriptions.listing import TenantRecord
 from shared.subscriptions.planned import Stage
-from shared.subscriptions.state import Changes, Memory, Recollection
+from shared.subscriptions.state import KnownSubscriptions, Memory, Recollection, TurnLease
 from shared.values.errors import NoTurnError, SettingsError, UnavailableError
 
 _STORAGE_SECONDS: Final = 10.0  # before the list; renewal of what is remembered does not wait for it
@@ -20,22 +20,6 @@ _SAVE_SECONDS: Final = 30.0
 _TURN_WAIT: Final = timedelta(seconds=90)  # an owner that has died keeps its turn for a minute
 _TURN_POLL: Final = 5.0
 _TURN_KEPT_EVERY: Final = 20.0
-
-
-class Turn(Protocol):
-    """The right to make and delete in a tenant; see `shared.subscriptions.state.TurnLease`."""
-
-    async def take(self) -> None: ...
-    async def keep(self) -> None: ...
-    async def release(self) -> None: ...
-
-
-class Known(Protocol):
-    """Where what is remembered is kept; see `shared.subscriptions.state.KnownSubscriptions`."""
-
-    async def load(self, tenant_id: str) -> Recollection: ...
-    async def save(self, tenant_id: str, changes: Changes, now: datetime) -> Memory: ...
-    def turn(self, tenant_id: str) -> Turn: ...
 
 
 @dataclass(slots=True)
@@ -46,7 +30,7 @@ class TenantTurn:
     settings that nothing is made with. While the turn `is_mine`, this run alone makes and deletes.
     """
 
-    known: Known
+    known: KnownSubscriptions
     record: TenantRecord
     clock: Clock
     deadline: datetime
@@ -54,7 +38,7 @@ class TenantTurn:
     remembered: Memory | None
     is_mine: bool = False
     saved: bool = False
-    _turn: Turn = field(init=False)
+    _turn: TurnLease = field(init=False)
     _taken: bool = False
     _refusal: NoTurnError | SettingsError | None = None
 
