@@ -301,10 +301,13 @@ class StatusReader:
         received, refused = sum(totals[Happening.RECEIVED].values()), totals[Happening.REFUSED]
         delayed = _DELAYED & totals[Happening.EXPRESS].keys()
         age = MINUTES if runs is None else (now - runs.since) // timedelta(minutes=1)
+        written = activity[Happening.WRITTEN]
+        busy = (place for counts in written.values() for place, count in enumerate(counts) if count)
+        first = min(busy, default=MINUTES)
         return Events(
             level=worst((check_reception(received, refused).level, Level.ATTENTION if delayed else Level.WELL)),
-            minutes=min(max(age, 1), MINUTES),
-            by_minute=activity[Happening.WRITTEN],
+            minutes=min(max(age, MINUTES - first, 1), MINUTES),
+            by_minute=written,
             received=received,
             refused=refused,
             emergencies=totals[Happening.EXPRESS],

@@ -86,12 +86,13 @@ def _section(section: Subscriptions | Renewal | Queues | Quarantine | Events | P
 
 
 def _checks(health: Checks) -> str:
-    return "".join(
-        f"<p>{escape(name)}: ok</p>"
-        if check.level is Level.WELL
-        else f'<p class="problem {check.level}">{escape(f"{name}: {check.finding}")}{_remedy(check)}</p>'
+    well = ", ".join(name for name, check in health.checks.items() if check.level is Level.WELL)
+    problems = "".join(
+        f'<p class="problem {check.level}">{escape(f"{name}: {check.finding}")}{_remedy(check)}</p>'
         for name, check in health.checks.items()
+        if check.level is not Level.WELL
     )
+    return problems + (f"<p>well: {escape(well)}</p>" if well else "")
 
 
 def _remedy(check: Check) -> str:

@@ -17,6 +17,9 @@ The quantifiers are possessive, so that a path that does not fit is given up on 
 """
 
 _GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+# What may stand in a command that somebody copies into a shell.
+_PRINCIPAL_NAME: Final = re.compile(r"[\w.'+-]+@[\w.-]+")
+_GROUP_NAME: Final = re.compile(r"\w[\w .&'-]*")
 _MEETING: Final = re.compile(r"[0-9A-Za-z+_=*-]{1,300}")
 _POLICY_LENGTH: Final = 200
 _URL_LENGTH: Final = 2048
@@ -78,12 +81,14 @@ def _is_meeting(value: str) -> bool:
 
 
 def _user_hint(value: str) -> str:
-    if "@" not in value:
+    if _PRINCIPAL_NAME.fullmatch(value) is None:
         return ""
-    return f"; it looks like a user principal name: az ad user show --id {value} --query id --output tsv gives the id"
+    return f'; it looks like a user principal name: az ad user show --id "{value}" --query id --output tsv gives the id'
 
 
 def _group_hint(value: str) -> str:
+    if _GROUP_NAME.fullmatch(value) is None:
+        return ""
     return f'; az ad group show --group "{value}" --query id --output tsv gives the id of a group by its name'
 
 

@@ -33,6 +33,8 @@ from shared.operations.status import (
     Status,
     SubscriptionRow,
     Subscriptions,
+    Unwanted,
+    UnwantedRow,
 )
 from shared.operations.status_page import page
 from shared.values.consumers import Consumer, Consumers
@@ -217,6 +219,11 @@ def busy() -> Status:
             kept=[
                 KeptRow(id=ids[0], kind="emergencyCallEvents", reason="unchanged", replaced_from=ends, expires=ends),
             ],
+            unwanted=Unwanted(
+                count=12,
+                waiting=12,
+                listed=[UnwantedRow(id=ids[1], kind="emergencyCallEvents", since=ends, waits="last-of-its-kind")],
+            ),
         ),
         queues=Queues(
             level=Level.BAD,

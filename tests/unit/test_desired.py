@@ -59,7 +59,7 @@ def test_a_byte_order_mark_does_not_matter() -> None:
             '[[callEvents]]\nusers = [\n  "jane@contoso.com",\n]',
             (
                 "line 3: 'jane@contoso.com' in 'users' is not a user's object id (a GUID); it looks like a user "
-                "principal name: az ad user show --id jane@contoso.com --query id --output tsv gives the id"
+                'principal name: az ad user show --id "jane@contoso.com" --query id --output tsv gives the id'
             ),
         ),
         (
@@ -76,6 +76,10 @@ def test_a_byte_order_mark_does_not_matter() -> None:
         (
             f'[[presence]]\nusers = ["{ALICE}", "{ALICE}"]',
             f"line 2: '{ALICE}' in 'users' is a duplicate of line 2",
+        ),
+        (
+            "[[callEvents]]\ngroups = ['$(date)']",
+            "line 2: '$(date)' in 'groups' is not a group's object id (a GUID)",  # nothing to copy into a shell
         ),
         ("[[callEvents]]\nusers = [[7]]", "line 2: [7] in 'users' is not a user's object id (a GUID)"),
         (

@@ -487,6 +487,14 @@ class TestWhatComesIn:
         status = await self.counted(storage, ("T", Happening.WRITTEN, 6))
         assert f'<td class="number">{mean}</td>' in page(status)
 
+    async def test_a_minute_in_which_something_was_counted_was_there(self, storage: FakeStorage) -> None:
+        storage.runs = Runs(since=NOW)
+        for ago in (1, 4):
+            counting = Activity(storage, f"w{ago}", lambda ago=ago: NOW - timedelta(minutes=ago))
+            counting.add("T", Happening.WRITTEN, 6)
+            await counting.flush()
+        assert '<td class="number">3.0</td>' in page(await read(storage))
+
     @pytest.mark.parametrize("outcome", ExpressOutcome)
     async def test_emergencies_are_told_by_their_way(self, storage: FakeStorage, outcome: ExpressOutcome) -> None:
         status = await self.counted(storage, (outcome, Happening.EXPRESS, 2))
