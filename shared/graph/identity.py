@@ -66,11 +66,13 @@ class GraphCredentials:
 
     def _application(self, tenant_id: str, app_id: str) -> TokenCredential:
         with self._lock:
-            found = self._applications.get(tenant_id)
-            if found is None:
-                found = ClientAssertionCredential(tenant_id, app_id, self._assertion, authority=self._login_endpoint)
-                self._applications[tenant_id] = found
-        return found
+            application = self._applications.get(tenant_id)
+            if application is None:
+                application = ClientAssertionCredential(
+                    tenant_id, app_id, self._assertion, authority=self._login_endpoint
+                )
+                self._applications[tenant_id] = application
+        return application
 
     def _assertion(self) -> str:
         return self._identity.get_token(self._exchange_scope).token

@@ -94,13 +94,13 @@ class SignIns:
         if self._app_id is None:
             raise SignInRequiredError
         with self._lock:
-            found = self._users.get(tenant_id)
-            if found is None:
+            user = self._users.get(tenant_id)
+            if user is None:
                 secret = _SECRET.format(tenant_id=tenant_id)
                 authority = f"{self._login_endpoint}/{tenant_id}"
-                found = SignedInUser(self._secrets, secret, authority, self._app_id, self._scopes)
-                self._users[tenant_id] = found
-        return found
+                user = SignedInUser(self._secrets, secret, authority, self._app_id, self._scopes)
+                self._users[tenant_id] = user
+        return user
 
 
 class SignedInUser:

@@ -39,8 +39,8 @@ class RateLimiter:
     @asynccontextmanager
     async def enter(self, tenant_id: str, count: int) -> AsyncIterator["Entry"]:
         """Wait until `count` more are allowed; they are under way within the context, unless they are withdrawn."""
-        async with self._tenants[tenant_id].enter(count) as one, self._all.enter(count) as other:
-            yield Entry(one, other)
+        async with self._tenants[tenant_id].enter(count) as in_tenant, self._all.enter(count) as in_all:
+            yield Entry(in_tenant, in_all)
 
 
 class Entry:

@@ -213,10 +213,12 @@ class Listing:
         hidden = set(picture.there)
         try:
             async for page in self._pages(tenant_id):
-                shown = [believed(one, memory.known.get(one.id)) for one in page if one.id not in leave_out]
-                picture.there.update((one.id, one) for one in shown)
-                picture.confirmed.update(one.id for one in shown)
-                see(shown)
+                shown = {
+                    told.id: believed(told, memory.known.get(told.id)) for told in page if told.id not in leave_out
+                }
+                picture.there |= shown
+                picture.confirmed |= shown.keys()
+                see(shown.values())
         except graph.SignedInListError as error:
             logger.warning("the signed-in user's subscriptions cannot be listed: reason=%s", error.reason)
             picture.without_signed_in = error

@@ -118,9 +118,9 @@ class Renewal:
         context = await self._context(run)
         async with self._scheduler(context, self._budget) as scheduler:
             tenants = [self._tenant(run, scheduler, tenant_id, Order(prune=prune)) for tenant_id in self._tenant_ids]
-            found = await asyncio.gather(*(tenant.forecast() for tenant in tenants))
+            planned = await asyncio.gather(*(tenant.forecast() for tenant in tenants))
         troubles = (*run.troubles, *(trouble for tenant in tenants for trouble in tenant.record.troubles))
-        actions = sorted(itertools.chain.from_iterable(found), key=lambda action: action.deadline)
+        actions = sorted(itertools.chain.from_iterable(planned), key=lambda action: action.deadline)
         return Forecast(tuple(actions), summary(troubles))
 
     async def prune(self, ids: Collection[str]) -> "Removal":
@@ -147,21 +147,23 @@ class Renewal:
         async with self._lock:
             run = self._new_run()
             async with self._tenants(run, Order()) as tenants:
-                found = await asyncio.gather(*(tenant.find(ids) for tenant in tenants))
-                self._check_ours(ids, itertools.chain.from_iterable(found), tenants)
-                theirs = [(tenant, of_it) for tenant, of_it in zip(tenants, found, strict=True) if of_it]
-                await asyncio.gather(*(tenant.delete(of_it) for tenant, of_it in theirs))
-            return removal(tenant.record for tenant, _ in theirs)
+                by_tenant = await asyncio.gather(*(tenant.find(ids) for tenant in tenants))
+                self._check_ours(ids, itertools.chain.from_iterable(by_tenant), tenants)
+                concerned = [pair for pair in zip(tenants, by_tenant, strict=True) if pair[1]]
+                await asyncio.gather(*(tenant.delete(subscriptions) for tenant, subscriptions in concerned))
+            return removal(tenant.record for tenant, _ in concerned)
 
-    def _check_ours(self, ids: Iterable[str], found: Iterable[Subscription], tenants: Iterable[TenantRun]) -> None:
-        by_id = {one.id: one for one in found}
+    def _check_ours(
+        self, ids: Iterable[str], subscriptions: Iterable[Subscription], tenants: Iterable[TenantRun]
+    ) -> None:
+        by_id = {subscription.id: subscription for subscription in subscriptions}
         for identity in ids:
-            one = by_id.get(identity)
-            if one is None:
+            subscription = by_id.get(identity)
+            if subscription is None:
                 troubles = (trouble for tenant in tenants for trouble in tenant.record.troubles)
                 why = next((trouble.error for trouble in troubles if trouble.identity == identity), None)
                 raise why or graph.NotFoundError(f"there is no subscription {identity}")
-            if not self._endpoint.owns(one.notification_url):
+            if not self._endpoint.owns(subscription.notification_url):
                 message = f"{identity} delivers elsewhere: it is not ours to delete"
                 raise MalformedInputError(message, reason="not-ours")
 
@@ -187,10 +189,11 @@ class Renewal:
         return await asyncio.shield(pending.run)  # one caller's time-out must not fail the others
 
     async def reauthorize(self, tenant_id: str, subscription_id: str) -> Outcome:
-        """Prolong one subscription now, which also reauthorizes it ("Lifecycle notifications").
+        """Prolong one subscription now, which also reauthorizes it.
 
-        Only PATCH is used: together with `/reauthorize` within ten minutes it would be refused. One that is remembered
-        is renewed without being read first.
+        Only PATCH is used: together with `/reauthorize` within ten minutes it would be refused ("Reduce missing
+        subscriptions and change notifications", https://learn.microsoft.com/graph/change-notifications-lifecycle-events).
+        A subscription that is remembered is renewed without being read first.
 
         Returns:
             RENEWED; UNCHANGED where it is not ours; GONE where Graph does not have it.
@@ -202,12 +205,12 @@ class Renewal:
         """
         self._check_served(tenant_id)
         try:
-            found = await self._recall(tenant_id, subscription_id)
+            subscription = await self._recall(tenant_id, subscription_id)
         except graph.NotFoundError:
             return Outcome.GONE
         actions = plan(
             (),
-            (found,),
+            (subscription,),
             self._clock.now(),
             endpoint=self._endpoint,
             certificate_id=None,
@@ -231,8 +234,8 @@ class Renewal:
             except UnavailableError as error:
                 logger.warning("what is known of tenant %s cannot be read: reason=%s", tenant_id, error.reason)
         known = None if memory is None else memory.known.get(subscription_id)
-        one = None if known is None else recalled(subscription_id, tenant_id, known)
-        return one if one is not None else await self._graph.subscription(tenant_id, subscription_id)
+        recollection = None if known is None else recalled(subscription_id, tenant_id, known)
+        return recollection or await self._graph.subscription(tenant_id, subscription_id)
 
     async def _remember(self, tenant_id: str, results: Iterable[Result]) -> None:
         changes = Changes()

@@ -123,19 +123,12 @@ class BatchScheduler:
 
     async def look(self, subscriptions: Iterable[Subscription]) -> list[Result]:
         """Read subscriptions, each once; what cannot be read now has FAILED."""
-        found = []
+        results = []
         for subscription in subscriptions:
-            action = Action(
-                Verb.LEAVE,
-                Reason.FRESH,
-                subscription.tenant_id,
-                subscription.kind,
-                subscription.expires,
-                None,
-                subscription,
-            )
-            found.append(self._begin(action, look(action, subscription), patient=False))
-        return list(await asyncio.gather(*found))
+            tenant_id, kind, expires = subscription.tenant_id, subscription.kind, subscription.expires
+            action = Action(Verb.LEAVE, Reason.FRESH, tenant_id, kind, expires, subscription=subscription)
+            results.append(self._begin(action, look(action, subscription), patient=False))
+        return list(await asyncio.gather(*results))
 
     def _begin(self, action: Action, steps: Steps, *, patient: bool = True) -> asyncio.Future[Result]:
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()

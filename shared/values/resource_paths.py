@@ -35,8 +35,8 @@ class Names:
         """The desired path, or None where there is none or more than one."""
         if subscription.resource in self._exact:
             return subscription.resource
-        found = () if subscription.sent else self._normal.get(normal_form(subscription.resource), ())
-        return found[0] if len(found) == 1 else None
+        alike = () if subscription.sent else self._normal.get(normal_form(subscription.resource), ())
+        return alike[0] if len(alike) == 1 else None
 
 
 @lru_cache(maxsize=_RESOURCES)
@@ -54,11 +54,11 @@ def normal_form(resource: str) -> str:
         text = decoded
     parts = text.split("'")
     parts = [
-        _GUID.sub(lambda found: found[0].lower(), part)
+        _GUID.sub(lambda guid: guid[0].lower(), part)
         if place % 2
         else _BLANKS_AROUND.sub(r"\1", _BLANKS.sub(" ", part.replace("+", " ").casefold()))
         for place, part in enumerate(parts)
     ]
-    text = _KEY_SEGMENT.sub(lambda found: f"{found[1]}/{found[2].casefold()}", "'".join(parts))
+    text = _KEY_SEGMENT.sub(lambda key: f"{key[1]}/{key[2].casefold()}", "'".join(parts))
     path, mark, query = text.partition("?")
     return _SLASHES.sub("/", path).strip("/ ") + mark + query.strip()
