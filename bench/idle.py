@@ -27,8 +27,9 @@ _DAY: Final = 86_400
 _MONTH_DAYS: Final = 30
 _OPERATION: Final = 0.004 / 10_000  # USD, Queue Storage (GPv2, LRS), list price
 _SETTLE_SECONDS: Final = 15.0  # a host that has just started polls more often
-_NOTED: Final = 288  # a function's runs are noted every five minutes at the most
-RUNS: Final = {"renew_subscriptions": 288, "drain_poison": 1440, "sweep_claim_checks": 1}
+_FIFTH_MINUTES: Final = 288  # a day, in which runs are noted and queues measured
+_FREE_SECONDS: Final = 30  # what the runs take, before the minute is over and a timer comes by itself
+RUNS: Final = {"drain_poison": 1440, "renew_subscriptions": 288, "sweep_claim_checks": 1}
 """The timers of `function_app`, and how often a day they run."""
 
 _HOP_BY_HOP: Final = frozenset({"connection", "content-length", "host", "keep-alive", "transfer-encoding"})
@@ -36,6 +37,8 @@ _HOP_BY_HOP: Final = frozenset({"connection", "content-length", "host", "keep-al
 
 def idle(*, quick: bool) -> Iterator[Finding]:
     """Operations a day by function, and the CPU of the host and its worker."""
+    if (second := time.time() % 60) > 60 - _FREE_SECONDS:
+        time.sleep(60 - second)
     with _app() as (host, counted):
         runs = {name: (_run(host, counted, name), _run(host, counted, name)) for name in RUNS}
         time.sleep(_SETTLE_SECONDS)
@@ -50,8 +53,8 @@ def idle(*, quick: bool) -> Iterator[Finding]:
         total += (daily := count / seconds * _DAY)
         yield Finding(f"idle, a day: {name}", _operations(daily))
     for name, (first, again) in runs.items():
-        total += (daily := RUNS[name] * again + min(RUNS[name], _NOTED) * max(first - again, 0))
-        yield Finding(f"idle, a day: {name}", f"{_operations(daily)} ({again} a run)")
+        total += (daily := RUNS[name] * again + min(RUNS[name], _FIFTH_MINUTES) * max(first - again, 0))
+        yield Finding(f"idle, a day: {name}", f"{_operations(daily)} ({again} a run, {first} each fifth minute)")
     month = total * _MONTH_DAYS
     yield Finding("idle, a month: all operations", f"{month:,.0f}, {month * _OPERATION:.2f} USD")
     yield Finding("idle, a day: CPU of the local host and a worker", f"{used / seconds * _DAY:,.0f} s")

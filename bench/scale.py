@@ -26,6 +26,7 @@ _START_SECONDS: Final = 10  # until an instance that was asked for works
 _USERS: Final = 50_000
 _MORNING_SECONDS: Final = 600
 _PER_CALL: Final = 3  # it starts, and two people join
+_MORNINGS: Final = (1, 40)  # to a POST: no two together, and as many as Graph sends under load
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,9 @@ def table(costs: Sequence[Cost]) -> Iterator[str]:
             if cost.items == load.items:
                 yield _row(load, cost)
     for cost in costs:
-        if cost.items == 40:
-            yield _row(Load(morning(cost).rate, 40), cost, f"{_USERS:,} users' calls within ten minutes, at the height")
+        if cost.items in _MORNINGS:
+            name = f"{_USERS:,} users' calls within ten minutes, at the height; {cost.items}"
+            yield _row(Load(morning(cost).rate, cost.items), cost, name)
 
 
 def _row(load: Load, cost: Cost, name: str = "") -> str:
@@ -105,17 +107,16 @@ def morning(cost: Cost) -> Morning:
     weights = [math.exp(-(((second - middle) / width) ** 2) / 2) for second in range(_MORNING_SECONDS)]
     arrivals = [total * weight / sum(weights) * _raw(cost) for weight in weights]
     each = _BUSY / (_cpu(cost) / _raw(cost))  # raw messages a second and instance
-    waiting, instances, coming = 0.0, 0, [0] * (_START_SECONDS + 1)
+    waiting, instances, coming = 0.0, 0, [0] * _START_SECONDS
     deepest = longest = 0.0
     most = second = 0
     while second < _MORNING_SECONDS or waiting > 1:
-        waiting += arrivals[second] if second < _MORNING_SECONDS else 0
-        if second % _DECIDES_SECONDS == 0:
-            missing = math.ceil(waiting / _BATCH) - instances - sum(coming)
-            coming[-1] += max(missing, 1 if not instances and not sum(coming) else 0)
         instances += coming.pop(0)
         coming.append(0)
+        waiting += arrivals[second] if second < _MORNING_SECONDS else 0
         waiting = max(0.0, waiting - instances * each)
+        if second % _DECIDES_SECONDS == 0:
+            coming[-1] += max(0, math.ceil(waiting / _BATCH) - instances - sum(coming))
         deepest, most = max(deepest, waiting), max(most, instances)
         longest = max(longest, waiting / (instances * each) if instances else _START_SECONDS)
         second += 1
@@ -126,10 +127,10 @@ def morning(cost: Cost) -> Morning:
 def told(costs: Sequence[Cost]) -> Iterator[str]:
     """The morning in words."""
     for cost in costs:
-        if cost.items == 40:
+        if cost.items in _MORNINGS:
             found = morning(cost)
             yield (
-                f"- `{cost.form}`: {found.rate:,.0f} notifications a second at the height; at most {found.deepest:,}"
-                f" raw messages wait, the longest {found.longest:.0f} s; {found.instances} instances; nothing is left"
-                f" {found.drained} s after the last call."
+                f"- {cost.items} to a POST, `{cost.form}`: {found.rate:,.0f} notifications a second at the height, at most"
+                f" {found.deepest:,} raw messages that wait, {found.longest:.0f} s for the longest, instances in all:"
+                f" {found.instances}; nothing is left {found.drained} s after the last call."
             )
