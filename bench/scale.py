@@ -130,7 +130,7 @@ def told(costs: Sequence[Cost]) -> Iterator[str]:
         if cost.items in _MORNINGS:
             found = morning(cost)
             yield (
-                f"- {cost.items} to a POST, `{cost.form}`: {found.rate:,.0f} notifications a second at the height, at most"
-                f" {found.deepest:,} raw messages that wait, {found.longest:.0f} s for the longest, instances in all:"
-                f" {found.instances}; nothing is left {found.drained} s after the last call."
+                f"- {cost.items} to a POST, `{cost.form}`: {found.rate:,.0f} notifications a second at the height, at"
+                f" most {found.deepest:,} raw messages that wait, {found.longest:.0f} s for the longest, instances in"
+                f" all: {found.instances}; nothing is left {found.drained} s after the last call."
             )
