@@ -287,16 +287,12 @@ class Settlement:
     async def settle(self, memory: Memory, wanted: Wanted) -> None:
         """Find out by fresh lists what became of creations that Graph answered with a conflict or not at all.
 
-        They are planned together with everything that is desired: the plan takes whatever is not among it for unwanted,
-        and may replace that.
+        They are planned with everything that is desired, since the plan may replace what is not desired.
         """
         for _ in range(_ROUNDS - 1):
             unsettled = self._unsettled()
-            if (
-                not unsettled
-                or not self.execution.turn.is_mine
-                or self.record.now() >= self.execution.scheduler.deadline + GRACE
-            ):
+            is_late = self.record.now() >= self.execution.scheduler.deadline + GRACE
+            if not unsettled or is_late or not self.execution.turn.is_mine:
                 break
             before = set(self.record.there)
             picture = await self.take_stock(self.record.changes.applied(memory, self.record.now()))

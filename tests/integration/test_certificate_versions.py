@@ -20,7 +20,17 @@ class Clock:
 @pytest.fixture
 async def certificates(app: App) -> AsyncIterator[tuple[KeyVaultCertificates, Clock]]:
     clock = Clock()
-    found = KeyVaultCertificates(app.sim.vault_url, app.sim.vault.certificate_name, monotonic=clock, most_remembered=50)
+    found = KeyVaultCertificates(app.sim.vault_url, app.sim.vault.certificate_name, monotonic=clock)
+    yield found, clock
+    await found.close()
+
+
+@pytest.fixture
+async def forgetful(app: App) -> AsyncIterator[tuple[KeyVaultCertificates, Clock]]:
+    """The same, with room for 50 versions."""
+    clock = Clock()
+    vault = app.sim.vault
+    found = KeyVaultCertificates(app.sim.vault_url, vault.certificate_name, monotonic=clock, most_remembered=50)
     yield found, clock
     await found.close()
 
@@ -89,8 +99,8 @@ async def test_a_vault_that_works_again_gives_the_key_at_once_however_often_it_h
     assert await outcome(found, good) == "a key"
 
 
-async def test_made_up_versions_push_no_key_out(app: App, certificates: tuple[KeyVaultCertificates, Clock]) -> None:
-    found, clock = certificates
+async def test_made_up_versions_push_no_key_out(app: App, forgetful: tuple[KeyVaultCertificates, Clock]) -> None:
+    found, clock = forgetful
     good = app.sim.vault.certificate().version
     assert await outcome(found, good) == "a key"
     for number in range(60):
@@ -102,9 +112,9 @@ async def test_made_up_versions_push_no_key_out(app: App, certificates: tuple[Ke
 
 
 async def test_only_the_newest_versions_that_do_not_exist_are_remembered(
-    app: App, certificates: tuple[KeyVaultCertificates, Clock]
+    app: App, forgetful: tuple[KeyVaultCertificates, Clock]
 ) -> None:
-    found, _ = certificates
+    found, _ = forgetful
     for number in (*range(55), 54, 0):
         await outcome(found, f"{number:032x}")
     assert reads(app) == 56
