@@ -47,6 +47,11 @@ class Blob(NamedTuple):
     modified: datetime
 
 
+class Lease(NamedTuple):
+    id: str
+    until: datetime
+
+
 def _no_fault(_what: str, _operation: str, apply: Callable[[], Any]) -> Any:
     return apply()
 
@@ -61,6 +66,7 @@ class StorageModel:
     refused: set[str] = field(default_factory=set)  # queues and containers that take nothing
     fault: Callable[[str, str, Callable[[], Any]], Any] = _no_fault
     log: list[tuple[str, str]] = field(default_factory=list)  # operations: what they were, and on what
+    leases: dict[tuple[str, str], Lease] = field(default_factory=dict)  # by container and name of the blob
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -225,6 +231,33 @@ class BlobsModel:
             return True
 
         return self.storage.operate(container, "delete blob", apply)
+
+    async def acquire_lease(self, container: str, name: str, lease_id: str, seconds: int) -> bool:
+        assert 15 <= seconds <= 60, 'what "Lease Blob" allows'
+
+        def apply() -> bool:
+            held = self.storage.leases.get((container, name))
+            if held is not None and held.id != lease_id and held.until > self.storage.now:
+                return False
+            self.storage.leases[container, name] = Lease(lease_id, self.storage.now + timedelta(seconds=seconds))
+            return True
+
+        return self.storage.operate(container, "acquire lease", apply)
+
+    async def renew_lease(self, container: str, name: str, lease_id: str) -> bool:
+        def apply() -> bool:
+            held = self.storage.leases.get((container, name))
+            return held is not None and held.id == lease_id
+
+        return self.storage.operate(container, "renew lease", apply)
+
+    async def release_lease(self, container: str, name: str, lease_id: str) -> None:
+        def apply() -> None:
+            held = self.storage.leases.get((container, name))
+            if held is not None and held.id == lease_id:
+                del self.storage.leases[container, name]
+
+        self.storage.operate(container, "release lease", apply)
 
     def _write(self, container: str, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
         self.storage.containers[container][name] = Blob(data, metadata, self.storage.number(), self.storage.now)

@@ -1,20 +1,19 @@
 """The search of gaps, against a list of call records in memory."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
 
 import msgspec
 import pytest
 
-from dev.simulation.storage_model import Blob, StorageModel
+from dev.simulation.storage_model import StorageModel
 from shared.call_records.backfill import Backfill
 from shared.call_records.coverage import Coverage, Gap, ListedRecord, RecordPage, Step
 from shared.storage.ports import STATE_CONTAINER
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import PermissionDeniedError, RequestRejectedError, Subscription
+from tests.fakes import write_blob, write_blob_in_between
 from tests.unit.model_graph import OTHER_TENANT, START, TENANT, ModelGraph, VirtualClock, call_records, user
 
 HOUR = timedelta(hours=1)
@@ -64,11 +63,6 @@ class Scenario:
     def coverage(self, tenant_id: str = TENANT) -> Coverage:
         (coverage,) = (coverage for name, coverage in self.states.items() if f"/{tenant_id}/" in name)
         return coverage
-
-    def remember(self, name: str, data: bytes) -> None:
-        """Write a blob, as another worker might."""
-        blob = Blob(data, {}, self.storage.number(), self.storage.now)
-        self.storage.containers[STATE_CONTAINER][name] = blob
 
     def written(self) -> list[str]:
         """The ids of the records that were put on the raw queue."""
@@ -207,15 +201,8 @@ async def test_missed_while_nothing_was_known_yet(scenario: Scenario) -> None:
 async def test_two_that_write_at_once_lose_nothing(scenario: Scenario) -> None:
     found = await scenario.lose()
     (name,) = scenario.states
-    theirs = [msgspec.json.encode(scenario.coverage().noted(START - 9 * HOUR, START - 8 * HOUR))]
-
-    def write_first(_container: str, operation: str, apply: Callable[[], Any]) -> Any:
-        """Another worker writes between the first read and the write after it."""
-        if operation == "put blob" and theirs:
-            scenario.remember(name, theirs.pop())
-        return apply()
-
-    scenario.storage.fault = write_first
+    theirs = scenario.coverage().noted(START - 9 * HOUR, START - 8 * HOUR)
+    write_blob_in_between(scenario.storage, STATE_CONTAINER, name, msgspec.json.encode(theirs))
     await scenario.run(found, time=timedelta(seconds=4))
     first, second = scenario.coverage().gaps
     assert (first.done, first.link) == (1, "1")
@@ -244,7 +231,7 @@ async def test_what_is_damaged_begins_anew_and_holds_up_no_other(data: bytes, ca
     found = [scenario.graph.add(call_records(tenant_id)) for tenant_id in (TENANT, OTHER_TENANT)]
     await scenario.backfill.observe(found)
     (name,) = (name for name in scenario.states if TENANT in name)
-    scenario.remember(name, data)
+    write_blob(scenario.storage, STATE_CONTAINER, name, data)
     assert await scenario.backfill.run(found, scenario.clock.now() + LONG) == found
     await scenario.backfill.observe(found)
     assert scenario.coverage() == Coverage(found[0].id, scenario.clock.now())

@@ -4,18 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from dev.simulation.storage_model import StorageModel
 from shared.subscriptions.desired import DesiredStateError
 from shared.subscriptions.desired_source import DesiredStateSource
+from tests.fakes import write_blob
 
 TENANT = "aaaaaaaa-0000-4000-8000-000000000001"
-
-
-class Blobs:
-    def __init__(self, content: bytes | None = None) -> None:
-        self.content = content
-
-    async def get(self, container: str, name: str) -> bytes | None:
-        return self.content if (container, name) == ("config", "here/subscriptions.toml") else None
 
 
 class Unreachable:
@@ -27,7 +21,10 @@ class Unreachable:
 
 def source(location: str, root: Path, content: bytes | None = None) -> DesiredStateSource:
     where = location if location.startswith("blob:") else str(root / location)
-    return DesiredStateSource(where, Blobs(content), [TENANT])  # type: ignore[arg-type]
+    storage = StorageModel()
+    if content is not None:
+        write_blob(storage, "config", "here/subscriptions.toml", content)
+    return DesiredStateSource(where, storage.blobs, [TENANT])
 
 
 async def test_a_file_of_the_package(tmp_path: Path) -> None:

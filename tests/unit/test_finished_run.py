@@ -9,6 +9,8 @@ from datetime import timedelta
 import msgspec
 import pytest
 
+from dev.simulation.storage_model import StorageModel
+from shared.storage.ports import STATE_CONTAINER
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState
 from shared.subscriptions.lifecycle import Lifecycle
@@ -18,9 +20,9 @@ from shared.telemetry import Life
 from shared.values import graph
 from shared.values.errors import UnavailableError
 from shared.values.graph import Subscription
+from tests.fakes import write_blob
 from tests.unit import model_graph as model
 from tests.unit.model_graph import ENDPOINT, OTHER_TENANT, TENANT, call_events, call_records
-from tests.unit.state_blobs import StateBlobs
 from tests.unit.test_renew import HOUR, Scenario
 
 
@@ -47,9 +49,9 @@ class Ends:
 class Ending:
     def __init__(self) -> None:
         self.scenario = Scenario(call_records(), call_events(1), call_events(2, OTHER_TENANT))
-        self.blobs = StateBlobs()
+        self.storage = StorageModel()
         self.ends = Ends()
-        self.states = RenewalStates(self.blobs, self.scenario.clock.now)
+        self.states = RenewalStates(self.storage.blobs, self.scenario.clock.now)
         self.runs = FinishedRuns(self.states, self.ends, self.ends)
 
     async def run(self, by: Runner = Runner.TIMER) -> RenewalReport:
@@ -195,7 +197,7 @@ async def test_a_lifecycle_notifications_run_tells_nothing_of_all_renewal() -> N
 
 async def test_what_the_version_before_noted_is_understood() -> None:
     ending = Ending()
-    await ending.blobs.put("state", "renewal-begun.json", b'{"at":"2026-01-01T00:00:00Z","by":"timer"}')
+    write_blob(ending.storage, STATE_CONTAINER, "renewal-begun.json", b'{"at":"2026-01-01T00:00:00Z","by":"timer"}')
     assert await ending.trouble() == ""
     ending.scenario.clock.advance(HOUR)
     assert (await ending.trouble()).startswith("run-without-end: a run (by timer) began at 00:00 UTC")
@@ -257,7 +259,7 @@ async def test_a_run_that_several_asked_for_counts_once() -> None:
 
 async def test_storage_that_is_away_fails_no_run(caplog: pytest.LogCaptureFixture) -> None:
     ending = Ending()
-    ending.blobs.error = UnavailableError("storage", reason="storage-503")
+    ending.storage.refused.add(STATE_CONTAINER)
     with caplog.at_level(logging.ERROR):
         report = await ending.run()
     assert report.outcomes == {Outcome.CREATED: 3}
@@ -295,13 +297,13 @@ async def test_the_version_before_reads_what_is_kept_and_what_it_kept_is_read() 
 
     ending = Ending()
     await ending.run()
-    before = msgspec.json.decode(ending.blobs.held["renewal.json"].data, type=Before)
+    before = msgspec.json.decode(ending.storage.containers[STATE_CONTAINER]["renewal.json"].data, type=Before)
     assert (before.live, before.failures) == (3, ())
     ending = Ending()
-    await ending.blobs.put("state", "renewal.json", msgspec.json.encode(before))
+    write_blob(ending.storage, STATE_CONTAINER, "renewal.json", msgspec.json.encode(before))
     state = await ending.last()
     assert (state.live, state.by, state.previous_client_state) == (3, "timer", 0)
-    await ending.blobs.put("state", "renewal.json", b"{")
+    write_blob(ending.storage, STATE_CONTAINER, "renewal.json", b"{")
     assert (await ending.states.latest()).last is None
 
 
@@ -311,8 +313,8 @@ async def test_the_version_before_reads_what_is_kept_and_what_it_kept_is_read() 
 async def test_a_damaged_state_stops_no_run(data: bytes) -> None:
     ending = Ending()
     await ending.run()
-    for name in list(ending.blobs.held):
-        await ending.blobs.put("state", name, data)
+    for name in list(ending.storage.containers[STATE_CONTAINER]):
+        write_blob(ending.storage, STATE_CONTAINER, name, data)
     assert (await ending.states.latest()).last is None
     await ending.run()
     assert ((await ending.last()).live, await ending.trouble()) == (3, "")

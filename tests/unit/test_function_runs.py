@@ -6,19 +6,20 @@ from datetime import timedelta
 import msgspec
 import pytest
 
+from dev.simulation.storage_model import START, StorageModel
 from shared.operations.function_runs import OVERDUE_AFTER, QUEUE_FUNCTIONS, FunctionRuns, Runs
-from shared.values.errors import UnavailableError
-from tests.unit.state_blobs import START, StateBlobs
+from shared.storage.ports import STATE_CONTAINER
+from tests.fakes import write_blob, write_blob_in_between
 
 
 @pytest.fixture
-def blobs() -> StateBlobs:
-    return StateBlobs()
+def storage() -> StorageModel:
+    return StorageModel()
 
 
 @pytest.fixture
-def runs(blobs: StateBlobs) -> FunctionRuns:
-    return FunctionRuns(blobs, lambda: blobs.now)
+def runs(storage: StorageModel) -> FunctionRuns:
+    return FunctionRuns(storage.blobs, lambda: storage.now)
 
 
 async def run(runs: FunctionRuns, function: str) -> None:
@@ -30,10 +31,10 @@ async def test_nothing_is_known_before_anything_has_run(runs: FunctionRuns) -> N
     assert await runs.latest() is None
 
 
-async def test_each_function_is_noted_beside_the_others(blobs: StateBlobs, runs: FunctionRuns) -> None:
+async def test_each_function_is_noted_beside_the_others(storage: StorageModel, runs: FunctionRuns) -> None:
     await run(runs, "renew_subscriptions")
-    blobs.now += timedelta(minutes=1)
-    await run(FunctionRuns(blobs, lambda: blobs.now), "drain_poison")  # another process
+    storage.now += timedelta(minutes=1)
+    await run(FunctionRuns(storage.blobs, lambda: storage.now), "drain_poison")  # another process
 
     last = {"renew_subscriptions": START, "drain_poison": START + timedelta(minutes=1)}
     assert await runs.latest() == Runs(since=START, last=last)
@@ -49,17 +50,17 @@ async def test_a_run_that_fails_is_one(runs: FunctionRuns) -> None:
     assert found.last == {"drain_poison": START}
 
 
-async def test_a_busy_function_is_noted_every_five_minutes(blobs: StateBlobs, runs: FunctionRuns) -> None:
+async def test_a_busy_function_is_noted_every_five_minutes(storage: StorageModel, runs: FunctionRuns) -> None:
     for _ in range(20):
         await run(runs, "decrypt_notifications")
-        blobs.now += timedelta(minutes=1)
+        storage.now += timedelta(minutes=1)
 
-    assert blobs.writes == 4
+    assert storage.log.count(("put blob", STATE_CONTAINER)) == 4
 
 
-async def test_two_that_write_at_the_same_time_are_both_noted(blobs: StateBlobs, runs: FunctionRuns) -> None:
+async def test_two_that_write_at_the_same_time_are_both_noted(storage: StorageModel, runs: FunctionRuns) -> None:
     other = Runs(since=START - timedelta(days=1), last={"handle_lifecycle": START})
-    blobs.writers.append(("function-runs.json", msgspec.json.encode(other)))
+    write_blob_in_between(storage, STATE_CONTAINER, "function-runs.json", msgspec.json.encode(other))
 
     await run(runs, "drain_poison")
 
@@ -67,18 +68,18 @@ async def test_two_that_write_at_the_same_time_are_both_noted(blobs: StateBlobs,
 
 
 async def test_storage_that_does_not_answer_changes_nothing(
-    blobs: StateBlobs, runs: FunctionRuns, caplog: pytest.LogCaptureFixture
+    storage: StorageModel, runs: FunctionRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
-    blobs.error = UnavailableError("storage", reason="storage-no-answer")
+    storage.refused.add(STATE_CONTAINER)
 
     await run(runs, "drain_poison")
 
-    assert "function=drain_poison reason=storage-no-answer" in caplog.text
+    assert "function=drain_poison reason=storage-503" in caplog.text
 
 
 @pytest.mark.parametrize("data", [b"{", b'{"since": "2026-01-01T00:00:00"}'])
-async def test_what_is_damaged_is_written_anew(blobs: StateBlobs, runs: FunctionRuns, data: bytes) -> None:
-    await blobs.put("state", "function-runs.json", data)
+async def test_what_is_damaged_is_written_anew(storage: StorageModel, runs: FunctionRuns, data: bytes) -> None:
+    write_blob(storage, STATE_CONTAINER, "function-runs.json", data)
     assert await runs.latest() is None
 
     await run(runs, "drain_poison")

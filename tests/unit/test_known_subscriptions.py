@@ -5,10 +5,12 @@ from datetime import timedelta
 import msgspec
 import pytest
 
+from dev.simulation.storage_model import START, StorageModel
+from shared.storage.ports import STATE_CONTAINER
 from shared.subscriptions.desired_source import read_again
 from shared.subscriptions.state import LONGEST_LIFE, Changes, Creation, KnownSubscriptions, Memory, Refusal, Remembered
 from shared.values.errors import NoTurnError, UnavailableError
-from tests.unit.state_blobs import START, StateBlobs
+from tests.fakes import write_blob, write_blob_in_between
 
 TENANT, OTHER = "f69f5191-20ae-4093-8dae-3ec09edeb253", "909c6581-5130-43e9-88f3-fcb3582cde37"
 HOUR = timedelta(hours=1)
@@ -32,7 +34,7 @@ def knowing(**known: Remembered) -> Changes:
 
 
 async def test_each_tenant_has_its_own() -> None:
-    known = KnownSubscriptions(StateBlobs())
+    known = KnownSubscriptions(StorageModel().blobs)
     await known.save(TENANT, knowing(a=remembered("a"), b=remembered("b")), START)
     await known.save(OTHER, knowing(c=remembered("c")), START)
     assert (await known.load(TENANT)).memory.known == {"a": remembered("a"), "b": remembered("b")}
@@ -42,69 +44,72 @@ async def test_each_tenant_has_its_own() -> None:
 
 
 async def test_before_the_first_run_there_are_none() -> None:
-    found = await KnownSubscriptions(StateBlobs()).load(TENANT)
+    found = await KnownSubscriptions(StorageModel().blobs).load(TENANT)
     assert (found.memory, found.problems, found.is_first) == (Memory(), (), True)
 
 
 async def test_a_run_that_has_read_what_is_desired_and_made_nothing_leaves_the_next_one_the_first() -> None:
     """A client state that is too short is not taken into use by the second run."""
-    blobs = StateBlobs()
-    known = KnownSubscriptions(blobs)
+    storage = StorageModel()
+    known = KnownSubscriptions(storage.blobs)
     await known.save(TENANT, Changes(readings={"g": read_again("ab", None, START)}), START)
     assert (await known.load(TENANT)).is_first
     await known.save(TENANT, knowing(a=remembered()), START)
     assert not (await known.load(TENANT)).is_first
-    await blobs.put("state", WHOLE, b"{")
-    await blobs.put("state", IDS, b"[]")
+    write_blob(storage, STATE_CONTAINER, WHOLE, b"{")
+    write_blob(storage, STATE_CONTAINER, IDS, b"[]")
     assert not (await known.load(TENANT)).is_first
 
 
 async def test_what_two_have_learned_is_kept_of_both() -> None:
-    blobs = StateBlobs()
-    known = KnownSubscriptions(blobs)
+    storage = StorageModel()
+    known = KnownSubscriptions(storage.blobs)
     await known.save(TENANT, knowing(a=remembered("a")), START)
     other = Memory(known={"a": remembered("a"), "b": remembered("b")})
-    blobs.writers.append((WHOLE, msgspec.json.encode(other)))
+    write_blob_in_between(storage, STATE_CONTAINER, WHOLE, msgspec.json.encode(other))
     await known.save(TENANT, knowing(c=remembered("c")), START)
     assert set((await known.load(TENANT)).memory.known) == {"a", "b", "c"}
 
 
 async def test_nothing_is_written_where_nothing_was_learned() -> None:
-    blobs = StateBlobs()
-    known = KnownSubscriptions(blobs)
+    storage = StorageModel()
+    known = KnownSubscriptions(storage.blobs)
     await known.save(TENANT, knowing(a=remembered()), START)
-    writes = blobs.writes
+    written = storage.log.count(("put blob", STATE_CONTAINER))
     await known.save(TENANT, knowing(a=remembered()), START)
-    assert blobs.writes == writes
+    assert storage.log.count(("put blob", STATE_CONTAINER)) == written
 
 
 class TestTheVersionBefore:
     """It keeps a list of ids in a blob of its own, and reads it strictly."""
 
     async def test_reads_what_is_kept_up_beside(self) -> None:
-        blobs = StateBlobs()
-        await KnownSubscriptions(blobs).save(TENANT, knowing(b=remembered("b"), a=remembered("a")), START)
-        assert msgspec.json.decode(blobs.held[IDS].data, type=frozenset[str]) == {"a", "b"}  # as it reads it
+        storage = StorageModel()
+        await KnownSubscriptions(storage.blobs).save(TENANT, knowing(b=remembered("b"), a=remembered("a")), START)
+        assert msgspec.json.decode(storage.containers[STATE_CONTAINER][IDS].data, type=frozenset[str]) == {
+            "a",
+            "b",
+        }  # as it reads it
 
     async def test_its_ids_count_for_the_longest_life_after_its_last_word(self) -> None:
-        blobs = StateBlobs()
-        await blobs.put("state", IDS, b'["x","y"]')
-        known = KnownSubscriptions(blobs)
+        storage = StorageModel()
+        write_blob(storage, STATE_CONTAINER, IDS, b'["x","y"]')
+        known = KnownSubscriptions(storage.blobs)
         assert (await known.load(TENANT)).memory.faceless == dict.fromkeys("xy", START + LONGEST_LIFE)
-        blobs.now = START + HOUR
+        storage.now = START + HOUR
         await known.save(TENANT, Changes(known={"x": remembered()}, gone=set()), START + HOUR)
         memory = (await known.load(TENANT)).memory
         assert (set(memory.known), memory.faceless) == ({"x"}, {"y": START + LONGEST_LIFE})
-        blobs.now = START + LONGEST_LIFE
+        storage.now = START + LONGEST_LIFE
         await known.save(TENANT, Changes(), START + LONGEST_LIFE)
         assert (await known.load(TENANT)).memory == Memory()
-        assert blobs.held[IDS].data == b"[]"
+        assert storage.containers[STATE_CONTAINER][IDS].data == b"[]"
 
     async def test_what_it_makes_while_both_run_is_known(self) -> None:
-        blobs = StateBlobs()
-        known = KnownSubscriptions(blobs)
+        storage = StorageModel()
+        known = KnownSubscriptions(storage.blobs)
         await known.save(TENANT, knowing(a=remembered()), START)
-        await blobs.put("state", IDS, b'["a","b"]')
+        write_blob(storage, STATE_CONTAINER, IDS, b'["a","b"]')
         memory = (await known.load(TENANT)).memory
         assert (set(memory.known), set(memory.faceless)) == ({"a"}, {"b"})
 
@@ -127,9 +132,9 @@ class TestTheVersionBefore:
     ],
 )
 async def test_what_cannot_be_read_counts_as_nothing_and_is_reported(name: str, data: bytes) -> None:
-    blobs = StateBlobs()
-    await blobs.put("state", name, data)
-    known = KnownSubscriptions(blobs)
+    storage = StorageModel()
+    write_blob(storage, STATE_CONTAINER, name, data)
+    known = KnownSubscriptions(storage.blobs)
     found = await known.load(TENANT)
     assert (found.memory, [problem.reason for problem in found.problems]) == (Memory(), ["state-unreadable"])
     await known.save(TENANT, Changes(), START)
@@ -139,15 +144,15 @@ async def test_what_cannot_be_read_counts_as_nothing_and_is_reported(name: str, 
 
 
 async def test_a_newer_version_may_have_written_more() -> None:
-    blobs = StateBlobs()
+    storage = StorageModel()
     whole = msgspec.to_builtins(Memory(known={"a": remembered()})) | {"more": [1]}
     whole["known"]["a"]["more"] = 1
-    await blobs.put("state", WHOLE, msgspec.json.encode(whole))
-    assert (await KnownSubscriptions(blobs).load(TENANT)).memory.known == {"a": remembered()}
+    write_blob(storage, STATE_CONTAINER, WHOLE, msgspec.json.encode(whole))
+    assert (await KnownSubscriptions(storage.blobs).load(TENANT)).memory.known == {"a": remembered()}
 
 
 async def test_one_at_a_time_has_the_turn() -> None:
-    known = KnownSubscriptions(StateBlobs())
+    known = KnownSubscriptions(StorageModel().blobs)
     one, other, elsewhere = known.turn(TENANT), known.turn(TENANT), known.turn(OTHER)
     await one.take()
     await elsewhere.take()
@@ -164,9 +169,9 @@ async def test_one_at_a_time_has_the_turn() -> None:
 
 
 async def test_without_storage_there_is_no_turn() -> None:
-    blobs = StateBlobs(error=UnavailableError("storage", reason="storage-503"))
+    storage = StorageModel(refused={STATE_CONTAINER})
     with pytest.raises(UnavailableError) as caught:
-        await KnownSubscriptions(blobs).turn(TENANT).take()
+        await KnownSubscriptions(storage.blobs).turn(TENANT).take()
     assert caught.value.reason == "storage-503"
 
 
