@@ -206,6 +206,7 @@ class Ledger:
         self._known[one.id] = one, self._clock.now() if is_grant else granted
         wanted = self._wanted.get((one.tenant_id, resource_key(one.resource)))
         if wanted is not None:
+            wanted.longest_life = max(wanted.longest_life, one.expires - self._clock.now())
             self._end_staleness(wanted)
 
     def vanished(self, one: Subscription, *, removed: bool) -> None:
