@@ -170,3 +170,25 @@ async def test_data_that_is_too_large_goes_to_a_blob_beside_events_that_are_not(
     assert {event["id"]: "dataref" in event for event in written} == {"a": True, "b": False}
     (name,) = storage.names("event-data")
     assert json.loads(storage.containers["event-data"][name].data)["x"] == "x" * 60_000
+
+
+async def test_a_crash_at_any_point_loses_nothing_of_raw_messages_whose_events_share_a_message() -> None:
+    async def delivered(crash_at: int | None) -> World:
+        world = World(batched=True)
+        decryptor = world.decryptor()
+        world.decryptor = lambda: decryptor  # type: ignore[method-assign]
+        for name in "ab":
+            await put(world, rich(name), rich(name.upper()))
+        world.storage.log.clear()
+        world.crash_at = crash_at
+        await asyncio.gather(
+            *(world.deliver(message, RAW_QUEUE) for message in list(world.storage.messages[RAW_QUEUE]))
+        )
+        await world.run()
+        return world
+
+    straight = await delivered(None)
+    assert straight.events() == Counter("aAbB")
+    assert straight.storage.log.count(("put", "call-events")) == 1
+    for crash_at in range(1, len(straight.storage.log) + 1):
+        assert set((await delivered(crash_at)).events()) == set("aAbB")
