@@ -1,7 +1,8 @@
 """Microsoft Graph over HTTPS: subscriptions in batches, lists, members of groups.
 
-Sources: "Combine multiple HTTP requests using JSON batching", "List subscriptions", "Paging Microsoft Graph data",
-"Microsoft Graph throttling guidance" and "Microsoft Graph service-specific throttling limits".
+Sources: "Combine multiple HTTP requests using JSON batching" (https://learn.microsoft.com/graph/json-batching),
+"List subscriptions" (https://learn.microsoft.com/graph/api/subscription-list) and "Paging Microsoft Graph data in your
+app" (https://learn.microsoft.com/graph/paging).
 """
 
 import asyncio
@@ -162,7 +163,9 @@ class GraphClient:
             raise graph.SignedInListError(error) from error
 
     async def group_members(self, tenant_id: str, group_id: str) -> tuple[str, ...]:
-        """Object ids of the users in a group and in the groups within it ("List group transitive members").
+        """Object ids of the users in a group and in the groups within it.
+
+        Source: "List group transitive members" (https://learn.microsoft.com/graph/api/group-list-transitivemembers).
 
         Raises:
             UnavailableError: Graph or Entra ID did not give the whole list.
@@ -181,7 +184,8 @@ class GraphClient:
         """Whether Entra ID gives Graph the tokens that vouch for rich notifications to an application.
 
         It does not where users have to be assigned to the application and "Microsoft Graph Change Tracking" is not
-        ("Set up change notifications that include resource data").
+        ("Set up change notifications that include resource data",
+        https://learn.microsoft.com/graph/change-notifications-with-resource-data).
 
         Raises:
             UnavailableError: Graph or Entra ID did not answer.

@@ -2,8 +2,9 @@
 
 A managed identity has tokens for its own tenant alone. For several tenants a multi-tenant application speaks, which
 trusts the managed identity: a token of the latter, made out to Entra ID's token exchange, stands in for a secret of the
-application in every tenant that has consented to it. Source: "Configure an application to trust a managed identity"
-(Microsoft Entra Workload ID), which names the audience for each cloud.
+application in every tenant that has consented to it. "Configure an application to trust a managed identity"
+(https://learn.microsoft.com/entra/workload-id/workload-identity-federation-config-app-trust-managed-identity) names the
+audience for each cloud.
 """
 
 import threading

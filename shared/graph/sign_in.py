@@ -1,9 +1,11 @@
 """People who have signed in for Switchboard: presence is given to nobody else.
 
-An operator signs in once for each tenant by device code ("OAuth 2.0 device authorization grant"). What MSAL keeps of it
-lies in Key Vault without its access and id tokens: a refresh token is all that is needed. Refresh tokens live for 90
-days from their issue and stay valid when a newer one is issued ("Refresh tokens in the Microsoft identity platform"),
-so the newest one is written back once a day, and workers that overtake one another do no harm.
+An operator signs in once for each tenant by device code ("OAuth 2.0 device authorization grant",
+https://learn.microsoft.com/entra/identity-platform/v2-oauth2-device-code). What MSAL keeps of it lies in Key Vault
+without its access and id tokens: a refresh token is all that is needed. Refresh tokens live for 90 days from their
+issue and stay valid when a newer one is issued ("Refresh tokens in the Microsoft identity platform",
+https://learn.microsoft.com/entra/identity-platform/refresh-tokens). So the newest one is written back once a day, and
+workers that overtake one another do no harm.
 """
 
 import json

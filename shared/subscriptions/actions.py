@@ -314,7 +314,10 @@ def _refusal(reply: Reply) -> SwitchboardError:
 def creation_body(
     want: Desired, expires: datetime, endpoint: Endpoint, certificate: EncryptionCertificate | None
 ) -> dict[str, Any]:
-    """The body that creates a subscription ("Create subscription"); a rich one needs the certificate."""
+    """The body that creates a subscription; a rich one needs the certificate.
+
+    Source: "Create subscription" (https://learn.microsoft.com/graph/api/subscription-post-subscriptions).
+    """
     body: dict[str, Any] = {
         "changeType": want.kind.change_type,
         "notificationUrl": endpoint.url(rich=want.rich),

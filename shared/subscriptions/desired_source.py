@@ -99,7 +99,7 @@ class DesiredStateSource:
 class NotWholeError(SwitchboardError):
     """Nothing is pruned by this, for it may not be all."""
 
-    permanent = False  # what stays as it is will be believed
+    permanent = False  # a list that goes on reading the same is believed after an hour
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="not-whole")
@@ -270,7 +270,7 @@ class RunSources:
             error = refusal
         except TimeoutError:
             error = UnavailableError("the desired state", reason="out-of-time")
-        except Exception as fault:  # what lives is renewed whatever the file holds
+        except Exception as fault:  # whatever is wrong with the file, live subscriptions are renewed
             logger.exception("the desired state cannot be read")
             error = UnexpectedError(type(fault).__name__)
         else:

@@ -1,6 +1,7 @@
 """Lifecycle notifications: what Graph says about a subscription itself.
 
-Source: "Reduce missing subscriptions and change notifications". Their clientState was checked where they were received.
+Their clientState was checked where they were received. Source: "Reduce missing subscriptions and change notifications"
+(https://learn.microsoft.com/graph/change-notifications-lifecycle-events).
 """
 
 import logging

@@ -170,7 +170,8 @@ class _Planner:
         for existing in former.values():
             yield self._at_leisure(Verb.LEAVE, Reason.FOREIGN, existing)
         for existing in unwanted:
-            # Graph may spell the resource in a way that is not recognised: then this one covers something desired.
+            # One that we do not remember sending may cover something desired that seems to be missing, under a spelling
+            # of Graph's that is not recognised.
             yield self._unwanted(existing, is_sure=existing.sent or all_covered)
 
     def _was_ours(self, existing: Subscription) -> bool:
@@ -180,7 +181,7 @@ class _Planner:
         kept = self._keep(want, best)
         usable = not self._is_useless(want, best)
         if others and kept.verb is Verb.REPLACE:
-            # A third one is never made: the second goes first, and a later run replaces what is left.
+            # A replacement would be the third one. The second is deleted first, and a later run replaces the other.
             due = self._due(best) if usable and best.id not in self.course.begun else None
             verb = Verb.LEAVE if due is None else Verb.RENEW
             kept = replace(kept, verb=verb, reason=due or kept.reason, delete_first=False)
@@ -204,7 +205,7 @@ class _Planner:
         verb, reason, deadline, delete_first = Verb.REPLACE, Reason.FRESH, existing.expires, True
         begun = existing.id in self.course.begun
         if version is ClientStateVersion.UNKNOWN:
-            # Its notifications are refused: as good as missing.
+            # Its notifications are refused, so it is worth no more than a missing one.
             reason, deadline = Reason.UNKNOWN_MARK, min(existing.expires, self.now + PATIENCE)
         elif rich != want.rich:
             reason = Reason.RESOURCE_DATA
@@ -229,7 +230,7 @@ class _Planner:
         else:
             return self._at_leisure(Verb.LEAVE, Reason.FRESH, existing, want)
         action = self._action(verb, reason, want, deadline, existing, delete_first=delete_first)
-        # Graph raises a shorter life to its least: such a PATCH would prolong what is to come to its end.
+        # Graph raises a shorter life to its least. With less left than that, the probe would prolong the subscription.
         leaves_its_end = existing.expires - self.now > LEAST_GRANTED + SMALLEST_MARGIN
         probe = verb is Verb.REPLACE and reason is Reason.CERTIFICATE and not begun and leaves_its_end
         return replace(action, probe=probe)
@@ -259,8 +260,9 @@ class _Planner:
     ) -> Iterable[Action]:
         """Create what is missing, in place of what our former address or, of presence, another list of users has left.
 
-        Graph allows an application one presence subscription per signed-in user ("Change notifications overview"), so a
-        longer list of users is another resource that competes with the shorter one.
+        Graph allows an application one presence subscription per signed-in user ("Change notifications overview",
+        https://learn.microsoft.com/graph/change-notifications-overview), so a longer list of users is another resource
+        that competes with the shorter one.
         """
         for want in missing:
             if want.key in self.course.held or want.kind.key in self.course.paused:
@@ -284,7 +286,7 @@ class _Planner:
         if version is ClientStateVersion.UNKNOWN:
             return self._at_leisure(Verb.LEAVE, Reason.UNKNOWN_MARK, existing)
         due = self._due(existing)
-        # A group that cannot be read may want it, and then it is to be replaced, not renewed.
+        # A group that cannot be read now may want it. It is to be replaced then, so it is not prolonged before.
         waits = (
             version is ClientStateVersion.PREVIOUS and not self._is_last_resort(existing) and due is Reason.HALF_LIFE
         )

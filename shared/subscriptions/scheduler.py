@@ -32,7 +32,7 @@ _FOR_ALL_OF_A_KIND: Final = (
     graph.EndpointValidationError,
     graph.TranscriptAccessError,
 )
-_ENOUGH: Final = 3  # different things refused in the same way, for all others of their kind not to be tried
+_ENOUGH: Final = 3  # after so many different things of a kind were refused in the same way, no others are tried
 
 type _Channel = tuple[str, ApiVersion, bool]
 type _Line = tuple[_Channel, bool]
@@ -62,7 +62,7 @@ class _Task:
     steps: Steps
     call: Call
     done: asyncio.Future[Result]
-    patient: bool = True  # what does not work now is tried again in this run
+    patient: bool = True  # whether what does not work now is tried again in this run
     begun: bool = False
     tries: int = 0
 
@@ -180,7 +180,7 @@ class BatchScheduler:
         return turn
 
     def _enqueue(self, task: _Task) -> None:
-        # What has been begun goes first: a deleted subscription waits for its successor.
+        # What has begun goes first, because a subscription may have been deleted for a successor that is still to come.
         heapq.heappush(self._ready[task.line], (not task.begun, task.turn, task.number, task))
 
     def _wake(self) -> None:
@@ -255,7 +255,7 @@ class BatchScheduler:
             return False
         throttled = reply.reason == "throttled"
         task.tries += not throttled  # Graph asks for patience, and the budget limits it
-        # Where Graph asks for a pause without saying how long, whoever sends keeps it.
+        # Where Graph asks for a pause without saying how long, the sender waits before the next batch.
         unasked = 1.0 if throttled else backoff(task.tries)
         wait = reply.retry_after if reply.retry_after is not None else unasked
         at = self.clock.now() + timedelta(seconds=wait + uniform(0.0, 0.5))  # noqa: S311 - not a secret

@@ -42,7 +42,7 @@ LONGEST_LIFE: Final = max(kind.max_lifetime for kind in resources.CATALOGUE.valu
 _FIRST_HOLD: Final = timedelta(minutes=10)
 _DOUBLINGS: Final = 4
 type _Life = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]  # what a timedelta holds
-_HELD_FROM: Final = 3  # creations of one thing that are not to be seen
+_HELD_FROM: Final = 3  # after so many creations of a thing that no list shows, the next one waits
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -132,8 +132,8 @@ class TenantPlanner:
 
     def refused_kinds(self, memory: Memory) -> set[tuple[str, str]]:
         """The tenant and each kind of which Graph refused the last creation."""
-        refusals = self.record.changes.applied(memory, self.record.now()).refusals
-        return {(self.record.tenant_id, kind) for kind in refusals}
+        changed = self.record.changes.applied(memory, self.record.now())
+        return {(self.record.tenant_id, kind) for kind in changed.refusals}
 
     def held(self, memory: Memory, wanted: Wanted) -> set[tuple[str, str]]:
         """What is not created again for now, because Graph does not show what was created before."""
@@ -187,18 +187,15 @@ class PlanExecution:
         Of the `renewed` (if not given, of all whose renewal has ended) the results are recorded, unless the plan does
         more about them.
         """
-        planned = {
-            action.subscription.id
-            for action in actions
-            if action.subscription is not None and action.verb is not Verb.LEAVE
-        }
+        acting = (action.subscription for action in actions if action.verb is not Verb.LEAVE)
+        planned = {subscription.id for subscription in acting if subscription is not None}
         self.record.results += self._final_renewals(planned, wanted, renewed)
         left_out = self.renewals.ids - planned
         remaining = []
         for action in actions:
             if action.verb is Verb.LEAVE and action.subscription is not None and action.subscription.id in left_out:
                 if action.subscription.id in self.record.there and action.reason is not Reason.FOREIGN:
-                    self.record.there[action.subscription.id] = action.subscription  # it is recognised now
+                    self.record.there[action.subscription.id] = action.subscription  # with its desired path
             else:
                 remaining.append(action)
         if not self.turn.is_mine:
@@ -218,10 +215,7 @@ class PlanExecution:
             replacements[sort].append(action)
         results = {id(result.action): result for result in await self.perform_and_record(firsts)}
         followers = [
-            self._after(first_result, follower)
-            for first, *others in replacements.values()
-            for first_result in (results[id(first)],)
-            for follower in others
+            self._after(results[id(first)], follower) for first, *others in replacements.values() for follower in others
         ]
         await self.perform_and_record(followers)
 
@@ -245,7 +239,7 @@ class PlanExecution:
             for identity, result in self.renewals.results.items()
             if (renewed is None or identity in renewed) and identity not in planned
         ]
-        if any(result.outcome is Outcome.GONE for result in ended):  # what is wanted of these is planned anew
+        if any(result.outcome is Outcome.GONE for result in ended):  # the plan makes those that are wanted anew
             names = Names(want.resource for want in wanted.subscriptions)
             ended = [
                 result

@@ -185,7 +185,7 @@ class TenantRun:
                 return
             await self._look_for_refused(picture)
             actions = self._plan(memory, wanted)
-        # What is still being renewed is out of the plan until that has ended, and holds up nothing else.
+        # What is planned for subscriptions whose renewal goes on waits for its end; everything else does not.
         under_way = self._renewals.under_way(wanted)
         await self._execution.carry_out([action for action in actions if not under_way.concerns(action)], wanted)
         await self._renewals.finish()
