@@ -342,3 +342,35 @@ class TestReceivingSlow:
         assert not fires(*answers(9000, 1), *answers(50, 199))
         assert not fires(*answers(9000, 30, Name="renew_subscriptions"))
         assert not fires(*answers(9000, 30, Properties={}))
+
+
+def measured(at: datetime, queue: str, count: int, age: timedelta) -> Iterator[Row]:
+    """What the timer of the poison queues sends of a queue that consumers read."""
+    yield metric(at, telemetry_export.DEPTH, count, queue=queue)
+    yield metric(at, telemetry_export.AGE, age.total_seconds(), queue=queue)
+
+
+class TestConsumers:
+    @pytest.mark.parametrize(
+        ("queue", "age", "waits", "given_up"),
+        [
+            ("call-events", 59 * MINUTE, False, False),
+            ("call-events", 61 * MINUTE, True, False),
+            ("call-events-billing", 2 * DAY, True, False),
+            ("call-events-poison", MINUTE, False, True),
+            ("call-events-billing-poison", 2 * DAY, False, True),
+        ],
+    )
+    def test_fire_by_the_age_of_events_and_by_what_is_given_up(
+        self, workspace: Workspace, queue: str, age: timedelta, waits: bool, given_up: bool
+    ) -> None:
+        rows = [*measured(NOON, queue, 3, age), *measured(NOON, "meeting-events", 1, MINUTE)]
+        at = NOON + 10 * MINUTE
+        assert workspace.fires("events-wait", rows, at) is waits
+        assert workspace.fires("events-given-up", rows, at) is given_up
+
+    def test_resolve_where_nothing_lies_there_any_more(self, workspace: Workspace) -> None:
+        rows = [*measured(NOON, "call-events", 3, DAY), *measured(NOON, "call-events-poison", 3, DAY)]
+        for alert in ("events-wait", "events-given-up"):
+            assert workspace.fires(alert, rows, NOON + 25 * MINUTE)
+            assert not workspace.fires(alert, rows, NOON + 35 * MINUTE)

@@ -104,7 +104,7 @@ class TestSigningIn:
 
         assert scopes(bearer(process(), sim), sim) == {"Presence.Read.All"}
         assert user_id == "5b1d0f4e-93c6-4d44-8c57-2f5f6c8b6d10"
-        assert prompts[0].url.startswith("https://")
+        assert prompts[0].url.endswith("/devicelogin")
         assert timedelta(minutes=14) < prompts[0].expires - sim.clock.now() <= timedelta(minutes=15)
 
     def test_leaves_no_access_token_in_the_vault(self, process: Callable[..., SignIns], sim: Simulator) -> None:
