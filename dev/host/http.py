@@ -17,7 +17,7 @@ from aiohttp import web
 from dev.host.errors import FunctionFailedError, LoadError
 from dev.host.logs import log_failure
 from dev.host.messages import Message, TypedData
-from dev.host.worker import Function, Worker
+from dev.host.worker import Function, Invocation, Worker
 
 # "host.json reference": requests of up to 100 MB, unless the setting says otherwise.
 _MAX_BODY_BYTES = 104_857_600
@@ -150,8 +150,9 @@ class _Handler:
             body=TypedData(bytes=body),
         )
         try:
+            trace_parent = request.headers.get("traceparent")
             result = await self._worker.invoke(
-                function, TypedData(http=http), trace_parent=request.headers.get("traceparent")
+                Invocation(function=function, data=TypedData(http=http), trace_parent=trace_parent)
             )
         except FunctionFailedError as error:
             log_failure(function.name, error)

@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import azure_functions_runtime as runtime  # type: ignore[import-untyped]
@@ -14,7 +14,7 @@ import azure_functions_runtime as runtime  # type: ignore[import-untyped]
 from dev.host.errors import FunctionFailedError, LoadError
 from dev.host.event_loop import InvocationTask
 from dev.host.messages import PROTOS, Message, ParameterBinding, StatusResult, TypedData
-from dev.host.worker import TRIGGERS, Function, IndexedFunction, RetryPolicy
+from dev.host.worker import TRIGGERS, IndexedFunction, Invocation, RetryPolicy
 
 _HOST_ROOT = Path(__file__).resolve().parents[2]
 _running: dict[str, str] = {}
@@ -72,30 +72,23 @@ class LibraryWorker:
             _raise_unless_loaded(loaded.result)
         return cls(response.function_metadata_results)
 
-    async def invoke(
-        self,
-        function: Function,
-        data: TypedData,
-        *,
-        metadata: Mapping[str, TypedData] | None = None,
-        trace_parent: str | None = None,
-        retry_count: int = 0,
-    ) -> TypedData | None:
+    async def invoke(self, invocation: Invocation) -> TypedData | None:
         """See `Worker`."""
+        function = invocation.function
         invocation_id = str(uuid.uuid4())
         request = Message(
             invocation_id=invocation_id,
             function_id=self._ids[function.name],
-            input_data=[ParameterBinding(name=self._parameters[function.name], data=data)],
-            trigger_metadata=metadata,
+            input_data=[ParameterBinding(name=self._parameters[function.name], data=invocation.data)],
+            trigger_metadata=invocation.metadata,
             trace_context=Message(
                 # A function that is not called over HTTP is told of no trace.
-                trace_parent=_child_of(trace_parent) if function.kind == "httpTrigger" else "",
+                trace_parent=_child_of(invocation.trace_parent) if function.kind == "httpTrigger" else "",
                 trace_state="",
                 attributes={},
             ),
             retry_context=Message(
-                retry_count=retry_count,
+                retry_count=invocation.retry_count,
                 max_retry_count=0 if function.retry is None else function.retry.times,
                 exception=None,
             ),

@@ -28,7 +28,7 @@ from dev.host.messages import TypedData
 from dev.host.storage import call
 from dev.host.surroundings import Surroundings
 from dev.host.waiting import wait_for_event
-from dev.host.worker import Function, Worker
+from dev.host.worker import Function, Invocation, Worker
 
 POISON_SUFFIX = "-poison"
 SHORTEST_PAUSE = 0.1  # seconds; QueuePollingIntervals.Minimum
@@ -171,7 +171,7 @@ class QueueListener:
     async def call_with(self, text: str) -> None:
         """Call the function once with a text that is on no queue; a failure is logged."""
         try:
-            await self._worker.invoke(self._function, TypedData(string=text), metadata={})
+            await self._worker.invoke(Invocation(function=self._function, data=TypedData(string=text), metadata={}))
         except FunctionFailedError as error:
             log_failure(self._function.name, error)
 
@@ -273,7 +273,9 @@ class QueueListener:
             _logger.error("%s: message %s is not UTF-8", self._function.name, message.id)  # noqa: TRY400
             return False
         try:
-            await self._worker.invoke(self._function, TypedData(string=text), metadata=_metadata(message))
+            await self._worker.invoke(
+                Invocation(function=self._function, data=TypedData(string=text), metadata=_metadata(message))
+            )
         except FunctionFailedError as error:
             log_failure(self._function.name, error)
             return False

@@ -24,7 +24,7 @@ from dev.host.singleton import ListenerLock
 from dev.host.surroundings import Surroundings
 from dev.host.timer_status import NEVER_YET, DamagedStatusError, TimerStatus, TimerStatusStore
 from dev.host.waiting import wait_for_event
-from dev.host.worker import Function, Worker
+from dev.host.worker import Function, Invocation, Worker
 
 if TYPE_CHECKING:
     from azure.storage.blob.aio import BlobServiceClient
@@ -266,7 +266,8 @@ class _TimerListener:
             "IsPastDue": is_past_due,
         }
         try:
-            await self._worker.invoke(self._function, TypedData(json=json.dumps(timer)), retry_count=retry_count)
+            data = TypedData(json=json.dumps(timer))
+            await self._worker.invoke(Invocation(function=self._function, data=data, retry_count=retry_count))
         except FunctionFailedError as error:
             log_failure(self._function.name, error)
             return False

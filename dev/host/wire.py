@@ -6,13 +6,13 @@ nothing from a connection before it has shown the token that only this worker wa
 
 import asyncio
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dev.host.messages import TypedData
-from dev.host.worker import Function, IndexedFunction
+from dev.host.worker import IndexedFunction, Invocation
 
 TOKEN_BYTES = 32
 _LENGTH_BYTES = 4
@@ -46,11 +46,7 @@ class Invoke:
     """To the worker: call a function."""
 
     number: int
-    function: Function
-    data: TypedData
-    metadata: Mapping[str, TypedData] | None
-    trace_parent: str | None
-    retry_count: int
+    invocation: Invocation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,26 +80,30 @@ class Function:
         return str(self.trigger["type"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Invocation:
+    """A call of a function.
+
+    Attributes:
+        function: one of the app's.
+        data: the trigger's value.
+        metadata: the trigger's metadata.
+        trace_parent: the W3C traceparent of the invocation; queue and timer functions have none.
+        retry_count: how often it was called for the same event before.
+    """
+
+    function: Function
+    data: TypedData
+    metadata: Mapping[str, TypedData] | None = None
+    trace_parent: str | None = None
+    retry_count: int = 0
+
+
 class Worker(Protocol):
     """Calls the functions of one app: in this process (`LibraryWorker`), or in others (`WorkerPool`)."""
 
-    async def invoke(
-        self,
-        function: Function,
-        data: TypedData,
-        *,
-        metadata: Mapping[str, TypedData] | None = None,
-        trace_parent: str | None = None,
-        retry_count: int = 0,
-    ) -> TypedData | None:
+    async def invoke(self, invocation: Invocation) -> TypedData | None:
         """Call a function and return what it returned, converted by its `$return` binding (None if it has none).
-
-        Args:
-            function: one of the app's.
-            data: the trigger's value.
-            metadata: the trigger's metadata.
-            trace_parent: the W3C traceparent of the invocation; queue and timer functions have none.
-            retry_count: how often it was called for the same event before.
 
         Raises:
             FunctionFailedError: it raised an exception, or its process ended.

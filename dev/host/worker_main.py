@@ -64,13 +64,7 @@ async def _serve(start: wire.Start) -> None:
 
 async def _call(worker: LibraryWorker, writer: asyncio.StreamWriter, call: wire.Invoke) -> None:
     try:
-        result = await worker.invoke(
-            call.function,
-            call.data,
-            metadata=call.metadata,
-            trace_parent=call.trace_parent,
-            retry_count=call.retry_count,
-        )
+        result = await worker.invoke(call.invocation)
     except FunctionFailedError as error:
         wire.write(writer, wire.Failed(number=call.number, message=str(error), stack_trace=error.stack_trace))
     else:

@@ -16,7 +16,7 @@ from dev.host import wire
 from dev.host.ending import Activity
 from dev.host.errors import FunctionFailedError, LoadError
 from dev.host.messages import TypedData
-from dev.host.worker import Function, IndexedFunction
+from dev.host.worker import IndexedFunction, Invocation
 
 _ROOT = Path(__file__).resolve().parents[2]
 _GRACE_SECONDS = 3
@@ -91,27 +91,11 @@ class WorkerProcess:
             raise LoadError(loaded.reason)
         return cls(process, reader, writer, loaded.functions)
 
-    async def invoke(
-        self,
-        function: Function,
-        data: TypedData,
-        *,
-        metadata: Mapping[str, TypedData] | None = None,
-        trace_parent: str | None = None,
-        retry_count: int = 0,
-    ) -> TypedData | None:
+    async def invoke(self, invocation: Invocation) -> TypedData | None:
         """See `Worker`."""
         number = next(self._numbers)
         self._calls[number] = asyncio.get_running_loop().create_future()
-        call = wire.Invoke(
-            number=number,
-            function=function,
-            data=data,
-            metadata=metadata,
-            trace_parent=trace_parent,
-            retry_count=retry_count,
-        )
-        wire.write(self._writer, call)
+        wire.write(self._writer, wire.Invoke(number=number, invocation=invocation))
         try:
             return await self._calls[number]
         finally:
@@ -209,23 +193,13 @@ class WorkerGroup:
             self._keepers.append(asyncio.create_task(self._keep(index, process)))
         return process.functions
 
-    async def invoke(
-        self,
-        function: Function,
-        data: TypedData,
-        *,
-        metadata: Mapping[str, TypedData] | None = None,
-        trace_parent: str | None = None,
-        retry_count: int = 0,
-    ) -> TypedData | None:
+    async def invoke(self, invocation: Invocation) -> TypedData | None:
         """See `Worker`. With no process there the call waits for one."""
         process = await self._next()
-        with self._options.activity.of(function.name):
+        with self._options.activity.of(invocation.function.name):
             try:
                 async with asyncio.timeout(self._options.function_timeout):
-                    return await process.invoke(
-                        function, data, metadata=metadata, trace_parent=trace_parent, retry_count=retry_count
-                    )
+                    return await process.invoke(invocation)
             except TimeoutError:
                 asyncio.get_running_loop().call_later(_REPLACE_SECONDS, process.replace)
                 raise FunctionFailedError("it took longer than functionTimeout", "") from None
@@ -323,18 +297,9 @@ class WorkerGroups:
             await group.start()
         return functions
 
-    async def invoke(
-        self,
-        function: Function,
-        data: TypedData,
-        *,
-        metadata: Mapping[str, TypedData] | None = None,
-        trace_parent: str | None = None,
-        retry_count: int = 0,
-    ) -> TypedData | None:
+    async def invoke(self, invocation: Invocation) -> TypedData | None:
         """See `Worker`."""
-        group = self._groups[function.name]
-        return await group.invoke(function, data, metadata=metadata, trace_parent=trace_parent, retry_count=retry_count)
+        return await self._groups[invocation.function.name].invoke(invocation)
 
     async def close(self) -> None:
         """End all processes, whatever they are at."""

@@ -23,7 +23,7 @@ from dev.host.storage import blob_service
 from dev.host.surroundings import Surroundings
 from dev.host.timer_status import HOSTS_CONTAINER
 from dev.host.timers import Timers
-from dev.host.worker import Function, IndexedFunction, RetryPolicy
+from dev.host.worker import Function, IndexedFunction, Invocation, RetryPolicy
 from tests.replay.stub_storage import Answer, Request, StubBlobs, transport
 
 CONNECTION = {"AzureWebJobsStorage": "UseDevelopmentStorage=true"}
@@ -302,23 +302,16 @@ class _Worker:
         self._replay = replay
         self._host = host
 
-    async def invoke(
-        self,
-        function: Function,
-        data: TypedData,
-        *,
-        metadata: Mapping[str, TypedData] | None = None,
-        trace_parent: str | None = None,
-        retry_count: int = 0,
-    ) -> TypedData | None:
+    async def invoke(self, invocation: Invocation) -> TypedData | None:
         # As the production library does it.
-        timer = TimerRequestConverter.decode(Datum(data.json, "json"), trigger_metadata=None)
+        timer = TimerRequestConverter.decode(Datum(invocation.data.json, "json"), trigger_metadata=None)
         status = {_lower(name): self._replay.seconds(value) for name, value in timer.schedule_status.items()}
         note = self._replay.note
-        note(self._host, function.name, "invoked", isPastDue=timer.past_due, status=status)
-        seconds, throws = await self._replay.invocation(function.name)
+        name = invocation.function.name
+        note(self._host, name, "invoked", isPastDue=timer.past_due, status=status)
+        seconds, throws = await self._replay.invocation(name)
         await asyncio.sleep(seconds)
-        note(self._host, function.name, "throws" if throws else "returned")
+        note(self._host, name, "throws" if throws else "returned")
         if throws:
             raise FunctionFailedError("planned", "")
         return None
