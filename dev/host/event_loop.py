@@ -50,13 +50,12 @@ def use_uvloop() -> None:
 
 
 def worker_loop() -> asyncio.AbstractEventLoop:
-    """A new loop as a worker in Azure has it, for tests and measurements.
-
-    Raises:
-        ImportError: uvloop is not installed.
-    """
-    import uvloop  # noqa: PLC0415 - as above
-
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    """A new loop as a worker in Azure has it, for tests and measurements; without uvloop, one of Python's own."""
+    try:
+        import uvloop  # noqa: PLC0415 - as above
+    except ImportError:
+        loop = asyncio.new_event_loop()
+    else:
+        loop = uvloop.new_event_loop()
     loop.set_task_factory(InvocationTask.make)
     return loop

@@ -1,4 +1,4 @@
-"""The app without a host: its own parts, over the real SDKs, on the storage emulator and the simulator."""
+"""The app without a host: its own parts, as they are, on the storage emulator and the simulator."""
 
 import contextlib
 import json
