@@ -6,6 +6,7 @@ import contextlib
 import functools
 import http.server
 import json
+import os
 import re
 import shlex
 import signal
@@ -268,6 +269,7 @@ def approve(stack: Stack) -> None:
     entra.approve(new.pop())
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C cannot be sent to one process there")
 class TestInterrupted:
     def test_login_ends_at_once(self, stack: Stack) -> None:
         """It waits in a thread for somebody who does not come."""
