@@ -4,7 +4,9 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import azure.functions as func
 import msgspec
@@ -12,6 +14,8 @@ import pytest
 
 from dev.simulator import Fault
 from shared import triggers
+from shared.clock import SystemClock
+from shared.subscriptions.unwanted import Confirmations
 from tests.integration.app import CLIENT_STATE, App, Message
 
 QUEUE = "lifecycle-notifications"
@@ -75,6 +79,48 @@ async def test_the_timer_creates_what_is_missing_and_then_has_nothing_to_do(desi
     assert all(found.lifecycle_notification_url for found in made.values())
     await triggers.renew(desired.parts)
     assert {found.id for found in desired.sim.graph.subscriptions} == {found.id for found in made.values()}
+
+
+class LateClock(SystemClock):
+    """The real time, and `late` more."""
+
+    late = timedelta(0)
+
+    def now(self) -> datetime:
+        return super().now() + self.late
+
+
+@pytest.mark.parametrize("setting", ["unwanted", "never"])
+async def test_the_timer_ends_what_is_taken_off_the_list_unless_that_is_switched_off(
+    app: App, desire: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setenv("UNSUBSCRIBE", setting)
+    clock = app.parts.clock = LateClock()
+    entry = f'[[callEvents]]\ntenant = "{app.sim.tenants[0]}"\nusers = ["{uuid4()}", "{uuid4()}"]\n'
+    desire(entry)
+    await triggers.renew(app.parts)
+    (tmp_path / "subscriptions.toml").write_text(entry.partition(", ")[0] + "]")
+    await triggers.renew(app.parts)
+    assert len(app.sim.graph.subscriptions) == 2
+    clock.late += timedelta(minutes=61)
+    await triggers.renew(app.parts)
+    assert len(app.sim.graph.subscriptions) == (1 if setting == "unwanted" else 2)
+    status = json.loads((await triggers.status(app.parts, request("status"))).get_body())
+    waits = [entry["waits"] for entry in status["renewal"]["unwanted"]["listed"]]
+    assert waits == ([] if setting == "unwanted" else ["switched-off"])
+
+
+async def test_a_confirmation_reaches_the_timer(desired: App, tmp_path: Path) -> None:
+    clock = desired.parts.clock = LateClock()
+    await triggers.renew(desired.parts)
+    (tmp_path / "subscriptions.toml").write_text(DESIRED.partition("[[emergencyCallEvents]]")[0])
+    await triggers.renew(desired.parts)
+    clock.late += timedelta(minutes=61)
+    await triggers.renew(desired.parts)
+    emergency = next(kept for kept in desired.sim.graph.subscriptions if "Emergency" in kept.resource)
+    await Confirmations(desired.parts.blobs, clock.now).add([emergency.id])
+    await triggers.renew(desired.parts)
+    assert [kept.resource for kept in desired.sim.graph.subscriptions] == ["communications/callRecords"]
 
 
 async def test_reauthorization_prolongs(desired: App) -> None:
