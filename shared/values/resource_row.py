@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Final, Literal
 from urllib.parse import urlsplit
+
+import msgspec
 
 type ApiVersion = Literal["v1.0", "beta"]
 
@@ -41,8 +42,7 @@ class Gather(StrEnum):
     TENANT = "tenant"  # for all values of all entries of a tenant
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(msgspec.Struct, frozen=True):
     """What an element of an array of `subscriptions.toml` is: for people, by its check, and in its normal form.
 
     `hint` says of one that is not valid how to come by one that is.
@@ -99,8 +99,7 @@ MEETING: Final = Value("an online meeting's id, as Graph gives it", _is_meeting)
 JOIN_URL: Final = Value("a meeting's joinWebUrl (https, as Graph gives it)", _is_join_url)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class PathForm:
+class PathForm(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """One form of a row's resource: how it is desired, and how Graph spells it.
 
     `pattern` is a regular expression for the beginning of the path of a subscription and of its notifications, in lower
@@ -146,8 +145,7 @@ class PathForm:
         return keys if self.group_key is None else keys | {self.group_key: GROUP}
 
 
-@dataclass(frozen=True, slots=True)
-class EventType:
+class EventType(msgspec.Struct, frozen=True):
     """The CloudEvents `type` of an event, the name of its data's type in `event_types`, and for people when it is."""
 
     name: str
@@ -155,8 +153,7 @@ class EventType:
     when: str
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class ResourceKind:
+class ResourceKind(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """One row of the catalogue.
 
     `sentence` says for people what is subscribed to. `event_types` are by the normalized word of Graph's (see
