@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from bench.measure import Finding, Ratio, compare, cpu_seconds, seconds_on_threads
+from dev.simulation.keys import SigningKeysModel, published
 from dev.simulator import Kind, Options, Payload, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import KeyCertificate, Recipient
@@ -25,7 +26,7 @@ from shared.notifications.paced_log import PacedLog
 from shared.notifications.quarantine import Quarantine
 from shared.notifications.raw_messages import RawMessages
 from shared.notifications.receive import Receiver
-from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey, PublishedKeys
+from shared.notifications.tokens import PUBLIC_CLOUD
 from shared.storage.ports import Receipt
 from shared.values.envelope import pack, parse_envelope
 from shared.values.message_text import Encoding
@@ -154,16 +155,6 @@ class _Sink:
         return Receipt(queue, "", "")
 
 
-class FixedKeys:
-    """Entra ID's keys, at hand."""
-
-    def __init__(self, keys: PublishedKeys) -> None:
-        self._keys = keys
-
-    async def get(self, _wanted: object) -> tuple[PublishedKeys, None]:
-        return self._keys, None
-
-
 class Posts:
     """POSTs of `count` items: parse, tokens, clientState, pack; and storage that takes everything."""
 
@@ -217,7 +208,7 @@ def receiver_of(raw_messages: RawMessages, key: SigningKey) -> Receiver:
     """One that takes what is signed with this key."""
     return Receiver(
         raw_messages=raw_messages,
-        signing_keys=FixedKeys({key.kid: [PublishedKey(key.private_key.public_key(), key.issuer)]}),
+        signing_keys=SigningKeysModel(published(key)),
         client_states=STATES,
         app_ids={APP},
         tenant_ids={TENANT},

@@ -7,8 +7,6 @@ Blobs are taken and forgotten. `GET /wait?queue=…&count=…` answers once so m
 import asyncio
 import heapq
 import itertools
-import subprocess
-import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
@@ -19,6 +17,8 @@ from xml.sax.saxutils import escape
 
 from aiohttp import web
 
+from bench.stub_process import stub_process
+
 _ACCOUNT = "bench"
 _DATE = "Fri, 09 Oct 2026 21:04:30 GMT"
 
@@ -26,13 +26,8 @@ _DATE = "Fri, 09 Oct 2026 21:04:30 GMT"
 @contextmanager
 def queue_stub() -> Iterator[str]:
     """Run it for the length of a `with` block; yields its URL."""
-    process = subprocess.Popen([sys.executable, "-m", "bench.queue_stub"], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-    finally:
-        process.kill()
-        process.wait()
+    with stub_process("bench.queue_stub") as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def connection_string(url: str) -> str:

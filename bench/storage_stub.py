@@ -2,13 +2,14 @@
 
 import asyncio
 import ssl
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from aiohttp import web
+
+from bench.stub_process import stub_process
 
 _MESSAGE = b"""<?xml version="1.0" encoding="utf-8"?><QueueMessagesList><QueueMessage>\
 <MessageId>00000000-0000-0000-0000-000000000000</MessageId><InsertionTime>Fri, 09 Oct 2026 21:04:30 GMT</InsertionTime>\
@@ -19,15 +20,9 @@ _MESSAGE = b"""<?xml version="1.0" encoding="utf-8"?><QueueMessagesList><QueueMe
 @contextmanager
 def stub(certificate: Path | None = None) -> Iterator[str]:
     """Run it for the length of a `with` block, over TLS where it has a key and certificate (PEM); yields its URL."""
-    command = [sys.executable, "-m", "bench.storage_stub", *([] if certificate is None else [str(certificate)])]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        scheme = "http" if certificate is None else "https"
-        yield f"{scheme}://127.0.0.1:{process.stdout.readline().strip()}/bench"
-    finally:
-        process.kill()
-        process.wait()
+    scheme, arguments = ("http", ()) if certificate is None else ("https", (str(certificate),))
+    with stub_process("bench.storage_stub", *arguments) as port:
+        yield f"{scheme}://127.0.0.1:{port}/bench"
 
 
 def connection_string(url: str) -> str:

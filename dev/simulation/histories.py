@@ -7,13 +7,12 @@ sweep, Graph's own repetitions, and an operator who replays what lies in quarant
 """
 
 import asyncio
-import itertools
 import json
 import logging
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,7 +22,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from dev.simulation.history_scenarios import CERTIFICATE_ID, CLIENT_STATE, TENANT, Fault, Mode, Scenario, scenarios
-from dev.simulation.keys import PAIR, SIGNING_KEY
+from dev.simulation.keys import PAIR, SIGNING_KEY, SigningKeysModel
 from dev.simulation.storage_model import Crash, Message, StorageModel
 from dev.simulation.virtual_time import InlineLoop
 from dev.simulator.tokens import validation_claims
@@ -34,15 +33,13 @@ from shared.notifications.event_writer import EventWriter
 from shared.notifications.express import Express
 from shared.notifications.paced_log import PacedLog
 from shared.notifications.poison import POISON_QUEUES, PoisonDrain, PoisonStates
-from shared.notifications.quarantine import QUARANTINE_CONTAINER
 from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER, HANDLED_CONTAINER, handled_name
 from shared.notifications.receive import Receiver
 from shared.notifications.replay import Replay, Selection
-from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey, PublishedKeys
+from shared.notifications.tokens import PUBLIC_CLOUD
 from shared.storage.ports import Receipt
 from shared.subscriptions.lifecycle import Handled, LifecycleMessages
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError, UnknownCertificateError
-from shared.values.events.event_types import parse
 from shared.values.message_text import decode
 from shared.values.resources import CALL_RECORDS_QUEUE, LIFECYCLE_QUEUE, RAW_QUEUES
 
@@ -56,13 +53,6 @@ _POISON_LIVES: Final = timedelta(days=7)
 _DRAIN: Final = timedelta(minutes=1)
 _PAUSES_OF_GRAPH: Final = [timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 1800, 3600)]
 _LONGEST: Final = timedelta(days=14)
-
-
-class _EntraKeys:
-    """Entra ID's published keys."""
-
-    async def get(self, _wanted: Collection[str]) -> tuple[PublishedKeys, None]:
-        return {SIGNING_KEY.kid: [PublishedKey(SIGNING_KEY.private_key.public_key(), SIGNING_KEY.issuer)]}, None
 
 
 @dataclass
@@ -163,7 +153,7 @@ class History:
         raw_messages, now = self.storage.raw_messages, lambda: self.storage.now
         return Receiver(
             raw_messages=raw_messages,
-            signing_keys=_EntraKeys(),
+            signing_keys=SigningKeysModel(),
             client_states=ClientStates((CLIENT_STATE,)),
             app_ids={APP},
             tenant_ids={TENANT},
@@ -198,7 +188,7 @@ class History:
             due.append((self._drained + _DRAIN, 2, self._drain))
         if self.storage.containers[CLAIM_CHECKS_CONTAINER]:
             due.append((self._swept + timedelta(days=1), 3, self._sweep))
-        if not due and any(one["reason"] not in _FOR_GOOD for one in self.parked()):
+        if not due and any(one["reason"] not in _FOR_GOOD for one in self.storage.parked()):
             due.append((max(self.storage.now + timedelta(hours=1), START + timedelta(hours=4)), 4, self._replay))
         if not due:
             return False
@@ -209,7 +199,7 @@ class History:
         # What a process has begun goes on in it; a dead one does nothing.
         if others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
-        if "claim-missing" in (one["reason"] for one in self.parked()):
+        if "claim-missing" in (one["reason"] for one in self.storage.parked()):
             self.violations.append("a claim check is missing")
             return False
         return True
@@ -274,7 +264,7 @@ class History:
             await self.storage.raw_messages.sweep()
 
     async def _replay(self) -> None:
-        for one in self.parked():
+        for one in self.storage.parked():
             claim = one.get("envelope", {}).get("claim")
             if claim is not None and handled_name(claim) in self.storage.containers[HANDLED_CONTAINER]:
                 self.violations.append("the ticket of what is done with is in quarantine")
@@ -286,25 +276,11 @@ class History:
 
     # --- judgement ----------------------------------------------------------------------------------------------------
 
-    def parked(self) -> list[dict[str, Any]]:
-        return [json.loads(blob.data) for blob in self.storage.containers[QUARANTINE_CONTAINER].values()]
-
-    def _events(self) -> Iterator[tuple[str, str]]:
-        """Name and id of each event."""
-        for queue, messages in self.storage.messages.items():
-            if queue.endswith("-events"):
-                for event in itertools.chain.from_iterable(parse(message.text) for message in messages):
-                    data = bytes(event.data)
-                    if event.dataref is not None:
-                        name = event.dataref.partition("/event-data/")[2]
-                        data = self.storage.containers["event-data"][name].data
-                    yield json.loads(data)["id"], event.id
-
     def _judge(self) -> None:
         ids: defaultdict[str, set[str]] = defaultdict(set)
-        for name, identity in self._events():
-            ids[name].add(identity)
-        entries = Counter(_name(one) for one in self.parked())
+        for event, data in self.storage.events():
+            ids[data["id"]].add(event.id)
+        entries = Counter(map(_name, self.storage.parked()))
         for item in self.scenario.items:
             done = item.name in (self.handled if item.lifecycle else ids)
             if self.accepted and item.deliverable and not done:

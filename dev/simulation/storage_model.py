@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,10 +10,12 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from shared.notifications.quarantine import Quarantine
+from shared.notifications.event_writer import DATA_CONTAINER
+from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.notifications.raw_messages import RawMessages
 from shared.storage.ports import LeasedMessage, Receipt
 from shared.values.errors import UnavailableError
+from shared.values.events.event_types import CloudEvent, parse
 from shared.values.message_text import QUEUE_MESSAGE_BYTES, Encoding, encode
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -118,6 +121,21 @@ class StorageModel:
 
     def names(self, container: str) -> list[str]:
         return sorted(self.containers[container])
+
+    def events(self) -> Iterator[tuple[CloudEvent, Any]]:
+        """The events on all queues of events, each with its data, wherever that lies."""
+        for queue, messages in self.messages.items():
+            if queue.endswith("-events"):
+                for event in itertools.chain.from_iterable(parse(message.text) for message in messages):
+                    data = bytes(event.data)
+                    if event.dataref is not None:
+                        name = event.dataref.partition(f"/{DATA_CONTAINER}/")[2]
+                        data = self.containers[DATA_CONTAINER][name].data
+                    yield event, json.loads(data)
+
+    def parked(self) -> list[dict[str, Any]]:
+        """The entries of quarantine."""
+        return [json.loads(blob.data) for blob in self.containers[QUARANTINE_CONTAINER].values()]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+from dev.simulation.keys import SigningKeysModel
 from dev.simulation.storage_model import START, Crash, QueuesModel, StorageModel
 from dev.simulation.virtual_time import InlineLoop
 from dev.simulator import Kind, Options, build
@@ -29,7 +30,7 @@ from shared.notifications.paced_log import PacedLog
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER, RawMessages
 from shared.notifications.receive import Receiver
-from shared.notifications.tokens import PUBLIC_CLOUD, PublishedKey
+from shared.notifications.tokens import PUBLIC_CLOUD
 from shared.storage.ports import Receipt
 from shared.telemetry import ExpressOutcome, Telemetry
 from shared.values.errors import UnavailableError, UnknownCertificateError
@@ -160,7 +161,7 @@ class World:
     def receiver(self) -> Receiver:
         return Receiver(
             raw_messages=self.raw_messages(),
-            signing_keys=_Keys(),
+            signing_keys=SigningKeysModel(),
             client_states=ClientStates((STATE,)),
             app_ids={APP},
             tenant_ids={TENANT},
@@ -205,11 +206,6 @@ class World:
     def waits(self) -> list[float]:
         """Of each raw message, in how many seconds it shows."""
         return [(one.visible - self.storage.now).total_seconds() for one in self.storage.messages[EMERGENCY_QUEUE]]
-
-
-class _Keys:
-    async def get(self, wanted: Any) -> Any:
-        return {SIGNING_KEY.kid: [PublishedKey(SIGNING_KEY.private_key.public_key())]}, None
 
 
 def items(count: int = 1, certificate_id: str = CERTIFICATE_ID, **changes: Any) -> list[dict[str, Any]]:

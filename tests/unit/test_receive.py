@@ -3,13 +3,13 @@
 import asyncio
 import json
 import logging
-from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from dev.simulation.keys import SigningKeysModel, published
 from dev.simulation.storage_model import StorageModel
 from dev.simulator import Kind, build
 from dev.simulator.collection import Addressee, change_notification, collection
@@ -18,7 +18,7 @@ from dev.simulator.tokens import validation_claims
 from shared.notifications.collection import ClientStates
 from shared.notifications.paced_log import PacedLog
 from shared.notifications.receive import Receiver
-from shared.notifications.tokens import PUBLIC_CLOUD, Claims, PublishedKey, PublishedKeys
+from shared.notifications.tokens import PUBLIC_CLOUD, Claims
 from shared.storage.ports import Receipt
 from shared.values.envelope import parse_envelope
 from shared.values.items import parse_item
@@ -30,20 +30,7 @@ OTHER_TENANT = "909c6581-5130-43e9-88f3-fcb3582cde37"
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
 APP = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
 STATE = "a-client-state"
-PUBLISHED = {KEY.kid: [PublishedKey(KEY.private_key.public_key(), KEY.issuer)]}
 START = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
-
-
-@dataclass
-class Keys:
-    """Entra ID's key set, and how often it was asked for."""
-
-    known: PublishedKeys = field(default_factory=lambda: PUBLISHED)
-    asked: int = 0
-
-    async def get(self, wanted: Collection[str]) -> tuple[PublishedKeys, None]:
-        self.asked += 1
-        return self.known, None
 
 
 @dataclass
@@ -54,8 +41,8 @@ class Clock:
         return self.now
 
 
-def setup() -> tuple[Receiver, Keys, StorageModel, Clock]:
-    keys, storage, clock = Keys(), StorageModel(), Clock()
+def setup() -> tuple[Receiver, SigningKeysModel, StorageModel, Clock]:
+    keys, storage, clock = SigningKeysModel(), StorageModel(), Clock()
     receiver = Receiver(
         raw_messages=storage.raw_messages,
         signing_keys=keys,
@@ -113,7 +100,7 @@ async def test_a_refused_token_is_not_remembered_as_good() -> None:
     for _ in range(2):
         await receiver.receive(post, None)
     assert (keys.asked, storage.messages[RAW_QUEUE]) == (2, [])
-    keys.known = PUBLISHED
+    keys.known = published()
     await receiver.receive(post, None)
     assert len(storage.messages[RAW_QUEUE]) == 1
 

@@ -1,6 +1,5 @@
 """What fails for now is tried for more than an hour, and what fails for good once; a crash anywhere loses nothing."""
 
-import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -104,19 +103,10 @@ class World:
 
     def events(self) -> Counter[str]:
         """How often each item came out, by the name in its data."""
-        found: Counter[str] = Counter()
-        for queue, messages in self.storage.messages.items():
-            if queue.endswith("-events"):
-                for event in itertools.chain.from_iterable(parse(message.text) for message in messages):
-                    data = bytes(event.data)
-                    if event.dataref is not None:
-                        name = event.dataref.partition("/event-data/")[2]
-                        data = self.storage.containers["event-data"][name].data
-                    found[json.loads(data)["id"]] += 1
-        return found
+        return Counter(data["id"] for _, data in self.storage.events())
 
     def parked(self) -> list[dict[str, Any]]:
-        return [json.loads(blob.data) for blob in self.storage.containers[QUARANTINE_CONTAINER].values()]
+        return self.storage.parked()
 
     def claims(self) -> list[str]:
         return self.storage.names(CLAIM_CHECKS_CONTAINER)
