@@ -40,6 +40,7 @@ class AccessTokens:
         self._now = now
         self._token: Token | None = None
         self._renew_at = 0.0
+        self._fails = False
         self._renewing: asyncio.Future[Token] | None = None
 
     async def get(self) -> str:
@@ -71,8 +72,11 @@ class AccessTokens:
         self._renewing = None
         if renewing.cancelled() or (error := renewing.exception()) is not None:
             self._renew_at = self._now() + _PAUSE_SECONDS
-            _log.warning("no token for storage: %s", "cancelled" if renewing.cancelled() else type(error).__name__)
+            if not self._fails:  # said once: who waits tries again
+                _log.warning("no token for storage: %s", "cancelled" if renewing.cancelled() else error)
+            self._fails = True
             return
+        self._fails = False
         self._token = renewing.result()
         left = self._token.expires - self._now()
         self._renew_at = self._token.expires - (left / 2 if left >= _LONG_SECONDS else _SPARE_SECONDS)

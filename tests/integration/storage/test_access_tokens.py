@@ -75,7 +75,9 @@ async def test_it_is_renewed_in_good_time(lives: float, renewed: float) -> None:
     assert await tokens.get() == "token 2"
 
 
-async def test_while_it_is_valid_nobody_waits_and_a_failed_renewal_is_tried_again_later() -> None:
+async def test_while_it_is_valid_nobody_waits_and_a_failed_renewal_is_tried_again_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     endpoint = Endpoint()
     tokens = endpoint.tokens()
     await tokens.get()
@@ -93,6 +95,7 @@ async def test_while_it_is_valid_nobody_waits_and_a_failed_renewal_is_tried_agai
         await tokens.get()
     endpoint.fails = False
     assert await tokens.get() == "token 5"
+    assert len(caplog.records) == 1
 
 
 async def test_one_that_was_refused_is_not_used_again() -> None:
