@@ -14,8 +14,11 @@ param consumers Consumer[]
 // Written from the code's catalogue: python -m dev.catalogue
 var catalogue = loadJsonContent('../catalogue.json')
 // The queues of the kinds, whoever else gets the same, and each consumer's own. A consumer parks in its poison queue,
-// which is not its to make.
-var ownQueueNames = flatten(map(consumers, consumer => map(consumer.kinds, kind => '${catalogue.kindQueues[kind]}-${consumer.name}')))
+// which is not its to make. What the app would refuse is refused here, before its settings are touched; other names
+// that it would refuse storage refuses, too.
+var refused = filter(consumers, consumer => consumer.name == 'default' ? !empty(consumer.kinds) : contains(split(consumer.name, '-'), 'poison'))
+var accepted = empty(refused) ? consumers : fail('CONSUMERS: no consumer can be called ${refused[0].name} (docs/events.md, Several consumers)')
+var ownQueueNames = flatten(map(accepted, consumer => map(consumer.kinds, kind => '${catalogue.kindQueues[kind]}-${consumer.name}')))
 var usedQueueNames = concat(catalogue.rawQueues, map(items(catalogue.kindQueues), kind => kind.value), ownQueueNames)
 var queueNames = concat(usedQueueNames, map(usedQueueNames, queue => '${queue}-poison'))
 var containerNames = [
