@@ -106,6 +106,15 @@ class TestByHand:
     def test_it_is_no_more_than_nine_files(self) -> None:
         assert len({"shared/values/resources.py", *BY_HAND}) <= FEWEST
 
+    @pytest.mark.parametrize("kind", [resources.TRANSCRIPTS, resources.RECORDINGS], ids=lambda kind: kind.key)
+    def test_what_came_last_stands_in_no_other_code(self, kind: ResourceKind) -> None:
+        """Those that came before have behaviour of their own in many places."""
+        names = [kind.events_queue, *(each.name.rpartition(".")[2] for each in kind.event_types.values())]
+        folders = ("shared/**", "commands", "infra/**", "dev", "dev/simulat*", "bench", "tests/*")
+        files = {path for folder in folders for path in ROOT.glob(f"{folder}/*.py")} - {Path(__file__)}
+        naming = {str(path.relative_to(ROOT)) for path in files if any(name in path.read_text() for name in names)}
+        assert naming - {*BY_HAND, "shared/values/resources.py", "tests/unit/test_transcripts.py"} == set()
+
     def test_every_happening_of_the_simulators_is_expected_to_become_something(self) -> None:
         assert set(EXPECTED) == set(Kind)
 

@@ -119,7 +119,7 @@ def delete(*replies: Reply, old: Subscription = OLD, kept: Subscription | None =
 
 
 def test_outcomes_have_the_names_that_reports_and_logs_give_them() -> None:
-    assert " ".join(Outcome) == "created renewed replaced adopted deleted gone kept left unsettled failed deferred"
+    assert " ".join(Outcome) == "created renewed replaced adopted deleted gone kept unchanged unsettled failed deferred"
 
 
 def test_what_is_to_be_left_is_left() -> None:
