@@ -120,13 +120,13 @@ class HttpClient:
         if origin.secure and self._tls is None:
             self._tls = self._trust()
         tls, name = (self._tls, origin.host) if origin.secure else (None, None)
-        found = (await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM))[:_ADDRESSES]
+        addresses = (await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM))[:_ADDRESSES]
         idle = self._idle[origin]
         failure = OSError("no address")
-        for done, (*_, address) in enumerate(found):
+        for done, (*_, address) in enumerate(addresses):
             try:
                 # One that does not answer leaves time for those after it.
-                async with asyncio.timeout((ends - loop.time()) / (len(found) - done)):
+                async with asyncio.timeout((ends - loop.time()) / (len(addresses) - done)):
                     _, connection = await loop.create_connection(
                         lambda: _Connection(idle), str(address[0]), origin.port, ssl=tls, server_hostname=name
                     )

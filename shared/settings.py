@@ -92,13 +92,13 @@ class Settings:
             "NOTIFICATION_URL": self.notification_url,
             "LIFECYCLE_NOTIFICATION_URL": self.lifecycle_notification_url,
         }
-        found = {name: _URL_CONCERN for name, url in urls.items() if not is_plain(url)}
+        concerns = {name: _URL_CONCERN for name, url in urls.items() if not is_plain(url)}
         if len(self.client_states[0]) < _LEAST_CLIENT_STATE:
-            found["CLIENT_STATE"] = (
+            concerns["CLIENT_STATE"] = (
                 f"is under {_LEAST_CLIENT_STATE} characters and can be guessed from the mark in the notification URLs:"
                 " rotate it to 32 random characters or more"
             )
-        return found
+        return concerns
 
 
 def load(env: Mapping[str, str]) -> Settings:
@@ -248,15 +248,15 @@ class _Reader:
 
     def guids(self, name: str, purpose: str) -> frozenset[str]:
         values = [value.strip() for value in self.text(name, purpose).split(",") if value.strip()]
-        found = set()
+        ids = set()
         for place, value in enumerate(values, 1):
             try:
-                found.add(str(UUID(value)))
+                ids.add(str(UUID(value)))
             except ValueError:  # which may be a secret that was pasted into the wrong place
                 self.problems.append(f"{name}: value {place} is not a GUID ({purpose})")
         if not values and self._env.get(name, "").strip():
             self.problems.append(f"{name}: names none ({purpose})")
-        return frozenset(found)
+        return frozenset(ids)
 
     def sign_in_app_id(self, app_ids: frozenset[str]) -> str | None:
         name, purpose = "SIGN_IN_APP_ID", "the application that people sign in to, for presence; one of GRAPH_APP_IDS"
@@ -302,11 +302,11 @@ class _Reader:
             return NO_OTHERS
 
     def storage(self) -> StorageSettings:
-        found = storage_settings(self._env)
-        if found is None:
+        settings = storage_settings(self._env)
+        if settings is None:
             self.problems.append(
                 "AzureWebJobsStorage: missing (storage: a connection string, or AzureWebJobsStorage__accountName,"
                 " or both AzureWebJobsStorage__queueServiceUri and __blobServiceUri)"
             )
             return StorageSettings(None, None, None, None)
-        return found
+        return settings

@@ -113,7 +113,7 @@ async def _of_azure_identity(client_id: str | None) -> Token:
 
     async with DefaultAzureCredential(**({"managed_identity_client_id": client_id} if client_id else {})) as credential:
         try:
-            found = await credential.get_token(f"{_RESOURCE}/.default")
+            token = await credential.get_token(f"{_RESOURCE}/.default")
         except AzureError as error:
-            raise ConnectionError(f"azure-identity found no token: {type(error).__name__}") from error
-    return Token(found.token, float(found.expires_on))
+            raise ConnectionError(f"azure-identity token no token: {type(error).__name__}") from error
+    return Token(token.token, float(token.expires_on))

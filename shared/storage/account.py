@@ -60,10 +60,10 @@ class StorageAccount:
         self._sas = ""
         self._date = (0, "")
         if settings.connection_string is not None:
-            found = parse_connection_string(settings.connection_string)
-            self.queues, self.blobs = Service.of(found.queues), Service.of(found.blobs)
-            self._sas = found.sas
-            self._key = None if found.key is None else SharedKey(found.account, found.key)
+            parts = parse_connection_string(settings.connection_string)
+            self.queues, self.blobs = Service.of(parts.queues), Service.of(parts.blobs)
+            self._sas = parts.sas
+            self._key = None if parts.key is None else SharedKey(parts.account, parts.key)
         elif settings.queue_service_uri and settings.blob_service_uri:
             self.queues, self.blobs = Service.of(settings.queue_service_uri), Service.of(settings.blob_service_uri)
             self._tokens = tokens_of(http, settings.identity, settings.client_id)

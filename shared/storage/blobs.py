@@ -44,8 +44,8 @@ class AzureBlobs:
         Raises:
             UnavailableError: storage did not answer.
         """
-        found = await self.get_version(container, name)
-        return None if found is None else found.data
+        version = await self.get_version(container, name)
+        return None if version is None else version.data
 
     async def get_version(self, container: str, name: str) -> Version | None:
         """Read a blob, with what tells this version of it from any other; None where there is none.
@@ -107,8 +107,8 @@ class AzureBlobs:
             if answer.status == _GONE:
                 return
             _expect(container, answer, 200)
-            found, more = page(answer.body, "Blob", f"container {container}")
-            for blob in found:
+            listed, more = page(answer.body, "Blob", f"container {container}")
+            for blob in listed:
                 yield _listed(blob)
             if not more:
                 return

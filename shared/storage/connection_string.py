@@ -56,8 +56,8 @@ def _emulator(service: str) -> str:
 
 def _place(values: dict[str, str], service: str) -> str:
     """The address of a service; empty where none is said."""
-    found = values.get(f"{service}endpoint", "")
-    if not found and (account := values.get("accountname")):
+    address = values.get(f"{service}endpoint", "")
+    if not address and (account := values.get("accountname")):
         scheme = values.get("defaultendpointsprotocol") or "https"
-        found = f"{scheme}://{account}.{service}.{values.get('endpointsuffix') or _SUFFIX}"
-    return found.rstrip("/") if urlsplit(found).hostname else ""
+        address = f"{scheme}://{account}.{service}.{values.get('endpointsuffix') or _SUFFIX}"
+    return address.rstrip("/") if urlsplit(address).hostname else ""

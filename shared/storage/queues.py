@@ -57,9 +57,9 @@ class AzureQueues:
                 answer = await self._send(request)
         if answer.status != 201:
             raise refusal(f"queue {queue}", answer)
-        found = _RECEIPT.search(answer.body)
+        ids = _RECEIPT.search(answer.body)
         # An id is a GUID and a receipt base64 (which "Put Message" shows): neither has an entity.
-        return Receipt(queue, "", "") if found is None else Receipt(queue, found[1].decode(), found[2].decode())
+        return Receipt(queue, "", "") if ids is None else Receipt(queue, ids[1].decode(), ids[2].decode())
 
     async def show(self, receipt: Receipt) -> bool:
         """End a message's invisibility; says whether it did, and not somebody who took it first ("Update Message").
@@ -104,8 +104,8 @@ class AzureQueues:
         Raises:
             UnavailableError: storage did not answer.
         """
-        found = await self._messages(queue, "peekonly=true&numofmessages=1")
-        return parsedate_to_datetime(found[0]["InsertionTime"]) if found else None
+        messages = await self._messages(queue, "peekonly=true&numofmessages=1")
+        return parsedate_to_datetime(messages[0]["InsertionTime"]) if messages else None
 
     async def count(self, queue: str) -> int:
         """About how many messages there are; none where there is no queue.
@@ -132,8 +132,8 @@ class AzureQueues:
             answer = await self._send(Request("GET", "/", f"comp=list{marker}"))
             if answer.status != 200:
                 raise refusal("queues", answer)
-            found, more = page(answer.body, "Queue", "queues")
-            names += [queue.findtext("Name", "") for queue in found]
+            listed, more = page(answer.body, "Queue", "queues")
+            names += [queue.findtext("Name", "") for queue in listed]
             if not more:
                 return names
             marker = f"&marker={quote(more, safe='')}"

@@ -22,7 +22,7 @@ def page(document: bytes, tag: str, what: str) -> "tuple[list[Element], str]":
     from xml.etree import ElementTree as ET  # noqa: PLC0415 - a put needs none
 
     try:
-        found = ET.fromstring(document)  # noqa: S314 - from our own storage account
+        listing = ET.fromstring(document)  # noqa: S314 - from our own storage account
     except ET.ParseError as error:
         raise UnavailableError(what, reason="storage-unreadable") from error
-    return list(found.iter(tag)), found.findtext("NextMarker", "")
+    return list(listing.iter(tag)), listing.findtext("NextMarker", "")

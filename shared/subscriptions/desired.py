@@ -194,8 +194,8 @@ class _Reader:
         elif form.gather is Gather.ENTRY:
             self._want_together(entry, form, given)
         else:
-            for one in given:
-                self._want(entry, form.path(one))
+            for value in given:
+                self._want(entry, form.path(value))
 
     def _switch(self, entry: _Entry, form: PathForm, given: object) -> None:
         """What an entry asks for under a key that is true or false."""

@@ -144,9 +144,9 @@ class RunEnd:
             raise UnavailableError("everything that renewal needs", reason=first.reason) from first
 
     def report(self) -> RenewalReport:
-        live = sorted(self._live(), key=lambda one: one.expires)
+        live = sorted(self._live(), key=lambda subscription: subscription.expires)
         kept = tuple(sorted(self._kept(), key=lambda kept: kept.subscription.expires))
-        versions = Counter(self.endpoint.read_mark(one.notification_url)[0] for one in live)
+        versions = Counter(self.endpoint.read_mark(subscription.notification_url)[0] for subscription in live)
         return RenewalReport(
             started=self.started,
             finished=self.now,

@@ -25,7 +25,7 @@ def artifact_row(
         of_calls: the permission for those of ad hoc calls.
         raw_queue: where their notifications wait.
     """
-    one, everything = key.removesuffix("s"), function.lower()
+    artifact, everything = key.removesuffix("s"), function.lower()
     made = rf"(?:{everything}|{key}(?![a-z]))"
 
     def form(key: str, value: Value | None, pattern: str, path: str, *versions: ApiVersion) -> PathForm:
@@ -55,9 +55,9 @@ def artifact_row(
         rich=Rich.OPTIONAL,
         max_lifetime=timedelta(minutes=4230),  # 4,320 in Graph's table; what else has three days there gets this
         change_type="created",
-        events_queue=f"{one}-events",
+        events_queue=f"{artifact}-events",
         raw_queue=raw_queue,
-        odata_types=frozenset({f"microsoft.graph.call{one}"}),
+        odata_types=frozenset({f"microsoft.graph.call{artifact}"}),
         id_pattern=rf"{key}(?:/|\('?)([^'()/]{{1,300}})(?:'?\))?$",
         typed_by_change=True,
         time_fields=("endDateTime", "createdDateTime"),

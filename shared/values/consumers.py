@@ -84,15 +84,15 @@ def parse_consumers(text: str) -> Consumers:
         ValueError: it is not JSON of the form, or holds a name or kind that cannot be; the message says which.
     """
     try:
-        found = msgspec.json.decode(text, type=tuple[Consumer, ...])
+        consumers = msgspec.json.decode(text, type=tuple[Consumer, ...])
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"{error}; it must be {_FORM}") from None
-    names = [consumer.name for consumer in found]
-    for consumer in found:
+    names = [consumer.name for consumer in consumers]
+    for consumer in consumers:
         _check(consumer)
         if names.count(consumer.name) > 1:
             raise ValueError(f"the name {consumer.name!r} stands there twice")
-    named = tuple(consumer for consumer in found if consumer.name != DEFAULT)
+    named = tuple(consumer for consumer in consumers if consumer.name != DEFAULT)
     return Consumers(named, default=DEFAULT not in names)
 
 

@@ -33,10 +33,10 @@ def read_answer(buffer: bytearray) -> Reading[tuple[Answer, bool]]:
     version, status = "1", 100
     while status < 200:  # what comes before an answer ("100 Continue")
         head = (yield from _until(buffer, b"\r\n\r\n")).decode("latin-1")
-        found = _STATUS.match(head)
-        if found is None:
+        status_line = _STATUS.match(head)
+        if status_line is None:
             raise ValueError("no status line")
-        version, status, headers = found[1], int(found[2]), _headers(head[found.end() :])
+        version, status, headers = status_line[1], int(status_line[2]), _headers(head[status_line.end() :])
     persistent = version == "1" and "close" not in headers.get("connection", "").lower()
     length, coding = headers.get("content-length"), headers.get("transfer-encoding")
     if status in {204, 304}:
@@ -59,11 +59,11 @@ def read_answer(buffer: bytearray) -> Reading[tuple[Answer, bool]]:
 
 
 def _headers(lines: str) -> dict[str, str]:
-    found = _FIELD.findall(lines)
-    if len(found) != lines.count("\n"):
+    fields = _FIELD.findall(lines)
+    if len(fields) != lines.count("\n"):
         raise ValueError("no header")
     headers: dict[str, str] = {}
-    for name, value in found:
+    for name, value in fields:
         known = headers.get(name := name.lower())
         headers[name] = value.strip() if known is None else f"{known}, {value.strip()}"
     return headers

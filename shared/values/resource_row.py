@@ -195,8 +195,8 @@ class ResourceKind(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         """The resource's id in the path of a notification; None where it names none."""
         if self.id_pattern is None or not isinstance(resource, str):
             return None
-        found = re.search(self.id_pattern, resource, re.ASCII | re.IGNORECASE)
-        return None if found is None else found[1]
+        match = re.search(self.id_pattern, resource, re.ASCII | re.IGNORECASE)
+        return None if match is None else match[1]
 
     @property
     def permissions(self) -> tuple[str, ...]:
