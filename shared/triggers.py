@@ -137,10 +137,12 @@ async def self_test(app: App) -> None:
 
 async def drain_poison(app: App) -> None:
     """What the Functions host has given up; and how far consumers are behind."""
+    from shared.operations.limits import consumer_limits
     from shared.operations.queue_watch import QueueWatch
 
     await app.poison_drain.run(app.clock.now() + _DRAIN_TIME)
-    await QueueWatch(app.checks.consumer_limits, app.queues, app.blobs, app.telemetry, app.clock.now).run()
+    watched = consumer_limits(app.settings.consumers)
+    await QueueWatch(watched, app.queues, app.blobs, app.telemetry, app.clock.now).run()
 
 
 async def sweep_claim_checks(app: App) -> None:
