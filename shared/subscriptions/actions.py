@@ -90,7 +90,7 @@ def look(action: Action, old: Subscription) -> Steps:
     reply = yield Call("GET", old.tenant_id, old.api_version, delegated, old.id)
     if isinstance(reply, graph.NotFoundError):
         return Result(action, Outcome.GONE, removed=old.id)
-    if isinstance(reply, Subscription):
+    if isinstance(reply, Subscription) and reply.id == old.id:
         return Result(action, Outcome.UNCHANGED, reply)
     return Result(action, Outcome.FAILED, old, _refusal(reply))
 

@@ -151,7 +151,12 @@ class Changes:
             self.unseen[resource] += creations
         self.seen = (self.seen - later.unseen.keys()) | later.seen
         self.readings |= later.readings
-        self.review = later.review or self.review
+        if later.review is not None and self.review is not None:
+            self.review = msgspec.structs.replace(
+                later.review, removals={**self.review.removals, **later.review.removals}
+            )
+        else:
+            self.review = later.review or self.review
 
     def applied(self, memory: Memory, now: datetime) -> Memory:
         """The memory with these changes, and without what is over."""
@@ -188,6 +193,8 @@ class Changes:
             if self.sources is None or source in self.sources
         }
         review = self.review or memory.review
+        if review is not None and memory.review is not None:  # no run takes back what another has removed
+            review = review.with_removals(memory.review.removals, now)
         return Memory(
             known=known,
             faceless=faceless,

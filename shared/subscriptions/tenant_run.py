@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState
@@ -170,6 +168,8 @@ class TenantRun:
             wanting.cancel()
         self._believe(picture)
         if picture.error is not None:
+            if self._order.review and self.turn.is_mine and memory.review is not None:
+                self.record.changes.review = memory.review.anew()
             await self._renewals.finish()
             await self._renew_without_list(wanted)
             return
@@ -263,9 +263,8 @@ class TenantRun:
         before, now, record = memory.review, self.record.now(), self.record
         if not wanted.whole:
             if before is not None:
-                record.changes.review = msgspec.structs.replace(before, whole_since=None)
+                record.changes.review = before.anew()
             return
-        endpoint = self._scheduler.context.endpoint
         unwanted = {
             action.subscription.id: action.subscription
             for action in self._planner.plan(wanted, self._renewals.course(), prune=True)
@@ -275,7 +274,7 @@ class TenantRun:
         others = (
             subscription
             for identity, subscription in record.there.items()
-            if identity not in unwanted and subscription.expires > now and endpoint.owns(subscription.notification_url)
+            if identity not in unwanted and subscription.expires > now and self._is_known_to_be_ours(subscription)
         )
         confirmed = await self._confirmed() if unwanted else {}
         review = review_unwanted(
@@ -284,6 +283,13 @@ class TenantRun:
         record.changes.review = review
         due = due_for_removal(review, now)
         if not (due and wanted.sure) or any(map(_hides_something, record.troubles)):
+            return
+        unconfirmed = {identity: now for identity in due if not review.unwanted[identity].confirmed}
+        record.changes.review = review.with_removals(unconfirmed, now)
+        try:
+            await self.turn.save()  # before anything goes: a run that dies afterwards must not forget what it removed
+        except UnavailableError as error:
+            record.add_trouble(Stage.KNOWN, error)
             return
         names = Names(want.resource for want in wanted.subscriptions)
         deleted = await self._look_and_delete(
@@ -296,8 +302,6 @@ class TenantRun:
             logger.warning(
                 "unsubscribed from %s %s, which nobody has desired since %s", entry.kind, identity, entry.since
             )
-        unconfirmed = dict.fromkeys(deleted - confirmed.keys(), now)
-        record.changes.review = msgspec.structs.replace(review, removals={**review.removals, **unconfirmed})
 
     def _is_known_to_be_ours(self, subscription: Subscription) -> bool:
         """Whether it has today's address, the mark of one of our secrets, and a kind that this version knows."""

@@ -70,8 +70,11 @@ class TenantTurn:
             return self.remembered or Memory()
         for problem in recollection.problems:
             self.record.add_trouble(Stage.KNOWN, problem)
-        known = self.record.changes.applied(recollection.memory, self.clock.now()).known
-        self.remembered = msgspec.structs.replace(recollection.memory, known=known)
+        changes = self.record.changes
+        if changes.review is not None:  # it could not be saved, and another run may have looked since
+            changes.review = changes.review.anew()
+        applied = changes.applied(recollection.memory, self.clock.now())
+        self.remembered = msgspec.structs.replace(recollection.memory, known=applied.known, review=applied.review)
         self.record.take_memory(self.remembered)
         self._hold_back(recollection)
         return self.remembered
@@ -104,17 +107,26 @@ class TenantTurn:
             raise self.refusal
         await self._turn.keep()
 
-    async def end(self) -> None:
-        """Save what was learned, and give the turn back."""
-        now, changes = self.clock.now(), self.record.changes
-        self.record.forget_refusals(self.remembered or Memory())
-        self.remembered = changes.applied(self.remembered or Memory(), now)
+    async def save(self) -> None:
+        """Save what was learned so far.
+
+        Raises:
+            UnavailableError: storage did not take it.
+        """
         try:
             async with asyncio.timeout(_SAVE_SECONDS):
+                changes, now = self.record.changes, self.clock.now()
                 self.remembered = await self.known.save(self.record.tenant_id, changes, now)
-                self.saved = True
         except TimeoutError:
-            self.record.add_trouble(Stage.KNOWN, UnavailableError("what is remembered", reason="storage-no-answer"))
+            raise UnavailableError("what is remembered", reason="storage-no-answer") from None
+
+    async def end(self) -> None:
+        """Save what was learned, and give the turn back."""
+        self.record.forget_refusals(self.remembered or Memory())
+        self.remembered = self.record.changes.applied(self.remembered or Memory(), self.clock.now())
+        try:
+            await self.save()
+            self.saved = True
         except UnavailableError as error:
             if all(trouble.stage is not Stage.KNOWN for trouble in self.record.troubles):
                 self.record.add_trouble(Stage.KNOWN, error)

@@ -48,7 +48,7 @@ class Unwanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A subscription of ours that nobody desires; `since` the first whole reading of what is desired that said so.
 
     `inherited`: that reading was the first of all. `waits` is why it is kept until an operator confirms that it goes;
-    None where it goes by itself.
+    None where it goes by itself. `confirmed`: an operator has said that it goes, and so it does not count as removed.
     """
 
     kind: str  # of the catalogue
@@ -56,6 +56,7 @@ class Unwanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     since: Moment
     inherited: bool = False
     waits: Waits | None = None
+    confirmed: bool = False
 
     @property
     def needs_confirmation(self) -> bool:
@@ -66,7 +67,8 @@ class Review(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What nobody desires, by id, as the last run of the timer found it.
 
     `whole_since` is since when every run has read all that is desired; None where the last one did not. `removals` are
-    those of the last day that nobody confirmed, each with its time.
+    those of the last day that nobody confirmed, each with its time: they are noted before they are tried, so one that
+    is still there was none.
     """
 
     unwanted: Mapping[str, Unwanted] = {}
@@ -77,6 +79,17 @@ class Review(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The same without what is gone."""
         kept = {identity: entry for identity, entry in self.unwanted.items() if identity not in ids}
         return msgspec.structs.replace(self, unwanted=kept)
+
+    def anew(self) -> "Review":
+        """The same, with the hour of whole readings still to come."""
+        return msgspec.structs.replace(self, whole_since=None)
+
+    def with_removals(self, removals: Mapping[str, datetime], now: datetime) -> "Review":
+        """The same with more removals, and without those that are older than a day."""
+        both = {**removals, **self.removals}
+        return msgspec.structs.replace(
+            self, removals={identity: at for identity, at in both.items() if at > now - BRAKE_PERIOD}
+        )
 
 
 def review_unwanted(
@@ -97,28 +110,33 @@ def review_unwanted(
 
     Args:
         unwanted: live subscriptions of ours for which nothing asks, by id, all in one tenant.
-        wanted: the tenant's other live subscriptions of ours.
+        wanted: the tenant's other live subscriptions of ours, whose notifications are taken.
         before: what the run before decided; None if this is the first to look, and then all wait.
         now: the time.
         confirmed: ids that an operator has confirmed to go, each with when.
         unsubscribes: whether anything goes at all.
     """
     known = {} if before is None else before.unwanted
-    removals = {} if before is None else before.removals
-    removals = {identity: at for identity, at in removals.items() if at > now - BRAKE_PERIOD}
     entries = {
         identity: known.get(identity)
         or Unwanted(kind=_key(existing), resource=existing.resource, since=now, inherited=before is None)
         for identity, existing in unwanted.items()
     }
     others = tuple(wanted)
+    there = unwanted.keys() | {existing.id for existing in others}
+    removals = {} if before is None else before.with_removals({}, now).removals
+    removals = {identity: at for identity, at in removals.items() if identity not in there}
     kinds_left = {_key(existing) for existing in others}
     waits: dict[str, Waits | None] = {}
+    to_go = {
+        identity
+        for identity, entry in entries.items()
+        if identity in confirmed and confirmed[identity] >= entry.since - _CLOCKS_DIFFER
+    }
     for identity, entry in entries.items():
-        confirmation = confirmed.get(identity)
         if not unsubscribes:
             waits[identity] = Waits.SWITCHED_OFF
-        elif confirmation is not None and confirmation >= entry.since - _CLOCKS_DIFFER:
+        elif identity in to_go:
             waits[identity] = None
         elif entry.inherited:
             waits[identity] = Waits.FIRST_RECORD
@@ -132,7 +150,8 @@ def review_unwanted(
         waits |= dict.fromkeys(free, Waits.TOO_MANY)
     return Review(
         unwanted={
-            identity: msgspec.structs.replace(entry, waits=waits.get(identity)) for identity, entry in entries.items()
+            identity: msgspec.structs.replace(entry, waits=waits.get(identity), confirmed=identity in to_go)
+            for identity, entry in entries.items()
         },
         whole_since=now if before is None or before.whole_since is None else before.whole_since,
         removals=removals,
