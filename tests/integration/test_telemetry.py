@@ -12,7 +12,9 @@ from dev.simulator import Fault, Kind, Options, Payload, build
 from shared import triggers
 from shared.operations.self_test import Leg
 from shared.telemetry_export import (
+    AGE,
     DECRYPTED,
+    DEPTH,
     EXPIRY,
     EXPRESS,
     GRANTED,
@@ -146,3 +148,13 @@ async def test_a_self_test_tells_how_it_ended(
     with contextlib.suppress(UnavailableError):
         await triggers.self_test(app.parts)
     assert points(metrics, SELF_TESTS) == {outcome: 1}
+
+
+async def test_the_timer_of_the_poison_queues_tells_what_waits_for_consumers(
+    app: App, metrics: InMemoryMetricReader
+) -> None:
+    await app.post(app.collection(app.item(call_started())))
+    await app.handle()
+    await triggers.drain_poison(app.parts)
+    assert points(metrics, DEPTH) == points(metrics, AGE) == {"call-events": 1}
+    assert len(await app.events()) == 1  # it is still there
