@@ -114,5 +114,5 @@ def _key(jwk: Mapping[str, Any]) -> tuple[str, PublishedKey] | None:
 
 
 def _number(text: str) -> int:
-    """A number as a JWK has it ("JSON Web Algorithms", Base64urlUInt)."""
+    """A number as a JWK has it ("JSON Web Algorithms", https://www.rfc-editor.org/rfc/rfc7518)."""
     return int.from_bytes(urlsafe_b64decode(text + "=" * (-len(text) % 4)))

@@ -67,7 +67,10 @@ class SelfTestNotification:
 
 
 def encrypt(plaintext: bytes, certificate: EncryptionCertificate) -> Mapping[str, str]:
-    """`encryptedContent` as Graph makes it ("Set up change notifications that include resource data").
+    """`encryptedContent` as Graph makes it.
+
+    Source: "Set up change notifications that include resource data"
+    (https://learn.microsoft.com/graph/change-notifications-with-resource-data).
 
     Raises:
         UnknownCertificateError: it is no RSA certificate.

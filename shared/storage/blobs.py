@@ -1,4 +1,8 @@
-"""Azure Storage blobs: claim checks, quarantine, and state that outlives a worker. Source: "Blob service REST API"."""
+"""Azure Storage blobs: claim checks, quarantine, and state that outlives a worker.
+
+Source: "Blob Storage REST API" (https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api);
+the operations that are named below are pages of it.
+"""
 
 from collections.abc import AsyncIterator, Mapping
 from email.utils import parsedate_to_datetime

@@ -1,6 +1,7 @@
 """What a storage connection string says.
 
-Sources: "Configure Azure Storage connection strings"; "Connect to Azurite with SDKs and tools", for the emulator's.
+Sources: "Configure Azure Storage connection strings" (https://learn.microsoft.com/azure/storage/common/storage-configure-connection-string);
+for the emulator's, "Connect to Azurite with SDKs and tools" (https://learn.microsoft.com/azure/storage/common/storage-connect-azurite).
 """
 
 from base64 import b64decode

@@ -1,4 +1,7 @@
-"""What the rest of the app asks of storage: one port for queues and one for blobs, and what they answer with."""
+"""What the rest of the app asks of storage: one port for queues and one for blobs, and what they answer with.
+
+Operations of storage are named as in "Queue Storage REST API" (https://learn.microsoft.com/rest/api/storageservices/queue-service-rest-api).
+"""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta

@@ -1,4 +1,8 @@
-"""Azure Storage queues. Source: "Queue service REST API"."""
+"""Azure Storage queues.
+
+Source: "Queue Storage REST API" (https://learn.microsoft.com/rest/api/storageservices/queue-service-rest-api);
+the operations that are named below are pages of it.
+"""
 
 import asyncio
 import re

@@ -126,7 +126,9 @@ class _Execution:
             if isinstance(reply, Subscription):
                 reply = yield from self._patch(old, kind, self._changes(old))
         if isinstance(reply, graph.RequestRejectedError) and self._changes(old):
-            reply = yield from self._patch(old, kind, {})  # "Update subscription" names expiration and URL alone
+            # "Update subscription" names expiration and URL alone
+            # (https://learn.microsoft.com/graph/api/subscription-update).
+            reply = yield from self._patch(old, kind, {})
             if isinstance(reply, Subscription) and "encryptionCertificateId" in self._changes(old):
                 reply = replace(reply, kept_certificate=self._changes(old)["encryptionCertificateId"])
         if isinstance(reply, Subscription):

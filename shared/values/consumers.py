@@ -24,7 +24,9 @@ KIND_QUEUES: Final[Mapping[str, str]] = {
 
 POISON_SUFFIX: Final = "-poison"
 
-# "Naming queues and metadata": 63 characters. The longest queue of a kind, its poison queue too, leaves 34.
+# A queue's name has up to 63 characters ("Naming queues and metadata",
+# https://learn.microsoft.com/rest/api/storageservices/naming-queues-and-metadata).
+# The longest poison queue of a kind leaves 34 of them.
 _MAX_NAME: Final = 34
 _NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _FORM: Final = 'a JSON array of objects like {"name": "billing", "kinds": ["callRecords"]}'

@@ -1,7 +1,10 @@
 """What is said to Microsoft Graph about subscriptions, and what it answers: values, bodies and errors, no I/O.
 
-Sources: the Graph pages "subscription resource type", "Create subscription", "Update subscription", "Combine multiple
-HTTP requests using JSON batching" and "Microsoft Graph error responses and resource types".
+Sources: the Graph pages "subscription resource type" (https://learn.microsoft.com/graph/api/resources/subscription),
+"Create subscription" (https://learn.microsoft.com/graph/api/subscription-post-subscriptions), "Update subscription"
+(https://learn.microsoft.com/graph/api/subscription-update), "Combine multiple HTTP requests using JSON batching"
+(https://learn.microsoft.com/graph/json-batching) and "Microsoft Graph error responses and resource types"
+(https://learn.microsoft.com/graph/errors).
 """
 
 import re

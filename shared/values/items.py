@@ -1,6 +1,6 @@
 """The items that Graph posts.
 
-Sources: "changeNotification resource type" (Microsoft Graph).
+Source: "changeNotification resource type" (https://learn.microsoft.com/graph/api/resources/changenotification).
 """
 
 import re

@@ -3,8 +3,9 @@
 Matching, desired state, lifetimes, API versions, permissions, queues and event types all follow from this table, and so
 do the names that the templates deploy, the tables of the documents and the traffic of the demo (`dev.catalogue`).
 
-Sources: the Graph pages "subscription resource type" (lifetimes), "Create subscription" (permissions), and the
-change-notification pages for calls, meetings, call records, emergency calls, presence and online meetings.
+Sources: "subscription resource type" for lifetimes (https://learn.microsoft.com/graph/api/resources/subscription),
+"Create subscription" for permissions (https://learn.microsoft.com/graph/api/subscription-post-subscriptions), and the
+pages on change notifications of calls, meetings, call records, emergency calls, presence and online meetings.
 """
 
 from collections.abc import Mapping
