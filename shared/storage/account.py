@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from shared.http_client import HttpClient, Origin, detached, split_url
-from shared.settings import StorageSettings
+from shared.settings import StorageSettings, is_loopback
 from shared.storage.access_tokens import AccessTokens, tokens_of
 from shared.storage.connection_string import parse_connection_string
 from shared.storage.shared_key import SharedKey
@@ -52,7 +52,7 @@ class StorageAccount:
         """Nothing is connected yet.
 
         Raises:
-            SettingsError: the connection string is none.
+            SettingsError: the connection string is none, or a token would be sent to an address without TLS.
         """
         self.http = http
         self._key: SharedKey | None = None
@@ -66,6 +66,10 @@ class StorageAccount:
             self._key = None if parts.key is None else SharedKey(parts.account, parts.key)
         elif settings.queue_service_uri and settings.blob_service_uri:
             self.queues, self.blobs = Service.of(settings.queue_service_uri), Service.of(settings.blob_service_uri)
+            if not all(one.origin.secure or is_loopback(one.url) for one in (self.queues, self.blobs)):
+                raise SettingsError(
+                    ["AzureWebJobsStorage__queueServiceUri, __blobServiceUri: not https, and tokens are sent there"]
+                )
             self._tokens = tokens_of(http, settings.identity, settings.client_id)
         else:
             raise SettingsError(["AzureWebJobsStorage names no storage account"])

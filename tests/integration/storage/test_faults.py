@@ -11,11 +11,11 @@ from azure.storage.queue.aio import QueueServiceClient
 
 from shared import http_client
 from shared.http_client import HttpClient
-from shared.settings import StorageSettings
+from shared.settings import IdentityEndpoint, StorageSettings
 from shared.storage.account import StorageAccount
 from shared.storage.blobs import AzureBlobs
 from shared.storage.queues import AzureQueues
-from shared.values.errors import UnavailableError
+from shared.values.errors import SettingsError, UnavailableError
 from tests.integration.storage.server import Behaviour, Server, answers, closes, is_silent, resets, says, serving
 
 LIST = (
@@ -25,6 +25,9 @@ LIST = (
     b"<TimeNextVisible>Fri, 09 Oct 2026 21:04:30 GMT</TimeNextVisible></QueueMessage></QueueMessagesList>"
 )
 TAKEN = says(b"HTTP/1.1 201 Created\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n" % len(LIST) + LIST)
+
+
+GIVEN = b'{"access_token":"%d","expires_on":"32503680000"}'
 
 
 def refuses(status: int, code: str) -> Behaviour:
@@ -117,3 +120,24 @@ async def test_a_header_of_two_lines_is_not_sent() -> None:
         with pytest.raises(ValueError, match="more than one line"):
             await AzureBlobs(account).put("c", "b", b"{}", {"reason": "a\r\nx-ms-b: c"})
     assert server.heads == []
+
+
+async def test_a_token_that_is_refused_is_not_sent_again() -> None:
+    tokens = [says(b"HTTP/1.1 200 OK\r\nContent-Length: 47\r\n\r\n" + GIVEN % n) for n in (1, 2)]
+    async with serving(tokens[0], refuses(401, "InvalidAuthenticationInfo"), tokens[1], TAKEN) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        with closing(HttpClient()) as http:
+            settings = StorageSettings(None, url, url, None, IdentityEndpoint(f"{url}/token", "s"))
+            queues = AzureQueues(StorageAccount(settings, http))
+            with pytest.raises(UnavailableError) as caught:
+                await queues.put("call-events", b"{}", "base64")
+            assert caught.value.reason == "storage-InvalidAuthenticationInfo"
+            await queues.put("call-events", b"{}", "base64")
+    sent = [line for head in server.heads for line in head.split(b"\r\n") if line.startswith(b"authorization")]
+    assert sent == [b"authorization: Bearer 1", b"authorization: Bearer 2"]
+
+
+def test_no_token_goes_where_there_is_no_tls() -> None:
+    settings = StorageSettings(None, "http://st1.example", "https://st1.example", None)
+    with pytest.raises(SettingsError, match="not https"):
+        StorageAccount(settings, HttpClient())
