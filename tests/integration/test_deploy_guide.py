@@ -20,7 +20,15 @@ from tests.integration.azure_cli import TENANT, Azure
 
 ROOT = Path(__file__).parents[2]
 CHECKOUT = (
-    *("run.py", "function_app.py", "host.json", "requirements.lock", "azure.yaml", "subscriptions.sample.toml"),
+    *(
+        "run.py",
+        "pyproject.toml",
+        "function_app.py",
+        "host.json",
+        "requirements.lock",
+        "azure.yaml",
+        "subscriptions.sample.toml",
+    ),
     *("dev/__init__.py", "dev/package.py", "infra/hooks/provision.py", "infra/hooks/certificate-policy.json", "shared"),
 )
 OUTPUTS = {

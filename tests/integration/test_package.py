@@ -97,6 +97,7 @@ class TestFiles:
     def test_need_nothing_but_the_standard_library_to_be_made(self, tmp_path: Path) -> None:
         for name in (
             "run.py",
+            "pyproject.toml",
             "function_app.py",
             "host.json",
             "requirements.lock",
