@@ -100,27 +100,27 @@ def test_each_cloud_has_its_own_audience(sim: Simulator, login_endpoint: str, au
     found.close()
 
 
-async def test_subscriptions_are_made_in_each_tenant(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def unsubscribed(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> App:
+    """The app with something desired in both tenants, and nothing subscribed to yet."""
     path = tmp_path / "subscriptions.toml"
     path.write_text(DESIRED)
     monkeypatch.setenv("SUBSCRIPTIONS", str(path))
     monkeypatch.setattr(app.sim.graph.settings, "handshake", False)
     for subscription in app.sim.graph.subscriptions:
         app.sim.graph.remove(subscription.id)
+    return app
+
+
+async def test_subscriptions_are_made_in_each_tenant(unsubscribed: App) -> None:
+    app = unsubscribed
     await triggers.renew(app.parts)
     made = [(found.tenant_id, found.app_id) for found in app.sim.graph.subscriptions]
     assert sorted(made) == sorted([(TENANT, app.sim.app_id), (OTHER_TENANT, app.sim.app_id)])
 
 
-async def test_a_tenant_without_consent_does_not_hold_up_the_other(
-    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "subscriptions.toml"
-    path.write_text(DESIRED)
-    monkeypatch.setenv("SUBSCRIPTIONS", str(path))
-    monkeypatch.setattr(app.sim.graph.settings, "handshake", False)
-    for subscription in app.sim.graph.subscriptions:
-        app.sim.graph.remove(subscription.id)
+async def test_a_tenant_without_consent_does_not_hold_up_the_other(unsubscribed: App) -> None:
+    app = unsubscribed
     app.sim.faults.add(Fault("login", path=f"{OTHER_TENANT}/oauth2", status=401), times=None)
     await triggers.renew(app.parts)
     assert [found.tenant_id for found in app.sim.graph.subscriptions] == [TENANT]
