@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from shared.http_client import HttpClient, Origin, detached, split_url
 from shared.settings import StorageSettings, is_loopback
 from shared.storage.access_tokens import AccessTokens, tokens_of
-from shared.storage.connection_string import parse_connection_string
+from shared.storage.connection_string import is_address, parse_connection_string
 from shared.storage.shared_key import SharedKey
 from shared.values.errors import SettingsError, UnavailableError
 from shared.values.http_answers import Answer
@@ -52,7 +52,7 @@ class StorageAccount:
         """Nothing is connected yet.
 
         Raises:
-            SettingsError: the connection string is none, or a token would be sent to an address without TLS.
+            SettingsError: the connection string or an address is none, or a token would be sent without TLS.
         """
         self.http = http
         self._key: SharedKey | None = None
@@ -65,6 +65,10 @@ class StorageAccount:
             self._sas = parts.sas
             self._key = None if parts.key is None else SharedKey(parts.account, parts.key)
         elif settings.queue_service_uri and settings.blob_service_uri:
+            if not all(map(is_address, (settings.queue_service_uri, settings.blob_service_uri))):
+                raise SettingsError(
+                    ["AzureWebJobsStorage__queueServiceUri, __blobServiceUri: not addresses of services"]
+                )
             self.queues, self.blobs = Service.of(settings.queue_service_uri), Service.of(settings.blob_service_uri)
             if not all(one.origin.secure or is_loopback(one.url) for one in (self.queues, self.blobs)):
                 raise SettingsError(

@@ -4,6 +4,7 @@ Sources: "Configure Azure Storage connection strings" (https://learn.microsoft.c
 for the emulator's, "Connect to Azurite with SDKs and tools" (https://learn.microsoft.com/azure/storage/common/storage-connect-azurite).
 """
 
+import re
 from base64 import b64decode
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ _SUFFIX: Final = "core.windows.net"
 _EMULATOR: Final = "devstoreaccount1"
 _EMULATOR_KEY: Final = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 _EMULATOR_PORTS: Final = {"queue": 10001, "blob": 10000}
+_ADDRESS: Final = re.compile(r"https?://[^\s?#]+", re.IGNORECASE | re.ASCII)
 
 
 class ConnectionString(NamedTuple):
@@ -44,6 +46,15 @@ def parse_connection_string(text: str) -> ConnectionString:
     return ConnectionString(places[0], places[1], account, None if sas else key, sas)
 
 
+def is_address(url: str) -> bool:
+    """Whether a URL is that of a service: http or https, a host, a port if any, a path if any, and nothing more."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0 and url.isascii() and _ADDRESS.fullmatch(url) is not None
+    except ValueError:  # a port or an IPv6 address that is none
+        return False
+
+
 def _is_base64(text: str) -> bool:
     try:
         return bool(b64decode(text, validate=True))
@@ -61,4 +72,4 @@ def _place(values: dict[str, str], service: str) -> str:
     if not address and (account := values.get("accountname")):
         scheme = values.get("defaultendpointsprotocol") or "https"
         address = f"{scheme}://{account}.{service}.{values.get('endpointsuffix') or _SUFFIX}"
-    return address.rstrip("/") if urlsplit(address).hostname else ""
+    return address.rstrip("/") if is_address(address) else ""

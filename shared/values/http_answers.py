@@ -41,6 +41,8 @@ def read_answer(buffer: bytearray) -> Reading[tuple[Answer, bool]]:
     length, coding = headers.get("content-length"), headers.get("transfer-encoding")
     if status in {204, 304}:
         body = b""
+        # Bytes that come all the same would be taken for the next answer.
+        persistent = persistent and (status == 304 or (coding is None and length in {None, "0"}))
     elif coding is not None:
         if coding.lower() != "chunked":
             raise ValueError("an unknown transfer coding")

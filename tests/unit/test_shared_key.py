@@ -12,6 +12,9 @@ from azure.storage.queue import QueueServiceClient
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.http_client import HttpClient
+from shared.settings import StorageSettings
+from shared.storage.account import StorageAccount
 from shared.storage.connection_string import parse_connection_string
 from shared.storage.shared_key import SharedKey
 from shared.values.errors import SettingsError
@@ -78,9 +81,23 @@ def test_the_emulators_short_form_may_be_written_otherwise() -> None:
         "AccountName=st1",
         "AccountKey=k",
         "AccountName=st1;AccountKey=a2V5;QueueEndpoint=none",
+        "AccountName=st1;AccountKey=a2V5;QueueEndpoint=htps://h",  # a slip, and all would go in the clear
+        "AccountName=st1;AccountKey=a2V5;QueueEndpoint=//h",
+        "AccountName=st1;AccountKey=a2V5;QueueEndpoint=https://h:abc",
+        "AccountName=st1;AccountKey=a2V5;QueueEndpoint=https://h:99999",
+        "AccountName=st1;AccountKey=a2V5;QueueEndpoint=https://[h",
+        "AccountName=st1;AccountKey=a2V5;QueueEndpoint=https://a b",
+        "AccountName=st1;AccountKey=a2V5;QueueEndpoint=https://h/?sv=1",
+        "AccountName=st1;AccountKey=a2V5;DefaultEndpointsProtocol=ftp",
         "AccountName=st1;AccountKey=???",
     ],
 )
 def test_what_is_none_is_a_matter_of_settings(text: str) -> None:
     with pytest.raises(SettingsError):
         parse_connection_string(text)
+
+
+@pytest.mark.parametrize("url", ["http://st1.queue.example", "htps://h", "https://h:abc", "https://h?x=1", "st1"])
+def test_a_token_goes_to_no_address_that_is_none_or_in_the_clear(url: str) -> None:
+    with pytest.raises(SettingsError, match="ServiceUri"):
+        StorageAccount(StorageSettings(None, url, "https://st1.blob.example", None), HttpClient())
