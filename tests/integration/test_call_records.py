@@ -345,7 +345,10 @@ async def test_gaps_come_before_an_audit(desired: App) -> None:
     ("changes", "reason"),
     [
         ({"tenantId": "00000000-0000-0000-0000-000000000000"}, "unknown-tenant"),
-        ({"resourceData": {"@odata.type": "#microsoft.graph.callRecord", "id": "../users"}}, "call-record-malformed"),
+        (
+            {"resource": "communications/callRecords", "resourceData": {"id": "../users"}},
+            "call-record-malformed",
+        ),
         ({"resource": "communications/callRecords", "resourceData": None}, "call-record-malformed"),
     ],
 )
