@@ -19,7 +19,8 @@ from shared.settings import IdentityEndpoint
 _log = logging.getLogger(__name__)
 
 _RESOURCE: Final = "https://storage.azure.com"
-_SPARE_SECONDS: Final = 300.0  # a token is not used so shortly before its end
+_SPARE_SECONDS: Final = 300.0  # a token is renewed so shortly before its end
+_LAST_SECONDS: Final = 30.0  # and not used any more, for a request takes a while
 _LONG_SECONDS: Final = 7200.0  # one that lives as long is renewed at half its life
 _PAUSE_SECONDS: Final = 30.0  # after a renewal that failed
 
@@ -50,7 +51,7 @@ class AccessTokens:
             ConnectionError: there is none, and none was given.
         """
         token, now = self._token, self._now()
-        if token is not None and now < token.expires - _SPARE_SECONDS:
+        if token is not None and now < token.expires - _LAST_SECONDS:
             if now >= self._renew_at:
                 self.begin()
             return token.text
@@ -64,9 +65,10 @@ class AccessTokens:
             self._renewing.add_done_callback(self._renewed)
         return self._renewing
 
-    def forget(self) -> None:
-        """Storage has refused it."""
-        self._token = None
+    def forget(self, text: str) -> None:
+        """Storage has refused this one; another that has come since stays."""
+        if self._token is not None and self._token.text == text:
+            self._token = None
 
     def _renewed(self, renewing: asyncio.Future[Token]) -> None:
         self._renewing = None
@@ -78,8 +80,10 @@ class AccessTokens:
             return
         self._fails = False
         self._token = renewing.result()
-        left = self._token.expires - self._now()
-        self._renew_at = self._token.expires - (left / 2 if left >= _LONG_SECONDS else _SPARE_SECONDS)
+        now = self._now()
+        left = self._token.expires - now
+        due = self._token.expires - (left / 2 if left >= _LONG_SECONDS else _SPARE_SECONDS)
+        self._renew_at = max(due, now + _PAUSE_SECONDS)  # one that is nearly over is not asked for again and again
 
 
 def tokens_of(http: HttpClient, endpoint: IdentityEndpoint | None, client_id: str | None) -> AccessTokens:

@@ -115,8 +115,10 @@ class StorageAccount:
         headers = {"x-ms-version": _VERSION, "x-ms-date": self._now(), **request.headers}
         if method != "GET":
             headers["content-length"] = str(len(body))
+        token = ""
         if self._tokens is not None:
-            headers["authorization"] = f"Bearer {await self._tokens.get()}"
+            token = await self._tokens.get()
+            headers["authorization"] = f"Bearer {token}"
         elif self._key is not None:
             headers["authorization"] = self._key.authorization(method, path, query, headers)
         else:
@@ -128,7 +130,7 @@ class StorageAccount:
         head = f"{method} {target} HTTP/1.1\r\nhost: {service.origin.authority}{lines}"
         answer = await self.http.send(service.origin, head, body)
         if answer.status == 401 and self._tokens is not None:
-            self._tokens.forget()
+            self._tokens.forget(token)
         return answer
 
     def _now(self) -> str:

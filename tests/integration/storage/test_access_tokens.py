@@ -101,8 +101,33 @@ async def test_while_it_is_valid_nobody_waits_and_a_failed_renewal_is_tried_agai
 async def test_one_that_was_refused_is_not_used_again() -> None:
     tokens = Endpoint().tokens()
     await tokens.get()
-    tokens.forget()
+    tokens.forget("token 1")
     assert await tokens.get() == "token 2"
+    tokens.forget("token 1")  # the answer to a request of before
+    assert await tokens.get() == "token 2"
+
+
+async def test_a_short_one_is_used_to_its_end_while_there_is_no_other() -> None:
+    endpoint = Endpoint(HOUR)
+    tokens = endpoint.tokens()
+    await tokens.get()
+    endpoint.now, endpoint.fails = HOUR - 200, True
+    assert await tokens.get() == "token 1"
+    await settled()
+    assert await tokens.get() == "token 1"
+    assert endpoint.asked == 2
+    endpoint.now = HOUR - 20
+    with pytest.raises(ConnectionError):
+        await tokens.get()
+
+
+async def test_one_that_comes_nearly_over_is_not_asked_for_at_each_use() -> None:
+    endpoint = Endpoint(200)
+    tokens = endpoint.tokens()
+    for _ in range(5):
+        assert await tokens.get() == "token 1"
+        await settled()
+    assert endpoint.asked == 1
 
 
 async def test_the_platforms_endpoint_is_asked_as_it_wants_to_be(http: HttpClient) -> None:
