@@ -43,6 +43,11 @@ class Waits(StrEnum):
     TOO_MANY = "too-many"
     SWITCHED_OFF = "switched-off"  # by UNSUBSCRIBE=never: a confirmation changes nothing
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Waits":
+        """A reason of a later version's; each run finds its own, and what is remembered beside it is to be read."""
+        return cls.TOO_MANY
+
 
 class Unwanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A subscription of ours that nobody desires; `since` the first whole reading of what is desired that said so.

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from datetime import timedelta
 
+import msgspec
+
+from shared.subscriptions.desired_source import read_again
 from shared.subscriptions.planned import Desired
 from shared.subscriptions.state import Changes, Memory
-from shared.subscriptions.unwanted import Review
+from shared.subscriptions.unwanted import Review, Unwanted, Waits
 from shared.values import resources
 from shared.values.errors import UnavailableError
 from shared.values.graph import Reply
@@ -142,6 +145,16 @@ def test_no_run_takes_back_what_another_has_removed() -> None:
     unsaved = Changes(review=Review(removals={"a": START}))
     unsaved.add(Changes(review=Review(removals={"b": START})))
     assert unsaved.review == Review(removals={"a": START, "b": START})
+
+
+def test_a_reason_of_a_later_version_spoils_nothing_that_is_remembered() -> None:
+    entry = Unwanted(kind="callEvents", resource="users/1", since=START, waits=Waits.EMERGENCY)
+    memory = Memory(review=Review(unwanted={"a": entry}), readings={"f": read_again((), None, START)})
+    later = msgspec.json.encode(memory).replace(b'"emergency"', b'"full-moon"')
+    found = msgspec.json.decode(later, type=Memory)
+    assert found.readings == memory.readings
+    assert found.review is not None
+    assert found.review.unwanted["a"].needs_confirmation
 
 
 async def test_an_answer_about_another_subscription_deletes_nothing() -> None:
