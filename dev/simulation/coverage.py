@@ -280,7 +280,9 @@ class Ledger:
                 due = None if self._is_of_yesterday(one) else granted + (one.expires - granted) / 2
                 last = granted + (one.expires - granted) * LAST_RESORT
             wanted.absent_since = when, cause, due, last
-            left, at_last = one.expires - when, max((one.expires - granted) * (1 - LAST_RESORT), THREE_RUNS)
+            # Its life was measured by one clock and what is left of it by another; each may be wrong.
+            life, left = one.expires - granted + SKEW, one.expires - when
+            at_last = max(life * (1 - LAST_RESORT), THREE_RUNS)
             if cause == "deleted" and left > at_last + SKEW and not self._is_unrecognisable(one.id):
                 self.rash.append(f"{wanted.kind} {wanted.resource}: deleted alone at {when}, with {left} left")
             self._end_staleness(wanted, when)
