@@ -226,6 +226,9 @@ def check_package(app: Path) -> int:
     # As Oryx does it. Hashes are demanded because the file has them; --no-deps would hide a line that is missing.
     install = ["-m", "pip", "install", "--prefer-binary", "-r", str(app / "requirements.txt"), f"--target={packages}"]
     _step("Installing what the package requires", [str(python), *install])
+    development = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8").split()
+    storage = [name for name in development if name.startswith("azure-storage")]  # the app has a client of its own
+    _step("Installing what the local host listens to queues with", [str(python), *install[:4], *storage])
     # Only the host and its like, so that nothing of the app in this checkout can stand in for what the package lacks.
     shutil.copytree(ROOT / "dev", folder / "dev", ignore=shutil.ignore_patterns("node", "simulator", "__pycache__"))
     os.chdir(folder)
