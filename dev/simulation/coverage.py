@@ -106,14 +106,14 @@ class Ledger:
     def __init__(
         self,
         clock: Clock,
-        is_beyond_knowing: Callable[[str], bool] = lambda _: False,
+        is_beyond_knowing: Callable[[str, bool], bool] = lambda *_: False,
         is_unrecognisable: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """Take a clock, and what says of an id whether nobody could know that there is such a subscription, or whose.
 
         Args:
             clock: what time it is.
-            is_beyond_knowing: no list shows it, and it is not remembered.
+            is_beyond_knowing: no list shows it, and it is not remembered; it is told whether lists cannot be read.
             is_unrecognisable: it is not remembered, and of what Graph tells nobody knows whether it delivers.
         """
         self._clock = clock
@@ -192,7 +192,7 @@ class Ledger:
         if wanted is None or one.client_state not in self._states:
             return
         wanted.live.add(one.id)
-        known = [identity for identity in wanted.live if not self._is_beyond_knowing(identity)]
+        known = [identity for identity in wanted.live if not self._is_unknown(identity)]
         if len(known) > MOST:
             self.surplus.append(f"{wanted.kind} {wanted.resource}: {len(known)} of it at {self._clock.now()}")
         wanted.longest_life = max(wanted.longest_life, one.expires - self._clock.now())
@@ -276,7 +276,7 @@ class Ledger:
         wanted.live.remove(one.id)
         if not wanted.live:
             due = last = None
-            if cause == "lapsed" and not self._is_beyond_knowing(one.id):
+            if cause == "lapsed" and not self._is_unknown(one.id):
                 due = None if self._is_of_yesterday(one) else granted + (one.expires - granted) / 2
                 last = granted + (one.expires - granted) * LAST_RESORT
             wanted.absent_since = when, cause, due, last
@@ -286,6 +286,11 @@ class Ledger:
             if cause == "deleted" and left > at_last + SKEW and not self._is_unrecognisable(one.id):
                 self.rash.append(f"{wanted.kind} {wanted.resource}: deleted alone at {when}, with {left} left")
             self._end_staleness(wanted, when)
+
+    def _is_unknown(self, identity: str) -> bool:
+        now, tenant_id = self._clock.now(), self._known[identity][0].tenant_id
+        unread = (span for whose in (None, tenant_id) for span in self._disturbances.get(("reads", whose), ()))
+        return self._is_beyond_knowing(identity, any(span.start <= now <= span.end for span in unread))
 
     def _end_unwanted(self, unwanted: _Wanted) -> None:
         """Judge for how long something was kept that nobody desired."""

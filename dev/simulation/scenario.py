@@ -253,10 +253,10 @@ class Scenario:
             self.store.add(bystander, quota=None, refuse_duplicates=False)
             self.bystanders.append(bystander)
 
-    def _is_beyond_knowing(self, subscription_id: str) -> bool:
+    def _is_beyond_knowing(self, subscription_id: str, lists_unread: bool) -> bool:
         """Made by a request whose answer was lost, or forgotten by a new process, while no list shows it."""
         forgotten = self.known.error is not None or self._is_forgotten(subscription_id)
-        return forgotten and (self.blind_lists > 0 or self.oddities["patchy_lists"] > 0)
+        return forgotten and (lists_unread or self.blind_lists > 0 or self.oddities["patchy_lists"] > 0)
 
     def _is_unrecognisable(self, subscription_id: str) -> bool:
         """Forgotten, while lists leave out the query of its notification URL."""
