@@ -132,6 +132,7 @@ class Ledger:
         self.kept: list[str] = []
         self.journal: list[tuple[datetime, str, str]] = []
         self.came_and_went = 0
+        self.without_turn = 0  # runs that go on and wait for no other: each may make a successor of its own
 
     # What the world tells
 
@@ -193,7 +194,7 @@ class Ledger:
             return
         wanted.live.add(one.id)
         known = [identity for identity in wanted.live if not self._is_unknown(identity)]
-        if len(known) > MOST:
+        if len(known) > MOST + self.without_turn:
             self.surplus.append(f"{wanted.kind} {wanted.resource}: {len(known)} of it at {self._clock.now()}")
         wanted.longest_life = max(wanted.longest_life, one.expires - self._clock.now())
         self._end_absence(wanted)

