@@ -259,8 +259,9 @@ class Scenario:
         return forgotten and (lists_unread or self.blind_lists > 0 or self.oddities["patchy_lists"] > 0)
 
     def _is_unrecognisable(self, subscription_id: str) -> bool:
-        """Forgotten, while lists leave out the query of its notification URL."""
-        return self.oddities["odd_echoes"] > 0 and self._is_forgotten(subscription_id)
+        """Not known by what was sent, while lists leave out the query of its notification URL."""
+        kept = [memory.known.get(subscription_id) for memory in self.known.memories.values()]
+        return self.oddities["odd_echoes"] > 0 and not any(entry is not None and entry.sent for entry in kept)
 
     def _is_forgotten(self, subscription_id: str) -> bool:
         return not any(subscription_id in ids for ids in self.known.ids.values())
