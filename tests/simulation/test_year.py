@@ -183,12 +183,17 @@ class TestLedger:
     clock: ManualClock
     ledger: Ledger
     beyond_knowing: set[str]
+    forgotten: set[str]
 
     @pytest.fixture(autouse=True)
     def begin(self) -> None:
         self.clock = ManualClock(START)
         self.beyond_knowing: set[str] = set()
-        self.ledger = Ledger(self.clock, self.beyond_knowing.__contains__)
+        self.forgotten: set[str] = set()
+        self.ledger = Ledger(
+            self.clock,
+            lambda identity, unread: identity in self.beyond_knowing or (unread and identity in self.forgotten),
+        )
         self.ledger.accept(("state",))
         self.ledger.rotate("c/1")
         self.ledger.want("callEvents", "users/1/communications/callEvents")
@@ -326,4 +331,30 @@ class TestLedger:
         self.clock.advance(24 * HOUR + 5 * MINUTE)
         self.ledger.vanished(one, removed=False)
         self.appear("c")
+        assert len(self.verdict()) == found
+
+    @pytest.mark.parametrize(("hours", "found"), [(26, 0), (20, 1)])
+    def test_what_is_forgotten_is_excused_while_no_list_can_be_read(self, hours: int, found: int) -> None:
+        one = self.appear("a")
+        self.forgotten.add("a")
+        self.ledger.disturb("reads", START, START + hours * HOUR)
+        self.clock.advance(24 * HOUR + 5 * MINUTE)
+        self.ledger.vanished(one, removed=False)
+        self.appear("b")
+        assert len(self.verdict()) == found
+
+    def test_an_end_without_its_fractions_is_no_new_life(self) -> None:
+        """The quarter of its life after which it may be deleted alone is of the life that was granted."""
+        one = replace(self.appear("a"), expires=self.clock.now() + 24 * HOUR - timedelta(milliseconds=500))
+        self.clock.advance(19 * HOUR)
+        self.ledger.changed(one)
+        self.ledger.vanished(one, removed=False)
+        self.appear("b")
+        assert self.verdict() == []
+
+    @pytest.mark.parametrize(("without_turn", "found"), [(0, 1), (1, 0)])
+    def test_a_run_that_waits_for_nobody_may_make_a_third(self, without_turn: int, found: int) -> None:
+        self.ledger.without_turn = without_turn
+        for identity in "abc":
+            self.appear(identity)
         assert len(self.verdict()) == found
