@@ -110,7 +110,7 @@ def review_unwanted(
 
     What has not goes an hour after it was first unwanted; see `due_for_removal`. These wait: what was unwanted when
     somebody looked for the first time, an emergency policy's subscription, the last one of its kind, and all others
-    while together with the unconfirmed removals of the last day they are more than five, or more than one and more than
+    once together with the unconfirmed removals of the last day they are more than five, or more than one and more than
     a tenth of the tenant's. A confirmation that is younger than all that ends the waiting.
 
     Args:
@@ -151,8 +151,11 @@ def review_unwanted(
             waits[identity] = Waits.LAST_OF_ITS_KIND
     free = entries.keys() - waits.keys()
     together = len(free) + len(removals)
-    if together > _MOST_TOGETHER or (together > 1 and together * _TENTH > len(entries) + len(others) + len(removals)):
-        waits |= dict.fromkeys(free, Waits.TOO_MANY)
+    is_too_many = together > _MOST_TOGETHER or (
+        together > 1 and together * _TENTH > len(entries) + len(others) + len(removals)
+    )
+    # What has once been too many goes on waiting: the others may have ended by themselves, and nobody has confirmed it.
+    waits |= {identity: Waits.TOO_MANY for identity in free if is_too_many or entries[identity].waits is Waits.TOO_MANY}
     return Review(
         unwanted={
             identity: msgspec.structs.replace(entry, waits=waits.get(identity), confirmed=identity in to_go)

@@ -285,7 +285,7 @@ class TestBrake:
             report = await timer.run(3 * HOUR)
             assert timer.waits(report) == ["too-many"] * waiting
 
-    async def test_a_day_counts_together_and_a_day_later_they_go(self) -> None:
+    async def test_a_day_counts_together_and_a_day_later_they_still_wait(self) -> None:
         timer = await settled(members=59)
         timer.have_members(*range(4, 60))
         await timer.run(70 * MINUTE)
@@ -295,7 +295,19 @@ class TestBrake:
         assert timer.waits(report) == ["too-many"] * 3
         assert len(timer.users()) == 56
         await timer.run(4 * HOUR)
-        assert len(timer.users()) == 53
+        assert len(timer.users()) == 56
+
+    async def test_the_rest_of_too_many_waits_on_where_some_have_ended_by_themselves(self) -> None:
+        timer = await settled(members=20)
+        timer.have_members(*range(4, 21))
+        report = await timer.run(50 * MINUTE)
+        assert timer.waits(report) == ["too-many"] * 3
+        for number in (1, 2):
+            (ended,) = timer.graph.holds(call_events(number))
+            del timer.graph.all[ended.id]
+        report = await timer.run(3 * HOUR)
+        assert timer.waits(report) == ["too-many"]
+        assert 3 in timer.users()
 
     async def test_what_an_operator_has_confirmed_does_not_count(self) -> None:
         timer = await settled(members=59)
