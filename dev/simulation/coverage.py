@@ -20,7 +20,6 @@ THREE_RUNS = timedelta(minutes=15)
 
 SKEW = timedelta(minutes=5)
 
-_A_SECOND = timedelta(seconds=1)
 MOST = 2
 """Subscriptions for one thing, of those that can be known of: an old one and its successor."""
 
@@ -203,7 +202,8 @@ class Ledger:
     def changed(self, one: Subscription) -> None:
         self._note("~", one)
         before, granted = self._known[one.id]
-        is_grant = abs(one.expires - before.expires) >= _A_SECOND  # what is sent back to Graph has lost its fractions
+        # What is sent back to Graph has lost its fractions, or is raised to Graph's least where clocks differ.
+        is_grant = abs(one.expires - before.expires) >= SKEW
         self._known[one.id] = one, self._clock.now() if is_grant else granted
         wanted = self._wanted.get((one.tenant_id, resource_key(one.resource)))
         if wanted is not None:
