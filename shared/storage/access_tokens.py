@@ -119,5 +119,5 @@ async def _of_azure_identity(client_id: str | None) -> Token:
         try:
             token = await credential.get_token(f"{_RESOURCE}/.default")
         except AzureError as error:
-            raise ConnectionError(f"azure-identity token no token: {type(error).__name__}") from error
+            raise ConnectionError(f"azure-identity gave no token: {type(error).__name__}") from error
     return Token(token.token, float(token.expires_on))
