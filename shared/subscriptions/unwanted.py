@@ -8,8 +8,9 @@ from typing import Final
 
 import msgspec
 
-from shared.storage.ports import Blobs
+from shared.storage.ports import Blobs, Version
 from shared.values import resources
+from shared.values.errors import UnavailableError
 from shared.values.graph import Subscription
 from shared.values.times import Moment
 
@@ -30,6 +31,7 @@ CONFIRMATIONS: Final = ("config", "unsubscribe.json")
 
 CONFIRMED_FOR: Final = timedelta(hours=24)
 _CLOCKS_DIFFER: Final = timedelta(minutes=5)
+_CONFLICTS: Final = 10  # others who may write in between
 
 _log = logging.getLogger(__name__)
 
@@ -199,9 +201,25 @@ class Confirmations:
         Raises:
             UnavailableError: storage did not answer.
         """
-        data = await self._blobs.get(*CONFIRMATIONS)
+        return self._valid(await self._blobs.get_version(*CONFIRMATIONS))
+
+    async def add(self, ids: Collection[str]) -> None:
+        """Confirm that these go; what was confirmed within the last day stays so, also by another operator meanwhile.
+
+        Raises:
+            UnavailableError: storage did not take it.
+        """
+        for _ in range(_CONFLICTS):
+            version = await self._blobs.get_version(*CONFIRMATIONS)
+            confirmed = dict(self._valid(version)) | dict.fromkeys(ids, self._now())
+            data = msgspec.json.encode(_Confirmed(confirmed=confirmed))
+            if await self._blobs.put_version(*CONFIRMATIONS, data, None if version is None else version.etag):
+                return
+        raise UnavailableError("the confirmations", reason="state-contended")
+
+    def _valid(self, version: Version | None) -> Mapping[str, datetime]:
         try:
-            known = _Confirmed() if data is None else msgspec.json.decode(data, type=_Confirmed)
+            known = _Confirmed() if version is None else msgspec.json.decode(version.data, type=_Confirmed)
         except (ValueError, RecursionError):
             _log.error("the blob %s/%s cannot be read, and confirms nothing", *CONFIRMATIONS)
             return {}
@@ -209,15 +227,6 @@ class Confirmations:
         return {
             identity: at for identity, at in known.confirmed.items() if now - CONFIRMED_FOR < at < now + _CLOCKS_DIFFER
         }
-
-    async def add(self, ids: Collection[str]) -> None:
-        """Confirm that these go; what was confirmed within the last day stays so.
-
-        Raises:
-            UnavailableError: storage did not take it.
-        """
-        confirmed = dict(await self.load()) | dict.fromkeys(ids, self._now())
-        await self._blobs.put(*CONFIRMATIONS, msgspec.json.encode(_Confirmed(confirmed=confirmed)))
 
 
 def _key(existing: Subscription) -> str:

@@ -17,6 +17,7 @@ from shared.subscriptions.state import Changes, Memory
 from shared.subscriptions.unwanted import CONFIRMATIONS, Confirmations, Review, Unwanted, Waits
 from shared.values import resources
 from shared.values.errors import UnavailableError
+from tests.fakes import write_blob_in_between
 from tests.unit import model_graph as model
 from tests.unit.model_graph import ENDPOINT, OTHER_TENANT, START, TENANT, call_events, call_records, user
 from tests.unit.test_renew import HOUR, Scenario
@@ -379,6 +380,10 @@ class TestConfirmation:
         assert len(timer.users()) == 59
 
 
+def _confirming(identity: str, at: datetime) -> bytes:
+    return msgspec.json.encode({"confirmed": {identity: at}})
+
+
 class TestBlob:
     async def test_it_holds_for_a_day_each(self) -> None:
         storage = StorageModel()
@@ -390,6 +395,16 @@ class TestBlob:
         assert set(await confirmations.load()) == {"a", "b"}
         storage.now += HOUR
         assert set(await confirmations.load()) == {"b"}
+
+    async def test_two_operators_who_confirm_at_once_both_do(self) -> None:
+        storage = StorageModel()
+        confirmations = Confirmations(storage.blobs, lambda: storage.now)
+        write_blob_in_between(storage, *CONFIRMATIONS, _confirming("a", storage.now))
+        await confirmations.add(["b"])
+        assert set(await confirmations.load()) == {"a", "b"}
+        write_blob_in_between(storage, *CONFIRMATIONS, _confirming("c", storage.now))
+        await confirmations.add(["d"])
+        assert set(await confirmations.load()) == {"c", "d"}
 
     @pytest.mark.parametrize(
         "data", [b"", b"[]", b"{", b'{"confirmed": ["a"]}', b'{"confirmed": {"a": "2126-01-01T00:00:00Z"}}']
