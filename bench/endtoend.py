@@ -97,9 +97,7 @@ def _stack(settings: dict[str, str]) -> Iterator[Stack]:
         yield stack
 
 
-def _throughput(
-    stack: Stack, workers: int, form: str, count: int, operation: float
-) -> Iterator[Finding | Throughput]:
+def _throughput(stack: Stack, workers: int, form: str, count: int, operation: float) -> Iterator[Finding | Throughput]:
     """All at once, with what the host used for it; `operation` is the CPU of a bare RSA operation."""
     name = f"{workers} worker{'s' if workers > 1 else ''}, {form} events"
     _warm_up(stack)
