@@ -57,6 +57,8 @@ class ResourceRule:
     so for those the switch `GraphSettings.lifecycle_url_everywhere` decides."""
     limited: bool = False
     """Whether a second one is a limit that has been reached, 403, and no conflict, 409."""
+    most: int | None = None
+    """How many there may be to one path, of all applications together; more are a limit that has been reached."""
     of_transcripts: bool = False
     """Whether the tenant's switch for transcripts decides (`GraphSettings.transcript_access`)."""
 
@@ -70,10 +72,12 @@ def _made_of_calls(name: str, function: str, segment: str, of_meetings: str, of_
 
     Source: "Get change notifications for transcripts and recordings using Microsoft Graph"
     (https://learn.microsoft.com/graph/teams-changenotifications-callrecording-and-calltranscript); the lifetimes are of
-    "subscription resource type", and that v1.0 knows ad hoc calls of a user is of "What's new in Microsoft Graph".
+    "subscription resource type", and that v1.0 knows ad hoc calls of a user is of "What's new in Microsoft Graph". The
+    limits are of "Change notifications overview" (https://learn.microsoft.com/graph/change-notifications-overview):
+    1 per app and meeting, 1 per app and user, 10 per user for those of all meetings that the user organizes.
     """
 
-    def rule(path: str, versions: frozenset[str], permission: str) -> ResourceRule:
+    def rule(path: str, versions: frozenset[str], permission: str, most: int | None = None) -> ResourceRule:
         return ResourceRule(
             name=name,
             pattern=_pattern(path),
@@ -87,11 +91,13 @@ def _made_of_calls(name: str, function: str, segment: str, of_meetings: str, of_
             quota="teams",
             teams=True,
             limited=True,
+            most=most,
             of_transcripts=segment == "transcripts",
         )
 
     return (
-        rule(rf"(communications|users/[^/]+)/onlineMeetings/{function}", _BOTH, of_meetings),
+        rule(rf"communications/onlineMeetings/{function}", _BOTH, of_meetings),
+        rule(rf"users/[^/]+/onlineMeetings/{function}", _BOTH, of_meetings, most=10),
         rule(rf"communications/onlineMeetings/[^/()]+/{segment}", _BOTH, of_meetings),
         rule(rf"communications/adhocCalls/{function}", _BETA, of_calls),
         rule(rf"users/[^/]+/adhocCalls/{function}", _BOTH, of_calls),

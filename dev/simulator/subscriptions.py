@@ -1,6 +1,7 @@
 """The subscriptions that Graph holds."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -66,10 +67,15 @@ class Subscription:
             "notificationUrlAppId": self.notification_url_app_id,
         }
 
+    @property
+    def path(self) -> str:
+        """Its resource, the same for all spellings of a path."""
+        return self.resource.strip("/").casefold()
+
     def unique_key(self) -> tuple[str, ...]:
         """What no second subscription may share."""
         owner = (self.rule.name, self.app_id, self.tenant_id)
-        resource = self.resource.strip("/").casefold()
+        resource = self.path
         match self.rule.unique:
             case Unique.USER:
                 return (*owner, self.user_id or "")
@@ -91,7 +97,7 @@ class Store:
         self._lock = threading.RLock()
         self._by_id: dict[str, Subscription] = {}
         self._by_key: dict[tuple[str, ...], str] = {}
-        self._counts: dict[tuple[str, str], int] = {}
+        self._counts: Counter[tuple[str, ...]] = Counter()
         self._earliest = _FOREVER  # no subscription expires before this
 
     def all(self) -> tuple[Subscription, ...]:
@@ -113,18 +119,22 @@ class Store:
         """Whether `candidate` may join.
 
         Raises:
-            GraphError: 409 or 403, there is one already; 403, `quota` (per tenant) is used up.
+            GraphError: 409 or 403, there is one already; 403, there are as many as may be to its path, or `quota` (per
+                tenant) is used up.
         """
         with self._lock:
             self._purge()
             twin = self._by_key.get(candidate.unique_key())
             if refuse_duplicates and twin is not None and candidate.rule.limited:
-                raise GraphError(403, "Forbidden", "The application has reached its limit of one.")
+                raise _limit_reached("application", 1)
             if refuse_duplicates and twin is not None:
                 raise GraphError(
                     409, "Conflict", f"Subscription Id {twin} already exists for the requested combination"
                 )
-            if quota is not None and self._counts.get(_quota_key(candidate), 0) >= quota:
+            most = candidate.rule.most
+            if most is not None and self._counts[_path_key(candidate)] >= most:
+                raise _limit_reached("user", most)
+            if quota is not None and self._counts[_quota_key(candidate)] >= quota:
                 raise GraphError(
                     403, "Forbidden", f"The limit of {quota} subscriptions of this organization has been reached."
                 )
@@ -136,7 +146,7 @@ class Store:
             self._by_id[subscription.id] = subscription
             self._earliest = min(self._earliest, subscription.expires)
             self._by_key[subscription.unique_key()] = subscription.id
-            self._counts[_quota_key(subscription)] = self._counts.get(_quota_key(subscription), 0) + 1
+            self._counts.update((_quota_key(subscription), _path_key(subscription)))
 
     def change(self, subscription_id: str, update: Callable[[Subscription], Subscription]) -> Subscription | None:
         """Replace one by what `update` makes of it; None if it is not there."""
@@ -166,10 +176,20 @@ class Store:
 
     def _drop(self, subscription: Subscription) -> None:
         del self._by_id[subscription.id]
-        self._counts[_quota_key(subscription)] -= 1
+        self._counts.subtract((_quota_key(subscription), _path_key(subscription)))
         if self._by_key.get(subscription.unique_key()) == subscription.id:
             del self._by_key[subscription.unique_key()]
 
 
-def _quota_key(subscription: Subscription) -> tuple[str, str]:
+def _quota_key(subscription: Subscription) -> tuple[str, ...]:
     return subscription.tenant_id, subscription.rule.quota
+
+
+def _path_key(subscription: Subscription) -> tuple[str, ...]:
+    return subscription.tenant_id, subscription.rule.name, subscription.path
+
+
+def _limit_reached(whose: str, limit: int) -> GraphError:
+    """As applications have seen it of an application's limit; how Graph words a user's is in no page."""
+    said = f"The {whose} has reached its limit of '{limit}' subscriptions to this resource."
+    return GraphError(403, "ExtensionError", f"Operation: Create; Exception: [Status Code: Forbidden; Reason: {said}]")

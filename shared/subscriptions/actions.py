@@ -288,7 +288,8 @@ class _Execution:
         return self._result(outcome, reply) if isinstance(reply, Subscription) else self._not_made(reply)
 
     def _not_made(self, reply: SwitchboardError | None, old: Subscription | None = None) -> Result:
-        if isinstance(reply, graph.SubscriptionConflictError | graph.OutcomeUnknownError):
+        is_of_others = isinstance(reply, graph.PathLimitError) and reply.all_apps  # no list of ours would show them
+        if isinstance(reply, graph.SubscriptionConflictError | graph.OutcomeUnknownError) and not is_of_others:
             return self._result(Outcome.UNSETTLED, None, reply)
         return self._result(Outcome.FAILED, old, _refusal(reply))
 

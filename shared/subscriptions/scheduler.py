@@ -18,7 +18,7 @@ from shared.subscriptions.planned import Action, Reason, Verb
 from shared.values import graph
 from shared.values.errors import NoTurnError, OutOfTimeError, UnavailableError
 from shared.values.graph import Call, GraphError, OutcomeUnknownError, Reply, Subscription
-from shared.values.resource_row import ApiVersion, ResourceKind
+from shared.values.resource_row import ApiVersion, PathForm, ResourceKind
 
 if TYPE_CHECKING:
     from shared.graph.client import GraphClient
@@ -271,8 +271,8 @@ class BatchScheduler:
             reply = graph.PermissionDeniedError(
                 f"{reply} (unless Graph says otherwise, {form.permission} is needed; granted? then up to 24 h)"
             )
-        elif form is not None and form.only_one and isinstance(reply, graph.QuotaExceededError):
-            reply = graph.SubscriptionConflictError(str(reply))  # what holds the place is looked for, and adopted
+        elif form is not None and about is not None and isinstance(reply, graph.QuotaExceededError):
+            reply = _limit_of_path(reply, form, about.resource)
         if task.call.method == "POST" and kind is not None:
             self._note_answer(task, kind, reply)
         try:
@@ -296,6 +296,18 @@ class BatchScheduler:
         self.posted.append(Posted(task.call.tenant_id, kind, resource, error))
         if isinstance(reply, _FOR_ALL_OF_A_KIND):
             self._refused[task.call.tenant_id, kind.key, type(reply)][resource] = reply
+
+
+def _limit_of_path(error: graph.QuotaExceededError, form: PathForm, resource: str) -> GraphError:
+    """The same, unless it is a limit of this one path: that concerns no other of the kind."""
+    of_path = error.limit in {1, form.most_of_all} if error.limit else not error.of_organization
+    if not (form.only_one and of_path):
+        return error
+    of_all = "" if form.most_of_all is None else f", and {form.most_of_all} of all applications together"
+    return graph.PathLimitError(
+        f"{error} (of {resource} Graph allows one subscription of an application{of_all})",
+        all_apps=error.limit is not None and error.limit == form.most_of_all,
+    )
 
 
 def _fail(task: _Task, error: Exception) -> None:

@@ -1,7 +1,8 @@
 """The rows of what is made of a call: transcripts and recordings, which Graph announces alike.
 
-Source: "Get change notifications for transcripts and recordings using Microsoft Graph"
-(https://learn.microsoft.com/graph/teams-changenotifications-callrecording-and-calltranscript).
+Sources: "Get change notifications for transcripts and recordings using Microsoft Graph"
+(https://learn.microsoft.com/graph/teams-changenotifications-callrecording-and-calltranscript); and for the limits
+"Change notifications overview" (https://learn.microsoft.com/graph/change-notifications-overview).
 """
 
 from datetime import timedelta
@@ -37,6 +38,7 @@ def artifact_row(
             api_versions=versions or ("v1.0",),
             permission=of_calls if "adhocCalls" in path else of_meetings,
             only_one=True,
+            most_of_all=10 if key == "organizers" else None,
         )
 
     meetings, calls = "communications/+onlinemeetings", "communications/+adhoccalls"

@@ -23,7 +23,7 @@ once; one with a ~ is transient, and is raised or put back so that the work is t
             QuotaExceededError
             NotFoundError
             SubscriptionConflictError
-            TranscriptAccessError
+                PathLimitError
         UnexpectedError                 a fault of ours
         ~ UnavailableError              something outside did not answer, or refused for now
             ~ OutOfTimeError

@@ -32,6 +32,8 @@ _INNER_STATUSES: Final = {
 _FOR_THIS_ONE: Final = re.compile(r"does not match the token tenant", re.IGNORECASE)  # a meeting of somebody else's
 _TRANSCRIPTS_OFF: Final = "GraphAccessToTranscriptsDisabled"  # the code of innerError
 _QUOTA: Final = re.compile(r"\b(limit|quota|maximum|exceed\w*)\b", re.IGNORECASE)
+_LIMIT: Final = re.compile(r"\blimit of '?(\d+)", re.IGNORECASE)
+_OF_ORGANIZATION: Final = re.compile(r"\b(tenant|organi[sz]ation)\b", re.IGNORECASE)
 _HANDSHAKE: Final = re.compile(
     r"validation request (failed|timed out)|validation of the (notification|endpoint)", re.IGNORECASE
 )
@@ -172,9 +174,17 @@ class TranscriptAccessError(GraphError):
 
 
 class QuotaExceededError(GraphError):
-    """403: the organization has as many subscriptions of this sort as Graph allows."""
+    """403: there are as many subscriptions of this sort as Graph allows.
+
+    `limit` is how many, None where Graph does not say; `of_organization` is whether it names the organization.
+    """
 
     reason_of_class = "quota"
+
+    def __init__(self, message: str, *, limit: int | None = None, of_organization: bool = False) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.of_organization = of_organization
 
 
 class NotFoundError(GraphError):
@@ -194,6 +204,19 @@ class SubscriptionConflictError(GraphError):
     def __init__(self, message: str, *holders: str) -> None:
         super().__init__(message)
         self.holders = holders
+
+
+class PathLimitError(SubscriptionConflictError):
+    """403: the subscriptions that Graph allows to one path are there; it does not say which they are.
+
+    With `all_apps` these are several applications', and none of ours has to be among them.
+    """
+
+    reason_of_class = "quota"
+
+    def __init__(self, message: str, *, all_apps: bool) -> None:
+        super().__init__(message)
+        self.all_apps = all_apps
 
 
 class OutcomeUnknownError(UnavailableError):
@@ -340,8 +363,13 @@ def error_of(status: int, body: object, retry_after: float | None = None) -> Swi
             return TranscriptAccessError()
         case 403 if _FOR_THIS_ONE.search(message):
             return RequestRejectedError(text)
+        case 403 if _QUOTA.search(message):
+            limit, of_organization = _LIMIT.search(message), _OF_ORGANIZATION.search(message) is not None
+            return QuotaExceededError(
+                text, limit=None if limit is None else int(limit[1]), of_organization=of_organization
+            )
         case 403:
-            return QuotaExceededError(text) if _QUOTA.search(message) else PermissionDeniedError(text)
+            return PermissionDeniedError(text)
         case 404 | 410:
             return NotFoundError(text)
         case 409:

@@ -111,7 +111,8 @@ class PathForm(msgspec.Struct, frozen=True, eq=False, kw_only=True):
 
     `api_versions` are those that Graph knows the form in, the preferred one first. `permission` is the application's,
     or, in a row that is `delegated_only`, the signed-in user's. `only_one` forms are those of which an application may
-    have one subscription to a path; a second is refused as a limit that has been reached, with 403.
+    have one subscription to a path; a second is refused as a limit that has been reached, with 403, and so is one that
+    is more than the `most_of_all` that all applications may have together.
     """
 
     pattern: str
@@ -124,6 +125,7 @@ class PathForm(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     gather: Gather = Gather.EACH
     most: int | None = None
     only_one: bool = False
+    most_of_all: int | None = None
 
     @property
     def api_version(self) -> ApiVersion:

@@ -163,6 +163,7 @@ async def test_each_part_of_a_batch_has_its_own_answer(
     assert lifetime.maximum == timedelta(minutes=4230)
     assert {type(reply) for reply in others} == {Subscription}
     assert isinstance(quota, graph.QuotaExceededError)
+    assert (quota.limit, quota.of_organization) == (3, True)
 
 
 async def test_a_missing_permission(client: GraphClient, clock: FastForwardClock, sim: Simulator) -> None:
@@ -184,7 +185,8 @@ async def test_transcripts_that_the_tenant_does_not_let_graph_have(
     [kept] = await client.send([on("PATCH", made, {"expirationDateTime": graph.format_time(clock.now() + HOUR)})])
     assert isinstance(refused, graph.TranscriptAccessError)
     assert isinstance(kept, graph.TranscriptAccessError)
-    assert isinstance(second, graph.QuotaExceededError)  # of the application, which has its one
+    assert isinstance(second, graph.QuotaExceededError)
+    assert (second.limit, second.of_organization) == (1, False)  # of the application, which has its one
 
 
 @pytest.mark.parametrize("empty_first", [True, False])

@@ -82,6 +82,13 @@ FORBIDDEN = refuse(graph.PermissionDeniedError("403"))
 QUOTA = refuse(graph.QuotaExceededError("403"))
 
 
+def limit_reached(whose: str, limit: int) -> SwitchboardError:
+    """How Graph refuses what is more than a limit allows."""
+    said = f"The {whose} has reached its limit of '{limit}' subscriptions to this resource."
+    message = f"Operation: Create; Exception: [Status Code: Forbidden; Reason: {said}]"
+    return graph.error_of(403, {"error": {"code": "ExtensionError", "message": message}})
+
+
 @dataclass
 class ModelGraph:
     """Subscriptions by id. `faults` decides for each call: a fault, or None to let it pass."""
@@ -92,6 +99,7 @@ class ModelGraph:
     tells_certificate: bool = True
     maximum: dict[str, timedelta] = field(default_factory=dict)
     quota: int = 10_000
+    of_others: Counter[str] = field(default_factory=Counter)  # other applications' subscriptions, by resource
     faults: Callable[[Call], Fault | None] = lambda _: None
     members: dict[str, tuple[str, ...]] = field(default_factory=dict)
     list_errors: dict[str, SwitchboardError] = field(default_factory=dict)
@@ -229,8 +237,12 @@ class ModelGraph:
         assert body
         form = normal_form(body["resource"])
         same = [one for one in self.live() if one.tenant_id == call.tenant_id and normal_form(one.resource) == form]
+        kind = resources.match(body["resource"]) or UNKNOWN
         if same and self.unique:
-            return graph.SubscriptionConflictError("409", same[0].id)
+            limited = kind.key in {"transcripts", "recordings"}
+            return limit_reached("application", 1) if limited else graph.SubscriptionConflictError("409", same[0].id)
+        if len(same) + self.of_others[body["resource"]] >= 10 and "/onlineMeetings/getAll" in body["resource"]:
+            return limit_reached("user", 10)
         if len(self.live()) >= self.quota:
             return graph.QuotaExceededError("403")
         if (refusal := self._too_long(body["resource"], graph.parse_time(body["expirationDateTime"]))) is not None:

@@ -15,11 +15,12 @@ from shared.subscriptions.desired import DesiredState, DesiredStateError, parse_
 from shared.subscriptions.planned import Desired
 from shared.subscriptions.state import recalled, remembered
 from shared.values import graph, resources
+from shared.values.endpoint import Endpoint
 from shared.values.events.event_data import CallRecordingData, CallTranscriptData
 from shared.values.events.event_types import parse
 from shared.values.items import parse_item
 from shared.values.resources import UNRECOGNIZED
-from tests.unit.model_graph import TENANT, Fault, call_events, refuse
+from tests.unit.model_graph import ENDPOINT, TENANT, Fault, call_events, limit_reached, refuse, user
 from tests.unit.test_execution import create
 from tests.unit.test_renew import Scenario
 
@@ -212,8 +213,62 @@ async def test_a_limit_that_another_has_reached_is_reported() -> None:
         refuse(graph.QuotaExceededError("403")) if call.method == "POST" and "Transcripts" in str(call.body) else None
     )
     report = await scenario.renewal.run()
-    assert [(failure.kind, failure.reason) for failure in report.failures] == [("transcripts", "conflict")]
+    assert [(failure.kind, failure.reason) for failure in report.failures] == [("transcripts", "quota")]
     assert report.live == 1
+
+
+class TestTheLimitOfAUser:
+    """Ten applications may watch what is made in the meetings of one organizer, each by one subscription."""
+
+    def organizers(self, count: int) -> list[Desired]:
+        paths = [f"users/{user(number)}/onlineMeetings/getAllRecordings" for number in range(count)]
+        return [Desired(TENANT, resources.RECORDINGS, path, rich=True) for path in paths]
+
+    async def test_that_others_have_used_up_is_told_with_the_path_and_asked_about_once_in_each_run(self) -> None:
+        wanted = self.organizers(6)
+        scenario = Scenario(*wanted)
+        full = {want.resource for want in wanted[:4]}
+        scenario.graph.of_others.update(dict.fromkeys(full, 10))
+        for run in range(1, 4):
+            report = await scenario.process().run()
+            [failure] = report.failures
+            assert (failure.kind, failure.reason, failure.count) == ("recordings", "quota", 4)
+            assert f"of {wanted[0].resource} Graph allows one subscription of an application" in failure.detail
+            assert "10 of all applications together" in failure.detail
+            assert {one.resource for one in scenario.graph.live()} == {want.resource for want in wanted[4:]}
+            assert (scenario.graph.methods(), scenario.graph.lists) == ({"POST": 2 + 4 * run}, 2 * run)
+            scenario.clock.advance(timedelta(minutes=5))
+        scenario.graph.of_others.clear()
+        report = await scenario.process().run()
+        assert (report.live, report.failures) == (6, ())
+
+    async def test_that_is_reached_while_one_is_replaced_costs_it_no_sooner_than_a_conflict_would(self) -> None:
+        """Graph does not say which of two limits it names first."""
+        [want] = self.organizers(1)
+        scenario = Scenario(want)
+        await scenario.renewal.run()
+        [there] = scenario.graph.live()
+        scenario.endpoint = Endpoint(ENDPOINT.notification_url, ENDPOINT.lifecycle_url, ("new", "secret"))
+        scenario.graph.of_others[want.resource] = 9
+        scenario.graph.unique = False
+        quarter = (there.expires - scenario.clock.now()) / 4
+        while there.expires - scenario.clock.now() > quarter:
+            await scenario.process().run()
+            assert scenario.graph.live() == [there]
+            scenario.clock.advance(timedelta(hours=2))
+        report = await scenario.process().run()
+        [successor] = scenario.graph.live()
+        assert (successor.id != there.id, report.failures) == (True, ())
+
+    async def test_is_not_the_organizations_after_which_nothing_more_of_the_kind_is_tried(self) -> None:
+        scenario = Scenario(*self.organizers(100))
+        organization = limit_reached("organization", 10_000)
+        unnamed = graph.error_of(403, {"error": {"message": "Tenant has reached its maximum number of subscriptions"}})
+        for error in (organization, unnamed):
+            scenario.graph.faults = lambda call, error=error: refuse(error) if call.method == "POST" else None
+            report = await scenario.process().run()
+            assert [(failure.reason, failure.count) for failure in report.failures] == [("quota", 100)]
+        assert (scenario.graph.methods(), scenario.graph.lists) == ({"POST": 2 * 80}, 4)  # what is under way at once
 
 
 class TestTheTenantsSwitch:

@@ -228,6 +228,25 @@ class TestDuplicatesAndQuotas:
         graph("DELETE", f"/beta/subscriptions/{first}")
         assert graph.create(body(MEETING)).status_code == 201
 
+    @pytest.mark.parametrize("made", ["Transcripts", "Recordings"])
+    def test_ten_applications_may_watch_what_is_made_in_a_users_meetings(
+        self, made: str, clients: Clients, body: Body
+    ) -> None:
+        """Graph, "Change notifications overview": 1 per app and user, and 10 per user."""
+        user, whole = f"users/11111111/onlineMeetings/getAll{made}", f"communications/onlineMeetings/getAll{made}"
+        apps = [clients(app_id=f"app-{number}") for number in range(11)]
+        of_user = body(Kind.TRANSCRIPT, changeType="created", resource=user)
+        first, *others = [graph.create(of_user, "v1.0") for graph in apps[:10]]
+        assert {answer.status_code for answer in (first, *others)} == {201}
+        for graph, limit in ((apps[0], 1), (apps[10], 10)):
+            refused = graph.create(of_user | {"resource": f"/{user.upper()}"}, "v1.0")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "ExtensionError")
+            assert f"has reached its limit of '{limit}'" in message(refused)
+        assert apps[10].create(of_user | {"resource": user.replace("1111", "2222")}, "v1.0").status_code == 201
+        assert [graph.create(of_user | {"resource": whole}, "v1.0").status_code for graph in apps] == [201] * 11
+        apps[0]("DELETE", f"/v1.0/subscriptions/{first.json()['id']}")
+        assert apps[10].create(of_user, "v1.0").status_code == 201
+
 
 class TestReadAndChange:
     def test_get_and_delete(self, graph: GraphClient, body: Body) -> None:
