@@ -79,11 +79,12 @@ async def test_a_message_that_comes_too_late_finds_that_all_is_done() -> None:
 
 async def test_a_ticket_whose_answer_was_lost_and_that_was_put_twice_ends_once() -> None:
     """Either is the first to be handled, on its first try; the other is no missing claim check."""
-    world = World()
+    world, item = World(), rich("a", size=100_000)
     for _ in range(2):
-        await put(world, rich("a", size=100_000))
+        await put(world, item)
+    assert len(world.claims()) == 1
     await world.run()
-    assert set(world.events()) == {"a"}
+    assert world.events() == {"a": 1}
     assert (world.claims(), world.parked()) == ([], [])
 
 
