@@ -11,9 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
-import pybase64
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
 
 from bench.clients import bare_put
 from bench.figures import STATES, TRACE, Posts, rsa_operation
@@ -23,7 +20,7 @@ from bench.pipeline import ITEMS, Connect, production
 from dev.simulator import Kind
 from shared.notifications.collection import parse_collection
 from shared.notifications.decrypt import parse_each
-from shared.notifications.encryption import decrypt
+from shared.notifications.encryption import data_key_of, decrypt_data
 from shared.notifications.events import Event, event_of
 from shared.storage.account import StorageAccount
 from shared.storage.queues import AzureQueues
@@ -33,7 +30,6 @@ from shared.values.message_text import Batch, encode, join
 
 _ROUNDS = 40
 _QUEUE = "call-events"
-_OAEP = OAEP(mgf=MGF1(hashes.SHA1()), algorithm=hashes.SHA1(), label=None)
 _PARSER = "to find the ends of its parts"
 _HTTP = "a bare Protocol on the same loop"
 
@@ -72,14 +68,12 @@ class _Stages:
         self._messages = [message.body for message in packed]
         self._items = [parse_item(raw) for raw in raws]
         self._contents = [item.notification.encrypted_content for item in self._items]
-        self._plaintexts = [decrypt(content, self._key) for content in self._contents]
+        self._data_keys = [data_key_of(content, self._key) for content in self._contents]
+        self._plaintexts = self._opened()
 
     async def measure(self) -> list[Stage]:
         receiver = self._posts.receiver()
         scan = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-        wrapped = [pybase64.b64decode(content["dataKey"]) for content in self._contents]
-        oaep = await self._share(lambda: [self._key.decrypt(one, _OAEP) for one in wrapped])
-        opened = await self._share(lambda: [decrypt(content, self._key) for content in self._contents])
         singles = [event.to_json() for event in self._events()]
         parts = list(_joined(singles))
         await self._queues.put(_QUEUE, b"{}", "base64")  # fetches the token, and opens a connection
@@ -105,11 +99,11 @@ class _Stages:
             ),
             Stage(
                 "RSA-OAEP",
-                oaep,
-                await self._share(lambda: [self._operation() for _ in wrapped]),
+                await self._share(lambda: [data_key_of(content, self._key) for content in self._contents]),
+                await self._share(lambda: [self._operation() for _ in self._contents]),
                 "the private-key operation",
             ),
-            Stage("base64, HMAC, AES", opened - oaep),
+            Stage("base64, HMAC, AES", await self._share(self._opened)),
             Stage(
                 "type it, and assemble the CloudEvent around the verbatim plaintext",
                 await self._share(lambda: [event.to_json() for event in self._events()]),
@@ -122,6 +116,9 @@ class _Stages:
         self._account.http.close()
         await self._bare.close()
         return found
+
+    def _opened(self) -> list[bytes]:
+        return list(map(decrypt_data, self._contents, self._data_keys))
 
     def _events(self) -> list[Event]:
         return [

@@ -1,7 +1,7 @@
 """Decrypting: from a raw message to typed events on queues."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from shared.notifications.encryption import decrypt
+from shared.notifications.encryption import data_key_of, decrypt_data
 from shared.notifications.event_writer import EventWriter
 from shared.notifications.events import Event, event_of
 from shared.notifications.raw_messages import RawMessages, all_of, unexpected
@@ -209,37 +209,41 @@ def _parse(raw: bytes) -> Parsed:
 
 
 def open_items(envelope: Envelope, items: Iterable[Parsed], keys: Keys) -> list[Opened]:
-    """Decrypt and type the items of an envelope; one that fails does not touch the others."""
+    """Decrypt and type the items of an envelope; one that fails does not touch the others.
+
+    All data keys come first: an RSA operation leaves cold caches, in which the rest of an item's work takes twice as
+    long.
+    """
+    known = list(items)
+    data_keys = [_attempt(envelope.item_id(index), _data_key, item, keys) for index, item in enumerate(known)]
     return [
-        Opened(index, _open(item, keys, envelope, index), isinstance(item, Item) and item.notification.has_content)
-        for index, item in enumerate(items)
+        Opened(
+            index,
+            _attempt(envelope.item_id(index), _event, item, data_key, envelope, index),
+            isinstance(item, Item) and item.notification.has_content,
+        )
+        for index, (item, data_key) in enumerate(zip(known, data_keys, strict=True))
     ]
 
 
-def _open(item: Parsed, keys: Keys, envelope: Envelope, index: int) -> Event | SwitchboardError:
-    if isinstance(item, SwitchboardError):
-        return item
+def _attempt[**P, T](name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | SwitchboardError:
+    """Do a part of what an item takes; an error is that item's alone."""
     try:
-        return event_of(
-            item,
-            _plaintext(item, keys),
-            fallback_id=envelope.item_id(index),
-            received=envelope.received,
-            traceparent=envelope.traceparent,
-            backfilled=envelope.backfilled,
-        )
+        return work(*args, **kwargs)
     except SwitchboardError as error:
         return error
     except Exception as error:  # noqa: BLE001 - kept in quarantine, and no neighbour has to pay for a fault of ours
-        return unexpected(error, envelope.item_id(index))
+        return unexpected(error, name)
 
 
-def _plaintext(item: Item, keys: Keys) -> bytes | None:
-    """The decrypted content; None of a basic notification.
+def _data_key(item: Parsed, keys: Keys) -> bytes | None:
+    """What the content of an item is encrypted with; None of a basic notification.
 
     Raises:
         SwitchboardError: it cannot be decrypted, or not now.
     """
+    if isinstance(item, SwitchboardError):
+        raise item
     content = item.notification.encrypted_content
     if content is None:
         return None
@@ -248,4 +252,19 @@ def _plaintext(item: Item, keys: Keys) -> bytes | None:
     key = keys.get(item.notification.certificate_id or "", UnknownCertificateError())
     if isinstance(key, SwitchboardError):
         raise key
-    return decrypt(content, key)
+    return data_key_of(content, key)
+
+
+def _event(item: Parsed, data_key: bytes | SwitchboardError | None, envelope: Envelope, index: int) -> Event:
+    if isinstance(item, SwitchboardError):
+        raise item
+    if isinstance(data_key, SwitchboardError):
+        raise data_key
+    return event_of(
+        item,
+        None if data_key is None else decrypt_data(item.notification.encrypted_content, data_key),
+        fallback_id=envelope.item_id(index),
+        received=envelope.received,
+        traceparent=envelope.traceparent,
+        backfilled=envelope.backfilled,
+    )
