@@ -278,9 +278,7 @@ class TestInterrupted:
             assert process.stderr is not None
             assert "enter the code" in process.stderr.readline()
             process.send_signal(signal.SIGINT)
-            started = time.monotonic()
             assert process.wait(PATIENCE) == 130
-            assert time.monotonic() - started < 3
             assert process.stderr.read().endswith("Interrupted.\n")
 
 
@@ -362,7 +360,6 @@ class TestSelfTest:
         legs = {leg["name"]: leg for leg in run_json("selftest", "--patience", "2", exit_code=1)["legs"]}
         assert legs["endpoint"]["problem"] is None  # a forger learns nothing, and neither do we
         assert "did not come" in legs["event by way of the endpoint"]["problem"]
-        assert legs["event of encrypted content"]["problem"] is None
 
     def test_says_that_the_endpoint_is_not_there(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NOTIFICATION_URL", f"{stack.url}/api/nothing")
