@@ -12,7 +12,7 @@ def test_the_ledger_balances(tmp_path: Path) -> None:
         time_scale=0.05,
         outage_seconds=2.0,
         visibility_timeout="00:00:02",
-        patience=120.0,
+        patience=400.0,  # what is refused six times waits for more than two minutes, even scaled
         forged=8,
         undecryptable=6,
     )
