@@ -6,7 +6,8 @@
     python3 run.py trigger [KIND]   let something happen to what run.py start has up; without KIND: what there is
     python3 run.py manage [...]     the operators' command line, on what run.py start has up
     python3 run.py test [...]       the tests; arguments go to pytest, and --repeat N runs them N times
-    python3 run.py lint [--az]      ruff, mypy, layers, and Microsoft's own parsers on queries and Bicep templates;
+    python3 run.py lint [--az]      ruff, mypy, layers, and Microsoft's own parsers on queries and Bicep templates,
+                                    AsyncAPI's on docs/asyncapi.yaml;
                                     --az: the Azure CLI's, too, on what documents and hooks tell it
     python3 run.py bench [...]      the measurements; arguments go to them
     python3 run.py audit            known vulnerabilities, licences, and a bill of materials
@@ -78,6 +79,7 @@ COMMANDS: Mapping[str, Sequence[Sequence[str]]] = {
         ["dev.layers"],
         ["dev.kql"],
         ["dev.templates"],
+        ["dev.asyncapi"],
         ["dev.az_commands"],
     ],
     "bench": [["bench"]],
