@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
@@ -15,12 +15,10 @@ from shared.call_records.listing import CallRecords
 from shared.graph.client import GraphClient
 from shared.graph.throttling import RateLimiter
 from shared.notifications.decrypt import Opened
-from shared.notifications.events import Event, event_of
+from shared.notifications.events import Event
 from shared.values.errors import MalformedContentError, SwitchboardError, UnavailableError
-from shared.values.items import parse_item
+from tests.fakes import event_from
 from tests.unit.model_graph import START, TENANT, VirtualClock
-
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def opened(index: int, record_id: str, **changes: Any) -> Opened:
@@ -31,8 +29,7 @@ def opened(index: int, record_id: str, **changes: Any) -> Opened:
         "resource": f"communications/callRecords/{record_id}",
         "resourceData": {"@odata.type": "#microsoft.graph.callRecord", "id": record_id},
     }
-    raw = json.dumps(item | changes).encode()
-    return Opened(index, event_of(parse_item(raw), None, fallback_id=f"{index}", received=NOW, traceparent="00-1-1-00"))
+    return Opened(index, event_from(item | changes, fallback_id=f"{index}"))
 
 
 @dataclass

@@ -19,9 +19,8 @@ from shared.call_records.coverage import (
     parse_record,
     participants_of,
 )
-from shared.notifications.events import event_of
 from shared.values.errors import MalformedInputError
-from shared.values.items import parse_item
+from tests.fakes import event_from
 from tests.unit.model_graph import TENANT, call_records, user
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -32,27 +31,24 @@ GAP = Gap(NOW - 2 * HOUR, NOW)
 
 
 class TestObserved:
-    def test_the_first_sight_of_a_subscription_is_no_gap(self) -> None:
-        assert observed(None, "a", NOW) == Coverage("a", NOW)
-
-    def test_the_same_one_again_covers_the_time_between(self) -> None:
-        known = observed(None, "a", NOW)
-        assert observed(known, "a", NOW + HOUR) == Coverage("a", NOW + HOUR)
-
-    def test_another_one_leaves_a_gap_since_the_first_was_seen(self) -> None:
-        later = NOW + timedelta(minutes=5)
-        assert observed(Coverage("a", NOW), "b", later) == Coverage("b", later, (Gap(NOW, later),))
-
-    def test_a_long_silence_is_a_gap_even_where_the_subscription_lived_through_it(self) -> None:
-        later = NOW + HOUR + SECOND
-        assert observed(Coverage("a", NOW), "a", later).gaps == (Gap(NOW, later),)
+    @pytest.mark.parametrize(
+        ("known", "identity", "later", "gaps"),
+        [
+            (None, "a", NOW, ()),  # the first sight
+            (Coverage("a", NOW), "a", NOW + HOUR, ()),
+            (Coverage("a", NOW), "b", NOW + CLOCKS, (Gap(NOW, NOW + CLOCKS),)),  # another one
+            # A long silence, even where the subscription lived through it.
+            (Coverage("a", NOW), "a", NOW + HOUR + SECOND, (Gap(NOW, NOW + HOUR + SECOND),)),
+        ],
+    )
+    def test_a_gap_is_the_time_since_another_or_none_was_seen(
+        self, known: Coverage | None, identity: str, later: datetime, gaps: tuple[Gap, ...]
+    ) -> None:
+        assert observed(known, identity, later) == Coverage(identity, later, gaps)
 
     def test_what_graph_missed_may_be_as_old_as_its_tries(self) -> None:
-        assert missed(Coverage("a", NOW), NOW).gaps == (Gap(NOW - 4 * HOUR, NOW),)
-
-    def test_of_a_new_gap_nothing_has_been_searched(self) -> None:
         [gap] = missed(Coverage("a", NOW), NOW).gaps
-        assert (gap.done, gap.link) == (0, None)
+        assert (gap, gap.done, gap.link) == (Gap(NOW - 4 * HOUR, NOW), 0, None)
 
     def test_gaps_that_wait_become_one_and_leave_the_one_under_way_alone(self) -> None:
         under_way = Gap(NOW - 9 * HOUR, NOW - 8 * HOUR, 3, "link")
@@ -164,14 +160,7 @@ class TestRecord:
     @pytest.mark.parametrize(("version", "event_type"), [(1, "CallRecordCreated"), (4, "CallRecordUpdated")])
     def test_its_event_is_named_after_its_version(self, version: int, event_type: str) -> None:
         record = parse_record({"id": "r", "version": version, "lastModifiedDateTime": "2026-03-01T11:00:00Z"})
-        event = event_of(
-            parse_item(notification_of(record, TENANT)),
-            None,
-            fallback_id="x",
-            received=NOW,
-            traceparent="00-1-1-00",
-            backfilled=True,
-        )
+        event = event_from(notification_of(record, TENANT), backfilled=True)
         assert event.data == record.data
         assert {
             "id": f"r/{version}",

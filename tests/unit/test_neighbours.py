@@ -15,24 +15,18 @@ from dev.simulator.crypto import Recipient, encrypt
 from shared.call_records.coverage import Gap
 from shared.call_records.fetch import CallRecordFetch
 from shared.call_records.listing import CallRecords
-from shared.notifications.events import event_of
 from shared.subscriptions.lifecycle import Handled, LifecycleMessages
 from shared.values import resources
 from shared.values.envelope import RawMessage, pack
 from shared.values.events.event_types import parse
-from shared.values.items import parse_item
 from shared.values.resources import LIFECYCLE_QUEUE, RAW_QUEUE
+from tests.fakes import event_from
 from tests.keys import PAIR
 from tests.unit.model_graph import TENANT, VirtualClock
 from tests.unit.test_call_record_fetch import Records
 from tests.unit.test_retries import CERTIFICATE_ID, World, basic, put, rich
 
 TOO_LARGE = b"1e999"  # a number by JSON's grammar, which no float holds
-
-
-def event(plaintext: bytes, resource: str) -> Any:
-    item = parse_item(json.dumps({"subscriptionId": "s", "changeType": "created", "resource": resource}).encode())
-    return event_of(item, plaintext, fallback_id="f", received=START, traceparent="00-t")
 
 
 @pytest.mark.parametrize("kind", [Kind.EMERGENCY_NESTED, Kind.EMERGENCY_FLAT])
@@ -42,7 +36,7 @@ def test_a_number_that_no_float_holds_does_not_hide_an_emergency(kind: Kind, nam
     payload = json.dumps(build(kind, Options(at=at)).content).encode()
     odd = b'"%b":%b,' % (name, TOO_LARGE)
     plaintext = b"{" + odd + payload[1:].replace(b'"emergencyCallEvent": {', b'"emergencyCallEvent": {' + odd)
-    found = event(plaintext, resources.emergency_path("P"))
+    found = event_from({"resource": resources.emergency_path("P")}, plaintext)
     assert found.type == "Microsoft.Graph.EmergencyCallStarted"
     assert (found.data, parse(found.to_json())[0].time) == (plaintext, at)
 

@@ -16,16 +16,16 @@ from shared.call_records.audit import PAGES, RecordAudit
 from shared.call_records.coverage import Gap, ListedRecord, RecordPage, Step, parse_record
 from shared.call_records.deliveries import DELIVERIES_CONTAINER, Deliveries
 from shared.call_records.missing import EVERY, SETTLED, Audit, Delivered, KnownDeliveries, delivered_by, first_audit
-from shared.notifications.events import Event, event_of, with_record
+from shared.notifications.events import Event, with_record
 from shared.storage.ports import STATE_CONTAINER
 from shared.telemetry import Telemetry
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import PermissionDeniedError, Subscription
-from shared.values.items import parse_item
+from tests.fakes import event_from
 from tests.unit.model_graph import OTHER_TENANT, START, TENANT, ModelGraph, VirtualClock, call_records, user
 
-MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+NONE, MINUTE, HOUR, DAY = timedelta(0), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -38,10 +38,7 @@ def notification(record_id: str, change_type: str = "created", **changes: Any) -
         "resource": f"communications/callRecords/{record_id}",
         "resourceData": {"@odata.type": "#microsoft.graph.callRecord", "id": record_id},
     }
-    raw = json.dumps(item | changes).encode()
-    return event_of(
-        parse_item(raw), None, fallback_id=f"{record_id}-{change_type}", received=NOW, traceparent="00-1-1-00"
-    )
+    return event_from(item | changes, fallback_id=f"{record_id}-{change_type}", received=NOW)
 
 
 def fetched(record_id: str, version: int) -> Event:
@@ -167,7 +164,9 @@ class Records:
     pages: Counter[str] = field(default_factory=Counter)
     asked: list[str | None] = field(default_factory=list)
 
-    def make(self, record_id: str, version: int = 1, *, ago: timedelta, tenant_id: str = TENANT, **more: Any) -> None:
+    def make(
+        self, record_id: str, version: int = 1, *, ago: timedelta = NONE, tenant_id: str = TENANT, **more: Any
+    ) -> None:
         """A record that was made so long ago, of a call that had begun an hour before; one of its id is replaced."""
         made = self.clock.now() - ago
         value = {"id": record_id, "version": version, "lastModifiedDateTime": made.isoformat()} | more
@@ -228,9 +227,7 @@ class Scenario:
         """The versions that were put on the raw queue, as their events will be named."""
         envelopes = [parse_envelope(message.body) for message in self.storage.messages["raw-call-records"]]
         events = [
-            event_of(
-                parse_item(bytes(raw)), None, fallback_id="-", received=START, traceparent="00-1-1-00", backfilled=True
-            )
+            event_from(bytes(raw), backfilled=True)
             for envelope in envelopes
             if envelope.backfilled
             for raw in envelope.notifications
@@ -252,7 +249,7 @@ def scenario() -> Scenario:
 async def test_silence_while_the_subscription_lives_is_made_up_for(scenario: Scenario) -> None:
     await scenario.begin()
     for number in range(3):
-        scenario.records.make(f"r{number}", ago=timedelta(0))
+        scenario.records.make(f"r{number}")
     await scenario.deliver(fetched("r1", 1))
     await scenario.later()
     assert scenario.sent() == ["r0/1", "r2/1"]
@@ -262,7 +259,7 @@ async def test_silence_while_the_subscription_lives_is_made_up_for(scenario: Sce
 async def test_what_was_made_up_for_is_not_sent_again(scenario: Scenario) -> None:
     """Even where its event has not been written yet, or never will be."""
     await scenario.begin()
-    scenario.records.make("r", ago=timedelta(0))
+    scenario.records.make("r")
     for _ in range(10):
         await scenario.later(EVERY)
     assert scenario.sent() == ["r/1"]
@@ -271,7 +268,7 @@ async def test_what_was_made_up_for_is_not_sent_again(scenario: Scenario) -> Non
 async def test_nothing_is_sent_of_what_the_version_before_delivered(scenario: Scenario) -> None:
     scenario.records.make("before", ago=HOUR)
     await scenario.run()
-    scenario.records.make("while rolling", ago=timedelta(0))
+    scenario.records.make("while rolling")
     for _ in range(20):
         await scenario.later(EVERY)
     assert scenario.sent() == []
@@ -279,35 +276,38 @@ async def test_nothing_is_sent_of_what_the_version_before_delivered(scenario: Sc
 
 async def test_a_version_after_the_delivered_one_is_absent(scenario: Scenario) -> None:
     await scenario.begin()
-    scenario.records.make("r", ago=timedelta(0))
+    scenario.records.make("r")
     await scenario.deliver(fetched("r", 1))
     await scenario.later()
-    assert scenario.sent() == []
-    scenario.records.make("r", 2, ago=timedelta(0))
+    scenario.records.make("r", 2)
     await scenario.later()
     assert scenario.sent() == ["r/2"]
 
 
-@pytest.mark.parametrize("more", [{"endDateTime": None}, {"lastModifiedDateTime": None}])
-async def test_a_record_without_an_end_or_a_time_is_absent_too(scenario: Scenario, more: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("more", "delivered", "sent"),
+    [
+        ({}, None, ["r/1"]),
+        ({"endDateTime": None}, None, ["r/1"]),
+        ({"lastModifiedDateTime": None}, None, ["r/1"]),
+        ({}, fetched("r", 1), []),
+        ({}, notification("r"), []),  # under notify it alone tells
+    ],
+)
+async def test_a_record_is_absent_unless_its_event_was_delivered(
+    scenario: Scenario, more: dict[str, Any], delivered: Event | None, sent: list[str]
+) -> None:
     await scenario.begin()
-    scenario.records.make("r", ago=timedelta(0), **more)
+    scenario.records.make("r", **more)
+    if delivered is not None:
+        await scenario.deliver(delivered)
     await scenario.later()
-    assert scenario.sent() == ["r/1"]
-
-
-async def test_under_notify_the_notification_alone_tells(scenario: Scenario) -> None:
-    await scenario.begin()
-    scenario.records.make("told", ago=timedelta(0))
-    scenario.records.make("untold", ago=timedelta(0))
-    await scenario.deliver(notification("told"))
-    await scenario.later()
-    assert scenario.sent() == ["untold/1"]
+    assert scenario.sent() == sent
 
 
 async def test_a_notification_may_come_hours_later(scenario: Scenario) -> None:
     await scenario.begin()
-    scenario.records.make("r", ago=timedelta(0))
+    scenario.records.make("r")
     scenario.clock.advance(6 * HOUR)
     await scenario.run()
     assert scenario.sent() == []
@@ -318,7 +318,7 @@ async def test_a_notification_may_come_hours_later(scenario: Scenario) -> None:
 
 async def test_what_was_delivered_days_before_the_audit_is_known(scenario: Scenario) -> None:
     await scenario.begin()
-    scenario.records.make("r", ago=timedelta(0))
+    scenario.records.make("r")
     await scenario.deliver(fetched("r", 1))
     await scenario.later(4 * DAY - HOUR)
     assert scenario.records.pages[TENANT]
@@ -329,7 +329,7 @@ async def test_a_long_list_is_read_a_few_pages_at_a_time(scenario: Scenario) -> 
     await scenario.begin()
     scenario.records.size = 1
     for number in range(2 * PAGES):
-        scenario.records.make(f"r{number}", ago=timedelta(0))
+        scenario.records.make(f"r{number}")
     scenario.records.pages.clear()
     await scenario.later()
     assert scenario.records.pages[TENANT] == PAGES
@@ -346,7 +346,7 @@ async def test_the_count_is_that_of_the_whole_audit(scenario: Scenario, caplog: 
     await scenario.begin()
     scenario.records.size = 1
     for number in range(PAGES):
-        scenario.records.make(f"r{number}", ago=timedelta(0))
+        scenario.records.make(f"r{number}")
     with caplog.at_level("INFO", logger="shared"):
         await scenario.later()
         await scenario.later(5 * MINUTE)
@@ -410,8 +410,8 @@ async def test_one_whose_worker_dies_sends_nothing_again(scenario: Scenario) -> 
 async def test_a_tenant_in_trouble_costs_the_others_nothing(scenario: Scenario) -> None:
     other = scenario.graph.add(call_records(OTHER_TENANT))
     await scenario.begin(scenario.one, other)
-    scenario.records.make("ours", ago=timedelta(0))
-    scenario.records.make("theirs", ago=timedelta(0), tenant_id=OTHER_TENANT)
+    scenario.records.make("ours")
+    scenario.records.make("theirs", tenant_id=OTHER_TENANT)
     scenario.clock.advance(11 * HOUR)
     scenario.records.errors = [UnavailableError("Graph", reason="throttled")]
     await scenario.run(scenario.one, other)
@@ -435,7 +435,7 @@ async def test_a_subscription_with_much_to_do_leaves_time_to_the_next(scenario: 
 async def test_deliveries_are_told_apart_by_tenant(scenario: Scenario) -> None:
     other = scenario.graph.add(call_records(OTHER_TENANT))
     await scenario.begin(scenario.one, other)
-    scenario.records.make("r", ago=timedelta(0), tenant_id=OTHER_TENANT)
+    scenario.records.make("r", tenant_id=OTHER_TENANT)
     await scenario.deliver(fetched("r", 1))
     scenario.clock.advance(11 * HOUR)
     await scenario.run(scenario.one, other)
@@ -452,7 +452,7 @@ async def test_past_the_deadline_nothing_is_begun(scenario: Scenario) -> None:
 
 async def test_two_at_once_send_the_same_and_neither_undoes_the_others_progress(scenario: Scenario) -> None:
     await scenario.begin()
-    scenario.records.make("r", ago=timedelta(0))
+    scenario.records.make("r")
     scenario.clock.advance(11 * HOUR)
     original, once = scenario.records.page, [True]
 
@@ -490,7 +490,7 @@ async def test_a_damaged_state_begins_anew_and_says_so(
 
 async def test_ids_are_all_that_is_logged(scenario: Scenario, caplog: pytest.LogCaptureFixture) -> None:
     await scenario.begin()
-    scenario.records.make("r", ago=timedelta(0), organizer="Kim Example", joinWebUrl="https://teams.example/secret")
+    scenario.records.make("r", organizer="Kim Example", joinWebUrl="https://teams.example/secret")
     with caplog.at_level("INFO", logger="shared"):
         await scenario.later()
     (line,) = (message for message in caplog.messages if "no notification" in message)
@@ -501,27 +501,26 @@ async def test_ids_are_all_that_is_logged(scenario: Scenario, caplog: pytest.Log
 class TestByHand:
     async def test_only_what_is_absent_of_that_time_is_sent_with_its_progress(self, scenario: Scenario) -> None:
         for number in range(3):
-            scenario.records.make(f"r{number}", ago=timedelta(0))
+            scenario.records.make(f"r{number}")
         scenario.records.make("long before", ago=9 * DAY)
         await scenario.deliver(notification("r1"))
-        gap = Gap(START - HOUR, START + HOUR)
-        seen = [found async for found in scenario.audit().backfill(TENANT, scenario.one.resource, gap)]
+        seen = await self.by_hand(scenario, scenario.one.resource)
         assert scenario.sent() == ["r0/1", "r2/1"]
         assert (seen[-1].listed, seen[-1].absent) == (3, 2)
         assert [found.done for found in seen] == [*range(seen[-1].steps), seen[-1].steps]
 
-    async def test_again_it_finds_nothing(self, scenario: Scenario) -> None:
-        scenario.records.make("r", ago=timedelta(0))
+    async def by_hand(self, scenario: Scenario, resource: str) -> list[Any]:
         gap = Gap(START - HOUR, START + HOUR)
-        for absent in (1, 0):
-            *_, last = [found async for found in scenario.audit().backfill(TENANT, scenario.one.resource, gap)]
-            assert last.absent == absent
+        return [found async for found in scenario.audit().backfill(TENANT, resource, gap)]
+
+    async def test_again_it_finds_nothing(self, scenario: Scenario) -> None:
+        scenario.records.make("r")
+        assert [(await self.by_hand(scenario, scenario.one.resource))[-1].absent for _ in range(2)] == [1, 0]
 
     async def test_of_a_filter_its_participants_are_asked_for(self, scenario: Scenario) -> None:
         resource = f"communications/callRecords?$filter=participants/any(p:p/id in ('{user(1)}','{user(2)}'))"
-        scenario.records.make("shared", ago=timedelta(0))
-        gap = Gap(START - HOUR, START + HOUR)
-        *_, last = [progress async for progress in scenario.audit().backfill(TENANT, resource, gap)]
+        scenario.records.make("shared")
+        last = (await self.by_hand(scenario, resource))[-1]
         assert (last.steps, last.listed, last.absent) == (2, 2, 1)
 
 

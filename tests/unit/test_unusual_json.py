@@ -8,16 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.notifications.events import event_of
 from shared.values import resources
 from shared.values.errors import MalformedInputError
 from shared.values.events.event_types import EventError, parse
 from shared.values.events.unusual_json import MAX_LONE_ESCAPES, replace_lone_surrogates
-from shared.values.items import parse_item
 from shared.values.message_text import join
-from tests.unit.test_notifications import RECEIVED, TRACE
+from tests.fakes import event_from
 
 SAMPLE = (Path(__file__).parents[1] / "samples/unusual/lone-surrogate-escape.json").read_bytes().strip()
+CALL = {"resource": resources.call_events_path("u")}
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ def test_a_hundred_and_no_more() -> None:
 UNITS = st.sampled_from([0x41, 0x5C, 0x22, 0xD83D, 0xDE00, 0xD800, 0xDFFF, 0xFFFF, 0x0A])
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(UNITS, st.booleans()), max_size=12))
 def test_as_python_reads_it(units: list[tuple[int, bool]]) -> None:
     """Python's parser makes a lone surrogate of each; so do we, but for the letter."""
@@ -76,24 +75,18 @@ def _spelled(unit: int, escaped: bool) -> str:
 
 
 def test_content_with_half_a_pair_is_delivered_as_it_came() -> None:
-    item = parse_item(json.dumps({"resource": resources.call_events_path("u")}).encode())
-    event = event_of(item, SAMPLE, fallback_id="f", received=RECEIVED, traceparent=TRACE)
+    event = event_from(CALL, SAMPLE)
     assert (event.type, event.data) == ("Microsoft.Graph.CallRosterUpdated", SAMPLE)
 
 
 def test_an_emergency_with_half_a_pair_is_an_emergency() -> None:
     plaintext = rb'{"emergencyCallEvent":{"callEventType":"callStarted","policyName":"\ud83d"}}'
-    item = parse_item(json.dumps({"resource": resources.emergency_path("P")}).encode())
-    event = event_of(item, plaintext, fallback_id="f", received=RECEIVED, traceparent=TRACE)
+    event = event_from({"resource": resources.emergency_path("P")}, plaintext)
     assert (event.type, event.data) == ("Microsoft.Graph.EmergencyCallStarted", plaintext)
 
 
 def test_consumers_can_read_it_and_its_neighbours() -> None:
-    item = parse_item(json.dumps({"resource": resources.call_events_path("u")}).encode())
-    bodies = [
-        event_of(item, content, fallback_id="f", received=RECEIVED, traceparent=TRACE).to_json()
-        for content in (SAMPLE, b'{"eventType":"callStarted"}')
-    ]
+    bodies = [event_from(CALL, content).to_json() for content in (SAMPLE, b'{"eventType":"callStarted"}')]
     (alone,) = parse(bodies[0])
     first, second = parse(join(bodies))
     for event in (alone, first):
@@ -105,8 +98,7 @@ def test_consumers_can_read_it_and_its_neighbours() -> None:
 
 
 def test_what_is_malformed_besides_stays_malformed() -> None:
-    item = parse_item(json.dumps({"resource": resources.call_events_path("u")}).encode())
     with pytest.raises(MalformedInputError):
-        event_of(item, rb'{"a":"\ud83d"', fallback_id="f", received=RECEIVED, traceparent=TRACE)
+        event_from(CALL, rb'{"a":"\ud83d"')
     with pytest.raises(EventError):
         parse(rb'{"id":"\ud83d"}')
