@@ -36,8 +36,32 @@ def call_events(number: int, tenant_id: str = TENANT) -> Desired:
     return Desired(tenant_id, resources.CALL_EVENTS, resources.call_events_path(user(number)), rich=True)
 
 
+def policy(name: str) -> Desired:
+    return Desired(TENANT, resources.EMERGENCY_CALL_EVENTS, resources.emergency_path(name), rich=True)
+
+
+def presence(*numbers: int, rich: bool = True) -> Desired:
+    path = resources.presence_path(tuple(user(number) for number in numbers))
+    return Desired(TENANT, resources.PRESENCE, path, rich=rich)
+
+
 def call_records(tenant_id: str = TENANT) -> Desired:
     return Desired(tenant_id, resources.CALL_RECORDS, "communications/callRecords", rich=False)
+
+
+def subscription(want: Desired, **changes: Any) -> Subscription:
+    """A subscription as if we had made it."""
+    one = Subscription(
+        id="old",
+        tenant_id=want.tenant_id,
+        api_version=want.form.api_version,
+        resource=want.resource,
+        change_type=want.kind.change_type,
+        notification_url=ENDPOINT.url(rich=want.rich),
+        expires=START + want.kind.max_lifetime,
+        certificate_id=CERTIFICATE.id if want.rich else None,
+    )
+    return replace(one, **changes)
 
 
 class VirtualClock:
@@ -134,17 +158,8 @@ class ModelGraph:
 
     def add(self, want: Desired, **changes: Any) -> Subscription:
         """Put a subscription in place as if we had made it."""
-        one = Subscription(
-            id=str(UUID(int=next(self._ids))),
-            tenant_id=want.tenant_id,
-            api_version=want.form.api_version,
-            resource=want.resource,
-            change_type=want.kind.change_type,
-            notification_url=ENDPOINT.url(rich=want.rich),
-            expires=self.clock.now() + want.kind.max_lifetime,
-            certificate_id=CERTIFICATE.id if want.rich else None,
-        )
-        one = replace(one, **changes)
+        expires = self.clock.now() + want.kind.max_lifetime
+        one = subscription(want, **{"id": str(UUID(int=next(self._ids))), "expires": expires} | changes)
         self.all[one.id] = one
         return one
 

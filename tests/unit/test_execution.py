@@ -1,7 +1,7 @@
 """What is asked of Graph for each action, and what is made of each answer."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,21 +9,20 @@ import pytest
 from shared.subscriptions.actions import Outcome, Result, RunContext, carry_out, creation_body
 from shared.subscriptions.planned import Action, Desired, Reason, Verb
 from shared.values import graph, resources
-from shared.values.endpoint import EncryptionCertificate, Endpoint
+from shared.values.endpoint import Endpoint
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription, format_time
 from shared.values.lifetimes import Lifetimes
+from tests.unit.model_graph import CERTIFICATE, TENANT, subscription
+from tests.unit.model_graph import START as NOW
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)
-TENANT = "aaaaaaaa-0000-4000-8000-000000000001"
 URL = "https://calls.example.com/api/notifications"
 LIFECYCLE = "https://calls.example.com/api/lifecycleNotifications"
 ENDPOINT = Endpoint(f"{URL}?code=key", LIFECYCLE, ("newer", "older"))
 BEFORE = Endpoint(f"{URL}?code=key", LIFECYCLE, ("older",))
 REKEYED = Endpoint(f"{URL}?code=yesterday", LIFECYCLE, ("newer",))
-CERTIFICATE = EncryptionCertificate("calls/" + "1" * 32, "TUlJ")
 CERTIFICATE_FIELDS = {"encryptionCertificate": "TUlJ", "encryptionCertificateId": CERTIFICATE.id}
 OUTDATED = "calls/" + "0" * 32
 CALLS = Desired(TENANT, resources.CALL_EVENTS, "users/u1/communications/callEvents", rich=True)
@@ -45,17 +44,7 @@ def refused(hours: float) -> graph.LifetimeExceededError:
 
 
 def existing(want: Desired = CALLS, **changes: Any) -> Subscription:
-    found = Subscription(
-        id="old",
-        tenant_id=want.tenant_id,
-        api_version=want.form.api_version,
-        resource=want.resource,
-        change_type=want.kind.change_type,
-        notification_url=ENDPOINT.url(rich=want.rich),
-        expires=NOW + HOUR,
-        certificate_id=CERTIFICATE.id if want.rich else None,
-    )
-    return replace(found, **changes)
+    return subscription(want, **{"notification_url": ENDPOINT.url(rich=want.rich), "expires": NOW + HOUR} | changes)
 
 
 OLD = existing()

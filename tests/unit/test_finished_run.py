@@ -74,6 +74,13 @@ class Ending:
         }
 
 
+async def ended() -> Ending:
+    """After a first run."""
+    ending = Ending()
+    await ending.run()
+    return ending
+
+
 async def test_every_run_leaves_the_same_behind_and_says_who_asked_for_it() -> None:
     for by in Runner:
         ending = Ending()
@@ -86,8 +93,7 @@ async def test_every_run_leaves_the_same_behind_and_says_who_asked_for_it() -> N
 
 
 async def test_lives_are_told_as_graph_granted_them() -> None:
-    ending = Ending()
-    await ending.run()
+    ending = await ended()
     ending.scenario.clock.advance(13 * HOUR)
     ending.scenario.graph.grant = timedelta(minutes=50)
     await ending.run()
@@ -99,8 +105,7 @@ async def test_lives_are_told_as_graph_granted_them() -> None:
 
 
 async def test_a_run_that_can_do_nothing_is_told_at_once_and_keeps_the_counts_of_the_last_good_one() -> None:
-    ending = Ending()
-    await ending.run()
+    ending = await ended()
     ending.scenario.clock.advance(HOUR)
     ending.cut_off()
     with pytest.raises(UnavailableError):
@@ -170,8 +175,7 @@ async def test_one_that_never_ended_is_told_once_it_can_end_no_more(before: bool
 
 async def test_one_dying_after_another_is_told_by_the_first() -> None:
     """The timer begins a new one every five minutes, and none of them is twelve minutes old."""
-    ending = Ending()
-    await ending.run()
+    ending = await ended()
     for _ in range(3):
         ending.scenario.clock.advance(timedelta(minutes=5))
         await die(ending)
@@ -182,8 +186,7 @@ async def test_one_dying_after_another_is_told_by_the_first() -> None:
 
 
 async def test_a_lifecycle_notifications_run_tells_nothing_of_all_renewal() -> None:
-    ending = Ending()
-    await ending.run()
+    ending = await ended()
     ending.scenario.clock.advance(HOUR)
     await die(ending)
     ending.cut_off()
@@ -206,8 +209,7 @@ async def test_what_the_version_before_noted_is_understood() -> None:
 
 
 async def test_what_graph_does_not_renew_is_kept_in_the_state_and_what_happens_to_it() -> None:
-    ending = Ending()
-    await ending.run()
+    ending = await ended()
     ending.scenario.source.state = DesiredState((call_records(), call_events(1)), ())
     ending.scenario.clock.advance(13 * HOUR)
     refusal = model.refuse(graph.PermissionDeniedError("403"))
@@ -224,8 +226,7 @@ async def test_what_graph_does_not_renew_is_kept_in_the_state_and_what_happens_t
 
 
 async def test_previous_client_states_are_counted_and_whether_that_is_of_all() -> None:
-    ending = Ending()
-    await ending.run()
+    ending = await ended()
     ending.scenario.endpoint = replace(ENDPOINT, client_states=("newer", *ENDPOINT.client_states))
     await ending.run()
     state = await ending.last()
@@ -237,8 +238,7 @@ async def test_previous_client_states_are_counted_and_whether_that_is_of_all() -
 
 
 async def test_a_run_for_one_tenant_does_not_count_the_others_away() -> None:
-    ending = Ending()
-    await ending.run()
+    ending = await ended()
     lifecycle = Lifecycle(ending.scenario.process(), ending.runs)
     await lifecycle.handle({"tenantId": TENANT, "subscriptionId": "x", "lifecycleEvent": "missed"})
     state = await ending.last()
@@ -247,8 +247,7 @@ async def test_a_run_for_one_tenant_does_not_count_the_others_away() -> None:
 
 
 async def test_a_run_that_several_asked_for_counts_once() -> None:
-    ending = Ending()
-    await ending.run()
+    ending = await ended()
     lifecycle = Lifecycle(ending.scenario.process(), ending.runs)
     item = {"tenantId": TENANT, "subscriptionId": "x", "lifecycleEvent": "missed"}
     await asyncio.gather(*(lifecycle.handle(item) for _ in range(5)))
@@ -295,8 +294,7 @@ async def test_the_version_before_reads_what_is_kept_and_what_it_kept_is_read() 
         failures: tuple[str, ...]
         by_kind: Mapping[str, int] = {}
 
-    ending = Ending()
-    await ending.run()
+    ending = await ended()
     before = msgspec.json.decode(ending.storage.containers[STATE_CONTAINER]["renewal.json"].data, type=Before)
     assert (before.live, before.failures) == (3, ())
     ending = Ending()
@@ -311,8 +309,7 @@ async def test_the_version_before_reads_what_is_kept_and_what_it_kept_is_read() 
     "data", [b"", b'{"by": "\xff"}', b'{"more": ' + b"[" * 20_000, b'{"at": "2026-01-01T00:00:00"}']
 )
 async def test_a_damaged_state_stops_no_run(data: bytes) -> None:
-    ending = Ending()
-    await ending.run()
+    ending = await ended()
     for name in list(ending.storage.containers[STATE_CONTAINER]):
         write_blob(ending.storage, STATE_CONTAINER, name, data)
     assert (await ending.states.latest()).last is None

@@ -5,47 +5,31 @@ from typing import Any
 
 import pytest
 
-from dev.simulation.known import Known
-from shared.subscriptions.desired import DesiredState
 from shared.subscriptions.lifecycle import Handled, Lifecycle
-from shared.subscriptions.run import Renewal
 from shared.values.errors import MalformedInputError, UnavailableError
 from tests.unit import model_graph as model
-from tests.unit.model_graph import (
-    ENDPOINT,
-    OTHER_TENANT,
-    TENANT,
-    Certificates,
-    ModelGraph,
-    Source,
-    VirtualClock,
-    call_events,
-)
+from tests.unit.model_graph import TENANT, ModelGraph, call_events
+from tests.unit.test_renew import Scenario
 
 WANTED = tuple(call_events(number) for number in range(3))
 
 
 @pytest.fixture
-def graph() -> ModelGraph:
-    found = ModelGraph(VirtualClock())
+def scenario() -> Scenario:
+    found = Scenario(*WANTED)
     for want in WANTED:
-        found.add(want)
+        found.graph.add(want)
     return found
 
 
 @pytest.fixture
-def lifecycle(graph: ModelGraph) -> Lifecycle:
-    return Lifecycle(
-        Renewal(
-            graph=graph,
-            certificates=Certificates(),
-            desired=Source(DesiredState(WANTED, ())),
-            known=Known(),
-            endpoint=ENDPOINT,
-            tenant_ids=(TENANT, OTHER_TENANT),
-            clock=graph.clock,
-        )
-    )
+def graph(scenario: Scenario) -> ModelGraph:
+    return scenario.graph
+
+
+@pytest.fixture
+def lifecycle(scenario: Scenario) -> Lifecycle:
+    return Lifecycle(scenario.process())
 
 
 def item(event: object, identity: str, **changes: Any) -> dict[str, Any]:

@@ -12,16 +12,16 @@ from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, DesiredStateError, Group, parse_desired
 from shared.subscriptions.planned import Desired, Reason, Stage, Verb
 from shared.subscriptions.run_report import Removal, RenewalReport
-from shared.values import graph, resources
+from shared.values import graph
 from shared.values.errors import MalformedInputError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription
 from tests.unit import model_graph as model
-from tests.unit.model_graph import ENDPOINT, OTHER_TENANT, TENANT, call_events, call_records, user
+from tests.unit.model_graph import ENDPOINT, OTHER_TENANT, TENANT, call_events, call_records, presence, user
 from tests.unit.test_renew import HOUR, Scenario
 
 MINUTE = timedelta(minutes=1)
 GROUP = Group(TENANT, user(900))
-PRESENCE = Desired(TENANT, resources.PRESENCE, resources.presence_path((user(1),)), rich=False)
+PRESENCE = presence(1, rich=False)
 
 
 async def settled(*desired: Desired, groups: tuple[Group, ...] = (), members: int = 0, **rules: Any) -> Scenario:

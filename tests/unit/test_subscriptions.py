@@ -1,7 +1,7 @@
 """The plan, and what a subscription's notification URL says about it."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,34 +17,28 @@ from shared.values.endpoint import ClientStateVersion, EncryptionCertificate, En
 from shared.values.graph import Subscription
 from shared.values.lifetimes import Lifetimes, half_life, last_resort
 from shared.values.resource_row import UNKNOWN
+from tests.unit.test_execution import (
+    BEFORE,
+    CALLS,
+    CERTIFICATE,
+    ENDPOINT,
+    LIFECYCLE,
+    NOW,
+    OUTDATED,
+    PRESENCE,
+    RECORDS,
+    REKEYED,
+    TENANT,
+    URL,
+)
+from tests.unit.test_execution import existing as of_execution
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-TENANT = "aaaaaaaa-0000-4000-8000-000000000001"
-URL = "https://calls.example.com/api/notifications"
-LIFECYCLE = "https://calls.example.com/api/lifecycleNotifications"
-ENDPOINT = Endpoint(f"{URL}?code=key", LIFECYCLE, ("newer", "older"))
-BEFORE = Endpoint(f"{URL}?code=key", LIFECYCLE, ("older",))
-CERTIFICATE = "calls/" + "1" * 32
-OUTDATED = "calls/" + "0" * 32
 MINUTE = timedelta(minutes=1)
-CALLS = Desired(TENANT, resources.CALL_EVENTS, "users/u1/communications/callEvents", rich=True)
-PRESENCE = Desired(TENANT, resources.PRESENCE, "communications/presences/u1", rich=True)
-RECORDS = Desired(TENANT, resources.CALL_RECORDS, "communications/callRecords", rich=False)
 
 
-def existing(want: Desired, identity: str = "s1", left: timedelta = 20 * HOUR, **changes: object) -> Subscription:
-    found = Subscription(
-        id=identity,
-        tenant_id=want.tenant_id,
-        api_version=want.form.api_version,
-        resource=want.resource,
-        change_type=want.kind.change_type,
-        notification_url=ENDPOINT.url(rich=want.rich),
-        expires=NOW + left,
-        certificate_id=CERTIFICATE if want.rich else None,
-    )
-    return replace(found, **changes)  # type: ignore[arg-type]
+def existing(want: Desired, identity: str = "s1", left: timedelta = 20 * HOUR, **changes: Any) -> Subscription:
+    return of_execution(want, id=identity, expires=NOW + left, **changes)
 
 
 def decide(
@@ -52,7 +46,7 @@ def decide(
     actual: list[Subscription],
     *,
     prune: bool = False,
-    certificate_id: str | None = CERTIFICATE,
+    certificate_id: str | None = CERTIFICATE.id,
     course: Course | None = None,
 ) -> tuple[Action, ...]:
     actions = plan(
@@ -93,15 +87,45 @@ class TestPlan:
             [action] = decide([CALLS], actual)
             assert (action.verb, action.reason, action.subscription) == (Verb.CREATE, Reason.MISSING, None)
 
-    def test_what_expired_less_than_five_minutes_ago_may_only_seem_so(self) -> None:
-        assert verdict(existing(CALLS, left=timedelta(seconds=1) - 5 * MINUTE)) == (Verb.RENEW, Reason.HALF_LIFE)
-
     @pytest.mark.parametrize(
-        ("left", "verb"),
-        [(11.88, Verb.RENEW), (11.8801, Verb.LEAVE), (12.1, Verb.LEAVE), (0.01, Verb.RENEW), (23, Verb.LEAVE)],
+        ("changes", "want", "verb", "reason"),
+        [
+            ({"left": timedelta(seconds=1) - 5 * MINUTE}, CALLS, Verb.RENEW, Reason.HALF_LIFE),  # it may only seem over
+            ({"left": 0.01 * HOUR}, CALLS, Verb.RENEW, Reason.HALF_LIFE),
+            ({"left": 11.88 * HOUR}, CALLS, Verb.RENEW, Reason.HALF_LIFE),
+            ({"left": 11.8801 * HOUR}, CALLS, Verb.LEAVE, Reason.FRESH),
+            ({"left": 23 * HOUR}, CALLS, Verb.LEAVE, Reason.FRESH),
+            ({"certificate_id": OUTDATED}, CALLS, Verb.RENEW, Reason.CERTIFICATE),
+            ({"certificate_id": None}, CALLS, Verb.LEAVE, Reason.FRESH),  # Graph does not tell
+            # The previous secret is good until renewal, and goes with an outdated certificate.
+            ({"notification_url": BEFORE.url(rich=True)}, CALLS, Verb.LEAVE, Reason.FRESH),
+            ({"notification_url": BEFORE.url(rich=True), "left": HOUR}, CALLS, Verb.REPLACE, Reason.CLIENT_STATE),
+            (
+                {"notification_url": BEFORE.url(rich=True), "certificate_id": OUTDATED},
+                CALLS,
+                Verb.REPLACE,
+                Reason.CLIENT_STATE,
+            ),
+            # Without a known mark nobody can read what it delivers.
+            *(
+                ({"notification_url": url}, CALLS, Verb.REPLACE, Reason.UNKNOWN_MARK)
+                for url in (
+                    URL,
+                    f"{URL}?code=key&mark=000000000000",
+                    Endpoint(URL, LIFECYCLE, ("forgotten",)).url(rich=True),
+                    Endpoint(URL, "https://calls.example.com/elsewhere", ("newer",)).url(rich=True),
+                )
+            ),
+            ({"notification_url": REKEYED.url(rich=True)}, CALLS, Verb.RENEW, Reason.NOTIFICATION_URL),
+            ({"notification_url": ENDPOINT.url(rich=False)}, CALLS, Verb.REPLACE, Reason.RESOURCE_DATA),
+            ({"change_type": "updated, Created", "left": 60 * HOUR}, RECORDS, Verb.LEAVE, Reason.FRESH),
+            ({"change_type": "updated"}, RECORDS, Verb.REPLACE, Reason.CHANGE_TYPE),
+        ],
     )
-    def test_renewal_at_half_life(self, left: float, verb: Verb) -> None:
-        assert verdict(existing(CALLS, left=left * HOUR))[0] is verb
+    def test_what_lives_is_judged_by_what_is_desired(
+        self, changes: dict[str, Any], want: Desired, verb: Verb, reason: Reason
+    ) -> None:
+        assert verdict(existing(want, **changes), want) == (verb, reason)
 
     def test_a_resource_is_the_same_however_graph_spells_its_path(self) -> None:
         found = existing(CALLS, resource="/Users('U1')/communications/callevents")
@@ -114,50 +138,9 @@ class TestPlan:
         assert resource_key("/a(x='Bc')/D") == "a(x='Bc')/d"
         assert resource_key("Xa") == "xa"
 
-    def test_an_outdated_certificate_is_changed_at_once(self) -> None:
-        assert verdict(existing(CALLS, certificate_id=OUTDATED)) == (Verb.RENEW, Reason.CERTIFICATE)
-
-    def test_a_certificate_that_graph_does_not_tell_is_not_outdated(self) -> None:
-        assert verdict(existing(CALLS, certificate_id=None)) == (Verb.LEAVE, Reason.FRESH)
-
     def test_no_certificate_is_outdated_while_the_current_one_is_unknown(self) -> None:
         [action] = decide([CALLS], [existing(CALLS, certificate_id=OUTDATED)], certificate_id=None)
         assert action.verb is Verb.LEAVE
-
-    def test_the_previous_secret_is_good_until_renewal(self) -> None:
-        url = BEFORE.url(rich=True)
-        assert verdict(existing(CALLS, notification_url=url)) == (Verb.LEAVE, Reason.FRESH)
-        due = existing(CALLS, notification_url=url, left=2 * HOUR)
-        assert verdict(due) == (Verb.REPLACE, Reason.CLIENT_STATE)
-
-    def test_the_previous_secret_goes_with_the_outdated_certificate(self) -> None:
-        found = existing(CALLS, notification_url=BEFORE.url(rich=True), certificate_id=OUTDATED)
-        assert verdict(found) == (Verb.REPLACE, Reason.CLIENT_STATE)
-
-    @pytest.mark.parametrize(
-        "url",
-        [
-            URL,
-            f"{URL}?code=key&mark=000000000000",
-            Endpoint(URL, LIFECYCLE, ("forgotten",)).url(rich=True),
-            Endpoint(URL, "https://calls.example.com/elsewhere", ("newer",)).url(rich=True),
-        ],
-    )
-    def test_without_a_known_mark_it_is_replaced(self, url: str) -> None:
-        assert verdict(existing(CALLS, notification_url=url)) == (Verb.REPLACE, Reason.UNKNOWN_MARK)
-
-    def test_a_new_function_key_is_patched_in(self) -> None:
-        url = replace(ENDPOINT, notification_url=f"{URL}?code=yesterday").url(rich=True)
-        assert verdict(existing(CALLS, notification_url=url)) == (Verb.RENEW, Reason.NOTIFICATION_URL)
-
-    def test_a_basic_one_is_not_a_rich_one(self) -> None:
-        found = existing(CALLS, notification_url=ENDPOINT.url(rich=False))
-        assert verdict(found) == (Verb.REPLACE, Reason.RESOURCE_DATA)
-
-    def test_change_types_in_any_order(self) -> None:
-        assert verdict(existing(RECORDS, change_type="updated, Created", left=60 * HOUR), RECORDS)[0] is Verb.LEAVE
-        found = existing(RECORDS, change_type="updated")
-        assert verdict(found, RECORDS) == (Verb.REPLACE, Reason.CHANGE_TYPE)
 
     def test_the_best_of_several_is_kept_whatever_their_order(self) -> None:
         good = existing(CALLS, "s9")
@@ -308,7 +291,7 @@ class TestPlan:
             st.tuples(
                 st.sampled_from([CALLS, RECORDS]),
                 st.sampled_from([URL, ENDPOINT.url(rich=True), ENDPOINT.url(rich=False), BEFORE.url(rich=True), "x:"]),
-                st.sampled_from([CERTIFICATE, None, "calls/old"]),
+                st.sampled_from([CERTIFICATE.id, None, "calls/old"]),
                 st.integers(-1, 70),
             ),
             max_size=8,
@@ -428,10 +411,10 @@ class TestLifetimes:
 @pytest.mark.parametrize(
     ("want", "certificate", "rich"),
     [
-        (RECORDS, EncryptionCertificate(CERTIFICATE, "TUlJ"), False),
-        (replace(PRESENCE, rich=False), EncryptionCertificate(CERTIFICATE, "TUlJ"), False),
+        (RECORDS, CERTIFICATE, False),
+        (replace(PRESENCE, rich=False), CERTIFICATE, False),
         (CALLS, None, False),
-        (CALLS, EncryptionCertificate(CERTIFICATE, "TUlJ"), True),
+        (CALLS, CERTIFICATE, True),
     ],
 )
 def test_the_body_of_a_creation(want: Desired, certificate: EncryptionCertificate | None, rich: bool) -> None:
@@ -446,6 +429,6 @@ def test_the_body_of_a_creation(want: Desired, certificate: EncryptionCertificat
     of_a_rich_one = {
         "includeResourceData": True,
         "encryptionCertificate": "TUlJ",
-        "encryptionCertificateId": CERTIFICATE,
+        "encryptionCertificateId": CERTIFICATE.id,
     }
     assert creation_body(want, NOW, ENDPOINT, certificate) == basic | (of_a_rich_one if rich else {})

@@ -1,15 +1,14 @@
 """Transcripts and recordings: how Graph announces them, and how their subscriptions are made and kept."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shared.notifications.events import Event, event_of
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import DesiredState, DesiredStateError, parse_desired
 from shared.subscriptions.planned import Desired
@@ -20,9 +19,10 @@ from shared.values.events.event_data import CallRecordingData, CallTranscriptDat
 from shared.values.events.event_types import parse
 from shared.values.items import parse_item
 from shared.values.resources import UNRECOGNIZED
+from tests.fakes import event_from
 from tests.unit.model_graph import ENDPOINT, TENANT, Fault, call_events, limit_reached, refuse, user
 from tests.unit.test_execution import create
-from tests.unit.test_renew import Scenario
+from tests.unit.test_renew import Scenario, begun
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 RECEIVED = datetime(2026, 4, 1, tzinfo=UTC)
@@ -44,9 +44,7 @@ def item_of(path: Path) -> dict[str, Any]:
     return dict(shown["value"][0] if "value" in shown else shown)
 
 
-def event(item: Mapping[str, Any], plaintext: bytes | None = None) -> Event:
-    parsed = parse_item(json.dumps(item).encode())
-    return event_of(parsed, plaintext, fallback_id="f", received=RECEIVED, traceparent="00-t")
+event = partial(event_from, received=RECEIVED)
 
 
 def kind_of(path: Path) -> tuple[str, str]:
@@ -189,8 +187,7 @@ EXISTING = graph.Subscription(
 
 async def test_a_limit_that_is_reached_by_our_own_subscription_means_that_it_is_adopted() -> None:
     """Graph refuses a second one with 403, "reached its limit", where it answers 409 for other resources."""
-    scenario = Scenario(EVERY_MEETING)
-    await scenario.renewal.run()
+    scenario = await begun(EVERY_MEETING)
     (there,) = scenario.graph.live()
     scenario.graph.unlisted = {there.id}
     scenario.known.memories.clear()
@@ -301,8 +298,7 @@ class TestTheTenantsSwitch:
         assert (report.live, report.failures) == (2, ())
 
     async def test_that_is_turned_off_again_costs_no_subscription_sooner_than_its_end(self) -> None:
-        scenario = Scenario(EVERY_MEETING, maximum={"transcripts": timedelta(hours=4)})
-        await scenario.renewal.run()
+        scenario = await begun(EVERY_MEETING, maximum={"transcripts": timedelta(hours=4)})
         (there,) = scenario.graph.live()
         scenario.graph.faults = lambda call: OFF if call.method in {"PATCH", "POST"} else None
         scenario.graph.calls.clear()
@@ -323,8 +319,7 @@ class TestTheTenantsSwitch:
 
 async def test_a_version_that_does_not_know_a_header_desires_nothing_new_renews_all_and_removes_nothing() -> None:
     """What a roll-back meets: `subscriptions.toml` has a row of a later version, which has made subscriptions."""
-    scenario = Scenario(call_events(1), call_events(2))
-    await scenario.renewal.run()
+    scenario = await begun(call_events(1), call_events(2))
     later = scenario.graph.add(call_events(3), resource="later/resources", expires=scenario.clock.now() + DAY)
     with pytest.raises(DesiredStateError) as caught:
         parse_desired("[[laterResource]]\nusers = ['x']\n[[callRecords]]\n", tenant_ids=[TENANT])

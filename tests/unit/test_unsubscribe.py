@@ -15,11 +15,10 @@ from shared.subscriptions.run import Renewal
 from shared.subscriptions.run_report import RenewalReport
 from shared.subscriptions.state import Changes, Memory
 from shared.subscriptions.unwanted import CONFIRMATIONS, Confirmations, Review, Unwanted, Waits
-from shared.values import resources
 from shared.values.errors import UnavailableError
 from tests.fakes import write_blob_in_between
 from tests.unit import model_graph as model
-from tests.unit.model_graph import ENDPOINT, OTHER_TENANT, START, TENANT, call_events, call_records, user
+from tests.unit.model_graph import ENDPOINT, OTHER_TENANT, START, TENANT, call_events, call_records, policy, user
 from tests.unit.test_renew import HOUR, Scenario
 
 MINUTE = timedelta(minutes=1)
@@ -40,7 +39,7 @@ class Confirmed:
 
 
 class Timer:
-    """A scenario whose timer looks for what nobody desires, every ten minutes."""
+    """A scenario whose timer looks for what nobody desires."""
 
     def __init__(self, *desired: Desired, members: int = 0, unsubscribes: bool = True, **rules: Any) -> None:
         self.scenario = Scenario(*desired, groups=(GROUP,) if members else (), **rules)
@@ -59,16 +58,18 @@ class Timer:
         return self.scenario.process(confirmations=self.confirmed, unsubscribes=self.unsubscribes)
 
     async def run(self, length: timedelta) -> RenewalReport:
-        """Run now, and then until so much time has passed."""
+        """Run now, and then until so much time has passed: every ten minutes, for hours on end every twenty."""
         report = await self.process().run(review=True)
-        for _ in range(length // (10 * MINUTE)):
-            self.clock.advance(10 * MINUTE)
+        step = (10 if length <= 2 * HOUR else 20) * MINUTE
+        for _ in range(length // step):
+            self.clock.advance(step)
             report = await self.process().run(review=True)
         return report
 
     def users(self, tenant_id: str = TENANT) -> set[int]:
         """Whose call events are subscribed to."""
-        return {number for number in range(1, 60) if self.graph.holds(call_events(number, tenant_id))}
+        subscribed = {one.resource for one in self.graph.live() if one.tenant_id == tenant_id}
+        return {number for number in range(1, 60) if call_events(number).resource in subscribed}
 
     def waits(self, report: RenewalReport) -> list[str | None]:
         return sorted(str(entry.waits) for entry in report.unwanted.values())
@@ -78,16 +79,22 @@ class Timer:
 
 
 async def settled(*desired: Desired, members: int = 0, **rules: Any) -> Timer:
-    """A timer that has found all that is desired for two hours."""
+    """A timer that has found all that is desired for more than an hour."""
     timer = Timer(*desired, members=members, **rules)
-    await timer.run(2 * HOUR)
+    await timer.run(70 * MINUTE)
+    return timer
+
+
+async def left(*desired: Desired, members: int, leave: int, **rules: Any) -> Timer:
+    """A settled timer, and then the first so many members leave their group."""
+    timer = await settled(*desired, members=members, **rules)
+    timer.have_members(*range(leave + 1, members + 1))
     return timer
 
 
 class TestHour:
     async def test_who_leaves_a_group_is_unsubscribed_from_after_an_hour(self) -> None:
-        timer = await settled(members=30)
-        timer.have_members(*range(2, 31))
+        timer = await left(members=30, leave=1)
         report = await timer.run(50 * MINUTE)
         assert 1 in timer.users()
         [entry] = report.unwanted.values()
@@ -109,8 +116,7 @@ class TestHour:
         assert [record.getMessage() for record in caplog.records if gone.id in record.getMessage()]
 
     async def test_whoever_comes_back_stays(self) -> None:
-        timer = await settled(members=30)
-        timer.have_members(*range(2, 31))
+        timer = await left(members=30, leave=1)
         await timer.run(50 * MINUTE)
         timer.have_members(*range(1, 31))
         await timer.run(10 * MINUTE)
@@ -120,8 +126,7 @@ class TestHour:
 
     @pytest.mark.parametrize("trouble", ["group", "file", "refusal"])
     async def test_an_hour_with_a_reading_that_is_not_whole_begins_anew(self, trouble: str) -> None:
-        timer = await settled(call_records(), members=30)
-        timer.have_members(*range(2, 31))
+        timer = await left(call_records(), members=30, leave=1)
         await timer.run(30 * MINUTE)
         state, members = timer.scenario.source.state, timer.graph.members.copy()
         assert isinstance(state, DesiredState)
@@ -143,8 +148,7 @@ class TestHour:
 
     async def test_a_group_that_has_shrunk_waits_for_its_own_hour_too(self) -> None:
         """Nothing goes by a list that may have been cut off; then the brake holds what is more than a tenth."""
-        timer = await settled(call_records(), members=20)
-        timer.have_members(*range(5, 21))
+        timer = await left(call_records(), members=20, leave=4)
         report = await timer.run(3 * HOUR)
         assert timer.users() == set(range(1, 21))
         assert timer.waits(report) == ["too-many"] * 4
@@ -159,8 +163,7 @@ class TestHour:
 
     @pytest.mark.parametrize("trouble", ["list", "storage", "turn"])
     async def test_nothing_goes_while_something_is_not_known(self, trouble: str) -> None:
-        timer = await settled(call_records(OTHER_TENANT), members=30)
-        timer.have_members(*range(2, 31))
+        timer = await left(call_records(OTHER_TENANT), members=30, leave=1)
         await timer.run(50 * MINUTE)
         match trouble:
             case "list":
@@ -208,8 +211,7 @@ class TestOurs:
         assert stray.id not in timer.graph.all
 
     async def test_only_the_timer_unsubscribes(self) -> None:
-        timer = await settled(members=30)
-        timer.have_members(*range(2, 31))
+        timer = await left(members=30, leave=1)
         await timer.run(50 * MINUTE)
         timer.clock.advance(HOUR)
         await timer.process().run()
@@ -220,8 +222,7 @@ class TestOurs:
         assert len(memory.review.unwanted) == 1
 
     async def test_who_wants_todays_way_has_it_and_sees_what_stays(self) -> None:
-        timer = await settled(members=30, unsubscribes=False)
-        timer.have_members(*range(2, 31))
+        timer = await left(members=30, leave=1, unsubscribes=False)
         report = await timer.run(5 * HOUR)
         timer.confirm(report)
         report = await timer.run(5 * HOUR)
@@ -260,8 +261,7 @@ class TestFirstRecord:
         assert timer.users() == {*range(1, 9), *range(10, 31)}
 
     async def test_a_record_that_was_lost_is_a_first_one(self) -> None:
-        timer = await settled(members=30)
-        timer.have_members(*range(2, 31))
+        timer = await left(members=30, leave=1)
         await timer.run(50 * MINUTE)
         memory = timer.scenario.known.memories[TENANT]
         timer.scenario.known.memories[TENANT] = msgspec.structs.replace(memory, review=None)
@@ -271,36 +271,26 @@ class TestFirstRecord:
 
 
 class TestBrake:
-    async def test_five_go_and_six_wait(self) -> None:
-        for count, waiting in ((5, 0), (6, 6)):
-            timer = await settled(members=59)
-            timer.have_members(*range(1 + count, 60))
-            report = await timer.run(70 * MINUTE)
-            assert timer.waits(report) == ["too-many"] * waiting
-            assert len(timer.users()) == 59 - (count - waiting)
-
-    async def test_two_go_of_twenty_and_wait_of_nineteen(self) -> None:
-        for members, waiting in ((20, 0), (19, 2)):
-            timer = await settled(members=members)
-            timer.have_members(*range(3, members + 1))
-            report = await timer.run(3 * HOUR)
-            assert timer.waits(report) == ["too-many"] * waiting
+    @pytest.mark.parametrize(("members", "leave", "waiting"), [(59, 5, 0), (59, 6, 6), (20, 2, 0), (19, 2, 2)])
+    async def test_more_than_five_or_a_tenth_wait(self, members: int, leave: int, waiting: int) -> None:
+        timer = await left(members=members, leave=leave)
+        report = await timer.run(70 * MINUTE if members > 50 else 3 * HOUR)
+        assert timer.waits(report) == ["too-many"] * waiting
+        assert len(timer.users()) == members - (leave - waiting)
 
     async def test_a_day_counts_together_and_a_day_later_they_still_wait(self) -> None:
-        timer = await settled(members=59)
-        timer.have_members(*range(4, 60))
+        timer = await left(members=33, leave=3)
         await timer.run(70 * MINUTE)
-        assert len(timer.users()) == 56
-        timer.have_members(*range(7, 60))
+        assert len(timer.users()) == 30
+        timer.have_members(*range(7, 34))
         report = await timer.run(20 * HOUR)
         assert timer.waits(report) == ["too-many"] * 3
-        assert len(timer.users()) == 56
+        assert len(timer.users()) == 30
         await timer.run(4 * HOUR)
-        assert len(timer.users()) == 56
+        assert len(timer.users()) == 30
 
     async def test_the_rest_of_too_many_waits_on_where_some_have_ended_by_themselves(self) -> None:
-        timer = await settled(members=20)
-        timer.have_members(*range(4, 21))
+        timer = await left(members=20, leave=3)
         report = await timer.run(50 * MINUTE)
         assert timer.waits(report) == ["too-many"] * 3
         for number in (1, 2):
@@ -311,8 +301,7 @@ class TestBrake:
         assert 3 in timer.users()
 
     async def test_what_an_operator_has_confirmed_does_not_count(self) -> None:
-        timer = await settled(members=59)
-        timer.have_members(*range(11, 60))
+        timer = await left(members=59, leave=10)
         timer.confirm(await timer.run(70 * MINUTE))
         await timer.run(10 * MINUTE)
         assert len(timer.users()) == 49
@@ -329,10 +318,7 @@ class TestBrake:
         assert timer.graph.holds(call_records())
 
     async def test_an_emergency_policy_waits(self) -> None:
-        policies = [
-            Desired(TENANT, resources.EMERGENCY_CALL_EVENTS, resources.emergency_path(name), rich=True)
-            for name in ("Headquarters", "Branch")
-        ]
+        policies = [policy(name) for name in ("Headquarters", "Branch")]
         others = [call_events(number) for number in range(1, 30)]
         timer = await settled(*others, *policies)
         timer.desire(*others, policies[0])
@@ -345,8 +331,7 @@ class TestBrake:
 
 class TestConfirmation:
     async def prepared(self) -> tuple[Timer, RenewalReport]:
-        timer = await settled(members=59)
-        timer.have_members(*range(11, 60))
+        timer = await left(members=59, leave=10)
         return timer, await timer.run(20 * MINUTE)
 
     async def test_what_is_confirmed_still_has_its_hour(self) -> None:

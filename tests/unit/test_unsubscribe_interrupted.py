@@ -1,25 +1,37 @@
 """Unsubscribing while storage, Graph and the process fail: the hour and the brake hold all the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import msgspec
 
 from shared.subscriptions.desired_source import read_again
-from shared.subscriptions.planned import Desired
 from shared.subscriptions.state import Changes, Memory
 from shared.subscriptions.unwanted import Review, Unwanted, Waits
-from shared.values import resources
 from shared.values.errors import UnavailableError
 from shared.values.graph import Reply
-from tests.unit.model_graph import OTHER_TENANT, START, TENANT, UNAVAILABLE, URL, call_events, call_records
+from tests.unit.model_graph import OTHER_TENANT, START, TENANT, UNAVAILABLE, URL, call_events, call_records, policy
 from tests.unit.test_renew import HOUR
-from tests.unit.test_unsubscribe import MINUTE, settled
+from tests.unit.test_unsubscribe import MINUTE, Timer, left, settled
+
+
+@contextmanager
+def unsaved(timer: Timer) -> Iterator[None]:
+    """Storage takes nothing of what is remembered."""
+    storage = timer.scenario.known
+    save = storage.save
+
+    async def refuse(*_: object) -> Memory:
+        raise UnavailableError("storage")
+
+    storage.save = refuse  # type: ignore[method-assign]
+    yield
+    storage.save = save  # type: ignore[method-assign]
 
 
 async def test_a_process_that_dies_after_a_removal_has_noted_it_before() -> None:
-    timer = await settled(members=59)
-    timer.have_members(*range(4, 60))
+    timer = await left(members=59, leave=3)
     await timer.run(50 * MINUTE)
     timer.clock.advance(10 * MINUTE)
     storage = timer.scenario.known
@@ -40,27 +52,18 @@ async def test_a_process_that_dies_after_a_removal_has_noted_it_before() -> None
 
 
 async def test_nothing_goes_that_cannot_be_noted() -> None:
-    timer = await settled(members=59)
-    timer.have_members(*range(4, 60))
+    timer = await left(members=59, leave=3)
     await timer.run(50 * MINUTE)
     timer.clock.advance(10 * MINUTE)
-    storage = timer.scenario.known
-    save = storage.save
-
-    async def refuse(*_: object) -> Memory:
-        raise UnavailableError("storage")
-
-    storage.save = refuse  # type: ignore[method-assign]
-    await timer.process().run(review=True)
+    with unsaved(timer):
+        await timer.process().run(review=True)
     assert 1 in timer.users()
-    storage.save = save  # type: ignore[method-assign]
     await timer.run(10 * MINUTE)
     assert timer.users() == set(range(4, 60))
 
 
 async def test_what_could_not_be_removed_does_not_count_twice() -> None:
-    timer = await settled(members=59)
-    timer.have_members(*range(4, 60))
+    timer = await left(members=59, leave=3)
     await timer.run(50 * MINUTE)
     timer.graph.faults = lambda call: UNAVAILABLE if call.method == "DELETE" else None
     await timer.run(30 * MINUTE)
@@ -79,15 +82,8 @@ async def test_an_hour_that_was_not_read_whole_counts_as_such_where_it_could_not
         timer.clock.advance(10 * MINUTE)
     members = timer.graph.members.copy()
     timer.graph.members.clear()
-    storage = timer.scenario.known
-    save = storage.save
-
-    async def refuse(*_: object) -> Memory:
-        raise UnavailableError("storage")
-
-    storage.save = refuse  # type: ignore[method-assign]
-    await process.run(review=True)
-    storage.save = save  # type: ignore[method-assign]
+    with unsaved(timer):
+        await process.run(review=True)
     timer.graph.members.update(members)
     for _ in range(6):
         timer.clock.advance(10 * MINUTE)
@@ -100,8 +96,7 @@ async def test_an_hour_that_was_not_read_whole_counts_as_such_where_it_could_not
 
 async def test_an_hour_in_which_graph_could_not_be_read_is_none() -> None:
     """A group that was read wrongly at both ends of an outage has not been read so for an hour."""
-    timer = await settled(call_records(OTHER_TENANT), members=30)
-    timer.have_members(*range(2, 31))
+    timer = await left(call_records(OTHER_TENANT), members=30, leave=1)
     await timer.run(0 * MINUTE)
     members = timer.graph.members.copy()
     timer.graph.members.clear()
@@ -159,10 +154,7 @@ def test_a_reason_of_a_later_version_spoils_nothing_that_is_remembered() -> None
 
 async def test_an_answer_about_another_subscription_deletes_nothing() -> None:
     """What waits for a confirmation does not go in the place of what waits for none."""
-    policies = [
-        Desired(TENANT, resources.EMERGENCY_CALL_EVENTS, resources.emergency_path(name), rich=True)
-        for name in ("Headquarters", "Branch")
-    ]
+    policies = [policy(name) for name in ("Headquarters", "Branch")]
     others = [call_events(number) for number in range(1, 30)]
     timer = await settled(*others, *policies)
     [policy] = timer.graph.holds(policies[1])
