@@ -10,7 +10,7 @@ from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER, HANDLED_CO
 from shared.values.envelope import Envelope, RawMessage
 from shared.values.message_text import QUEUE_MESSAGE_BYTES, encode
 from shared.values.resources import LIFECYCLE_QUEUE, RAW_QUEUE, RAW_QUEUES
-from tests.unit.test_retries import START, World, put, rich
+from tests.unit.test_retries import START, World, holding, put, rich
 
 NOW = datetime(2026, 3, 10, 3, 20, tzinfo=UTC)
 EMERGENCY = "communications/calls/getEmergencyEventsByPolicy(policyName='x')"
@@ -65,8 +65,7 @@ async def test_what_is_no_claim_check_is_left() -> None:
 
 
 async def test_a_message_that_comes_too_late_finds_that_all_is_done() -> None:
-    world = World()
-    await put(world, rich("a", size=100_000))
+    world = await holding(rich("a", size=100_000))
     (late,) = world.storage.messages[RAW_QUEUE]
     world.storage.now += 3 * DAY
     await world.storage.raw_messages.sweep()
@@ -89,8 +88,7 @@ async def test_a_ticket_whose_answer_was_lost_and_that_was_put_twice_ends_once()
 
 
 async def test_a_blob_that_nobody_has_let_go_of_is_missing() -> None:
-    world = World()
-    await put(world, rich("a", size=100_000))
+    world = await holding(rich("a", size=100_000))
     world.storage.containers.clear()
     await world.run()
     assert [found["reason"] for found in world.parked()] == ["claim-missing"]

@@ -15,12 +15,6 @@ def consumers(*entries: dict[str, Any]) -> Consumers:
     return parse_consumers(json.dumps(entries))
 
 
-def refusal(text: str) -> str:
-    with pytest.raises(ValueError) as refused:  # noqa: PT011 - the callers look at the message
-        parse_consumers(text)
-    return str(refused.value)
-
-
 BILLING = {"name": "billing", "kinds": ["callRecords", "unrecognized"]}
 WALLBOARD = {"name": "wall-board-2", "kinds": ["callEvents", "callRecords"]}
 NO_DEFAULT = {"name": "default", "kinds": []}
@@ -31,25 +25,26 @@ class TestTargets:
         assert Consumers().queues == parse_consumers("[]").queues
         assert sorted(Consumers().queues) == sorted(EVENT_QUEUES)
 
-    def test_are_the_queue_of_today_and_one_for_each_consumer_of_the_kind(self) -> None:
-        found = consumers(BILLING, WALLBOARD)
-        assert found.targets("call-record-events") == (
-            "call-record-events",
-            "call-record-events-billing",
-            "call-record-events-wall-board-2",
-        )
-        assert found.targets("call-events") == ("call-events", "call-events-wall-board-2")
-        assert found.targets("unrecognized-events") == ("unrecognized-events", "unrecognized-events-billing")
-        assert found.targets("presence-events") == ("presence-events",)
-
-    def test_of_self_tests_are_their_own_alone(self) -> None:
-        assert consumers(BILLING).targets("self-test-events") == ("self-test-events",)
-
-    def test_the_queues_of_today_end_by_name(self) -> None:
-        assert consumers(NO_DEFAULT, BILLING).targets("call-record-events") == ("call-record-events-billing",)
-
-    def test_what_nobody_else_gets_is_not_lost_by_that(self) -> None:
-        assert consumers(NO_DEFAULT, BILLING).targets("call-events") == ("call-events",)
+    @pytest.mark.parametrize(
+        ("entries", "queue", "targets"),
+        [
+            (
+                [BILLING, WALLBOARD],
+                "call-record-events",
+                ("call-record-events", "call-record-events-billing", "call-record-events-wall-board-2"),
+            ),
+            ([BILLING, WALLBOARD], "call-events", ("call-events", "call-events-wall-board-2")),
+            ([BILLING, WALLBOARD], "unrecognized-events", ("unrecognized-events", "unrecognized-events-billing")),
+            ([BILLING, WALLBOARD], "presence-events", ("presence-events",)),
+            ([BILLING], "self-test-events", ("self-test-events",)),
+            ([NO_DEFAULT, BILLING], "call-record-events", ("call-record-events-billing",)),
+            ([NO_DEFAULT, BILLING], "call-events", ("call-events",)),  # what nobody else gets is not lost by that
+        ],
+    )
+    def test_are_the_queue_of_today_and_one_for_each_consumer_of_the_kind(
+        self, entries: list[dict[str, Any]], queue: str, targets: tuple[str, ...]
+    ) -> None:
+        assert consumers(*entries).targets(queue) == targets
 
     def test_all_of_them_are_the_queues(self) -> None:
         found = consumers(NO_DEFAULT, BILLING, WALLBOARD)
@@ -69,49 +64,45 @@ class TestTargets:
         assert set(KIND_QUEUES) == {*CATALOGUE, "unrecognized"}
 
 
-class TestRefusals:
-    @pytest.mark.parametrize(
-        "name",
-        ["", "Billing", "bill_ing", "-billing", "billing-", "bill--ing", "a" * 35, "poison", "x-poison", "b\u00fcro"],
-    )
-    def test_a_name_that_no_queue_could_have_is_refused_and_shown(self, name: str) -> None:
-        assert repr(name) in refusal(json.dumps([{"name": name, "kinds": ["callEvents"]}]))
+EXAMPLE = '{"name": "billing", "kinds": ["callRecords"]}'
 
-    @pytest.mark.parametrize("kind", ["calls", "callevents", "selfTest", ""])
-    def test_an_unknown_kind_is_refused_with_those_that_there_are(self, kind: str) -> None:
-        message = refusal(json.dumps([{"name": "billing", "kinds": [kind]}]))
-        assert repr(kind) in message
-        assert all(known in message for known in KIND_QUEUES)
 
-    def test_default_is_no_name_for_another(self) -> None:
-        assert "'default'" in refusal('[{"name": "default", "kinds": ["callEvents"]}]')
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "billing",
-            "{}",
-            '{"name": "billing", "kinds": ["callEvents"]}',
-            '[{"name": "billing"}]',
-            '[{"name": "billing", "kind": ["callEvents"]}]',
-            '[{"name": "billing", "kinds": "callEvents"}]',
-            "[" * 100_000,
-        ],
-    )
-    def test_another_form_is_refused_with_an_example(self, text: str) -> None:
-        assert '{"name": "billing", "kinds": ["callRecords"]}' in refusal(text)
-
-    @pytest.mark.parametrize(
-        "entries",
-        [
-            [BILLING, BILLING],
-            [NO_DEFAULT, NO_DEFAULT],
-            [{"name": "billing", "kinds": []}],
-            [{"name": "billing", "kinds": ["callEvents", "callEvents"]}],
-        ],
-    )
-    def test_what_can_only_be_a_mistake_is_refused(self, entries: list[dict[str, Any]]) -> None:
-        assert refusal(json.dumps(entries))
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        # A name that no queue could have, and one that is taken.
+        *(
+            (json.dumps([{"name": name, "kinds": ["callEvents"]}]), [repr(name)])
+            for name in (
+                *("", "Billing", "bill_ing", "-billing", "billing-", "bill--ing", "a" * 35, "poison", "x-poison"),
+                *("b\u00fcro", "default"),
+            )
+        ),
+        # An unknown kind, with those that there are.
+        *(
+            (json.dumps([{"name": "billing", "kinds": [kind]}]), [repr(kind), *KIND_QUEUES])
+            for kind in ("calls", "callevents", "selfTest", "")
+        ),
+        # Another form, with an example.
+        ("billing", [EXAMPLE]),
+        ("{}", [EXAMPLE]),
+        ('{"name": "billing", "kinds": ["callEvents"]}', [EXAMPLE]),
+        ('[{"name": "billing"}]', [EXAMPLE]),
+        ('[{"name": "billing", "kind": ["callEvents"]}]', [EXAMPLE]),
+        ('[{"name": "billing", "kinds": "callEvents"}]', [EXAMPLE]),
+        ("[" * 100_000, [EXAMPLE]),
+        # What can only be a mistake.
+        (json.dumps([BILLING, BILLING]), ["billing"]),
+        (json.dumps([NO_DEFAULT, NO_DEFAULT]), ["default"]),
+        ('[{"name": "billing", "kinds": []}]', ["billing"]),
+        ('[{"name": "billing", "kinds": ["callEvents", "callEvents"]}]', ["billing"]),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_refused_and_shown(text: str, shown: list[str]) -> None:
+    with pytest.raises(ValueError) as refused:  # noqa: PT011 - what is looked at is the message
+        parse_consumers(text)
+    assert all(each in str(refused.value) for each in shown)
 
 
 @given(st.text("abz09-poisn", max_size=40))

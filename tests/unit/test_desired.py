@@ -36,15 +36,16 @@ def problems(text: str, *tenant_ids: str) -> list[str]:
     return logged
 
 
-@pytest.mark.parametrize("text", ["x", "x = 1"])
-def test_problems_are_those_of_the_file_that_was_read(text: str) -> None:
-    with pytest.raises(DesiredStateError, match=r"^blob x needs attention:\n  - "):
-        parse_desired(text, tenant_ids=[TENANT], source="blob x")
-
-
-@pytest.mark.parametrize("text", ["", "\n", "# [[callRecords]]\n", "\ufeff"])
-def test_an_empty_file_is_refused_by_name(text: str) -> None:
-    with pytest.raises(DesiredStateError, match=r"^config/it\.toml needs attention:\n  - it asks for nothing"):
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("x", ""),
+        ("x = 1", ""),
+        *((text, "it asks for nothing") for text in ("", "\n", "# [[callRecords]]\n", "\ufeff")),
+    ],
+)
+def test_problems_are_those_of_the_file_that_was_read(text: str, problem: str) -> None:
+    with pytest.raises(DesiredStateError, match=rf"^config/it\.toml needs attention:\n  - {problem}"):
         parse_desired(text, tenant_ids=[TENANT], source="config/it.toml")
 
 
@@ -53,7 +54,7 @@ def test_a_byte_order_mark_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "told", "logged"),
     [
         (
             '[[callEvents]]\nusers = [\n  "jane@contoso.com",\n]',
@@ -61,6 +62,7 @@ def test_a_byte_order_mark_does_not_matter() -> None:
                 "line 3: 'jane@contoso.com' in 'users' is not a user's object id (a GUID); it looks like a user "
                 'principal name: az ad user show --id "jane@contoso.com" --query id --output tsv gives the id'
             ),
+            "line 3: an element of 'users' is not a user's object id (a GUID)",
         ),
         (
             '[[callEvents]]\ngroups = ["Front desk"]',
@@ -68,33 +70,55 @@ def test_a_byte_order_mark_does_not_matter() -> None:
                 "line 2: 'Front desk' in 'groups' is not a group's object id (a GUID); az ad group show --group "
                 '"Front desk" --query id --output tsv gives the id of a group by its name'
             ),
+            "line 2: an element of 'groups' is not a group's object id (a GUID)",
         ),
         (
             '[[onlineMeeting]]\njoinWebUrls = ["http://x"]',
             "line 2: 'http://x' in 'joinWebUrls' is not a meeting's joinWebUrl (https, as Graph gives it)",
+            "line 2: an element of 'joinWebUrls' is not a meeting's joinWebUrl (https, as Graph gives it)",
         ),
         (
             f'[[presence]]\nusers = ["{ALICE}", "{ALICE}"]',
             f"line 2: '{ALICE}' in 'users' is a duplicate of line 2",
+            "line 2: an element of 'users' is a duplicate of line 2",
         ),
         (
             "[[callEvents]]\ngroups = ['$(date)']",
             "line 2: '$(date)' in 'groups' is not a group's object id (a GUID)",  # nothing to copy into a shell
+            "line 2: an element of 'groups' is not a group's object id (a GUID)",
         ),
-        ("[[callEvents]]\nusers = [[7]]", "line 2: [7] in 'users' is not a user's object id (a GUID)"),
+        (
+            "[[callEvents]]\nusers = [[7]]",
+            "line 2: [7] in 'users' is not a user's object id (a GUID)",
+            "line 2: an element of 'users' is not a user's object id (a GUID)",
+        ),
         (
             "[[callEvents]]\nusers = 'x'",
             "line 2: 'users' must be an array, each a user's object id (a GUID), and not 'x'",
+            "line 2: 'users' must be an array, each a user's object id (a GUID)",
+        ),
+        ("[[callRecords]]\n[[callRecords]]", None, "line 2: entry is a duplicate of line 1"),
+        ("[[callEvents]]", None, "line 1: [[callEvents]] needs groups or users"),
+        (
+            "[[emergencyCallEvents]]\npolicies = [' ']",
+            "line 2: ' ' in 'policies' is not the name of an emergency calling policy",
+            "line 2: an element of 'policies' is not the name of an emergency calling policy",
+        ),
+        (
+            f"[[presence]]\nincludeResourceData = 1\nusers = ['{ALICE}']",
+            None,
+            "line 2: 'includeResourceData' must be true or false",
         ),
     ],
 )
-def test_who_wrote_it_is_told_the_value_and_what_to_do_and_a_log_is_not(text: str, told: str) -> None:
+def test_who_wrote_it_is_told_the_value_and_what_to_do_and_a_log_is_not(
+    text: str, told: str | None, logged: str
+) -> None:
     with pytest.raises(DesiredStateError) as caught:
         parse(text)
-    assert caught.value.problems == (told,)
-    assert told in caught.value.told
-    for value in ("jane", "Front desk", "http://x", ALICE):
-        assert value not in str(caught.value)
+    if told is not None:
+        assert caught.value.problems == (told,)
+    assert problems(text) == [logged]
 
 
 def test_the_sample_as_it_comes() -> None:
@@ -256,31 +280,6 @@ users = ["{ALICE}"]
     ):
         assert part in problem
     assert "alice" not in " ".join(found)
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("[[callRecords]]\n[[callRecords]]", "line 2: entry is a duplicate of line 1"),
-        ("[[callEvents]]", "line 1: [[callEvents]] needs groups or users"),
-        ("[[callEvents]]\ngroups = ['x']", "line 2: an element of 'groups' is not a group's object id (a GUID)"),
-        (
-            "[[emergencyCallEvents]]\npolicies = [' ']",
-            "line 2: an element of 'policies' is not the name of an emergency calling policy",
-        ),
-        (
-            "[[onlineMeeting]]\njoinWebUrls = ['x']",
-            "line 2: an element of 'joinWebUrls' is not a meeting's joinWebUrl (https, as Graph gives it)",
-        ),
-        ("[[callEvents]]\nusers = 7", "line 2: 'users' must be an array, each a user's object id (a GUID)"),
-        (
-            "[[presence]]\nincludeResourceData = 1\nusers = ['abcdef11-1111-1111-1111-111111111111']",
-            "line 2: 'includeResourceData' must be true or false",
-        ),
-    ],
-)
-def test_what_a_problem_reads(text: str, problem: str) -> None:
-    assert problems(text) == [problem]
 
 
 def test_an_entry_whose_participants_are_wrong_is_not_said_to_be_a_duplicate_as_well() -> None:

@@ -72,43 +72,34 @@ def new(wheel: Path, bundle: Any = BUNDLE) -> tuple[list[str], bool]:
     return found.new, found.failed
 
 
-def test_a_release_without_anything_new(tmp_path: Path) -> None:
-    assert new(release(tmp_path)) == ([], False)
+ROSTER = {
+    "call_event": a_class("call_event", {"@odata.type": "", "participants": "participant"}),
+    "participant": a_class("participant", {"id": "", "info": "participant_info", "@odata.type": ""}),
+    "participant_info": a_class("participant_info", {"shoeSize": ""}),
+}
+INHERITED = {
+    "online_meeting": a_class("online_meeting", {"subject": ""}, parent="online_meeting_base"),
+    "online_meeting_base": a_class("online_meeting_base", {"mood": ""}),
+}
+MODALITIES = {
+    "call_records/call_record": a_class("call_records/call_record", {"modalities": "call_records/modality"}),
+    "call_records/modality": an_enumeration("modality", ["audio", "smell"]),
+}
 
 
-def test_a_field_that_no_schema_has_is_told(tmp_path: Path) -> None:
-    wheel = release(tmp_path, presence=a_class("presence", {"mood": ""}))
-    assert new(wheel) == (["presence.mood: not in PresenceData"], False)
-
-
-def test_a_field_deep_inside_is_told_once(tmp_path: Path) -> None:
-    wheel = release(
-        tmp_path,
-        call_event=a_class("call_event", {"@odata.type": "", "participants": "participant"}),
-        participant=a_class("participant", {"id": "", "info": "participant_info", "@odata.type": ""}),
-        participant_info=a_class("participant_info", {"shoeSize": ""}),
-    )
-    assert new(wheel) == (["participant_info.shoeSize: not in ParticipantInfo"], False)
-
-
-def test_what_a_model_inherits_counts(tmp_path: Path) -> None:
-    wheel = release(
-        tmp_path,
-        online_meeting=a_class("online_meeting", {"subject": ""}, parent="online_meeting_base"),
-        online_meeting_base=a_class("online_meeting_base", {"mood": ""}),
-    )
-    assert new(wheel) == (["online_meeting_base.mood: not in OnlineMeetingData"], False)
-
-
-def test_a_member_that_no_schema_names_is_told(tmp_path: Path) -> None:
-    models = {
-        "call_records/call_record": a_class("call_records/call_record", {"modalities": "call_records/modality"}),
-        "call_records/modality": an_enumeration("modality", ["audio", "smell"]),
-    }
-    assert new(release(tmp_path, **models)) == (
-        ["call_records/modality: smell is not known in CallRecordData.modalities"],
-        False,
-    )
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        ({}, []),
+        ({"presence": a_class("presence", {"mood": ""})}, ["presence.mood: not in PresenceData"]),
+        (ROSTER, ["participant_info.shoeSize: not in ParticipantInfo"]),
+        (INHERITED, ["online_meeting_base.mood: not in OnlineMeetingData"]),
+        (MODALITIES, ["call_records/modality: smell is not known in CallRecordData.modalities"]),
+    ],
+    ids=["nothing", "a field", "a field deep inside", "what a model inherits", "a member"],
+)
+def test_what_no_schema_has_is_told_once(tmp_path: Path, models: dict[str, str], told: list[str]) -> None:
+    assert new(release(tmp_path, **models)) == (told, False)
 
 
 @pytest.mark.parametrize(

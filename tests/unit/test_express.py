@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import json
-import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -22,15 +21,12 @@ from dev.simulator import Kind, Options, build
 from dev.simulator.collection import Addressee, change_notification, collection
 from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
-from shared.notifications.collection import ClientStates
 from shared.notifications.decrypt import Decryptor
 from shared.notifications.event_writer import EventWriter
 from shared.notifications.express import Express
-from shared.notifications.paced_log import PacedLog
 from shared.notifications.quarantine import QUARANTINE_CONTAINER, Quarantine
 from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER, RawMessages
 from shared.notifications.receive import Receiver
-from shared.notifications.tokens import PUBLIC_CLOUD
 from shared.storage.ports import Receipt
 from shared.telemetry import ExpressOutcome, Telemetry
 from shared.values.errors import UnavailableError, UnknownCertificateError
@@ -38,10 +34,8 @@ from shared.values.events.event_types import CloudEvent, parse
 from shared.values.message_text import Encoding
 from shared.values.resources import EMERGENCY_QUEUE
 from tests.keys import PAIR, SIGNING_KEY
+from tests.unit.test_receive import APP, STATE, TENANT, receiver_of
 
-TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
-APP = "7f4f3c3a-6a1e-4d0e-9a53-0d4f7a3c9b11"
-STATE = "a-client-state"
 EVENTS = "emergency-call-events"
 CERTIFICATE_ID = "calls/" + "0" * 32
 TRIES_OF_THE_PLATFORM = 5
@@ -159,24 +153,14 @@ class World:
         return self.expected
 
     def receiver(self) -> Receiver:
-        return Receiver(
+        express = Express(
             raw_messages=self.raw_messages(),
-            signing_keys=SigningKeysModel(),
-            client_states=ClientStates((STATE,)),
-            app_ids={APP},
-            tenant_ids={TENANT},
-            issuers=PUBLIC_CLOUD,
-            max_body_bytes=10**6,
-            now=self.now,
-            log=PacedLog(logging.getLogger("shared.notifications.receive"), self.now),
-            express=Express(
-                raw_messages=self.raw_messages(),
-                decryptor=self.decryptor,
-                expected=self.emergencies_expected,
-                telemetry=self.telemetry,
-            ),
+            decryptor=self.decryptor,
+            expected=self.emergencies_expected,
             telemetry=self.telemetry,
         )
+        parts = {"raw_messages": self.raw_messages(), "express": express, "telemetry": self.telemetry}
+        return receiver_of(self.storage, SigningKeysModel(), self.now, **parts)
 
     def usual_way(self) -> None:
         """The platform's: until the raw queue is empty."""
@@ -532,7 +516,7 @@ def histories() -> Iterator[tuple[bytes, dict[int, Fault], bool]]:
         for place, fault in itertools.product(places, FAULTS):
             yield one, {place: fault}, batched
         pairs = list(itertools.product(itertools.combinations(places, 2), itertools.product(FAULTS, repeat=2)))
-        for pair, faults in random.sample(pairs, 25):
+        for pair, faults in random.sample(pairs, 15):
             yield one, dict(zip(pair, faults, strict=True)), batched
 
 

@@ -141,13 +141,6 @@ class TestStorage:
 
         assert [("appendBlob" in found) for found in types] == [True, True]
 
-    def test_what_was_deleted_or_overwritten_can_be_had_back_for_a_while(self) -> None:
-        properties = deployed().properties(f"{STORAGE}/blobServices")
-
-        assert properties["isVersioningEnabled"] is True
-        assert properties["deleteRetentionPolicy"] == {"enabled": True, "days": 7}
-        assert properties["containerDeleteRetentionPolicy"] == {"enabled": True, "days": 7}
-
     def test_no_old_version_stays_for_ever(self) -> None:
         forgotten = {prefix for rule in rules() if "version" in actions(rule) for prefix in prefixes(rule)}
         hosts = {"azure-webjobs-hosts/", "azure-webjobs-secrets/"}  # made by the Functions host
@@ -167,14 +160,6 @@ class TestStorage:
             for name in ("raw-claims", "handled-claims", "event-data", "deliveries", "quarantine", "state")
         } == {3}
         assert days["config/"] >= 30
-
-    def test_account_keys_and_public_blobs_are_off(self) -> None:
-        properties = deployed().properties(STORAGE)
-
-        assert properties["allowSharedKeyAccess"] is False
-        assert properties["allowBlobPublicAccess"] is False
-        assert properties["supportsHttpsTrafficOnly"] is True
-        assert properties["minimumTlsVersion"] == "TLS1_2"
 
 
 # What a site on Flex Consumption is given here. Others are refused, by region ("The following list of … site
@@ -200,11 +185,6 @@ class TestFunctionApp:
         assert wanted is not None
         assert config["runtime"] == {"name": "python", "version": wanted[1]}
 
-    def test_takes_more_than_one_request_at_a_time(self) -> None:
-        http = function_app()["functionAppConfig"]["scaleAndConcurrency"]["triggers"]["http"]
-
-        assert http["perInstanceConcurrency"] == 100
-
     def test_keeps_instances_for_functions_that_exist(self) -> None:
         ready = function_app("every")["functionAppConfig"]["scaleAndConcurrency"]["alwaysReady"]
         functions = set(re.findall(r'function_name\("(\w+)"\)', (ROOT / "function_app.py").read_text()))
@@ -212,33 +192,19 @@ class TestFunctionApp:
         assert {found["name"] for found in ready} == {"http", "function:decrypt_emergency"}
         assert "decrypt_emergency" in functions
 
-    def test_speaks_https_alone(self) -> None:
-        properties = function_app()
-
-        assert properties["httpsOnly"] is True
-        assert properties["siteConfig"]["minTlsVersion"] == "1.2"
-
     @pytest.mark.parametrize("parameters", SETS)
     def test_has_only_properties_that_its_plan_takes(self, parameters: str) -> None:
         assert set(function_app(parameters)["siteConfig"]) - SITE_CONFIG == set()
         assert "siteUpdateStrategy" not in function_app(parameters)["functionAppConfig"]  # RollingUpdate: in preview
 
-    def test_is_open_to_everybody_unless_senders_are_named(self) -> None:
-        config = function_app()["siteConfig"]
-
-        assert (config["ipSecurityRestrictions"], config["ipSecurityRestrictionsDefaultAction"]) == ([], "Allow")
-        assert (config["scmIpSecurityRestrictions"], config["scmIpSecurityRestrictionsDefaultAction"]) == ([], "Allow")
-
     def test_can_be_closed_to_all_but_named_senders_and_deployers(self) -> None:
         config = function_app("every")["siteConfig"]
 
-        assert config["ipSecurityRestrictionsDefaultAction"] == "Deny"
         assert [rule["ipAddress"] for rule in config["ipSecurityRestrictions"]] == [
             "ApplicationInsightsAvailability",  # the availability test asks from there
             "198.51.100.0/24",
             "203.0.113.8/32",
         ]
-        assert config["scmIpSecurityRestrictionsDefaultAction"] == "Deny"
         assert [rule["ipAddress"] for rule in config["scmIpSecurityRestrictions"]] == ["203.0.113.7/32"]
 
     def test_azd_finds_it(self) -> None:
@@ -248,18 +214,57 @@ class TestFunctionApp:
         assert deployed().only(SITE)["tags"]["azd-service-name"] == service[1]
 
 
-class TestPrivateNetwork:
-    def test_closes_storage_and_key_vault(self) -> None:
-        for kind in (STORAGE, VAULT):
-            assert deployed("private").properties(kind)["publicNetworkAccess"] == "Disabled"
-            assert deployed("private").properties(kind)["networkAcls"]["defaultAction"] == "Deny"
+BLOBS = f"{STORAGE}/blobServices"
+KEPT = {"enabled": True, "days": 7}  # what was deleted or overwritten can be had back for a while
+CAPPING = "Microsoft.OperationalInsights/workspaces"
 
+
+@pytest.mark.parametrize(
+    ("parameters", "kind", "path", "value"),
+    [
+        ("default", BLOBS, "isVersioningEnabled", True),
+        ("default", BLOBS, "deleteRetentionPolicy", KEPT),
+        ("default", BLOBS, "containerDeleteRetentionPolicy", KEPT),
+        ("default", STORAGE, "allowSharedKeyAccess", False),
+        ("default", STORAGE, "allowBlobPublicAccess", False),
+        ("default", STORAGE, "supportsHttpsTrafficOnly", True),
+        ("default", STORAGE, "minimumTlsVersion", "TLS1_2"),
+        ("default", SITE, "functionAppConfig.scaleAndConcurrency.triggers.http.perInstanceConcurrency", 100),
+        ("default", SITE, "httpsOnly", True),
+        ("default", SITE, "siteConfig.minTlsVersion", "1.2"),
+        # It is open to everybody unless senders are named.
+        ("default", SITE, "siteConfig.ipSecurityRestrictions", []),
+        ("default", SITE, "siteConfig.ipSecurityRestrictionsDefaultAction", "Allow"),
+        ("default", SITE, "siteConfig.scmIpSecurityRestrictions", []),
+        ("default", SITE, "siteConfig.scmIpSecurityRestrictionsDefaultAction", "Allow"),
+        ("every", SITE, "siteConfig.ipSecurityRestrictionsDefaultAction", "Deny"),
+        ("every", SITE, "siteConfig.scmIpSecurityRestrictionsDefaultAction", "Deny"),
+        # A private network closes both; it is joined before.
+        *(("private", kind, "publicNetworkAccess", "Disabled") for kind in (STORAGE, VAULT)),
+        *(("private", kind, "networkAcls.defaultAction", "Deny") for kind in (STORAGE, VAULT)),
+        *(("every", kind, "networkAcls.defaultAction", "Allow") for kind in (STORAGE, VAULT)),
+        ("default", VAULT, "enableRbacAuthorization", True),
+        ("default", VAULT, "enableSoftDelete", True),
+        ("default", VAULT, "enablePurgeProtection", None),  # it cannot be taken back, and Key Vault refuses `false`
+        ("every", VAULT, "enablePurgeProtection", True),
+        ("default", "Microsoft.Insights/components", "DisableLocalAuth", True),  # telemetry of identities alone
+        # A workspace takes everything unless a cap is asked for.
+        ("default", CAPPING, "workspaceCapping.dailyQuotaGb", -1),
+        ("every", CAPPING, "workspaceCapping.dailyQuotaGb", 2),
+    ],
+)
+def test_what_is_set_for_safety_and_cost(parameters: str, kind: str, path: str, value: object) -> None:
+    found: Any = deployed(parameters).properties(kind)
+    for name in path.split("."):
+        found = found[name]
+    assert found == value
+
+
+class TestPrivateNetwork:
     def test_can_be_joined_before_they_are_closed(self) -> None:
         """A live app whose storage answers 403 stops: it has to have joined, and to find the endpoints, before."""
         joined = deployed("every")
 
-        assert joined.properties(STORAGE)["networkAcls"]["defaultAction"] == "Allow"
-        assert joined.properties(VAULT)["networkAcls"]["defaultAction"] == "Allow"
         assert len(joined.of_type("Microsoft.Network/privateEndpoints")) == 3
         assert joined.only(SITE)["properties"]["virtualNetworkSubnetId"]
 
@@ -521,28 +526,6 @@ class TestConsumers:
 
 
 class TestVaultAndMonitoring:
-    def test_access_is_by_role(self) -> None:
-        properties = deployed().properties(VAULT)
-
-        assert properties["enableRbacAuthorization"] is True
-        assert properties["enableSoftDelete"] is True
-
-    def test_purge_protection_is_asked_for(self) -> None:
-        """It cannot be taken back, and Key Vault refuses `false`."""
-        assert deployed().properties(VAULT)["enablePurgeProtection"] is None
-        assert deployed("every").properties(VAULT)["enablePurgeProtection"] is True
-
-    def test_telemetry_is_taken_from_identities_alone(self) -> None:
-        assert deployed().properties("Microsoft.Insights/components")["DisableLocalAuth"] is True
-
-    def test_a_workspace_takes_everything_unless_a_cap_is_asked_for(self) -> None:
-        caps = {
-            name: deployed(name).properties("Microsoft.OperationalInsights/workspaces")["workspaceCapping"]
-            for name in ("default", "every")
-        }
-
-        assert caps == {"default": {"dailyQuotaGb": -1}, "every": {"dailyQuotaGb": 2}}
-
     def test_an_alert_comes_before_the_cap(self) -> None:
         alerts = {
             name: next(

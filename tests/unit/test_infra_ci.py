@@ -72,20 +72,22 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "events.md"], ids=lambda page: page.name)
+def test_pages_link_to_what_exists(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name) if name else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+
+    assert broken == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 class TestPages:
-    def test_link_to_what_exists(self, page: Path) -> None:
-        broken = []
-        for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
-            if target.startswith("https://"):
-                continue
-            name, _, anchor = target.partition("#")
-            file = (page.parent / name) if name else page
-            if not file.exists() or (anchor and anchor not in anchors(file)):
-                broken.append(target)
-
-        assert broken == []
-
     def test_run_modules_and_scripts_that_exist(self, page: Path) -> None:
         text = page.read_text()
         modules = [ROOT.joinpath(*name.split(".")) for name in re.findall(r"python -m ([\w.]+)", text)]

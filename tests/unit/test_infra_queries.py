@@ -13,6 +13,7 @@ from shared.subscriptions.actions import Outcome
 from shared.telemetry import ExpressOutcome
 from shared.values.resources import CATALOGUE, EMERGENCY_QUEUE, RAW_QUEUES, SELF_TEST
 from tests.unit.deployed import deployed
+from tests.unit.test_infra_ci import anchors
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -119,19 +120,13 @@ class TestUse:
 
         assert shown == set(telemetry_export.ATTRIBUTES)
 
-    def test_rows_of_the_workbook_have_names_of_their_own(self) -> None:
+    def test_the_workbook_shows_what_it_promises_in_rows_with_names_of_their_own(self) -> None:
         names = [row["name"] for row in ROWS]
 
         assert len(names) == len(set(names))
-
-    def test_the_workbook_shows_what_it_promises(self) -> None:
-        assert [row["content"]["json"] for row in ROWS if row["type"] == 1] == [
-            "## Traffic and latency",
-            "## Refusals",
-            "## Subscriptions",
-            "## Queues and quarantine",
-            "## Errors",
-            "## What drives the cost",
+        assert [row["content"]["json"].removeprefix("## ") for row in ROWS if row["type"] == 1] == [
+            *("Traffic and latency", "Refusals", "Subscriptions", "Queues and quarantine", "Errors"),
+            "What drives the cost",
         ]
 
 
@@ -141,10 +136,7 @@ def query_of(alert: dict[str, Any]) -> str:
 
 class TestAlerts:
     def test_have_a_section_in_the_runbook(self) -> None:
-        headings = re.findall(r"^## (.*)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
-        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-        assert {alert["name"] for alert in ALERTS} - anchors == set()
+        assert {alert["name"] for alert in ALERTS} - anchors(ROOT / "docs" / "operations.md") == set()
 
     def test_measure_and_split_by_columns_that_their_queries_make(self) -> None:
         for alert in ALERTS:
@@ -196,9 +188,6 @@ class TestThresholds:
 
     ALERT = {alert["name"]: alert for alert in ALERTS}  # noqa: RUF012
 
-    def test_a_quarter_of_a_life_is_what_the_first_alert_waits_for(self) -> None:
-        assert self.ALERT["subscription-near-its-end"]["threshold"] == 0.25
-
     def test_a_stopped_timer_is_seen_after_three_of_its_intervals(self) -> None:
         template = (INFRA / "main.bicep").read_text()
         minutes = re.search(r"param renewalAlertMinutes int = (\d+)", template)
@@ -212,15 +201,11 @@ class TestThresholds:
         usual, emergency = self.ALERT["raw-messages-wait"], self.ALERT["emergency-messages-wait"]
 
         assert emergency["queues"] == [EMERGENCY_QUEUE]
-        assert (usual["threshold"], emergency["threshold"]) == (60, 10)
         assert emergency["severity"] < usual["severity"]
 
-    def test_a_slow_answer_is_seen_before_graph_minds(self) -> None:
-        assert self.ALERT["receiving-slow"]["threshold"] < 3000
-
-    def test_an_emergency_that_graph_waits_for_is_no_slow_answer(self) -> None:
-        """It is answered after 2 seconds at the latest, and the host needs some time of its own."""
-        assert self.ALERT["receiving-slow"]["threshold"] >= 2200
+    def test_a_slow_answer_is_seen_before_graph_minds_and_an_emergency_is_none(self) -> None:
+        """An emergency is answered after 2 seconds at the latest, and the host needs some time of its own."""
+        assert 2200 <= self.ALERT["receiving-slow"]["threshold"] < 3000
 
     def test_receiving_is_watched_at_both_functions(self) -> None:
         source = (ROOT / "function_app.py").read_text()

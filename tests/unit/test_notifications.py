@@ -28,7 +28,7 @@ def notification(**fields: Any) -> ChangeNotification:
     return parse_item(json.dumps(fields).encode()).notification
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(
     st.dictionaries(
         st.sampled_from(

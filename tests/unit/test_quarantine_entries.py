@@ -12,7 +12,7 @@ from shared.notifications.replay import Done, Replay
 from shared.values.envelope import Envelope, item_key
 from shared.values.errors import AbandonedError, UnavailableError
 from shared.values.resources import RAW_QUEUE
-from tests.unit.test_retries import START, World, basic, put, rich
+from tests.unit.test_retries import START, World, basic, holding, put, rich
 
 UNKNOWN = "switchboard/ffffffffffffffffffffffffffffffff"
 
@@ -57,8 +57,7 @@ def test_anything_has_a_name(raw: bytes) -> None:
 
 async def ticket_in_quarantine() -> tuple[World, str]:
     """An entry whose content lies in the blob of a claim check."""
-    world = World()
-    await put(world, rich("a", size=100_000))
+    world = await holding(rich("a", size=100_000))
     (message,) = world.storage.messages.pop(RAW_QUEUE)
     quarantine = world.storage.raw_messages.quarantine
     await quarantine.park(message.body, queue=RAW_QUEUE, error=AbandonedError(), attempts=9)
@@ -73,8 +72,7 @@ async def test_discarding_deletes_the_content_with_its_entry() -> None:
 
 
 async def test_what_a_failed_replay_has_left_goes_with_the_entry_that_is_discarded() -> None:
-    world = World()
-    await put(world, rich("a", size=100_000, certificate_id=UNKNOWN))
+    world = await holding(rich("a", size=100_000, certificate_id=UNKNOWN))
     await world.run()
     (name,) = world.storage.names(QUARANTINE_CONTAINER)
     replay = Replay(world.storage.raw_messages)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -41,20 +42,23 @@ class Clock:
         return self.now
 
 
-def setup() -> tuple[Receiver, SigningKeysModel, StorageModel, Clock]:
-    keys, storage, clock = SigningKeysModel(), StorageModel(), Clock()
-    receiver = Receiver(
-        raw_messages=storage.raw_messages,
+def receiver_of(storage: StorageModel, keys: SigningKeysModel, now: Callable[[], datetime], **parts: Any) -> Receiver:
+    return Receiver(
         signing_keys=keys,
         client_states=ClientStates((STATE,)),
         app_ids={APP},
         tenant_ids={TENANT},
         issuers=PUBLIC_CLOUD,
         max_body_bytes=10**6,
-        now=clock,
-        log=PacedLog(logging.getLogger("shared.notifications.receive"), clock),
+        now=now,
+        log=PacedLog(logging.getLogger("shared.notifications.receive"), now),
+        **{"raw_messages": storage.raw_messages, **parts},
     )
-    return receiver, keys, storage, clock
+
+
+def setup() -> tuple[Receiver, SigningKeysModel, StorageModel, Clock]:
+    keys, storage, clock = SigningKeysModel(), StorageModel(), Clock()
+    return receiver_of(storage, keys, clock), keys, storage, clock
 
 
 def body(lifetime: timedelta = timedelta(hours=24)) -> bytes:

@@ -84,6 +84,12 @@ class World:
             await self.deliver(message, queue)
         pytest.fail("it never ends")
 
+    async def deliver_first(self) -> Message:
+        """Deliver what has lain longest on the raw queue, once; returned as it lay there."""
+        message = self.storage.messages[RAW_QUEUE][0]
+        await self.deliver(message, RAW_QUEUE)
+        return message
+
     async def deliver(self, message: Message, queue: str) -> None:
         message.dequeued += 1
         decryptor = self.decryptor()
@@ -139,6 +145,13 @@ async def put(world: World, *items: Mapping[str, Any], queue: str = RAW_QUEUE, *
     await world.storage.raw_messages.put(queue, RawMessage.of(envelope))
 
 
+async def holding(*items: Mapping[str, Any], **parts: Any) -> World:
+    """A world whose raw queue holds these in one message."""
+    world = World(**parts)
+    await put(world, *items)
+    return world
+
+
 # --- several consumers ----------------------------------------------------------------------------------------------
 
 BILLING = '{"name": "billing", "kinds": ["callRecords", "callEvents"]}'
@@ -151,8 +164,8 @@ def keys(world: World, queue: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("batched", [False, True])
 async def test_each_consumer_gets_the_same_events_under_the_same_ids(batched: bool) -> None:
-    world = World(batched=batched, consumers=parse_consumers(f"[{BILLING}]"))
-    await put(world, basic("a"), basic("b"), rich("c"), rich("d", size=100_000))
+    items = basic("a"), basic("b"), rich("c"), rich("d", size=100_000)
+    world = await holding(*items, batched=batched, consumers=parse_consumers(f"[{BILLING}]"))
     await world.run()
     for queue in ("call-record-events", "call-events"):
         assert sorted(keys(world, queue)) == sorted(keys(world, f"{queue}-billing"))
@@ -161,8 +174,7 @@ async def test_each_consumer_gets_the_same_events_under_the_same_ids(batched: bo
 
 
 async def test_the_queues_of_today_can_be_ended_by_name() -> None:
-    world = World(consumers=parse_consumers(f'[{BILLING}, {{"name": "default", "kinds": []}}]'))
-    await put(world, basic("a"))
+    world = await holding(basic("a"), consumers=parse_consumers(f'[{BILLING}, {{"name": "default", "kinds": []}}]'))
     await world.run()
     assert keys(world, "call-record-events") == []
     assert len(keys(world, "call-record-events-billing")) == 1
@@ -170,11 +182,9 @@ async def test_the_queues_of_today_can_be_ended_by_name() -> None:
 
 @pytest.mark.parametrize("batched", [False, True])
 async def test_an_item_is_done_when_every_consumer_has_it_and_a_retry_repeats_its_id(batched: bool) -> None:
-    world = World(batched=batched, consumers=parse_consumers(f"[{BILLING}]"))
-    await put(world, basic("a"))
+    world = await holding(basic("a"), batched=batched, consumers=parse_consumers(f"[{BILLING}]"))
     world.storage.refused = {"call-record-events-billing"}
-    (message,) = world.storage.messages[RAW_QUEUE]
-    await world.deliver(message, RAW_QUEUE)
+    await world.deliver_first()
     assert len(world.storage.messages[RAW_QUEUE]) == 1
     world.storage.refused.clear()
     await world.run()
@@ -214,8 +224,8 @@ def test_it_is_given_up_by_time_alone() -> None:
 @pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("minutes", [1, 60, 95])
 async def test_an_outage_of_key_vault_loses_nothing_and_repeats_nothing(minutes: int, batched: bool) -> None:
-    world = World(vault_until=START + timedelta(minutes=minutes), batched=batched)
-    await put(world, rich("a"), basic("b"), rich("c"), rich("d"), basic("e"))
+    items = rich("a"), basic("b"), rich("c"), rich("d"), basic("e")
+    world = await holding(*items, vault_until=START + timedelta(minutes=minutes), batched=batched)
     await world.run()
     assert world.events() == Counter("abcde")
     assert world.parked() == []
@@ -231,8 +241,7 @@ async def test_an_outage_costs_an_emergency_call_seconds() -> None:
 
 
 async def test_what_fails_for_longer_is_parked_item_by_item_with_its_last_reason() -> None:
-    world = World(vault_until=START + timedelta(days=1))
-    await put(world, rich("a"), basic("b"), rich("c"))
+    world = await holding(rich("a"), basic("b"), rich("c"), vault_until=START + timedelta(days=1))
     await world.run()
     assert world.events() == Counter("b")
     assert timedelta(hours=1) < GIVE_UP_AFTER <= world.now - START < timedelta(hours=2)
@@ -255,12 +264,10 @@ async def test_a_permanent_failure_is_tried_once_also_beside_a_transient_one() -
 
 @pytest.mark.parametrize("what", ["call-events", CLAIM_CHECKS_CONTAINER])
 async def test_a_claim_check_waits_like_everything_else(what: str) -> None:
-    world = World()
-    await put(world, rich("a", size=100_000))
+    world = await holding(rich("a", size=100_000))
     world.storage.refused = {what}
-    (message,) = world.storage.messages[RAW_QUEUE]
-    await world.deliver(message, RAW_QUEUE)
-    await world.deliver(world.storage.messages[RAW_QUEUE][0], RAW_QUEUE)
+    await world.deliver_first()
+    await world.deliver_first()
     assert len(world.claims()) == 1
     world.storage.refused.clear()
     await world.run()
@@ -269,19 +276,17 @@ async def test_a_claim_check_waits_like_everything_else(what: str) -> None:
 
 
 async def test_what_stands_together_is_put_back_together() -> None:
-    world = World(vault_until=START + timedelta(minutes=1))
-    await put(world, basic("a"), rich("b"), rich("c"), basic("d"), rich("e"))
-    (message,) = world.storage.messages[RAW_QUEUE]
-    await world.deliver(message, RAW_QUEUE)
+    world = await holding(
+        basic("a"), rich("b"), rich("c"), basic("d"), rich("e"), vault_until=START + timedelta(minutes=1)
+    )
+    await world.deliver_first()
     waiting = [json.loads(one.body) for one in world.storage.messages[RAW_QUEUE]]
     assert sorted((one["first"], len(one["notifications"])) for one in waiting) == [(1, 2), (4, 1)]
 
 
 async def test_an_item_with_a_claim_check_is_put_back_as_its_ticket() -> None:
-    world = World(vault_until=START + timedelta(minutes=1))
-    await put(world, rich("a", size=100_000))
-    (message,) = world.storage.messages[RAW_QUEUE]
-    await world.deliver(message, RAW_QUEUE)
+    world = await holding(rich("a", size=100_000), vault_until=START + timedelta(minutes=1))
+    message = await world.deliver_first()
     (again,) = world.storage.messages[RAW_QUEUE]
     assert json.loads(again.body)["claim"] == json.loads(message.body)["claim"]
     assert world.storage.log.count(("put blob", CLAIM_CHECKS_CONTAINER)) == 1
@@ -319,8 +324,7 @@ async def test_what_the_platform_gave_up_after_its_claim_check_was_settled_is_do
 
 
 async def test_a_claim_check_that_stays_unreadable_is_parked_with_its_blob() -> None:
-    world = World()
-    await put(world, rich("a", size=100_000))
+    world = await holding(rich("a", size=100_000))
     world.storage.refused = {CLAIM_CHECKS_CONTAINER}
     await world.run()
     (parked,) = world.parked()
@@ -329,11 +333,9 @@ async def test_a_claim_check_that_stays_unreadable_is_parked_with_its_blob() -> 
 
 
 async def test_while_quarantine_is_away_what_belongs_there_is_put_back() -> None:
-    world = World()
-    await put(world, basic("a", resourceData=7, resource=7), rich("b", certificate_id="other/1"))
+    world = await holding(basic("a", resourceData=7, resource=7), rich("b", certificate_id="other/1"))
     world.storage.refused = {QUARANTINE_CONTAINER}
-    (message,) = world.storage.messages[RAW_QUEUE]
-    await world.deliver(message, RAW_QUEUE)
+    message = await world.deliver_first()
     (again,) = world.storage.messages[RAW_QUEUE]
     assert again is not message
     assert len(json.loads(again.body)["notifications"]) == 1
@@ -343,8 +345,7 @@ async def test_while_quarantine_is_away_what_belongs_there_is_put_back() -> None
 
 
 async def test_where_only_the_raw_queue_takes_nothing_the_platform_tries_and_then_it_begins_anew() -> None:
-    world = World(vault_until=START + timedelta(minutes=30))
-    await put(world, rich("a"))
+    world = await holding(rich("a"), vault_until=START + timedelta(minutes=30))
     world.storage.refused = {RAW_QUEUE}
     (message,) = world.storage.messages[RAW_QUEUE]
     for _ in range(TRIES_OF_THE_PLATFORM + 3):
@@ -366,8 +367,7 @@ async def test_a_fault_of_ours_costs_its_own_item_one_try_and_tells_no_data(
 
     found = decrypt.event_of
     monkeypatch.setattr(decrypt, "event_of", event_of)
-    world = World()
-    await put(world, basic("a"), basic("b"), basic("c"))
+    world = await holding(basic("a"), basic("b"), basic("c"))
     await world.run()
     assert world.events() == Counter("ac")
     (parked,) = world.parked()

@@ -86,20 +86,28 @@ class TestMetrics:
     async def test_counts(self, seen: Seen) -> None:
         tell_everything(seen)
         points = seen.points()
-        assert points[telemetry_export.RECEIVED] == [({"queue": "raw-notifications"}, 40)]
-        assert points[telemetry_export.REFUSED] == [({"reason": "client-state"}, 2)]
-        assert points[telemetry_export.EXPRESS] == [({"outcome": "done"}, 1)]
-        assert points[telemetry_export.DECRYPTED] == [({"queue": "raw-notifications"}, 39)]
-        assert points[telemetry_export.WRITTEN] == [({"type": "Microsoft.Graph.CallStarted"}, 1)]
-        assert points[telemetry_export.QUARANTINED] == [
-            ({"reason": "data-signature-mismatch", "queue": "raw-notifications"}, 1)
+        latency = points.pop(telemetry_export.LATENCY)
+        queue = "raw-notifications"
+        assert latency == [
+            ({"since": "receipt", "queue": queue}, (0.5, 1)),
+            ({"since": "event", "queue": queue}, (2.5, 1)),
         ]
-        assert points[telemetry_export.RENEWALS] == [({"outcome": "renewed"}, 3), ({"outcome": "failed"}, 1)]
-        assert points[telemetry_export.RUNS] == [({"outcome": "ended"}, 1), ({"outcome": "failed"}, 1)]
-        assert points[telemetry_export.EXPIRY] == [({"kind": "presence"}, (1795946400.0, 1))]
-        assert points[telemetry_export.GRANTED] == [({"kind": "presence"}, (3600.0, 1))]
-        assert points[telemetry_export.UNNOTIFIED] == [({}, 2)]
-        assert points[telemetry_export.SELF_TESTS] == [({"outcome": "passed"}, 1), ({"outcome": "failed"}, 1)]
+        assert points == {
+            telemetry_export.RECEIVED: [({"queue": queue}, 40)],
+            telemetry_export.REFUSED: [({"reason": "client-state"}, 2)],
+            telemetry_export.EXPRESS: [({"outcome": "done"}, 1)],
+            telemetry_export.DECRYPTED: [({"queue": queue}, 39)],
+            telemetry_export.WRITTEN: [({"type": "Microsoft.Graph.CallStarted"}, 1)],
+            telemetry_export.QUARANTINED: [({"reason": "data-signature-mismatch", "queue": queue}, 1)],
+            telemetry_export.RENEWALS: [({"outcome": "renewed"}, 3), ({"outcome": "failed"}, 1)],
+            telemetry_export.RUNS: [({"outcome": "ended"}, 1), ({"outcome": "failed"}, 1)],
+            telemetry_export.EXPIRY: [({"kind": "presence"}, (1795946400.0, 1))],
+            telemetry_export.GRANTED: [({"kind": "presence"}, (3600.0, 1))],
+            telemetry_export.UNNOTIFIED: [({}, 2)],
+            telemetry_export.DEPTH: [({"queue": "call-events"}, (3, 1))],
+            telemetry_export.AGE: [({"queue": "call-events"}, (60.0, 1))],
+            telemetry_export.SELF_TESTS: [({"outcome": "passed"}, 1), ({"outcome": "failed"}, 1)],
+        }
 
     async def test_a_run_that_finds_nothing_to_do_is_a_run(self, seen: Seen) -> None:
         seen.telemetry.renewed({}, {})
@@ -110,21 +118,16 @@ class TestMetrics:
         seen.telemetry.renewed({"renewed": 1}, None)
         assert seen.points() == {telemetry_export.RENEWALS: [({"outcome": "renewed"}, 1)]}
 
-    async def test_both_latencies(self, seen: Seen) -> None:
-        tell_everything(seen)
-        queue = "raw-notifications"
-        assert seen.points()[telemetry_export.LATENCY] == [
-            ({"since": "receipt", "queue": queue}, (0.5, 1)),
-            ({"since": "event", "queue": queue}, (2.5, 1)),
-        ]
-
-    async def test_an_event_from_the_future_took_no_time(self, seen: Seen) -> None:
-        seen.telemetry.written("t", "q", since_event=-3.0, since_receipt=-0.1)
-        assert [value for _, value in seen.points()[telemetry_export.LATENCY]] == [(0.0, 1), (0.0, 1)]
-
-    async def test_an_event_without_a_time_has_one_latency(self, seen: Seen) -> None:
-        seen.telemetry.written("t", "q", since_event=None, since_receipt=1.0)
-        assert [attributes["since"] for attributes, _ in seen.points()[telemetry_export.LATENCY]] == ["receipt"]
+    @pytest.mark.parametrize(
+        ("since_event", "since_receipt", "latencies"),
+        [(-3.0, -0.1, {"receipt": 0.0, "event": 0.0}), (None, 1.0, {"receipt": 1.0})],
+    )
+    async def test_an_event_from_the_future_took_no_time_and_one_without_a_time_has_one_latency(
+        self, seen: Seen, since_event: float | None, since_receipt: float, latencies: dict[str, float]
+    ) -> None:
+        seen.telemetry.written("t", "q", since_event=since_event, since_receipt=since_receipt)
+        found = seen.points()[telemetry_export.LATENCY]
+        assert {attributes["since"]: value for attributes, (value, _) in found} == latencies
 
     async def test_the_declared_names_and_attributes_are_the_real_ones(self, seen: Seen) -> None:
         tell_everything(seen)
