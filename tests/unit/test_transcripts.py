@@ -242,8 +242,7 @@ class TestTheLimitOfAUser:
     async def test_that_is_reached_while_one_is_replaced_costs_it_no_sooner_than_a_conflict_would(self) -> None:
         """Graph does not say which of two limits it names first."""
         [want] = self.organizers(1)
-        scenario = Scenario(want)
-        await scenario.renewal.run()
+        scenario = await begun(want)
         [there] = scenario.graph.live()
         scenario.endpoint = Endpoint(ENDPOINT.notification_url, ENDPOINT.lifecycle_url, ("new", "secret"))
         scenario.graph.of_others[want.resource] = 9
