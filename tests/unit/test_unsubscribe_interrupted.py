@@ -157,12 +157,12 @@ async def test_an_answer_about_another_subscription_deletes_nothing() -> None:
     policies = [policy(name) for name in ("Headquarters", "Branch")]
     others = [call_events(number) for number in range(1, 30)]
     timer = await settled(*others, *policies)
-    [policy] = timer.graph.holds(policies[1])
+    [emergency] = timer.graph.holds(policies[1])
     [gone] = timer.graph.holds(others[0])
     timer.desire(*others[1:], policies[0])
     await timer.run(50 * MINUTE)
     timer.graph.faults = lambda call: (
-        (lambda _: policy) if call.method == "GET" and call.subscription_id == gone.id else None
+        (lambda _: emergency) if call.method == "GET" and call.subscription_id == gone.id else None
     )
     await timer.run(30 * MINUTE)
-    assert {policy.id, gone.id} <= timer.graph.all.keys()
+    assert {emergency.id, gone.id} <= timer.graph.all.keys()
