@@ -250,7 +250,7 @@ class _Planner:
         deadline: datetime,
         existing: Subscription | None,
         *,
-        delete_first: bool = False,
+        delete_first: bool,
     ) -> Action:
         may = delete_first and (want.tenant_id, want.kind.key) not in self.course.refused_kinds
         return Action(verb, reason, want.tenant_id, want.kind, deadline, want, existing, may)

@@ -272,19 +272,20 @@ class TestRenewal:
 
 class TestDuplicates:
     @pytest.mark.parametrize(
-        ("changes", "verb"),
+        ("changes", "verb", "reason"),
         [
-            ({"left": HOUR, **UNREADABLE}, Verb.LEAVE),
-            ({"left": HOUR, "notification_url": ENDPOINT.url(rich=False)}, Verb.LEAVE),
-            ({"left": HOUR, **PREVIOUS}, Verb.RENEW),
-            ({"left": 20 * HOUR, **KEPT}, Verb.LEAVE),
+            ({"left": HOUR, **UNREADABLE}, Verb.LEAVE, Reason.UNKNOWN_MARK),
+            ({"left": HOUR, "notification_url": ENDPOINT.url(rich=False)}, Verb.LEAVE, Reason.RESOURCE_DATA),
+            ({"left": HOUR, **PREVIOUS}, Verb.RENEW, Reason.HALF_LIFE),
+            ({"left": 20 * HOUR, **KEPT}, Verb.LEAVE, Reason.CERTIFICATE),
         ],
     )
     def test_of_two_to_be_replaced_the_kept_one_is_renewed_if_it_is_due_and_of_use(
-        self, changes: dict[str, Any], verb: Verb
+        self, changes: dict[str, Any], verb: Verb, reason: Reason
     ) -> None:
         actual = [existing(CALLS, name, **changes) for name in ("s1", "s2")]
-        assert by_id(planned([CALLS], actual))["s1"].verb is verb
+        kept = by_id(planned([CALLS], actual))["s1"]
+        assert (kept.verb, kept.reason) == (verb, reason)
         assert by_id(planned([CALLS], actual, course=Course(begun={"s1"})))["s1"].verb is Verb.LEAVE
 
     @pytest.mark.parametrize(

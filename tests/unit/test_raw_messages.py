@@ -1,17 +1,25 @@
 """Raw messages by themselves: what lies on their queues, what is parked of them, and what is logged of them by id."""
 
+import asyncio
 import json
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from dev.simulation.storage_model import Message
 from shared.notifications.quarantine import QUARANTINE_CONTAINER
-from shared.notifications.raw_messages import CLAIM_CHECKS_CONTAINER, all_of, unavailable, unexpected
+from shared.notifications.raw_messages import (
+    CLAIM_CHECKS_CONTAINER,
+    HANDLED_CONTAINER,
+    all_of,
+    unavailable,
+    unexpected,
+)
+from shared.notifications.replay import Done, Replay
 from shared.values.envelope import GIVE_UP_AFTER, Envelope, parse_envelope
-from shared.values.errors import MalformedInputError, UnavailableError
+from shared.values.errors import AbandonedError, MalformedInputError, UnavailableError
 from shared.values.message_text import decode, encode
 from shared.values.resources import RAW_QUEUE
 from tests.unit.test_retries import START, TRIES_OF_THE_PLATFORM, World, basic, put, rich
@@ -199,15 +207,56 @@ class TestSweep:
         await world.run()
         assert (set(world.events()), world.claims(), world.parked()) == ({"a"}, [], [])
 
-    async def test_a_blob_is_old_from_two_days_on(self) -> None:
-        """Its name has the day when its item came, and a blob that was written again is younger than that."""
+    @pytest.mark.parametrize("received", [START, START - DAY])
+    async def test_a_blob_is_swept_when_it_is_more_than_two_days_old(self, received: datetime) -> None:
+        """Its name has the day when its item came, which may be before it was written."""
         world = World()
-        await put(world, rich("a", size=100_000))
+        await put(world, rich("a", size=100_000), received=received)
         world.storage.messages.clear()
         world.storage.now = START + 2 * DAY
         assert await world.storage.raw_messages.sweep() == 0
-        world.storage.now = datetime(2026, 1, 4, tzinfo=UTC)
+        world.storage.now += DAY
         assert await world.storage.raw_messages.sweep() == 1
+
+    async def test_a_blob_of_the_second_in_which_its_item_was_done_with_gets_a_ticket(self) -> None:
+        world, item = World(), rich("a", size=100_000)
+        await put(world, item)
+        world.storage.messages.clear()
+        await put(world, item, received=START + DAY)
+        await world.run()
+        world.storage.now += 3 * DAY
+        assert await world.storage.raw_messages.sweep() == 1
+
+    async def test_a_ticket_of_the_sweep_that_finds_no_blob_has_nothing_left_to_do(self) -> None:
+        """Versions that left no marker may have handled it."""
+        world = World()
+        await put(world, rich("a", size=100_000))
+        world.storage.messages.clear()
+        world.storage.now += 3 * DAY
+        await world.storage.raw_messages.sweep()
+        world.storage.containers.clear()
+        await world.run()
+        assert (world.events(), world.parked()) == ({}, [])
+
+
+class TestDiscarded:
+    async def test_what_was_parked_itself_has_no_claim_check_to_let_go_of(self) -> None:
+        world = World()
+        await put(world, rich("a", certificate_id=UNKNOWN))
+        await world.run()
+        (name,) = world.storage.names(QUARANTINE_CONTAINER)
+        assert await Replay(world.storage.raw_messages).discard(name) is Done.DISCARDED
+        assert (world.parked(), world.storage.names(HANDLED_CONTAINER)) == ([], [])
+
+    async def test_a_claim_check_of_an_early_version_goes_by_the_name_that_it_has(self) -> None:
+        world = World()
+        await put(world, rich("a", size=100_000))
+        (claim,) = world.claims()
+        blobs = world.storage.containers[CLAIM_CHECKS_CONTAINER]
+        blobs["2025/12/31/d-0.json"] = blobs.pop(claim)
+        ticket = parse_envelope(taken(world).body).ticket("2025/12/31/d-0.json")
+        await world.storage.raw_messages.discard(RAW_QUEUE, ticket)
+        assert world.claims() == []
 
 
 class TestLogged:
@@ -221,6 +270,18 @@ class TestLogged:
         assert (
             f"put back: reason=key-vault-503 queue={RAW_QUEUE} id=d-1 items=2 attempts=1 seconds=2" in caplog.messages
         )
+
+    async def test_whoever_asks_for_a_pause_is_named(self, caplog: pytest.LogCaptureFixture) -> None:
+        world = World()
+        await put(world, basic("a"), basic("b"))
+        unpacked = await world.storage.raw_messages.open(taken(world).body, queue=RAW_QUEUE, attempts=1)
+        assert unpacked is not None
+        asks = UnavailableError("Graph", reason="throttled", retry_after=0.5)
+        for other in (UnavailableError("x"), AbandonedError()):
+            for failures in ({0: asks, 1: other}, {0: other, 1: asks}):
+                caplog.clear()
+                await world.storage.raw_messages.finish(unpacked, failures)
+                assert "reason=throttled" in caplog.text
 
     async def test_what_was_handled_already(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
@@ -253,28 +314,30 @@ class TestLogged:
 
 
 class TestAtOnce:
-    async def test_an_error_comes_when_nothing_is_under_way_any_more(self) -> None:
-        done = []
+    """An error comes when nothing is under way any more."""
 
-        async def work(name: str, error: Exception | None = None) -> str:
-            if error is not None:
-                raise error
-            await World().storage.blobs.get("x", name)
-            done.append(name)
-            return name
+    @staticmethod
+    async def work(done: list[str], name: str, error: Exception | None = None) -> str:
+        if error is not None:
+            raise error
+        for _ in range(5):
+            await asyncio.sleep(0)
+        done.append(name)
+        return name
 
-        assert await all_of([work("a"), work("b")]) == ["a", "b"]
+    async def test_of_all_that_is_done(self) -> None:
+        done: list[str] = []
+        assert await all_of([self.work(done, "a"), self.work(done, "b")]) == ["a", "b"]
         done.clear()
         with pytest.raises(UnavailableError):
-            await all_of([work("a", UnavailableError("x")), work("b")])
+            await all_of([self.work(done, "a", UnavailableError("x")), self.work(done, "b")])
         assert done == ["b"]
 
-    async def test_only_what_storage_did_not_take_is_told(self) -> None:
-        async def work(error: Exception | None = None) -> None:
-            if error is not None:
-                raise error
-
-        away = UnavailableError("x")
-        assert await unavailable({"a": work(), "b": work(away)}) == {"b": away}
+    async def test_of_what_storage_did_not_take_and_any_other(self) -> None:
+        done: list[str] = []
+        away, malformed = UnavailableError("x"), MalformedInputError("x", reason="y")
+        assert await unavailable({"a": self.work(done, "a"), "b": self.work(done, "b", away)}) == {"b": away}
+        assert done == ["a"]
         with pytest.raises(MalformedInputError):
-            await unavailable({"a": work(away), "b": work(MalformedInputError("x", reason="y"))})
+            await unavailable({"a": self.work(done, "a", malformed), "b": self.work(done, "b")})
+        assert done == ["a", "b"]
