@@ -49,10 +49,11 @@ class QueueWatch:
         await asyncio.gather(*map(self._measure, self.names))
 
     async def _measure(self, queue: str) -> None:
-        count, front = await asyncio.gather(self.queues.count(queue), self.queues.oldest(queue))
-        if count or front is not None:
+        count = await self.queues.count(queue)
+        if count:  # it is never too low, so the age of what is empty need not be asked
+            front = await self.queues.oldest(queue)
             age = 0.0 if front is None else max((self.now() - front).total_seconds(), 0.0)  # leased, where none shows
-            self.telemetry.waiting(queue, max(count, 1), age)
+            self.telemetry.waiting(queue, count, age)
 
     async def _last(self) -> datetime | None:
         data = await self.blobs.get(STATE_CONTAINER, _NAME)

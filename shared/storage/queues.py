@@ -112,7 +112,10 @@ class AzureQueues:
         return parsedate_to_datetime(messages[0]["InsertionTime"]) if messages else None
 
     async def count(self, queue: str) -> int:
-        """About how many messages there are; none where there is no queue.
+        """About how many messages there are, leased ones included; none where there is no queue.
+
+        It "isn't lower than the actual number of messages in the queue, but could be higher" ("Get Queue Metadata",
+        https://learn.microsoft.com/rest/api/storageservices/get-queue-metadata).
 
         Raises:
             UnavailableError: storage did not answer.

@@ -40,6 +40,12 @@ async def test_what_lies_there_is_told_and_left_as_it_is(storage: StorageModel) 
     assert all(message.dequeued == 0 for messages in storage.messages.values() for message in messages)
 
 
+async def test_the_age_of_an_empty_queue_is_not_asked(storage: StorageModel) -> None:
+    storage.put("call-events", "x")
+    await watch(storage, Figures()).run()
+    assert [what for operation, what in storage.log if operation == "peek"] == ["call-events"]
+
+
 async def test_what_a_consumer_has_leased_is_counted_without_an_age(storage: StorageModel) -> None:
     storage.put("call-events", "x", delay=timedelta(minutes=5))
     figures = Figures()
