@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from shared.operations.checks import AppChecks
     from shared.operations.function_runs import FunctionRuns
     from shared.operations.health import Health
+    from shared.operations.queue_watch import QueueWatch
     from shared.operations.self_test import SelfTest
     from shared.operations.status import StatusReader
     from shared.settings import Settings, StorageSettings
@@ -150,7 +151,7 @@ class App:
         from shared.notifications.receive import Receiver
         from shared.notifications.signing_keys import SigningKeys
         from shared.notifications.tokens import issuers_of
-        from shared.values.resources import CALL_RECORDS_QUEUE, RAW_QUEUE
+        from shared.values.resources import CALL_RECORDS_QUEUE, EMERGENCY_QUEUE, RAW_QUEUE
 
         settings = self.settings
         self.storage.warm_up()  # while Entra ID's keys are fetched
@@ -158,7 +159,7 @@ class App:
             Express(
                 raw_messages=self.raw_messages,
                 decryptor=lambda: self.express_decryptor,
-                expected=self._are_emergencies_expected,
+                expected=lambda: self.renewal_states.has_live(EMERGENCY_QUEUE),
                 telemetry=self.telemetry,
             )
             if settings.emergency_express
@@ -189,13 +190,6 @@ class App:
         if settings.call_records != "fetch":
             return self.express_decryptor
         return replace(self.express_decryptor, enrichment=CallRecordFetch(self.call_records, settings.tenant_ids))
-
-    async def _are_emergencies_expected(self) -> bool:
-        from shared.values.resources import CATALOGUE, EMERGENCY_QUEUE
-
-        state = (await self.renewal_states.latest()).last
-        urgent = (key for key, kind in CATALOGUE.items() if kind.raw_queue == EMERGENCY_QUEUE)
-        return state is not None and any(state.by_kind.get(key, 0) > 0 for key in urgent)
 
     @cached_property
     def express_decryptor(self) -> "Decryptor":
@@ -265,6 +259,14 @@ class App:
             consumer_limits=consumer_limits(self.settings.consumers),
             now=self.clock.now,
         )
+
+    @cached_property
+    def queue_watch(self) -> "QueueWatch":
+        from shared.operations.limits import consumer_limits
+        from shared.operations.queue_watch import QueueWatch
+
+        limits = consumer_limits(self.settings.consumers)
+        return QueueWatch(limits, self.queues, self.blobs, self.telemetry, self.clock.now)
 
     @cached_property
     def renewal_states(self) -> "RenewalStates":

@@ -137,12 +137,8 @@ async def self_test(app: App) -> None:
 
 async def drain_poison(app: App) -> None:
     """What the Functions host has given up; and how far consumers are behind."""
-    from shared.operations.limits import consumer_limits
-    from shared.operations.queue_watch import QueueWatch
-
     await app.poison_drain.run(app.clock.now() + _DRAIN_TIME)
-    watched = consumer_limits(app.settings.consumers)
-    await QueueWatch(watched, app.queues, app.blobs, app.telemetry, app.clock.now).run()
+    await app.queue_watch.run()
 
 
 async def sweep_claim_checks(app: App) -> None:

@@ -223,6 +223,16 @@ class RenewalStates:
             begun = None
         return Renewals(last, failed, begun)
 
+    async def has_live(self, queue: str) -> bool:
+        """Whether the last run has seen a live subscription whose notifications go to that raw queue.
+
+        Raises:
+            UnavailableError: storage did not answer.
+        """
+        last = await self._read(_NAME, RenewalState)
+        kinds = (key for key, kind in CATALOGUE.items() if kind.raw_queue == queue)
+        return last is not None and any(last.by_kind.get(key, 0) > 0 for key in kinds)
+
     async def _read[T](self, name: str, kind: type[T]) -> T | None:
         """A blob's content; None where there is none, or none that can be read."""
         data = await self._blobs.get(STATE_CONTAINER, name)
