@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome, Result
 from shared.subscriptions.desired_source import Wanted
@@ -105,6 +107,11 @@ class TenantRecord:
             self.changes.sources = wanted.sources
         if wanted.whole:
             self.changes.wanted = frozenset(want.resource for want in wanted.subscriptions)
+
+    def restart_review(self, review: Review | None) -> None:
+        """Keep a review, with the hour of whole readings beginning again: this run has not read everything."""
+        if review is not None:
+            self.changes.review = msgspec.structs.replace(review, whole_since=None)
 
     def take_picture(self, picture: Picture) -> None:
         """Go by a picture, whatever was known before."""

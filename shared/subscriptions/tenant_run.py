@@ -168,10 +168,7 @@ class TenantRun:
             wanting.cancel()
         self._believe(picture)
         if picture.error is not None:
-            if self._order.review and self.turn.is_mine and memory.review is not None:
-                self.record.changes.review = memory.review.anew()
-            await self._renewals.finish()
-            await self._renew_without_list(wanted)
+            await self._end_without_list(memory, wanted)
             return
         await self._look_for_refused(picture)
         actions = self._plan(memory, wanted)
@@ -180,8 +177,7 @@ class TenantRun:
             picture = await self._take_stock(memory, see=self._renewals.begin)
             self._believe(picture)
             if picture.error is not None:
-                await self._renewals.finish()
-                self.record.results += self._renewals.results.values()
+                await self._end_without_list(memory, wanted)
                 return
             await self._look_for_refused(picture)
             actions = self._plan(memory, wanted)
@@ -247,8 +243,11 @@ class TenantRun:
         refused_kinds = self._planner.refused_kinds(memory)
         return self._planner.plan(wanted, replace(self._renewals.course(), held=held, refused_kinds=refused_kinds))
 
-    async def _renew_without_list(self, wanted: Wanted) -> None:
+    async def _end_without_list(self, memory: Memory, wanted: Wanted) -> None:
         """Renew what is nearly over, even though the list could not be read."""
+        if self._order.review and self.turn.is_mine:
+            self.record.restart_review(memory.review)
+        await self._renewals.finish()
         planned = self._planner.plan(wanted, self._renewals.course())
         actions = [
             self._execution.instead(action, refused=False) if action.needs_turn else action for action in planned
@@ -262,8 +261,7 @@ class TenantRun:
         """Note what nobody desires, and remove what nobody has desired for long enough."""
         before, now, record = memory.review, self.record.now(), self.record
         if not wanted.whole:
-            if before is not None:
-                record.changes.review = before.anew()
+            record.restart_review(before)
             return
         unwanted = {
             action.subscription.id: action.subscription

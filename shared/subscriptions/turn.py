@@ -71,8 +71,7 @@ class TenantTurn:
         for problem in recollection.problems:
             self.record.add_trouble(Stage.KNOWN, problem)
         changes = self.record.changes
-        if changes.review is not None:  # it could not be saved, and another run may have looked since
-            changes.review = changes.review.anew()
+        self.record.restart_review(changes.review)  # it could not be saved, and another run may have looked since
         applied = changes.applied(recollection.memory, self.clock.now())
         self.remembered = msgspec.structs.replace(recollection.memory, known=applied.known, review=applied.review)
         self.record.take_memory(self.remembered)

@@ -87,10 +87,6 @@ class Review(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         kept = {identity: entry for identity, entry in self.unwanted.items() if identity not in ids}
         return msgspec.structs.replace(self, unwanted=kept)
 
-    def anew(self) -> "Review":
-        """The same, with the hour of whole readings still to come."""
-        return msgspec.structs.replace(self, whole_since=None)
-
     def with_removals(self, removals: Mapping[str, datetime], now: datetime) -> "Review":
         """The same with more removals, and without those that are older than a day."""
         both = {**removals, **self.removals}

@@ -112,6 +112,33 @@ async def test_an_hour_in_which_graph_could_not_be_read_is_none() -> None:
     assert 1 not in timer.users()
 
 
+async def test_an_hour_in_which_the_second_list_could_not_be_read_is_none() -> None:
+    """A run that has waited for another one's end takes stock once more, and that fails."""
+    timer = await settled(call_records(OTHER_TENANT), members=30)
+    timer.have_members(*range(2, 31))
+    await timer.run(20 * MINUTE)
+    timer.have_members(*range(2, 32))
+    sleep, holders = timer.clock.sleep, timer.scenario.known.holders
+    holders[TENANT] = "another run"
+
+    async def end_the_other_run(seconds: float) -> None:
+        holders.clear()
+        timer.graph.list_errors[TENANT] = UnavailableError("Graph")
+        await sleep(seconds)
+
+    timer.clock.advance(10 * MINUTE)
+    timer.clock.sleep = end_the_other_run  # type: ignore[method-assign]
+    await timer.process().run(review=True)
+    timer.clock.sleep = sleep  # type: ignore[method-assign]
+    assert timer.graph.list_errors
+    timer.graph.list_errors.clear()
+    timer.clock.advance(10 * MINUTE)
+    await timer.run(50 * MINUTE)
+    assert 1 in timer.users()
+    await timer.run(20 * MINUTE)
+    assert 1 not in timer.users()
+
+
 async def test_a_confirmation_that_is_void_does_not_hide_a_removal_from_the_brake() -> None:
     timer = await settled(members=59)
     timer.confirmed.ids = dict.fromkeys(timer.graph.all, timer.clock.now() - HOUR)
