@@ -6,8 +6,9 @@ from commands.checks import Finding
 from commands.context import CommandContext
 from commands.identity import stranger
 from shared.operations.limits import Level
+from shared.subscriptions.actions import Reason, Verb
 from shared.subscriptions.desired import DesiredStateError
-from shared.subscriptions.planned import Reason, Stage, Verb
+from shared.subscriptions.desired_source import Stage
 from shared.subscriptions.renewal_state import RenewalState
 from shared.subscriptions.run_report import Failure, Forecast
 from shared.values.errors import UnavailableError

@@ -9,8 +9,7 @@ from rich.text import Text
 
 from commands.terminal import console, print_table
 from shared.operations.limits import NEAR_ITS_END
-from shared.subscriptions.actions import Outcome, Result
-from shared.subscriptions.planned import Action, Reason, Verb
+from shared.subscriptions.actions import Action, Outcome, Reason, Result, Verb
 from shared.subscriptions.run_report import Failure, RenewalReport
 from shared.values.endpoint import ClientStateVersion, Endpoint
 from shared.values.graph import Subscription

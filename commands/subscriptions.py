@@ -21,7 +21,7 @@ from commands.terminal import (
 
 if TYPE_CHECKING:
     from commands.context import CommandContext
-    from shared.subscriptions.planned import Action
+    from shared.subscriptions.actions import Action
     from shared.subscriptions.run_report import Forecast, Removal, RenewalReport
     from shared.subscriptions.unwanted import Unwanted
     from shared.values.graph import Subscription
@@ -87,7 +87,7 @@ def apply(yes: Yes = False, as_json: Json = False) -> None:
     """
     from commands import subscription_views as views
     from commands.identity import refuse_strangers
-    from shared.subscriptions.planned import Verb
+    from shared.subscriptions.actions import Verb
     from shared.subscriptions.renewal_state import Runner
 
     async def survey(context: "CommandContext") -> "Forecast":
@@ -168,7 +168,7 @@ def prune(yes: Yes = False, as_json: Json = False) -> None:
     """
     from commands import subscription_views as views
     from commands.identity import refuse_strangers
-    from shared.subscriptions.planned import Reason, Verb
+    from shared.subscriptions.actions import Reason, Verb
     from shared.subscriptions.run_report import Removal
 
     async def survey(context: "CommandContext") -> "Forecast":
@@ -262,7 +262,7 @@ async def _listed(context: "CommandContext", tenant_id: str) -> "list[Subscripti
 
 
 def _print_unsure(actions: "Iterable[Action]") -> None:
-    from shared.subscriptions.planned import Reason, Verb
+    from shared.subscriptions.actions import Reason, Verb
 
     left_by_prune = {Reason.FOREIGN, Reason.DUPLICATE}
     left = [action for action in actions if action.desired is None and action.reason not in left_by_prune]

@@ -20,9 +20,8 @@ from dev.simulator.faults import Faults
 from dev.simulator.graph_api import GraphApi
 from dev.simulator.rules import RULES
 from dev.simulator.subscriptions import Subscription
-from shared.subscriptions.desired import DesiredState, Group
+from shared.subscriptions.desired import Desired, DesiredState, Group
 from shared.subscriptions.lifecycle import Lifecycle
-from shared.subscriptions.planned import Desired
 from shared.subscriptions.run import Renewal
 from shared.subscriptions.state import Memory
 from shared.values import resources

@@ -13,15 +13,15 @@ after having retried what is safe to retry. `BatchScheduler` does so; the simple
         result = end.value
 """
 
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from shared.subscriptions.planned import Action, Desired, Reason, Verb
+from shared.subscriptions.desired import Desired
 from shared.values import graph
-from shared.values.endpoint import ClientStateVersion, EncryptionCertificate, Endpoint
+from shared.values.endpoint import ClientStateVersion, EncryptionCertificate, Endpoint, is_same_id
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, GraphError, Reply, Subscription
 from shared.values.lifetimes import Lifetimes, half_life, last_resort
@@ -31,6 +31,60 @@ _SHORTENINGS: Final = 3  # how often a refused lifetime is made shorter before t
 _CREATIONS: Final = _SHORTENINGS + 1  # once more where the endpoint did not answer
 _ROUNDING: Final = timedelta(minutes=1)  # two renewals may fall into one second
 _LEAST_ASSUMED: Final = timedelta(minutes=45)  # what Graph grants at least, where it does not tell what it has granted
+
+
+class Verb(StrEnum):
+    CREATE = "create"
+    RENEW = "renew"
+    REPLACE = "replace"
+    DELETE = "delete"
+    LEAVE = "leave"
+
+
+class Reason(StrEnum):
+    MISSING = "missing"
+    HALF_LIFE = "half-life"
+    REAUTHORIZATION = "reauthorization"
+    CERTIFICATE = "certificate"
+    NOTIFICATION_URL = "notification-url"
+    CLIENT_STATE = "client-state"
+    UNKNOWN_MARK = "unknown-mark"
+    RESOURCE_DATA = "resource-data"
+    CHANGE_TYPE = "change-type"
+    REFUSED = "refused"
+    SUPERSEDED = "superseded"
+    DUPLICATE = "duplicate"
+    UNWANTED = "unwanted"
+    FRESH = "fresh"
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing to do, and why.
+
+    `desired` is None for a subscription that nothing asks for, `subscription` for one that does not exist. `kind` is
+    None only where `verb` is LEAVE or DELETE. `deadline` orders actions: the most urgent has the earliest.
+    `delete_first` allows a REPLACE to delete the old one before its successor is there, where Graph does not hold both.
+    `kept` is what stays when a duplicate is deleted: it is looked at once more before. `probe` has a REPLACE try once
+    more first whether a renewal does.
+    """
+
+    verb: Verb
+    reason: Reason
+    tenant_id: str
+    kind: ResourceKind | None = field(hash=False, repr=False)
+    deadline: datetime
+    desired: Desired | None = None
+    subscription: Subscription | None = None
+    delete_first: bool = False
+    kept: Subscription | None = None
+    probe: bool = False
+
+    @property
+    def needs_turn(self) -> bool:
+        """Whether it makes or deletes something, which one run at a time may do."""
+        return self.verb in {Verb.CREATE, Verb.REPLACE, Verb.DELETE}
 
 
 class Outcome(StrEnum):
@@ -103,7 +157,8 @@ class _Execution:
     def steps(self) -> Steps:
         match self.action:
             case Action(verb=Verb.CREATE, desired=Desired() as want):
-                return (yield from self._create(want))
+                reply = yield from self._post(want)
+                return self._made(reply, Outcome.CREATED)
             case Action(verb=Verb.RENEW, kind=ResourceKind() as kind, subscription=Subscription() as old):
                 return (yield from self._renew(old, kind))
             case Action(verb=Verb.REPLACE, desired=Desired() as want, subscription=Subscription() as old):
@@ -111,10 +166,6 @@ class _Execution:
             case Action(verb=Verb.DELETE, subscription=Subscription() as old):
                 return (yield from self._delete(old))
         return self._result(Outcome.UNCHANGED, self.action.subscription)
-
-    def _create(self, want: Desired) -> Steps:
-        reply = yield from self._post(want)
-        return self._made(reply, Outcome.CREATED)
 
     def _renew(self, old: Subscription, kind: ResourceKind) -> Steps:
         """PATCH and nothing else: what is to become of one that is gone or refused is for a plan to decide."""
@@ -144,7 +195,7 @@ class _Execution:
                 end = max(old.expires, told.expires)  # another run may have prolonged it since it was listed
                 reply = yield from self._patch(old, want.kind, self._changes(old), until=end)
                 if isinstance(reply, Subscription):
-                    if not self._keeps_certificate(reply):
+                    if reply.kept_certificate is None or reply.kept_certificate != self.context.certificate_id:
                         return self._result(Outcome.RENEWED, reply)
                     old = reply
         result = yield from self._exchange(old, want)
@@ -240,7 +291,7 @@ class _Execution:
         certificate_id, kept = old.certificate_id, old.kept_certificate
         if "encryptionCertificateId" in changes:
             sent = changes["encryptionCertificateId"]
-            taken = same_id(reply.certificate_id, sent)
+            taken = is_same_id(reply.certificate_id, sent)
             certificate_id, kept = (sent, None) if taken else (reply.certificate_id, sent)
         return replace(
             old,
@@ -264,11 +315,9 @@ class _Execution:
         """What a renewal changes besides the expiration: an outdated or undisclosed certificate, the URL's query."""
         version, rich = self.context.endpoint.read_mark(old.notification_url)
         certificate = self.context.certificate
-        changes: dict[str, Any] = (
-            dict(certificate_fields(certificate))
-            if rich and certificate is not None and old.certificate_id != certificate.id
-            else {}
-        )
+        changes: dict[str, Any] = {}
+        if rich and certificate is not None and old.certificate_id != certificate.id:
+            changes |= certificate.fields
         if version is ClientStateVersion.CURRENT and not self.context.endpoint.up_to_date(old.notification_url):
             changes["notificationUrl"] = self.context.endpoint.url(rich=rich)
         return changes
@@ -277,9 +326,6 @@ class _Execution:
         """Whether Graph has granted anything: another expiration than before, or all that could be asked for."""
         whole_life = self.context.now() + self.context.lifetimes.ask(old.tenant_id, kind) - _ROUNDING
         return reply.expires != old.expires or reply.expires >= whole_life
-
-    def _keeps_certificate(self, reply: Subscription) -> bool:
-        return self.context.certificate is not None and reply.kept_certificate == self.context.certificate.id
 
     def _call(self, method: Any, old: Subscription, kind: ResourceKind, body: dict[str, Any] | None = None) -> Call:
         return Call(method, old.tenant_id, old.api_version, kind.delegated_only, old.id, body, old.expires)
@@ -331,23 +377,8 @@ def creation_body(
     }
     if want.rich and certificate is not None:
         body["includeResourceData"] = True
-        body |= certificate_fields(certificate)
+        body |= certificate.fields
     return body
-
-
-def certificate_fields(certificate: EncryptionCertificate) -> Mapping[str, str]:
-    """The two fields by which Graph learns a certificate, in POST and in PATCH."""
-    return {"encryptionCertificate": certificate.der_base64, "encryptionCertificateId": certificate.id}
-
-
-def same_id(told: str | None, wanted: str) -> bool:
-    """Whether an id that Graph tells may be the wanted one: it has been seen in capitals, and left out."""
-    return told is None or told.casefold() == wanted.casefold()
-
-
-def is_of_its_own(error: SwitchboardError | None) -> bool:
-    """Whether a renewal failed because of the subscription, and not because Graph or something on the way is away."""
-    return isinstance(error, GraphError | graph.OutcomeUnknownError | graph.UnauthorizedError)
 
 
 def as_sent(told: Subscription, want: Desired, context: RunContext, since: datetime) -> Subscription:

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from shared.subscriptions.planned import Desired
 from shared.values import resources
 from shared.values.errors import SwitchboardError
 from shared.values.resource_row import Gather, PathForm, ResourceKind, Rich, Value
@@ -41,6 +40,24 @@ class DesiredStateError(SwitchboardError):
 
 def _listed(source: str, problems: Iterable[str]) -> str:
     return f"{source} needs attention:\n" + "\n".join(f"  - {problem}" for problem in problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """A subscription that should exist. Two of them are the same if tenant and resource are, to the letter."""
+
+    tenant_id: str
+    kind: ResourceKind = field(hash=False, repr=False)
+    resource: str
+    rich: bool
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.tenant_id, self.resource
+
+    @property
+    def form(self) -> PathForm:
+        return self.kind.form(self.resource)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,8 +20,14 @@ import msgspec
 
 from shared.clock import Clock
 from shared.storage.ports import Blobs
-from shared.subscriptions.desired import DesiredState, DesiredStateError, Group, parse_desired, wanted_of_members
-from shared.subscriptions.planned import Desired, Stage, Trouble
+from shared.subscriptions.desired import (
+    Desired,
+    DesiredState,
+    DesiredStateError,
+    Group,
+    parse_desired,
+    wanted_of_members,
+)
 from shared.values.errors import OutOfTimeError, SwitchboardError, UnavailableError, UnexpectedError
 from shared.values.graph import GraphError
 from shared.values.times import Moment
@@ -45,6 +52,32 @@ _LONGEST_NAME: Final = 1024
 _LARGEST: Final = 16 * 1024 * 1024  # a hundred times what ten thousand users take
 
 logger = logging.getLogger(__name__)
+
+
+class Stage(StrEnum):
+    """Where something was not done."""
+
+    DESIRED_STATE = "desired-state"
+    CERTIFICATE = "certificate"
+    GROUP = "group"
+    LIST = "list"
+    READ = "read"
+    KNOWN = "known"
+    TURN = "turn"
+    SETTINGS = "settings"
+    SUBSCRIPTION = "subscription"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What was not done once, and why."""
+
+    tenant_id: str
+    stage: Stage
+    error: SwitchboardError
+    kind: str | None = None
+    identity: str | None = None
+    next: str | None = None
 
 
 class DesiredStateSource:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from shared.clock import Clock
-from shared.subscriptions.actions import Outcome, Result
-from shared.subscriptions.desired_source import Wanted
-from shared.subscriptions.planned import Desired, Reason, Stage, Trouble
+from shared.subscriptions.actions import Outcome, Reason, Result
+from shared.subscriptions.desired import Desired
+from shared.subscriptions.desired_source import Stage, Trouble, Wanted
 from shared.subscriptions.scheduler import BatchScheduler, Posted
 from shared.subscriptions.state import SKEW, Changes, Creation, Memory, believed, recalled
 from shared.subscriptions.unwanted import Review

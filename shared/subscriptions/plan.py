@@ -21,20 +21,22 @@ only after the one that stays has been read from Graph.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
-from shared.subscriptions.actions import is_of_its_own, same_id
-from shared.subscriptions.planned import Action, Course, Desired, Reason, Verb
+from shared.subscriptions.actions import Action, Reason, Verb
+from shared.subscriptions.desired import Desired
 from shared.subscriptions.state import SKEW
-from shared.values.endpoint import CACHED_URLS, ClientStateVersion, Endpoint
+from shared.values.endpoint import CACHED_URLS, ClientStateVersion, Endpoint, is_same_id
 from shared.values.errors import SwitchboardError
 from shared.values.graph import (
     EndpointValidationError,
     GraphError,
+    OutcomeUnknownError,
     Subscription,
+    UnauthorizedError,
 )
 from shared.values.lifetimes import LEAST_GRANTED, SMALLEST_MARGIN, Lifetimes, half_life, last_resort
 from shared.values.resource_paths import Names
@@ -45,6 +47,22 @@ PATIENCE: Final = timedelta(minutes=15)
 
 A live subscription delivers now, whereas a creation may still be refused.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What a run has found out so far, besides what there is.
+
+    `begun` are the ids that it has renewed or tried to, `refused` those of them that Graph did not renew, and why.
+    `refused_kinds` are the tenants and kinds of which Graph refused the last creation. `held` are desired things of
+    which nothing more is to be made for now, and `paused` kinds of which nothing is to be made or renewed.
+    """
+
+    begun: Collection[str] = frozenset()
+    refused: Mapping[str, SwitchboardError] = field(default_factory=dict)
+    refused_kinds: Collection[tuple[str, str]] = frozenset()
+    held: Collection[tuple[str, str]] = frozenset()
+    paused: Collection[str] = frozenset()
 
 
 def plan(
@@ -304,7 +322,7 @@ class _Planner:
         return existing.expires - self.now <= last_resort(existing, self.lifetimes)
 
     def _outdated(self, existing: Subscription, *, rich: bool) -> bool:
-        return rich and self.certificate_id is not None and not same_id(existing.certificate_id, self.certificate_id)
+        return rich and self.certificate_id is not None and not is_same_id(existing.certificate_id, self.certificate_id)
 
     def _is_kept(self, existing: Subscription) -> bool:
         """Whether Graph did not take the current certificate in a renewal."""
@@ -324,6 +342,11 @@ class _Planner:
     def _at_leisure(self, verb: Verb, reason: Reason, existing: Subscription, want: Desired | None = None) -> Action:
         latest = datetime.max.replace(tzinfo=self.now.tzinfo)
         return Action(verb, reason, existing.tenant_id, existing.kind, latest, want, existing)
+
+
+def is_of_its_own(error: SwitchboardError | None) -> bool:
+    """Whether a renewal failed because of the subscription, and not because Graph or something on the way is away."""
+    return isinstance(error, GraphError | OutcomeUnknownError | UnauthorizedError)
 
 
 def subscription_key(existing: Subscription) -> tuple[str, str]:

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome, Result, RunContext
-from shared.subscriptions.desired_source import DesiredStateSource, RunSources
+from shared.subscriptions.desired_source import DesiredStateSource, RunSources, Stage, Trouble
 from shared.subscriptions.plan import plan
-from shared.subscriptions.planned import Stage, Trouble
 from shared.subscriptions.run_report import Forecast, Removal, RenewalReport, RunEnd, removal, summary
 from shared.subscriptions.scheduler import BatchScheduler, no_guard
 from shared.subscriptions.state import Changes, KnownSubscriptions, Memory, recalled

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from shared.subscriptions.actions import Outcome, Result
+from shared.subscriptions.actions import Action, Outcome, Reason, Result
+from shared.subscriptions.desired_source import Stage, Trouble
 from shared.subscriptions.listing import TenantRecord
-from shared.subscriptions.planned import Action, Reason, Stage, Trouble
 from shared.subscriptions.unwanted import Unwanted
 from shared.values import graph
 from shared.values.endpoint import ClientStateVersion, Endpoint

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from shared.clock import Clock
 from shared.graph.throttling import backoff
-from shared.subscriptions.actions import Outcome, Result, RunContext, Steps, carry_out, look
-from shared.subscriptions.planned import Action, Reason, Verb
+from shared.subscriptions.actions import Action, Outcome, Reason, Result, RunContext, Steps, Verb, carry_out, look
 from shared.values import graph
 from shared.values.errors import NoTurnError, OutOfTimeError, UnavailableError
 from shared.values.graph import Call, GraphError, OutcomeUnknownError, Reply, Subscription

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, KeysView,
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from shared.subscriptions.actions import Outcome, Result, RunContext, as_sent, is_of_its_own
-from shared.subscriptions.desired_source import Wanted
+from shared.subscriptions.actions import Action, Outcome, Reason, Result, RunContext, Verb, as_sent
+from shared.subscriptions.desired import Desired
+from shared.subscriptions.desired_source import Stage, Wanted
 from shared.subscriptions.listing import Picture, TenantRecord
-from shared.subscriptions.plan import plan, renewals
-from shared.subscriptions.planned import Action, Course, Desired, Reason, Stage, Verb
+from shared.subscriptions.plan import Course, is_of_its_own, plan, renewals
 from shared.subscriptions.scheduler import GRACE, BatchScheduler
 from shared.subscriptions.state import Creation, Memory, believed, held_until
 from shared.subscriptions.turn import TenantTurn

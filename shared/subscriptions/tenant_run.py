@@ -17,11 +17,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from shared.clock import Clock
-from shared.subscriptions.actions import Outcome
+from shared.subscriptions.actions import Action, Outcome, Reason, Verb
 from shared.subscriptions.desired import DesiredState
-from shared.subscriptions.desired_source import Wanted, WantedReader
+from shared.subscriptions.desired_source import Stage, Trouble, Wanted, WantedReader
 from shared.subscriptions.listing import Listing, Picture, TenantRecord
-from shared.subscriptions.planned import Action, Course, Reason, Stage, Trouble, Verb
+from shared.subscriptions.plan import Course
 from shared.subscriptions.scheduler import BatchScheduler
 from shared.subscriptions.state import KnownSubscriptions, Memory, believed, recalled
 from shared.subscriptions.tenant_actions import PlanExecution, Renewals, Settlement, TenantPlanner

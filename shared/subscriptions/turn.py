@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 
 from shared.clock import Clock
+from shared.subscriptions.desired_source import Stage
 from shared.subscriptions.listing import TenantRecord
-from shared.subscriptions.planned import Stage
 from shared.subscriptions.state import KnownSubscriptions, Memory, Recollection, TurnLease
 from shared.values.errors import NoTurnError, SettingsError, UnavailableError
 

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -25,6 +26,16 @@ class EncryptionCertificate:
 
     id: str
     der_base64: str = field(repr=False)
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """The two fields by which Graph learns it, in POST and in PATCH."""
+        return {"encryptionCertificate": self.der_base64, "encryptionCertificateId": self.id}
+
+
+def is_same_id(told: str | None, wanted: str) -> bool:
+    """Whether a certificate id that Graph tells may be the wanted one: it has been seen in capitals, and left out."""
+    return told is None or told.casefold() == wanted.casefold()
 
 
 def is_plain(url: str) -> bool:

@@ -16,8 +16,7 @@ from dev.simulation.known import Known
 from dev.simulator import Fault, Simulator
 from shared.graph.client import GraphClient
 from shared.subscriptions.actions import Outcome, creation_body
-from shared.subscriptions.desired import DesiredState
-from shared.subscriptions.planned import Desired
+from shared.subscriptions.desired import Desired, DesiredState
 from shared.subscriptions.run import Renewal
 from shared.values import graph, resources
 from shared.values.endpoint import EncryptionCertificate, Endpoint

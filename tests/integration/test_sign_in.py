@@ -15,8 +15,7 @@ from shared.graph.client import GraphClient
 from shared.graph.identity import GraphCredentials
 from shared.graph.sign_in import SignInPrompt, SignIns
 from shared.subscriptions.actions import Outcome
-from shared.subscriptions.desired import DesiredState
-from shared.subscriptions.planned import Desired
+from shared.subscriptions.desired import Desired, DesiredState
 from shared.subscriptions.run import Renewal
 from shared.subscriptions.run_report import RenewalReport
 from shared.values import resources

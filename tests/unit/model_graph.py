@@ -10,8 +10,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from shared.subscriptions.desired import DesiredState
-from shared.subscriptions.planned import Desired
+from shared.subscriptions.desired import Desired, DesiredState
 from shared.values import graph, resources
 from shared.values.endpoint import EncryptionCertificate, Endpoint
 from shared.values.errors import SwitchboardError, UnavailableError

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from commands import context, identity, subscriptions
 from dev.simulation.known import Known
 from dev.simulation.storage_model import StorageModel
-from shared.subscriptions.planned import Action, Reason, Verb
+from shared.subscriptions.actions import Action, Reason, Verb
 from shared.subscriptions.run_report import Forecast
 from shared.subscriptions.state import Memory
 from shared.subscriptions.unwanted import CONFIRMATIONS, Review, Unwanted, Waits

@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.subscriptions.desired import DesiredState, DesiredStateError, Group, parse_desired, wanted_of_members
-from shared.subscriptions.planned import Desired
+from shared.subscriptions.desired import (
+    Desired,
+    DesiredState,
+    DesiredStateError,
+    Group,
+    parse_desired,
+    wanted_of_members,
+)
 from shared.values import resources
 
 TENANT = "aaaaaaaa-0000-4000-8000-000000000001"

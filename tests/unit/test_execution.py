@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.subscriptions.actions import Outcome, Result, RunContext, carry_out, creation_body
-from shared.subscriptions.planned import Action, Desired, Reason, Verb
+from shared.subscriptions.actions import Action, Outcome, Reason, Result, RunContext, Verb, carry_out, creation_body
+from shared.subscriptions.desired import Desired
 from shared.values import graph, resources
 from shared.values.endpoint import Endpoint
 from shared.values.errors import SwitchboardError, UnavailableError

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from shared.subscriptions.plan import PATIENCE, plan, renewals
-from shared.subscriptions.planned import Action, Course, Desired, Reason, Verb
+from shared.subscriptions.actions import Action, Reason, Verb
+from shared.subscriptions.desired import Desired
+from shared.subscriptions.plan import PATIENCE, Course, plan, renewals
 from shared.subscriptions.state import SKEW
 from shared.values.endpoint import Endpoint
 from shared.values.errors import UnavailableError

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dev.simulation.known import Known
-from shared.subscriptions.actions import Outcome
-from shared.subscriptions.desired import DesiredState, DesiredStateError, Group, parse_desired
-from shared.subscriptions.planned import Desired, Reason, Stage, Verb
+from shared.subscriptions.actions import Outcome, Reason, Verb
+from shared.subscriptions.desired import Desired, DesiredState, DesiredStateError, Group, parse_desired
+from shared.subscriptions.desired_source import Stage
 from shared.subscriptions.run_report import Removal, RenewalReport
 from shared.values import graph
 from shared.values.errors import MalformedInputError, UnavailableError

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from dev.simulation.known import Known
 from dev.simulation.virtual_time import VirtualLoop
 from shared.subscriptions.actions import Outcome
-from shared.subscriptions.desired import DesiredState, DesiredStateError, Group
-from shared.subscriptions.planned import Desired, Stage
+from shared.subscriptions.desired import Desired, DesiredState, DesiredStateError, Group
+from shared.subscriptions.desired_source import Stage
 from shared.subscriptions.run import Renewal
 from shared.values import graph
 from shared.values.endpoint import ClientStateVersion, Endpoint

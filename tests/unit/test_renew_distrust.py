@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from dev.simulation.known import Known
 from dev.simulation.virtual_time import VirtualLoop
 from shared.subscriptions.actions import Outcome
-from shared.subscriptions.desired import DesiredState, Group
+from shared.subscriptions.desired import Desired, DesiredState, Group
+from shared.subscriptions.desired_source import Stage
 from shared.subscriptions.lifecycle import Lifecycle
-from shared.subscriptions.planned import Desired, Stage
 from shared.subscriptions.run_report import RenewalReport
 from shared.values import graph, resources
 from shared.values.endpoint import ClientStateVersion, Endpoint

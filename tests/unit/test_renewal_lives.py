@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from shared.subscriptions.planned import Stage
+from shared.subscriptions.desired_source import Stage
 from shared.subscriptions.renewal_state import lives_by_kind
 from shared.subscriptions.run_report import Failure, RenewalReport
 from shared.telemetry import Life

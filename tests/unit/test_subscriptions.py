@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.call_records.coverage import resource_key
-from shared.subscriptions.actions import creation_body
-from shared.subscriptions.plan import PATIENCE, plan
-from shared.subscriptions.planned import Action, Course, Desired, Reason, Verb
+from shared.subscriptions.actions import Action, Reason, Verb, creation_body
+from shared.subscriptions.desired import Desired
+from shared.subscriptions.plan import PATIENCE, Course, plan
 from shared.values import resources
 from shared.values.endpoint import ClientStateVersion, EncryptionCertificate, Endpoint
 from shared.values.graph import Subscription

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from shared.subscriptions.actions import Outcome
-from shared.subscriptions.desired import DesiredState, DesiredStateError, parse_desired
-from shared.subscriptions.planned import Desired
+from shared.subscriptions.desired import Desired, DesiredState, DesiredStateError, parse_desired
 from shared.subscriptions.state import recalled, remembered
 from shared.values import graph, resources
 from shared.values.endpoint import Endpoint

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from dev.simulation.storage_model import StorageModel
-from shared.subscriptions.desired import DesiredState, DesiredStateError, Group
-from shared.subscriptions.planned import Desired
+from shared.subscriptions.desired import Desired, DesiredState, DesiredStateError, Group
 from shared.subscriptions.run import Renewal
 from shared.subscriptions.run_report import RenewalReport
 from shared.subscriptions.state import Changes, Memory
