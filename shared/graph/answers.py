@@ -4,7 +4,7 @@ import codecs
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -13,9 +13,8 @@ from shared.values import graph
 from shared.values.errors import MalformedInputError
 from shared.values.events.unusual_json import read_leniently
 from shared.values.graph import Call, OutcomeUnknownError, Reply, Subscription
+from shared.values.lifetimes import LEAST_GRANTED
 from shared.values.resource_row import ApiVersion
-
-_ASSUMED_LIFE: Final = timedelta(minutes=45)  # Graph grants no less
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ def reply_to(call: Call, part: Mapping[str, Any] | None, now: datetime) -> Reply
     if call.method == "DELETE":
         return None
     try:
-        assumed = now + (timedelta(0) if call.method == "GET" else _ASSUMED_LIFE)
+        assumed = now + (timedelta(0) if call.method == "GET" else LEAST_GRANTED)
         return graph.parse_subscription(body, call.tenant_id, call.api_version, assumed=assumed)
     except MalformedInputError:
         return OutcomeUnknownError()

@@ -24,13 +24,12 @@ from shared.values import graph
 from shared.values.endpoint import ClientStateVersion, EncryptionCertificate, Endpoint, is_same_id
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, GraphError, Reply, Subscription
-from shared.values.lifetimes import Lifetimes, half_life, last_resort
+from shared.values.lifetimes import LEAST_GRANTED, Lifetimes, half_life, last_resort
 from shared.values.resource_row import ResourceKind
 
 _SHORTENINGS: Final = 3  # how often a refused lifetime is made shorter before the refusal is believed
 _CREATIONS: Final = _SHORTENINGS + 1  # once more where the endpoint did not answer
 _ROUNDING: Final = timedelta(minutes=1)  # two renewals may fall into one second
-_LEAST_ASSUMED: Final = timedelta(minutes=45)  # what Graph grants at least, where it does not tell what it has granted
 
 
 class Verb(StrEnum):
@@ -272,7 +271,7 @@ class _Execution:
             return graph.EndpointValidationError(f"{reply} (of {self.context.endpoint.addresses})")
         if not isinstance(reply, Subscription):
             return reply
-        expires = reply.expires if reply.expires_told else now + min(asked, _LEAST_ASSUMED)
+        expires = reply.expires if reply.expires_told else now + min(asked, LEAST_GRANTED)
         return as_sent(replace(reply, expires=expires), want, self.context, now)
 
     def _patch(
@@ -287,7 +286,7 @@ class _Execution:
                 break
         if not isinstance(reply, Subscription):
             return reply
-        expires = reply.expires if reply.expires_told else now + min(asked, _LEAST_ASSUMED)
+        expires = reply.expires if reply.expires_told else now + min(asked, LEAST_GRANTED)
         certificate_id, kept = old.certificate_id, old.kept_certificate
         if "encryptionCertificateId" in changes:
             sent = changes["encryptionCertificateId"]
