@@ -1,24 +1,32 @@
 """One storage account: requests to it, authenticated, and tried again where that may help."""
 
 import asyncio
+import hmac
 import random
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from email.utils import formatdate
+from hashlib import sha256
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import unquote
 
 from shared.http_client import HttpClient, Origin, detached, split_url
 from shared.settings import StorageSettings, is_loopback
 from shared.storage.access_tokens import AccessTokens, tokens_of
 from shared.storage.connection_string import is_address, parse_connection_string
-from shared.storage.shared_key import SharedKey
 from shared.values.errors import SettingsError, UnavailableError
 from shared.values.http_answers import Answer
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 _VERSION: Final = "2024-11-04"
 _TRIES: Final = 3  # within about a second; what takes longer is the platform's to retry, with the message or the POST
 _PAUSE_SECONDS: Final = 1.0
+_SIGNED = ("content-encoding", "content-language", "content-length", "content-md5", "content-type", "date",
+           "if-modified-since", "if-match", "if-none-match", "if-unmodified-since", "range")  # fmt: skip
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -43,6 +51,37 @@ class Request(NamedTuple):
     query: str = ""
     headers: Mapping[str, str] = _NO_HEADERS
     body: bytes = b""
+
+
+class SharedKey:
+    """Signs the requests to one account.
+
+    Source: "Authorize with Shared Key" (https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key).
+    """
+
+    def __init__(self, account: str, key: str) -> None:
+        """`key` in base64; raises ValueError where it is not."""
+        self._account = account
+        self._key = b64decode(key, validate=True)
+
+    def authorization(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> str:
+        """The header `Authorization` of a request.
+
+        Args:
+            method: in upper case.
+            path: as it goes over the wire.
+            query: the same, without its question mark.
+            headers: by lower-case names, `x-ms-date` and `x-ms-version` among them.
+        """
+        fields = [headers.get(name, "") for name in _SIGNED]
+        if fields[2] == "0":
+            fields[2] = ""
+        own = [f"{name}:{headers[name]}" for name in sorted(headers) if name.startswith("x-ms-")]
+        parameters = [part.partition("=") for part in query.split("&")] if query else []
+        named = sorted((name.lower(), unquote(value)) for name, _, value in parameters)
+        lines = [method, *fields, *own, f"/{self._account}{path}", *(f"{name}:{value}" for name, value in named)]
+        digest = hmac.digest(self._key, "\n".join(lines).encode(), sha256)
+        return f"SharedKey {self._account}:{b64encode(digest).decode()}"
 
 
 class StorageAccount:
@@ -158,3 +197,23 @@ def refusal(what: str, answer: Answer) -> UnavailableError:
     messages wait. Its reason is the service's own error code.
     """
     return UnavailableError(what, reason=f"storage-{answer.headers.get('x-ms-error-code') or answer.status}")
+
+
+def page(document: bytes, tag: str, what: str) -> "tuple[list[Element], str]":
+    """What a page of a list (messages, queues or blobs) holds, and the marker of the next page; empty on the last one.
+
+    Args:
+        document: the answer's body.
+        tag: of what is listed.
+        what: for the error.
+
+    Raises:
+        UnavailableError: it is not XML. A message with a character that XML does not have makes it so.
+    """
+    from xml.etree import ElementTree as ET  # noqa: PLC0415 - a put needs none
+
+    try:
+        listing = ET.fromstring(document)  # noqa: S314 - from our own storage account
+    except ET.ParseError as error:
+        raise UnavailableError(what, reason="storage-unreadable") from error
+    return list(listing.iter(tag)), listing.findtext("NextMarker", "")

@@ -10,9 +10,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
-from shared.storage.account import Request, StorageAccount, refusal
+from shared.storage.account import Request, StorageAccount, page, refusal
 from shared.storage.ports import Listed, Version
-from shared.storage.xml import page
 from shared.values.http_answers import Answer
 
 if TYPE_CHECKING:

@@ -13,9 +13,8 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import quote
 
-from shared.storage.account import Request, StorageAccount, refusal
+from shared.storage.account import Request, StorageAccount, page, refusal
 from shared.storage.ports import LeasedMessage, Receipt
-from shared.storage.xml import page
 from shared.values.http_answers import Answer
 from shared.values.message_text import Encoding, encode
 

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from shared.http_client import HttpClient
 from shared.settings import StorageSettings
-from shared.storage.account import StorageAccount
+from shared.storage.account import SharedKey, StorageAccount
 from shared.storage.connection_string import parse_connection_string
-from shared.storage.shared_key import SharedKey
 from shared.values.errors import SettingsError
 
 KEY = "a2V5IG9mIGEgc3RvcmFnZSBhY2NvdW50"
