@@ -107,7 +107,7 @@ class Renewal:
             order = Order(review=review, unsubscribe=review and self._unsubscribes)
             return await self._run(self._tenant_ids, order)
 
-    async def plan(self, *, prune: bool = False) -> "Forecast":
+    async def plan(self, *, prune: bool = False) -> Forecast:
         """What a run would do now; nothing is done.
 
         Args:
@@ -122,7 +122,7 @@ class Renewal:
         actions = sorted(itertools.chain.from_iterable(planned), key=lambda action: action.deadline)
         return Forecast(tuple(actions), summary(troubles))
 
-    async def prune(self, ids: Collection[str]) -> "Removal":
+    async def prune(self, ids: Collection[str]) -> Removal:
         """Delete those of the ids that are ours and not desired, as all is found to be now.
 
         In a tenant of which not all is known, nothing is deleted.
@@ -133,7 +133,7 @@ class Renewal:
                 await asyncio.gather(*(tenant.prune(ids) for tenant in tenants))
             return removal((tenant.record for tenant in tenants), run.troubles)
 
-    async def delete(self, ids: Collection[str]) -> "Removal":
+    async def delete(self, ids: Collection[str]) -> Removal:
         """Delete subscriptions of ours, desired or not.
 
         Raises:
@@ -237,9 +237,7 @@ class Renewal:
         return recollection or await self._graph.subscription(tenant_id, subscription_id)
 
     async def _remember(self, tenant_id: str, results: Iterable[Result]) -> None:
-        changes = Changes()
-        if (unsaved := self._unsaved.pop(tenant_id, None)) is not None:
-            changes.add(unsaved)
+        changes = self._unsaved.pop(tenant_id, None) or Changes()
         for result in results:
             if result.outcome is Outcome.RENEWED and result.subscription is not None:
                 changes.saw(result.subscription)
@@ -254,10 +252,7 @@ class Renewal:
 
     def _keep(self, tenant_id: str, changes: Changes) -> None:
         """Have the next run save what could not be saved: lists may not show it, and another process may be asked."""
-        if (unsaved := self._unsaved.get(tenant_id)) is not None:
-            unsaved.add(changes)
-        else:
-            self._unsaved[tenant_id] = changes
+        self._unsaved.setdefault(tenant_id, Changes()).add(changes)
 
     async def _run_next(self, pending: "_Pending") -> RenewalReport:
         async with self._lock:
