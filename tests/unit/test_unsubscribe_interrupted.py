@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import msgspec
 
-from shared.subscriptions.desired import Desired
 from shared.subscriptions.desired_source import read_again
 from shared.subscriptions.state import Changes, Memory
 from shared.subscriptions.unwanted import Review, Unwanted, Waits
