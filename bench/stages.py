@@ -20,7 +20,7 @@ from bench.pipeline import ITEMS, Connect, production
 from dev.simulator import Kind
 from shared.notifications.collection import parse_collection
 from shared.notifications.decrypt import parse_each
-from shared.notifications.encryption import data_key_of, decrypt_data
+from shared.notifications.encryption import Sealed
 from shared.notifications.events import Event, event_of
 from shared.storage.account import StorageAccount
 from shared.storage.queues import AzureQueues
@@ -67,8 +67,9 @@ class _Stages:
         packed = pack(raws, delivery_id="d" * 32, received=self._received, traceparent=TRACE)
         self._messages = [message.body for message in packed]
         self._items = [parse_item(raw) for raw in raws]
-        self._contents = [item.notification.encrypted_content for item in self._items]
-        self._data_keys = [data_key_of(content, self._key) for content in self._contents]
+        self._encrypted = [item.notification.encrypted_content for item in self._items]
+        self._sealed = list(map(Sealed.of, self._encrypted))
+        self._data_keys = [sealed.unlock(self._key) for sealed in self._sealed]
         self._plaintexts = self._opened()
 
     async def measure(self) -> list[Stage]:
@@ -99,8 +100,8 @@ class _Stages:
             ),
             Stage(
                 "RSA-OAEP",
-                await self._share(lambda: [data_key_of(content, self._key) for content in self._contents]),
-                await self._share(lambda: [self._operation() for _ in self._contents]),
+                await self._share(lambda: [sealed.unlock(self._key) for sealed in self._sealed]),
+                await self._share(lambda: [self._operation() for _ in self._sealed]),
                 "the private-key operation",
             ),
             Stage("base64, HMAC, AES", await self._share(self._opened)),
@@ -118,7 +119,7 @@ class _Stages:
         return found
 
     def _opened(self) -> list[bytes]:
-        return list(map(decrypt_data, self._contents, self._data_keys))
+        return [Sealed.of(content).open(key) for content, key in zip(self._encrypted, self._data_keys, strict=True)]
 
     def _events(self) -> list[Event]:
         return [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from shared.notifications.encryption import data_key_of, decrypt_data
+from shared.notifications.encryption import Sealed
 from shared.notifications.event_writer import EventWriter
 from shared.notifications.events import Event, event_of
 from shared.notifications.raw_messages import RawMessages, all_of, unexpected
@@ -211,58 +211,64 @@ def _parse(raw: bytes) -> Parsed:
 def open_items(envelope: Envelope, items: Iterable[Parsed], keys: Keys) -> list[Opened]:
     """Decrypt and type the items of an envelope; one that fails does not touch the others.
 
-    All data keys come first: an RSA operation leaves cold caches, in which the rest of an item's work takes twice as
-    long.
+    The private-key operations come one right after another: each leaves cold caches, in which the rest of an item's
+    work takes several times as long.
     """
     known = list(items)
-    data_keys = [_attempt(envelope.item_id(index), _data_key, item, keys) for index, item in enumerate(known)]
+    closed = _each(envelope, lambda _, item: _closed(item, keys), known)
+    unlocked = _each(envelope, _unlocked, closed)
+    events = _each(envelope, lambda index, parts: _event(parts, envelope, index), unlocked)
     return [
-        Opened(
-            index,
-            _attempt(envelope.item_id(index), _event, item, data_key, envelope, index),
-            isinstance(item, Item) and item.notification.has_content,
-        )
-        for index, (item, data_key) in enumerate(zip(known, data_keys, strict=True))
+        Opened(index, event, isinstance(item, Item) and item.notification.has_content)
+        for index, (item, event) in enumerate(zip(known, events, strict=True))
     ]
 
 
-def _attempt[**P, T](name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | SwitchboardError:
-    """Do a part of what an item takes; an error is that item's alone."""
-    try:
-        return work(*args, **kwargs)
-    except SwitchboardError as error:
-        return error
-    except Exception as error:  # noqa: BLE001 - kept in quarantine, and no neighbour has to pay for a fault of ours
-        return unexpected(error, name)
+def _each[S, T](
+    envelope: Envelope, work: Callable[[int, S], T], items: Iterable[S | SwitchboardError]
+) -> list[T | SwitchboardError]:
+    """Do a part of the work for all items of an envelope; an error, which is one item's alone, stands in its place."""
+    results: list[T | SwitchboardError] = []
+    for index, item in enumerate(items):
+        try:
+            results.append(item if isinstance(item, SwitchboardError) else work(index, item))
+        except SwitchboardError as error:
+            results.append(error)
+        except Exception as error:  # noqa: BLE001 - kept in quarantine, and no neighbour has to pay for a fault of ours
+            results.append(unexpected(error, envelope.item_id(index)))
+    return results
 
 
-def _data_key(item: Parsed, keys: Keys) -> bytes | None:
-    """What the content of an item is encrypted with; None of a basic notification.
+type _Closed = tuple[Item, Sealed | None, RSAPrivateKey | None]
+"""An item, its content and the private key for it: None of a basic notification."""
+type _Unlocked = tuple[Item, Sealed | None, bytes]
+"""The same with the data key, which is empty where there is no content."""
 
-    Raises:
-        SwitchboardError: it cannot be decrypted, or not now.
-    """
-    if isinstance(item, SwitchboardError):
-        raise item
+
+def _closed(item: Item, keys: Keys) -> _Closed:
     content = item.notification.encrypted_content
     if content is None:
-        return None
+        return item, None, None
     if not isinstance(content, dict):
         raise MalformedContentError
-    key = keys.get(item.notification.certificate_id or "", UnknownCertificateError())
+    key = keys.get(item.notification.certificate_id or "")
+    if key is None:
+        raise UnknownCertificateError
     if isinstance(key, SwitchboardError):
         raise key
-    return data_key_of(content, key)
+    return item, Sealed.of(content), key
 
 
-def _event(item: Parsed, data_key: bytes | SwitchboardError | None, envelope: Envelope, index: int) -> Event:
-    if isinstance(item, SwitchboardError):
-        raise item
-    if isinstance(data_key, SwitchboardError):
-        raise data_key
+def _unlocked(_index: int, closed: _Closed) -> _Unlocked:
+    item, sealed, private_key = closed
+    return item, sealed, b"" if sealed is None or private_key is None else sealed.unlock(private_key)
+
+
+def _event(unlocked: _Unlocked, envelope: Envelope, index: int) -> Event:
+    item, sealed, data_key = unlocked
     return event_of(
         item,
-        None if data_key is None else decrypt_data(item.notification.encrypted_content, data_key),
+        None if sealed is None else sealed.open(data_key),
         fallback_id=envelope.item_id(index),
         received=envelope.received,
         traceparent=envelope.traceparent,

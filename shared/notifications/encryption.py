@@ -9,7 +9,7 @@ https://learn.microsoft.com/graph/change-notifications-with-resource-data).
 import hashlib
 import hmac
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import pybase64
 from cryptography.hazmat.primitives import hashes
@@ -41,27 +41,36 @@ def decrypt(content: Mapping[str, str], private_key: RSAPrivateKey) -> bytes:
     Raises:
         DecryptionError: one of its subclasses, which all have the same message.
     """
-    return decrypt_data(content, data_key_of(content, private_key))
+    sealed = Sealed.of(content)
+    return sealed.open(sealed.unlock(private_key))
 
 
-def data_key_of(content: Mapping[str, str], private_key: RSAPrivateKey) -> bytes:
-    """The first half of `decrypt`, and nearly all of its time: decrypt the data key."""
-    data_key = _field(content, "dataKey")
-    try:
-        key = private_key.decrypt(data_key, _OAEP)
-    except ValueError:
-        raise WrongKeyError from None
-    if len(key) != _KEY_BYTES:
-        raise MalformedContentError
-    return key
+class Sealed(NamedTuple):
+    """`encryptedContent` out of its base64, for whoever makes the private-key operations of many before all else."""
 
+    data_key: bytes
+    signature: bytes
+    ciphertext: bytes
 
-def decrypt_data(content: Mapping[str, str], key: bytes) -> bytes:
-    """The other half: verify and decrypt the data with its key."""
-    signature, ciphertext = _field(content, "dataSignature"), _field(content, "data")
-    if not hmac.compare_digest(hmac.digest(key, ciphertext, hashlib.sha256), signature):
-        raise SignatureMismatchError
-    return _decrypt_cbc(key, ciphertext)
+    @classmethod
+    def of(cls, content: Mapping[str, str]) -> "Sealed":
+        """Read the fields, which may be missing or of any type; raises MalformedContentError."""
+        return cls(_field(content, "dataKey"), _field(content, "dataSignature"), _field(content, "data"))
+
+    def unlock(self, private_key: RSAPrivateKey) -> bytes:
+        """Decrypt the data key, which takes nearly all of the time; raises WrongKeyError."""
+        try:
+            return private_key.decrypt(self.data_key, _OAEP)
+        except ValueError:
+            raise WrongKeyError from None
+
+    def open(self, key: bytes) -> bytes:
+        """Verify and decrypt the data with what `unlock` gave; raises DecryptionError as `decrypt` does."""
+        if len(key) != _KEY_BYTES:
+            raise MalformedContentError
+        if not hmac.compare_digest(hmac.digest(key, self.ciphertext, hashlib.sha256), self.signature):
+            raise SignatureMismatchError
+        return _decrypt_cbc(key, self.ciphertext)
 
 
 def _field(content: Mapping[str, str], name: str) -> bytes:
