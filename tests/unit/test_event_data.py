@@ -79,7 +79,7 @@ def test_nulls_unknown_fields_and_annotations_are_welcome_at_every_level(shape: 
     event_type = SHAPES[shape]
     validator = Draft202012Validator(data_schema(event_type))
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=12, deadline=None)
     @given(values(inspect.type_info(shape)))
     def check(data: Any) -> None:
         validator.validate(data)

@@ -208,12 +208,12 @@ class TestAListThatShowsNothing:
         del scenario.graph.all[hidden.id]
         scenario.graph.reading = lambda found: refusal if found == hidden.id else None
         scenario.graph.faults = lambda call: model.refuse(refusal) if call.subscription_id == hidden.id else None
-        for _ in range(17 * 3):
+        for _ in range(17):
             await scenario.process().run()
-            scenario.clock.advance(timedelta(minutes=20))
+            scenario.clock.advance(HOUR)
         assert scenario.graph.methods()["POST"] == 2
-        for _ in range(7 * 3):
-            scenario.clock.advance(timedelta(minutes=20))
+        for _ in range(7):
+            scenario.clock.advance(HOUR)
             await scenario.process().run()
         assert scenario.graph.holds(call_events(1))
 
