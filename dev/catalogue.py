@@ -51,7 +51,7 @@ def _subscriptions() -> str:
             pages.codes(key for form in kind.forms for key in form.keys) or "-",
             ", ".join(dict.fromkeys(form.api_version for form in kind.forms)),
             _hours(kind.max_lifetime),
-            _hours(Lifetimes().ask("", kind) / 2),
+            _hours(Lifetimes().ask("", kind, "") / 2),
         )
         for kind in CATALOGUE.values()
     ]

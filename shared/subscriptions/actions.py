@@ -258,14 +258,14 @@ class _Execution:
             return UnavailableError("Key Vault's certificate", reason="certificate")
         woken, versions = False, want.form.api_versions
         for _ in range(_CREATIONS + len(versions) - 1):
-            now, asked = self.context.now(), self.context.lifetimes.ask(want.tenant_id, want.kind)
+            now, asked = self.context.now(), self.context.lifetimes.ask(want.tenant_id, want.kind, want.resource)
             body = creation_body(want, now + asked, self.context.endpoint, certificate)
             reply: Reply = yield Call("POST", want.tenant_id, versions[0], want.kind.delegated_only, None, body)
             if isinstance(reply, graph.RequestRejectedError | graph.NotFoundError) and len(versions) > 1:
                 versions = versions[1:]  # Graph's pages disagree on which one knows the path
             elif isinstance(reply, graph.EndpointValidationError) and not woken:
                 woken = True  # an app that has been scaled in is started by the very call that it answers too late
-            elif not self._shortened(reply, want.kind, asked):
+            elif not self._shortened(reply, want.kind, want.resource, asked):
                 break
         if isinstance(reply, graph.EndpointValidationError):
             return graph.EndpointValidationError(f"{reply} (of {self.context.endpoint.addresses})")
@@ -279,10 +279,10 @@ class _Execution:
     ) -> _Exchange:
         """A PATCH, and of its answer the subscription by what was sent; `until` changes nothing about its end."""
         for _ in range(_SHORTENINGS):
-            now, asked = self.context.now(), self.context.lifetimes.ask(old.tenant_id, kind)
+            now, asked = self.context.now(), self.context.lifetimes.ask(old.tenant_id, kind, old.resource)
             expiry = {"expirationDateTime": graph.format_time(until or now + asked)}
             reply: Reply = yield self._call("PATCH", old, kind, expiry | changes)
-            if until is not None or not self._shortened(reply, kind, asked):
+            if until is not None or not self._shortened(reply, kind, old.resource, asked):
                 break
         if not isinstance(reply, Subscription):
             return reply
@@ -304,10 +304,10 @@ class _Execution:
             remembered=True,
         )
 
-    def _shortened(self, reply: Reply, kind: ResourceKind, asked: timedelta) -> bool:
+    def _shortened(self, reply: Reply, kind: ResourceKind, resource: str, asked: timedelta) -> bool:
         if not isinstance(reply, graph.LifetimeExceededError):
             return False
-        self.context.lifetimes.refused(self.action.tenant_id, kind, asked, reply.maximum)
+        self.context.lifetimes.refused(self.action.tenant_id, kind, resource, asked, reply.maximum)
         return True
 
     def _changes(self, old: Subscription) -> dict[str, Any]:
@@ -323,7 +323,8 @@ class _Execution:
 
     def _extended(self, reply: Subscription, old: Subscription, kind: ResourceKind) -> bool:
         """Whether Graph has granted anything: another expiration than before, or all that could be asked for."""
-        whole_life = self.context.now() + self.context.lifetimes.ask(old.tenant_id, kind) - _ROUNDING
+        asked = self.context.lifetimes.ask(old.tenant_id, kind, old.resource)
+        whole_life = self.context.now() + asked - _ROUNDING
         return reply.expires != old.expires or reply.expires >= whole_life
 
     def _call(self, method: Any, old: Subscription, kind: ResourceKind, body: dict[str, Any] | None = None) -> Call:

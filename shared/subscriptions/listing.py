@@ -137,7 +137,7 @@ class TenantRecord:
         if subscription is None or result.action.reason is Reason.FOREIGN:
             return
         if subscription.life is None and subscription.kind is not None:
-            asked = self.lifetimes.ask(subscription.tenant_id, subscription.kind)
+            asked = self.lifetimes.ask(subscription.tenant_id, subscription.kind, subscription.resource)
             subscription = replace(subscription, life=max(asked, subscription.expires - self.now()))
         if subscription.kind is not None and isinstance(result.error, graph.TranscriptAccessError):
             self.changes.refused(subscription.kind, subscription.resource, result.error.reason, self.now())

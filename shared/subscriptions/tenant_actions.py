@@ -377,7 +377,8 @@ class Settlement:
         want = result.action.desired
         if want is not None and not self.record.shows_all:
             now = self.record.now()
-            until = now + self.execution.scheduler.context.lifetimes.ask(self.record.tenant_id, want.kind)
+            lifetimes = self.execution.scheduler.context.lifetimes
+            until = now + lifetimes.ask(self.record.tenant_id, want.kind, want.resource)
             self.record.changes.unseen[want.resource].append(Creation(at=now, until=until))
 
 

@@ -120,7 +120,7 @@ class ModelGraph:
     unique: bool = True
     honours_certificate: bool = True
     tells_certificate: bool = True
-    maximum: dict[str, timedelta] = field(default_factory=dict)
+    maximum: dict[str, timedelta] = field(default_factory=dict)  # by resource or kind
     quota: int = 10_000
     of_others: Counter[str] = field(default_factory=Counter)  # other applications' subscriptions, by resource
     faults: Callable[[Call], Fault | None] = lambda _: None
@@ -268,7 +268,7 @@ class ModelGraph:
 
     def _too_long(self, resource: str, expires: datetime) -> SwitchboardError | None:
         kind = resources.match(resource) or UNKNOWN
-        maximum = self.maximum.get(kind.key, kind.max_lifetime)
+        maximum = self.maximum.get(resource) or self.maximum.get(kind.key, kind.max_lifetime)
         if expires - self.clock.now() > maximum:
             return graph.LifetimeExceededError("400", maximum)
         return None

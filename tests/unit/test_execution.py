@@ -28,7 +28,7 @@ OUTDATED = "calls/" + "0" * 32
 CALLS = Desired(TENANT, resources.CALL_EVENTS, "users/u1/communications/callEvents", rich=True)
 RECORDS = Desired(TENANT, resources.CALL_RECORDS, "communications/callRecords", rich=False)
 PRESENCE = Desired(TENANT, resources.PRESENCE, "communications/presences/u1", rich=True)
-ASKED = Lifetimes().ask(TENANT, resources.CALL_EVENTS)
+ASKED = Lifetimes().ask(TENANT, resources.CALL_EVENTS, CALLS.resource)
 WHOLE = format_time(NOW + ASKED)
 
 REJECTED = graph.RequestRejectedError("400")
@@ -122,7 +122,7 @@ class TestCreate:
         made = existing(want, id="new", expires=NEW.expires)
         play = create(made, want=want)
         assert play.end == (Outcome.CREATED, made, None)
-        body = creation_body(want, NOW + Lifetimes().ask(TENANT, want.kind), ENDPOINT, CERTIFICATE)
+        body = creation_body(want, NOW + Lifetimes().ask(TENANT, want.kind, want.resource), ENDPOINT, CERTIFICATE)
         delegated = want is PRESENCE
         assert play.calls == [Call("POST", TENANT, want.form.api_version, delegated, None, body)]
 

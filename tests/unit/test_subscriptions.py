@@ -380,21 +380,21 @@ class TestEndpoint:
 class TestLifetimes:
     @pytest.mark.parametrize(("kind", "minutes"), [("presence", 58), ("callEvents", 1425.6), ("callRecords", 4187.7)])
     def test_a_little_less_than_the_maximum_is_asked_for(self, kind: str, minutes: float) -> None:
-        assert Lifetimes().ask(TENANT, resources.CATALOGUE[kind]) == timedelta(minutes=minutes)
+        assert Lifetimes().ask(TENANT, resources.CATALOGUE[kind], "") == timedelta(minutes=minutes)
 
     def test_refusals_heard_at_the_same_time_count_once(self) -> None:
         lifetimes = Lifetimes()
-        asked = lifetimes.ask(TENANT, resources.CALL_EVENTS)
+        asked = lifetimes.ask(TENANT, resources.CALL_EVENTS, CALLS.resource)
         for _ in range(20):
-            lifetimes.refused(TENANT, resources.CALL_EVENTS, asked, 10 * HOUR)
-        assert lifetimes.ask(TENANT, resources.CALL_EVENTS) == 10 * HOUR * 0.99
-        assert lifetimes.ask("another", resources.CALL_EVENTS) == asked
-        assert lifetimes.ask(TENANT, resources.EMERGENCY_CALL_EVENTS) == asked
+            lifetimes.refused(TENANT, resources.CALL_EVENTS, CALLS.resource, asked, 10 * HOUR)
+        assert lifetimes.ask(TENANT, resources.CALL_EVENTS, CALLS.resource) == 10 * HOUR * 0.99
+        assert lifetimes.ask("another", resources.CALL_EVENTS, CALLS.resource) == asked
+        assert lifetimes.ask(TENANT, resources.EMERGENCY_CALL_EVENTS, resources.emergency_path("a")) == asked
 
     def test_a_maximum_that_was_kept_to_is_undercut(self) -> None:
         lifetimes = Lifetimes()
-        lifetimes.refused(TENANT, resources.CALL_EVENTS, 20 * HOUR, 24 * HOUR)
-        assert lifetimes.ask(TENANT, resources.CALL_EVENTS) == 18 * HOUR
+        lifetimes.refused(TENANT, resources.CALL_EVENTS, CALLS.resource, 20 * HOUR, 24 * HOUR)
+        assert lifetimes.ask(TENANT, resources.CALL_EVENTS, CALLS.resource) == 18 * HOUR
 
     def test_half_is_of_what_this_very_one_was_granted(self) -> None:
         assert half_life(existing(CALLS, life=6 * HOUR), Lifetimes()) == 3 * HOUR

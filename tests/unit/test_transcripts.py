@@ -213,6 +213,21 @@ async def test_a_limit_that_another_has_reached_is_reported() -> None:
     assert report.live == 1
 
 
+async def test_a_life_that_is_refused_to_those_of_ad_hoc_calls_is_no_shorter_for_those_of_meetings() -> None:
+    """Graph's table names three days for both, and applications have found an hour for ad hoc calls."""
+    of_meetings = replace(AD_HOC, resource=f"users/{USER}/onlineMeetings/getAllRecordings")
+    scenario = Scenario(AD_HOC, maximum={AD_HOC.resource: timedelta(hours=1)})
+    await scenario.renewal.run()
+    scenario.source.state = DesiredState((AD_HOC, of_meetings), ())
+    for _ in range(2):  # made, and then renewed
+        await scenario.renewal.run()
+        lives = {one.resource: one.expires - scenario.clock.now() for one in scenario.graph.live()}
+        assert lives[of_meetings.resource] > timedelta(hours=69)
+        assert lives[AD_HOC.resource] < timedelta(hours=1)
+        scenario.clock.advance(timedelta(hours=40))
+        await scenario.renewal.run()
+
+
 class TestTheLimitOfAUser:
     """Ten applications may watch what is made in the meetings of one organizer, each by one subscription."""
 
