@@ -107,7 +107,7 @@ class BegunRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class RenewalTrouble:
     """What is wrong with renewal as a whole; `reason` is a short, stable word."""
 
     reason: str
@@ -122,15 +122,15 @@ class Renewals:
     failed: FailedRun | None = None
     begun: BegunRun | None = None
 
-    def trouble(self, now: datetime) -> Trouble | None:
+    def trouble(self, now: datetime) -> RenewalTrouble | None:
         """Why nothing is known to be well: a run that can have ended no more, or that could do nothing at all."""
         begun, failed = self.begun, self.failed
         if begun is not None and now - begun.since > _LONGEST_RUN:
             text = f"a run (by {begun.by}) began at {begun.since:%H:%M} UTC, and none has come to its end since"
-            return Trouble("run-without-end", text)
+            return RenewalTrouble("run-without-end", text)
         if failed is not None:
             text = f"the run of {failed.at:%H:%M} UTC (by {failed.by}) could do nothing at all: {failed.reason}"
-            return Trouble("run-failed", text)
+            return RenewalTrouble("run-failed", text)
         return None
 
 
