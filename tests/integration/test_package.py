@@ -1,7 +1,9 @@
 """What is deployed: the package, on a host, from a directory of its own."""
 
 import ast
+import contextlib
 import importlib.metadata
+import itertools
 import os
 import re
 import shutil
@@ -142,14 +144,13 @@ def distributions(package: Path) -> set[str]:
 
 class TestImports:
     def test_need_no_package_that_is_not_required(self, package: Path) -> None:
-        required = distributions(package)
+        brought = set(modules_of(distributions(package)))
 
-        assert {name: names for name, names in imports(package) if not names & required} == {}
+        assert set(imports(package)) - brought - sys.stdlib_module_names == set()
 
 
-def imports(package: Path) -> Iterator[tuple[str, set[str]]]:
-    """Every module from elsewhere that the package imports, with the distributions that may bring it."""
-    distributions = importlib.metadata.packages_distributions()
+def imports(package: Path) -> Iterator[str]:
+    """Every module from elsewhere that the package imports; of the standard library's, the first name."""
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
@@ -160,18 +161,18 @@ def imports(package: Path) -> Iterator[tuple[str, set[str]]]:
                 continue
             for module in modules:
                 top = module.partition(".")[0]
-                if top in sys.stdlib_module_names or top == "shared":
-                    continue
-                names = {name.lower().replace("_", "-") for name in distributions.get(top, ())}
-                if top in {
-                    "azure",
-                    "opentelemetry",
-                }:  # shared by many: the name of the distribution follows the module's
-                    names = {name for name in names if module.replace(".", "-").startswith(name)}
-                    names |= {"azure-functions"} if module.startswith("azure.functions") else set()
-                    names |= {"azure-identity"} if module.startswith("azure.core") else set()  # comes with it
-                    names |= {"opentelemetry-api"} if module.startswith("opentelemetry") else set()
-                yield f"{path.name}: {module}", names
+                if top != "shared":
+                    yield top if top in sys.stdlib_module_names else module
+
+
+def modules_of(distributions: set[str]) -> Iterator[str]:
+    """The modules and packages that distributions bring, those that are not for this system aside."""
+    for name in distributions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            for path in importlib.metadata.files(name) or ():
+                if path.suffix in {".py", ".so", ".pyd"}:
+                    parts = [*path.parts[:-1], path.name.partition(".")[0]]
+                    yield from map(".".join, itertools.accumulate(([part] for part in parts), list.__add__))
 
 
 class TestStart:
