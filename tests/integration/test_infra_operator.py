@@ -57,33 +57,23 @@ def run(tmp_path: Path, azure: Azure) -> Run:
 
 
 class TestOperatorSettings:
-    def test_are_settings_that_the_code_takes(self, run: Run, tmp_path: Path) -> None:
-        assert run("func-1").returncode == 0
+    def test_are_what_the_code_takes_for_their_owner_alone(self, run: Run, tmp_path: Path) -> None:
+        result = run("func-1")
 
-        settings = load(json.loads((tmp_path / FILE).read_text())["Values"])
+        assert result.returncode == 0
+        assert "the secret itself" not in result.stdout + result.stderr
+        values = json.loads((tmp_path / FILE).read_text())["Values"]
+        settings = load(values)
         assert settings.client_states == ("the secret itself",)
         assert settings.storage.queue_service_uri == "https://st1.queue.core.windows.net"
-
-    def test_name_no_identity_but_the_operators_own(self, run: Run, tmp_path: Path) -> None:
-        run("func-1")
-
-        assert set(APP_SETTINGS) - set(json.loads((tmp_path / FILE).read_text())["Values"]) == {
+        assert set(APP_SETTINGS) - set(values) == {  # no identity but the operator's own
             "AZURE_CLIENT_ID",
             "AZURE_TOKEN_CREDENTIALS",
             "AzureWebJobsStorage__clientId",
             "AzureWebJobsStorage__credential",
         }
-
-    def test_are_for_their_owner_alone_and_are_not_shown(self, run: Run, tmp_path: Path) -> None:
-        result = run("func-1")
-
         assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
-        assert "the secret itself" not in result.stdout + result.stderr
-
-    def test_are_never_read_by_a_local_host(self, run: Run, tmp_path: Path) -> None:
-        """Core Tools and the local host read local.settings.json: the deployment's queues would be worked off here."""
-        run("func-1")
-
+        # Core Tools and the local host read this one: the deployment's queues would be worked off here.
         assert not (tmp_path / "local.settings.json").exists()
 
     def test_overwrite_nothing(self, run: Run, tmp_path: Path) -> None:
