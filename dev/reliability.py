@@ -74,6 +74,7 @@ FAULTS: Final = (
 
 _AUTOSAVE_SECONDS: Final = 6.0  # Azurite saves its tables every five
 _POLL_SECONDS: Final = 0.02
+_BLOBS_SECONDS: Final = 0.5  # between two looks at a container, each of which reads all its blobs
 _CHUNK: Final = 200  # notifications sent at a time
 _LAST_WORDS: Final = 4000  # characters of the host's log that tell why something did not come
 _ROLLING_SECONDS: Final = 60.0  # that both hosts of a rolling deployment run, at a time scale of 1
@@ -88,7 +89,7 @@ class Plan:
     decides everything random; `visibility_timeout` is host.json's: the platform's own wait before its next try;
     `lease_seconds` is what the ten minutes are shortened to for which the host leases a message, and
     `emergency_lease_seconds` the same where a host is killed that handles an emergency: longer than what that costs on
-    the express way.
+    the express way; `idle_seconds` pass before the consumer looks again at a queue that was empty.
     """
 
     notifications: int
@@ -99,6 +100,7 @@ class Plan:
     visibility_timeout: str = "00:00:30"
     lease_seconds: int = 2
     emergency_lease_seconds: int = 60
+    idle_seconds: float = 0.05
     patience: float = 240.0  # seconds to wait for anything
     forged: int = 20
     undecryptable: int = 20
@@ -277,7 +279,9 @@ class Run:
                     settings=settings,
                     ports=StackPorts(host=host_port, storage=Ports(blob_port, queue_port)),
                 ) as stack,
-                Consumer(stack.azurite.connection_string, ledger.arrive, hidden_seconds=5),
+                Consumer(
+                    stack.azurite.connection_string, ledger.arrive, hidden_seconds=5, idle_seconds=plan.idle_seconds
+                ),
             ):
                 stack.sim.graph.delivery.time_scale = plan.time_scale
                 run = cls(stack, plan, ledger, note, proxies=[blob, queue], front=front, proxy=proxy)
@@ -294,9 +298,9 @@ class Run:
             self._stack.sim.graph.settings.notification_ids = number % 2 == 0
             count = plan.notifications * (number + 1) // waves - plan.notifications * number // waves
             self._wave(name, count, _share(plan.forged, number, waves), _share(plan.undecryptable, number, waves))
-        self._await(self._is_quarantined, "quarantine")
+        self._await(self._is_quarantined, "quarantine", pause=_BLOBS_SECONDS)
         self._report.claims_swept = self._sweep_claims()
-        self._await(lambda: not self._blobs(CLAIM_CHECKS_CONTAINER), "the last claim checks")
+        self._await(lambda: not self._blobs(CLAIM_CHECKS_CONTAINER), "the last claim checks", pause=_BLOBS_SECONDS)
         self._balance()
         self._report.seconds = time.monotonic() - started
         return self._report
@@ -585,13 +589,13 @@ class Run:
 
         self._await(fire, "the subscriptions")
 
-    def _await(self, ready: Callable[[], bool], what: str) -> None:
+    def _await(self, ready: Callable[[], bool], what: str, *, pause: float = _POLL_SECONDS) -> None:
         deadline = time.monotonic() + self._plan.patience
         while not ready():
             if time.monotonic() > deadline:
                 said = self._stack.host.logs[-_LAST_WORDS:]
                 raise TimeoutError(f"waited for {what}, in vain: {self._ledger.missing} missing; the host said\n{said}")
-            time.sleep(_POLL_SECONDS)
+            time.sleep(pause)
 
     def _settle(self) -> None:
         """Count the POSTs of the wave, and forget their bodies."""

@@ -7,11 +7,12 @@ from dev.reliability import Plan, Run
 
 def test_the_ledger_balances(tmp_path: Path) -> None:
     plan = Plan(
-        notifications=240,
+        notifications=120,
         faults=("host killed", "worker killed", "storage restarted", "Key Vault answers 503", "duplicated deliveries"),
         time_scale=0.05,
         outage_seconds=2.0,
         visibility_timeout="00:00:02",
+        idle_seconds=0.5,
         patience=400.0,  # what is refused six times waits for more than two minutes, even scaled
         forged=8,
         undecryptable=6,
