@@ -695,17 +695,15 @@ def documented() -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("attended")
-class TestDocuments:
-    @pytest.mark.parametrize("line", list(documented()))
-    def test_every_command_line_runs_as_it_is_printed(self, empty: Stack, line: str) -> None:
-        """It may find things that are not well; it must be a command, and say so itself."""
-        run("subscriptions", "apply", "--yes")
-        empty.sim.entra.device_code_interval = 1
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(empty.sim.entra, "auto_approve", User())
-            result = run(*shlex.split(line), answer="y\n")
-        assert result.exit_code in {0, 1}, result.output
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+def test_every_documented_command_line_runs_as_it_is_printed(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may find things that are not well; it must be a command, and say so itself."""
+    run("subscriptions", "apply", "--yes")
+    monkeypatch.setattr(stack.sim.entra, "device_code_interval", 1)
+    monkeypatch.setattr(stack.sim.entra, "auto_approve", User())
+    for line in documented():
+        result = run(*shlex.split(line), answer="y\n")
+        assert result.exit_code in {0, 1}, (line, result.output)
+        assert result.exception is None or isinstance(result.exception, SystemExit), (line, result.exception)
 
 
 def count(stack: Stack, queue: str) -> int:
