@@ -404,13 +404,13 @@ class TestDoctor:
                 {"queue storage": "firewall", "blob storage": "firewall", "desired state": "correct nowhere.toml"},
             ),
             (
-                {"AzureWebJobsStorage": "another-key"},
+                {"AzureWebJobsStorage": "another-key", "CERTIFICATE_NAME": "another"},
                 {
                     "queue storage": "correct the key",
                     "blob storage": "correct the key",
+                    "certificate": "az keyvault certificate create",
                 },
             ),
-            ({"CERTIFICATE_NAME": "another"}, {"certificate": "az keyvault certificate create"}),
             (
                 {
                     "KEY_VAULT_URL": "https://127.0.0.1:1",
@@ -552,8 +552,9 @@ class TestDoctor:
         assert "line 2" in problem("desired state")["finding"]
 
     def test_says_that_subscriptions_and_runs_are_missing(self, stack: Stack) -> None:
-        assert "subscriptions apply" in problem("subscriptions")["remedy"]
-        assert "renew_subscriptions is enabled" in problem("renewal timer")["remedy"]
+        found = examination()
+        assert "subscriptions apply" in problem("subscriptions", found)["remedy"]
+        assert "renew_subscriptions is enabled" in problem("renewal timer", found)["remedy"]
 
     def test_says_what_nothing_asks_for(self, stack: Stack, desire: Callable[[str], None]) -> None:
         desire(traffic.SUBSCRIPTIONS + UNWANTED)
