@@ -32,6 +32,7 @@ from tests.unit.test_subscriptions import (
     OUTDATED,
     PRESENCE,
     RECORDS,
+    REKEYED,
     TENANT,
     URL,
     existing,
@@ -43,8 +44,8 @@ LAST = last_resort(existing(CALLS), Lifetimes())
 AT_LEISURE = datetime.max.replace(tzinfo=UTC)
 PREVIOUS = {"notification_url": BEFORE.url(rich=True)}
 UNREADABLE = {"notification_url": URL}
-KEPT = {"certificate_id": OUTDATED, "kept_certificate": CERTIFICATE}
-OTHER_KEY = {"notification_url": replace(ENDPOINT, notification_url=f"{URL}?code=yesterday").url(rich=True)}
+KEPT = {"certificate_id": OUTDATED, "kept_certificate": CERTIFICATE.id}
+OTHER_KEY = {"notification_url": REKEYED.url(rich=True)}
 ELSEWHERE = {"notification_url": "https://other.example.com/api/notifications"}
 REJECTED = RequestRejectedError("no")
 
@@ -54,7 +55,7 @@ def planned(desired: list[Desired], actual: list[Subscription], **options: Any) 
         desired,
         actual,
         NOW,
-        **{"endpoint": ENDPOINT, "certificate_id": CERTIFICATE, "lifetimes": Lifetimes()} | options,
+        **{"endpoint": ENDPOINT, "certificate_id": CERTIFICATE.id, "lifetimes": Lifetimes()} | options,
     )
     for action in actions:
         assert action.verb is Verb.REPLACE or not action.delete_first
@@ -62,7 +63,7 @@ def planned(desired: list[Desired], actual: list[Subscription], **options: Any) 
 
 
 def begun(actual: list[Subscription], **options: Any) -> tuple[Action, ...]:
-    given = {"endpoint": ENDPOINT, "certificate_id": CERTIFICATE, "lifetimes": Lifetimes()}
+    given = {"endpoint": ENDPOINT, "certificate_id": CERTIFICATE.id, "lifetimes": Lifetimes()}
     return renewals(actual, NOW, **given | options)
 
 
