@@ -8,7 +8,7 @@ from azure.core.exceptions import AzureError
 
 from commands.context import CommandContext
 from shared.values.errors import SwitchboardError
-from shared.values.graph import CredentialError
+from shared.values.graph_errors import CredentialError
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,13 @@ from commands.identity import Identity, identity_in
 from shared.operations.limits import Level
 from shared.subscriptions.desired import READ_MEMBERS, DesiredState
 from shared.values.errors import SwitchboardError, UnavailableError
-from shared.values.graph import CredentialError, GraphError, NotFoundError, PermissionDeniedError, SignInRequiredError
+from shared.values.graph_errors import (
+    CredentialError,
+    GraphError,
+    NotFoundError,
+    PermissionDeniedError,
+    SignInRequiredError,
+)
 
 _LOGIN: Final = "run: python manage.py login"
 

@@ -12,7 +12,7 @@ from shared.subscriptions.desired_source import Stage
 from shared.subscriptions.renewal_state import RenewalState
 from shared.subscriptions.run_report import Failure, Forecast
 from shared.values.errors import UnavailableError
-from shared.values.graph import CredentialError, TranscriptAccessError
+from shared.values.graph_errors import CredentialError, TranscriptAccessError
 from shared.values.times import span
 
 _LISTED: Final = 5  # one by one

@@ -231,7 +231,7 @@ def confirm_unwanted(
 async def _tell_strangers(context: "CommandContext") -> None:
     """Say it where this is not the app: what is shown is another application's."""
     from commands.identity import stranger
-    from shared.values.graph import CredentialError
+    from shared.values.graph_errors import CredentialError
 
     try:
         app_id = await stranger(context)
@@ -246,7 +246,7 @@ async def _listed(context: "CommandContext", tenant_id: str) -> "list[Subscripti
     """What Graph lists, by what is remembered of it: only that tells what Graph granted."""
     from shared.subscriptions.state import believed
     from shared.values.errors import UnavailableError
-    from shared.values.graph import SignedInListError
+    from shared.values.graph_errors import SignedInListError
 
     try:
         known = (await context.known.load(tenant_id)).memory.known

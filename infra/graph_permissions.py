@@ -23,7 +23,7 @@ from shared.clock import SystemClock
 from shared.graph.client import GraphClient
 from shared.subscriptions.desired import READ_MEMBERS, DesiredState, parse_desired
 from shared.values.errors import SwitchboardError
-from shared.values.graph import NotFoundError
+from shared.values.graph_errors import NotFoundError
 
 
 def needed(state: DesiredState) -> dict[str, frozenset[str]]:

@@ -14,9 +14,9 @@ from dev.simulation.scenario import GROUP, TENANT, Scenario, user
 from dev.simulation.virtual_time import sleep_until
 from dev.simulator.faults import Fault
 from dev.simulator.subscriptions import Subscription
-from shared.values import graph, resources
+from shared.values import graph_errors, resources
 from shared.values.errors import SwitchboardError, UnavailableError
-from shared.values.graph import EndpointValidationError, GraphError
+from shared.values.graph_errors import EndpointValidationError, GraphError
 
 _RETRIES_OF_A_QUEUE: Final = 5
 _LONGEST_RUN: Final = 600.0  # seconds
@@ -310,5 +310,5 @@ class CourseOfEvents:
 
 def _may_be_deleted_for(fault: Fault) -> bool:
     """Whether a refused renewal may end in a DELETE before there is a successor: Graph is to blame for the others."""
-    error = graph.error_of(fault.status or 0, {"error": {"code": "x", "message": fault.message}})
+    error = graph_errors.error_of(fault.status or 0, {"error": {"code": "x", "message": fault.message}})
     return isinstance(error, GraphError) and not isinstance(error, EndpointValidationError)

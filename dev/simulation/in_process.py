@@ -21,9 +21,9 @@ from dev.simulator.graph_api import GraphApi, GraphRequest
 from shared.clock import Clock
 from shared.graph.client import GraphClient
 from shared.graph.throttling import service_of
-from shared.values import graph
+from shared.values import graph, graph_errors
 from shared.values.errors import SwitchboardError
-from shared.values.graph import CredentialError, OutcomeUnknownError, SignInRequiredError
+from shared.values.graph_errors import CredentialError, OutcomeUnknownError, SignInRequiredError
 
 GRAPH = "https://graph.microsoft.com"
 SIGN_IN_APP = "2f1f9f6e-8b1c-4b58-9d7e-3f3f7a1f6f52"
@@ -164,7 +164,7 @@ class Troubles:
             if fault.hang_up is not None:
                 raise OutcomeUnknownError
             if fault.status is not None:
-                raise graph.error_of(fault.status, {"error": {"code": "x", "message": fault.message}}, None)
+                raise graph_errors.error_of(fault.status, {"error": {"code": "x", "message": fault.message}}, None)
 
 
 @dataclass
@@ -235,6 +235,6 @@ class InProcessClient(GraphClient):
             raise OutcomeUnknownError
         if response.status >= 300:
             retry_after = graph.parse_retry_after(response.headers.get("Retry-After"), self._clock.now())
-            raise graph.error_of(response.status, response.body, retry_after)
+            raise graph_errors.error_of(response.status, response.body, retry_after)
         assert isinstance(response.body, Mapping)
         return response.body

@@ -25,7 +25,8 @@ from shared.notifications.raw_messages import RawMessages
 from shared.storage.ports import STATE_CONTAINER, Blobs
 from shared.telemetry import Telemetry
 from shared.values.errors import UnavailableError
-from shared.values.graph import GraphError, Subscription
+from shared.values.graph import Subscription
+from shared.values.graph_errors import GraphError
 
 if TYPE_CHECKING:
     from shared.call_records.listing import CallRecords

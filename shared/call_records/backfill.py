@@ -21,7 +21,8 @@ from shared.clock import Clock
 from shared.notifications.raw_messages import RawMessages
 from shared.storage.ports import STATE_CONTAINER, Blobs
 from shared.values.errors import SwitchboardError, UnavailableError
-from shared.values.graph import GraphError, Subscription
+from shared.values.graph import Subscription
+from shared.values.graph_errors import GraphError
 
 if TYPE_CHECKING:
     from shared.call_records.listing import CallRecords

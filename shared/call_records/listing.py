@@ -17,7 +17,7 @@ from shared.call_records.coverage import ListedRecord, RecordPage, Step, parse_r
 from shared.clock import Clock
 from shared.graph.client import GraphClient
 from shared.graph.throttling import RateLimiter
-from shared.values import graph
+from shared.values import graph_errors
 from shared.values.errors import MalformedInputError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class CallRecords:
             link = record.pop("sessions@odata.nextLink", None)
             record["sessions"] = [*(sessions if isinstance(sessions, list) else ()), *await self._all(link, tenant_id)]
             record["participants_v2"] = await self._all(f"{url}/participants_v2", tenant_id)
-        except graph.NotFoundError as error:
+        except graph_errors.NotFoundError as error:
             raise UnavailableError("the call record", reason="call-record-not-found") from error
         return msgspec.json.encode(record)
 

@@ -12,7 +12,7 @@ from shared.call_records.coverage import KEPT, Gap, ListedRecord, RecordPage, St
 from shared.clock import Clock
 from shared.notifications.raw_messages import RawMessages
 from shared.values.errors import UnavailableError
-from shared.values.graph import GraphError
+from shared.values.graph_errors import GraphError
 from shared.values.resources import CALL_RECORDS_QUEUE
 
 if TYPE_CHECKING:

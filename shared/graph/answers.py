@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from shared.values import graph
+from shared.values import graph, graph_errors
 from shared.values.errors import MalformedInputError
 from shared.values.events.unusual_json import read_leniently
-from shared.values.graph import Call, OutcomeUnknownError, Reply, Subscription
+from shared.values.graph import Call, Reply, Subscription
+from shared.values.graph_errors import OutcomeUnknownError
 from shared.values.lifetimes import LEAST_GRANTED
 from shared.values.resource_row import ApiVersion
 
@@ -66,7 +67,7 @@ def reply_to(call: Call, part: Mapping[str, Any] | None, now: datetime) -> Reply
         headers = part.get("headers")
         lower = {str(name).lower(): value for name, value in headers.items()} if isinstance(headers, Mapping) else {}
         retry_after = graph.parse_retry_after(lower.get("retry-after"), now)
-        return graph.error_of(status, body, retry_after)
+        return graph_errors.error_of(status, body, retry_after)
     if call.method == "DELETE":
         return None
     try:

@@ -33,9 +33,10 @@ from shared.graph.throttling import (
     backoff,
     service_of,
 )
-from shared.values import graph, resources
+from shared.values import graph, graph_errors, resources
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
-from shared.values.graph import Call, CredentialError, OutcomeUnknownError, Reply, Subscription
+from shared.values.graph import Call, Reply, Subscription
+from shared.values.graph_errors import CredentialError, OutcomeUnknownError
 from shared.values.resource_row import ApiVersion
 
 _CONNECT_SECONDS: Final = 5.0
@@ -157,10 +158,10 @@ class GraphClient:
                 url = f"{self._endpoint}/{version}/subscriptions"
                 async for page in self.pages(url, tenant_id, limiter=self._lists, delegated=True):
                     yield list(readable_subscriptions(page, tenant_id, version, self._clock.now()))
-        except graph.SignInRequiredError:
+        except graph_errors.SignInRequiredError:
             return  # whether presence is wanted at all is not known here
-        except (UnavailableError, graph.GraphError) as error:
-            raise graph.SignedInListError(error) from error
+        except (UnavailableError, graph_errors.GraphError) as error:
+            raise graph_errors.SignedInListError(error) from error
 
     async def group_members(self, tenant_id: str, group_id: str) -> tuple[str, ...]:
         """Object ids of the users in a group and in the groups within it.
@@ -210,18 +211,18 @@ class GraphClient:
             UnavailableError: Graph or Entra ID did not answer.
             GraphError: Graph refuses.
         """
-        refusal: graph.GraphError = graph.NotFoundError(f"no subscription {subscription_id}")
+        refusal: graph_errors.GraphError = graph_errors.NotFoundError(f"no subscription {subscription_id}")
         own = ((version, False) for version in graph.API_VERSIONS)
         ways = [*own, *((version, True) for version in resources.DELEGATED_VERSIONS)]
         for version, delegated in ways:
             url = f"{self._endpoint}/{version}/subscriptions/{subscription_id}"
             try:
                 value = await self.get(url, tenant_id, delegated=delegated)
-            except graph.NotFoundError:
+            except graph_errors.NotFoundError:
                 continue
-            except graph.PermissionDeniedError as error:
+            except graph_errors.PermissionDeniedError as error:
                 refusal = error
-            except graph.SignInRequiredError:  # nobody has signed in, and so nobody can have made it
+            except graph_errors.SignInRequiredError:  # nobody has signed in, and so nobody can have made it
                 if not delegated:
                     raise
             else:
@@ -358,7 +359,7 @@ class GraphClient:
         decoded = decoded_json(response.content)
         if response.status_code >= 300:
             retry_after = graph.parse_retry_after(response.headers.get("Retry-After"), self._clock.now())
-            raise graph.error_of(response.status_code, decoded, retry_after)
+            raise graph_errors.error_of(response.status_code, decoded, retry_after)
         if not isinstance(decoded, Mapping):
             raise OutcomeUnknownError
         return decoded

@@ -26,7 +26,7 @@ from azure.identity import DefaultAzureCredential
 from azure.keyvault.secrets import KeyVaultSecret, SecretClient
 
 from shared.settings import is_loopback
-from shared.values.graph import CredentialError, SignInRequiredError
+from shared.values.graph_errors import CredentialError, SignInRequiredError
 
 PERMISSION: Final = "Presence.Read.All"
 

@@ -20,7 +20,7 @@ from shared.operations.limits import POISON, RAW_MESSAGES, RENEWAL, Level, Limit
 from shared.storage.ports import Blobs, Queues
 from shared.subscriptions.renewal_state import Renewals, RenewalState, RenewalStates
 from shared.telemetry import Happening
-from shared.values.graph import SIGN_IN_REQUIRED, TranscriptAccessError
+from shared.values.graph_errors import SIGN_IN_REQUIRED, TranscriptAccessError
 from shared.values.times import span
 
 if TYPE_CHECKING:

@@ -20,10 +20,11 @@ from enum import StrEnum
 from typing import Any, Final
 
 from shared.subscriptions.desired import Desired
-from shared.values import graph
+from shared.values import graph, graph_errors
 from shared.values.endpoint import ClientStateVersion, EncryptionCertificate, Endpoint, is_same_id
 from shared.values.errors import SwitchboardError, UnavailableError
-from shared.values.graph import Call, GraphError, Reply, Subscription
+from shared.values.graph import Call, Reply, Subscription
+from shared.values.graph_errors import GraphError
 from shared.values.lifetimes import LEAST_GRANTED, Lifetimes, half_life, last_resort
 from shared.values.resource_row import ResourceKind
 
@@ -141,7 +142,7 @@ def look(action: Action, old: Subscription) -> Steps:
     """Read a subscription, and do nothing about it."""
     delegated = action.kind is not None and action.kind.delegated_only
     reply = yield Call("GET", old.tenant_id, old.api_version, delegated, old.id)
-    if isinstance(reply, graph.NotFoundError):
+    if isinstance(reply, graph_errors.NotFoundError):
         return Result(action, Outcome.GONE, removed=old.id)
     if isinstance(reply, Subscription) and reply.id == old.id:
         return Result(action, Outcome.UNCHANGED, reply)
@@ -169,13 +170,13 @@ class _Execution:
     def _renew(self, old: Subscription, kind: ResourceKind) -> Steps:
         """PATCH and nothing else: what is to become of one that is gone or refused is for a plan to decide."""
         reply = yield from self._patch(old, kind, self._changes(old))
-        if isinstance(reply, graph.NotFoundError):
+        if isinstance(reply, graph_errors.NotFoundError):
             reply = yield self._call("GET", old, kind)
-            if isinstance(reply, graph.NotFoundError):
+            if isinstance(reply, graph_errors.NotFoundError):
                 return self._result(Outcome.GONE, removed=old.id)
             if isinstance(reply, Subscription):
                 reply = yield from self._patch(old, kind, self._changes(old))
-        if isinstance(reply, graph.RequestRejectedError) and self._changes(old):
+        if isinstance(reply, graph_errors.RequestRejectedError) and self._changes(old):
             # "Update subscription" names expiration and URL alone
             # (https://learn.microsoft.com/graph/api/subscription-update).
             reply = yield from self._patch(old, kind, {})
@@ -184,7 +185,7 @@ class _Execution:
         if isinstance(reply, Subscription):
             if self._extended(reply, old, kind):
                 return self._result(Outcome.RENEWED, reply)
-            return self._result(Outcome.KEPT, reply, graph.UnchangedError())
+            return self._result(Outcome.KEPT, reply, graph_errors.UnchangedError())
         return self._result(Outcome.KEPT if isinstance(reply, GraphError) else Outcome.FAILED, old, _refusal(reply))
 
     def _replace(self, old: Subscription, want: Desired) -> Steps:
@@ -214,13 +215,13 @@ class _Execution:
         if isinstance(reply, Subscription):
             removed = yield self._call("DELETE", old, want.kind)  # if this fails, the next run sees a duplicate
             return self._result(Outcome.REPLACED, reply, removed=old.id if _is_gone(removed) else None)
-        if isinstance(reply, graph.SubscriptionConflictError):
+        if isinstance(reply, graph_errors.SubscriptionConflictError):
             if self._holder_is_another(reply, old, want):
                 return self._not_made(reply, old)
             holds_the_place = True
         else:
             useless = self.context.endpoint.read_mark(old.notification_url)[0] is ClientStateVersion.UNKNOWN
-            holds_the_place = useless and isinstance(reply, graph.QuotaExceededError)
+            holds_the_place = useless and isinstance(reply, graph_errors.QuotaExceededError)
         if not holds_the_place:
             return self._not_made(reply, old)
         if not self.action.delete_first:
@@ -233,7 +234,7 @@ class _Execution:
         return replace(self._made(reply, Outcome.REPLACED), removed=old.id)
 
     @staticmethod
-    def _holder_is_another(conflict: graph.SubscriptionConflictError, old: Subscription, want: Desired) -> bool:
+    def _holder_is_another(conflict: graph_errors.SubscriptionConflictError, old: Subscription, want: Desired) -> bool:
         named = [identity for identity in conflict.holders if identity not in want.resource.lower()]
         return bool(named) and old.id.lower() not in named
 
@@ -261,14 +262,14 @@ class _Execution:
             now, asked = self.context.now(), self.context.lifetimes.ask(want.tenant_id, want.kind, want.resource)
             body = creation_body(want, now + asked, self.context.endpoint, certificate)
             reply: Reply = yield Call("POST", want.tenant_id, versions[0], want.kind.delegated_only, None, body)
-            if isinstance(reply, graph.RequestRejectedError | graph.NotFoundError) and len(versions) > 1:
+            if isinstance(reply, graph_errors.RequestRejectedError | graph_errors.NotFoundError) and len(versions) > 1:
                 versions = versions[1:]  # Graph's pages disagree on which one knows the path
-            elif isinstance(reply, graph.EndpointValidationError) and not woken:
+            elif isinstance(reply, graph_errors.EndpointValidationError) and not woken:
                 woken = True  # an app that has been scaled in is started by the very call that it answers too late
             elif not self._shortened(reply, want.kind, want.resource, asked):
                 break
-        if isinstance(reply, graph.EndpointValidationError):
-            return graph.EndpointValidationError(f"{reply} (of {self.context.endpoint.addresses})")
+        if isinstance(reply, graph_errors.EndpointValidationError):
+            return graph_errors.EndpointValidationError(f"{reply} (of {self.context.endpoint.addresses})")
         if not isinstance(reply, Subscription):
             return reply
         expires = reply.expires if reply.expires_told else now + min(asked, LEAST_GRANTED)
@@ -305,7 +306,7 @@ class _Execution:
         )
 
     def _shortened(self, reply: Reply, kind: ResourceKind, resource: str, asked: timedelta) -> bool:
-        if not isinstance(reply, graph.LifetimeExceededError):
+        if not isinstance(reply, graph_errors.LifetimeExceededError):
             return False
         self.context.lifetimes.refused(self.action.tenant_id, kind, resource, asked, reply.maximum)
         return True
@@ -334,8 +335,13 @@ class _Execution:
         return self._result(outcome, reply) if isinstance(reply, Subscription) else self._not_made(reply)
 
     def _not_made(self, reply: SwitchboardError | None, old: Subscription | None = None) -> Result:
-        is_of_others = isinstance(reply, graph.PathLimitError) and reply.all_apps  # no list of ours would show them
-        if isinstance(reply, graph.SubscriptionConflictError | graph.OutcomeUnknownError) and not is_of_others:
+        is_of_others = (
+            isinstance(reply, graph_errors.PathLimitError) and reply.all_apps
+        )  # no list of ours would show them
+        if (
+            isinstance(reply, graph_errors.SubscriptionConflictError | graph_errors.OutcomeUnknownError)
+            and not is_of_others
+        ):
             return self._result(Outcome.UNSETTLED, None, reply)
         return self._result(Outcome.FAILED, old, _refusal(reply))
 
@@ -351,13 +357,13 @@ class _Execution:
 
 
 def _is_gone(reply: Reply) -> bool:
-    return reply is None or isinstance(reply, graph.NotFoundError)
+    return reply is None or isinstance(reply, graph_errors.NotFoundError)
 
 
 def _refusal(reply: Reply) -> SwitchboardError:
     if isinstance(reply, SwitchboardError):
         return reply
-    return graph.RequestRejectedError("Graph answered without doing what was asked")
+    return graph_errors.RequestRejectedError("Graph answered without doing what was asked")
 
 
 def creation_body(

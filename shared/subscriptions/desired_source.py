@@ -29,7 +29,7 @@ from shared.subscriptions.desired import (
     wanted_of_members,
 )
 from shared.values.errors import OutOfTimeError, SwitchboardError, UnavailableError, UnexpectedError
-from shared.values.graph import GraphError
+from shared.values.graph_errors import GraphError
 from shared.values.times import Moment
 
 if TYPE_CHECKING:

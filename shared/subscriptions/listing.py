@@ -16,9 +16,10 @@ from shared.subscriptions.desired_source import Stage, Trouble, Wanted
 from shared.subscriptions.scheduler import BatchScheduler, Posted
 from shared.subscriptions.state import SKEW, Changes, Creation, Memory, believed, recalled
 from shared.subscriptions.unwanted import Review
-from shared.values import graph
+from shared.values import graph_errors
 from shared.values.errors import OutOfTimeError, SwitchboardError, UnavailableError
-from shared.values.graph import GraphError, Subscription
+from shared.values.graph import Subscription
+from shared.values.graph_errors import GraphError
 from shared.values.lifetimes import Lifetimes
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Picture:
     lost: dict[str, Subscription | None] = field(default_factory=dict)
     shows_all: bool = False
     error: SwitchboardError | None = None
-    without_signed_in: graph.SignedInListError | None = None
+    without_signed_in: graph_errors.SignedInListError | None = None
     unread: list[SwitchboardError] = field(default_factory=list)
 
 
@@ -96,7 +97,7 @@ class TenantRecord:
         told = {trouble.identity for trouble in self.troubles}
         for want in self.wanted:
             if want.kind.key in kinds and want.resource not in told:
-                self.add_trouble(Stage.SUBSCRIPTION, graph.TranscriptAccessError(), want.kind.key, want.resource)
+                self.add_trouble(Stage.SUBSCRIPTION, graph_errors.TranscriptAccessError(), want.kind.key, want.resource)
 
     def take_wanted(self, wanted: Wanted) -> None:
         """Note what is desired, and how that was read."""
@@ -139,7 +140,7 @@ class TenantRecord:
         if subscription.life is None and subscription.kind is not None:
             asked = self.lifetimes.ask(subscription.tenant_id, subscription.kind, subscription.resource)
             subscription = replace(subscription, life=max(asked, subscription.expires - self.now()))
-        if subscription.kind is not None and isinstance(result.error, graph.TranscriptAccessError):
+        if subscription.kind is not None and isinstance(result.error, graph_errors.TranscriptAccessError):
             self.changes.refused(subscription.kind, subscription.resource, result.error.reason, self.now())
         self.there[subscription.id] = subscription
         self.changes.saw(subscription)
@@ -166,7 +167,7 @@ class TenantRecord:
             self.changes.accepted(posted.kind)
         else:
             reason = posted.error.reason if isinstance(posted.error, SwitchboardError) else "unexpected"
-            off = isinstance(posted.error, graph.TranscriptAccessError)
+            off = isinstance(posted.error, graph_errors.TranscriptAccessError)
             self.changes.refused(posted.kind, posted.resource, reason, self.now() if off else None)
 
     def forget_refusals(self, memory: Memory) -> None:
@@ -226,7 +227,7 @@ class Listing:
                 picture.there |= shown
                 picture.confirmed |= shown.keys()
                 see(shown.values())
-        except graph.SignedInListError as error:
+        except graph_errors.SignedInListError as error:
             logger.warning("the signed-in user's subscriptions cannot be listed: reason=%s", error.reason)
             picture.without_signed_in = error
         except (UnavailableError, GraphError) as error:
@@ -283,7 +284,7 @@ class Listing:
                     return
                 try:
                     subscription = await self.graph.subscription(tenant_id, identity)
-                except graph.NotFoundError:
+                except graph_errors.NotFoundError:
                     picture.lost[identity] = None
                 except (UnavailableError, GraphError) as error:
                     picture.unread.append(error)

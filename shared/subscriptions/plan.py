@@ -31,13 +31,8 @@ from shared.subscriptions.desired import Desired
 from shared.subscriptions.state import SKEW
 from shared.values.endpoint import CACHED_URLS, ClientStateVersion, Endpoint, is_same_id
 from shared.values.errors import SwitchboardError
-from shared.values.graph import (
-    EndpointValidationError,
-    GraphError,
-    OutcomeUnknownError,
-    Subscription,
-    UnauthorizedError,
-)
+from shared.values.graph import Subscription
+from shared.values.graph_errors import EndpointValidationError, GraphError, OutcomeUnknownError, UnauthorizedError
 from shared.values.lifetimes import LEAST_GRANTED, SMALLEST_MARGIN, Lifetimes, half_life, last_resort
 from shared.values.resource_paths import Names
 from shared.values.resource_row import UNKNOWN

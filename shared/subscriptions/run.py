@@ -24,7 +24,7 @@ from shared.subscriptions.run_report import Forecast, Removal, RenewalReport, Ru
 from shared.subscriptions.scheduler import BatchScheduler, no_guard
 from shared.subscriptions.state import Changes, KnownSubscriptions, Memory, recalled
 from shared.subscriptions.tenant_run import Order, TenantRun
-from shared.values import graph
+from shared.values import graph_errors
 from shared.values.endpoint import Endpoint
 from shared.values.errors import MalformedInputError, SettingsError, UnavailableError
 from shared.values.graph import Subscription
@@ -161,7 +161,7 @@ class Renewal:
             if subscription is None:
                 troubles = (trouble for tenant in tenants for trouble in tenant.record.troubles)
                 why = next((trouble.error for trouble in troubles if trouble.identity == identity), None)
-                raise why or graph.NotFoundError(f"there is no subscription {identity}")
+                raise why or graph_errors.NotFoundError(f"there is no subscription {identity}")
             if not self._endpoint.owns(subscription.notification_url):
                 message = f"{identity} delivers elsewhere: it is not ours to delete"
                 raise MalformedInputError(message, reason="not-ours")
@@ -205,7 +205,7 @@ class Renewal:
         self._check_served(tenant_id)
         try:
             subscription = await self._recall(tenant_id, subscription_id)
-        except graph.NotFoundError:
+        except graph_errors.NotFoundError:
             return Outcome.GONE
         actions = plan(
             (),

@@ -11,7 +11,7 @@ from shared.subscriptions.actions import Action, Outcome, Reason, Result
 from shared.subscriptions.desired_source import Stage, Trouble
 from shared.subscriptions.listing import TenantRecord
 from shared.subscriptions.unwanted import Unwanted
-from shared.values import graph
+from shared.values import graph_errors
 from shared.values.endpoint import ClientStateVersion, Endpoint
 from shared.values.errors import NoTurnError, SettingsError, SwitchboardError, UnavailableError
 from shared.values.graph import Subscription
@@ -137,7 +137,7 @@ class RunEnd:
         unlisted = [
             trouble.error
             for trouble in self._all_troubles()
-            if trouble.stage is Stage.LIST and not isinstance(trouble.error, graph.SignedInListError)
+            if trouble.stage is Stage.LIST and not isinstance(trouble.error, graph_errors.SignedInListError)
         ]
         first = next((error for error in (*errors, *unlisted) if isinstance(error, UnavailableError)), None)
         if first is not None and (errors or unlisted):

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final, Self
 from shared.clock import Clock
 from shared.graph.throttling import backoff
 from shared.subscriptions.actions import Action, Outcome, Reason, Result, RunContext, Steps, Verb, carry_out, look
-from shared.values import graph
+from shared.values import graph, graph_errors
 from shared.values.errors import NoTurnError, OutOfTimeError, UnavailableError
-from shared.values.graph import Call, GraphError, OutcomeUnknownError, Reply, Subscription
+from shared.values.graph import Call, Reply, Subscription
+from shared.values.graph_errors import GraphError, OutcomeUnknownError
 from shared.values.resource_row import ApiVersion, PathForm, ResourceKind
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ GRACE: Final = timedelta(seconds=60)  # after the deadline, for what has been be
 _IN_FLIGHT: Final = 4  # batches at a time and tenant: Graph takes about a second for one, and allows more than one
 _TRIES: Final = 5
 _FOR_ALL_OF_A_KIND: Final = (
-    graph.PermissionDeniedError,
-    graph.QuotaExceededError,
-    graph.EndpointValidationError,
-    graph.TranscriptAccessError,
+    graph_errors.PermissionDeniedError,
+    graph_errors.QuotaExceededError,
+    graph_errors.EndpointValidationError,
+    graph_errors.TranscriptAccessError,
 )
 _ENOUGH: Final = 3  # after so many different things of a kind were refused in the same way, no others are tried
 
@@ -248,7 +249,7 @@ class BatchScheduler:
         """Whether the call is sent again later, because that may help and does no harm."""
         if not isinstance(reply, UnavailableError) or not task.patient:
             return False
-        if isinstance(reply, graph.CredentialError | NoTurnError):
+        if isinstance(reply, graph_errors.CredentialError | NoTurnError):
             return False
         if isinstance(reply, OutcomeUnknownError) and task.call.method == "POST":
             return False
@@ -266,11 +267,11 @@ class BatchScheduler:
     def _advance(self, task: _Task, reply: Reply) -> None:
         kind, about = task.action.kind, task.action.desired or task.action.subscription
         form = None if kind is None or about is None else kind.form(about.resource)
-        if form is not None and isinstance(reply, graph.PermissionDeniedError):
-            reply = graph.PermissionDeniedError(
+        if form is not None and isinstance(reply, graph_errors.PermissionDeniedError):
+            reply = graph_errors.PermissionDeniedError(
                 f"{reply} (unless Graph says otherwise, {form.permission} is needed; granted? then up to 24 h)"
             )
-        elif form is not None and about is not None and isinstance(reply, graph.QuotaExceededError):
+        elif form is not None and about is not None and isinstance(reply, graph_errors.QuotaExceededError):
             reply = _limit_of_path(reply, form, about.resource)
         if task.call.method == "POST" and kind is not None:
             self._note_answer(task, kind, reply)
@@ -288,7 +289,7 @@ class BatchScheduler:
         self._enqueue(task)
 
     def _note_answer(self, task: _Task, kind: ResourceKind, reply: Reply) -> None:
-        if isinstance(reply, graph.SubscriptionConflictError | graph.LifetimeExceededError | NoTurnError):
+        if isinstance(reply, graph_errors.SubscriptionConflictError | graph_errors.LifetimeExceededError | NoTurnError):
             return
         resource = str((task.call.body or {}).get("resource"))
         error = reply if isinstance(reply, Exception) else None
@@ -297,13 +298,13 @@ class BatchScheduler:
             self._refused[task.call.tenant_id, kind.key, type(reply)][resource] = reply
 
 
-def _limit_of_path(error: graph.QuotaExceededError, form: PathForm, resource: str) -> GraphError:
+def _limit_of_path(error: graph_errors.QuotaExceededError, form: PathForm, resource: str) -> GraphError:
     """The same, unless it is a limit of this one path: that concerns no other of the kind."""
     of_path = error.limit in {1, form.most_of_all} if error.limit else not error.of_organization
     if not (form.only_one and of_path):
         return error
     of_all = "" if form.most_of_all is None else f", and {form.most_of_all} of all applications together"
-    return graph.PathLimitError(
+    return graph_errors.PathLimitError(
         f"{error} (of {resource} Graph allows one subscription of an application{of_all})",
         all_apps=error.limit is not None and error.limit == form.most_of_all,
     )

@@ -14,10 +14,11 @@ from shared.subscriptions.plan import Course, is_of_its_own, plan, renewals
 from shared.subscriptions.scheduler import GRACE, BatchScheduler
 from shared.subscriptions.state import Creation, Memory, believed, held_until
 from shared.subscriptions.turn import TenantTurn
-from shared.values import graph
+from shared.values import graph_errors
 from shared.values.endpoint import ClientStateVersion
 from shared.values.errors import UnavailableError
-from shared.values.graph import GraphError, Subscription
+from shared.values.graph import Subscription
+from shared.values.graph_errors import GraphError
 from shared.values.lifetimes import half_life, last_resort
 from shared.values.resource_paths import Names
 
@@ -144,7 +145,7 @@ class TenantPlanner:
             if until is not None and until > now and not self._exists(want):
                 held.add(want.key)
                 if all(trouble.identity != want.resource for trouble in self.record.troubles):
-                    error = graph.UnseenError(until)
+                    error = graph_errors.UnseenError(until)
                     self.record.add_trouble(Stage.SUBSCRIPTION, error, want.kind.key, want.resource)
         return held
 
@@ -358,7 +359,7 @@ class Settlement:
         """Add what holds a place although no list shows it: whether a list shows everything is not documented."""
         for result in results:
             error, want = result.error, result.action.desired
-            if not isinstance(error, graph.SubscriptionConflictError) or want is None:
+            if not isinstance(error, graph_errors.SubscriptionConflictError) or want is None:
                 continue
             for holder in error.holders:
                 if holder in self.record.there or holder in self.gone or holder in want.resource.lower():
@@ -383,7 +384,7 @@ class Settlement:
 
 
 def _is_unanswered(result: Result) -> bool:
-    return isinstance(result.error, graph.OutcomeUnknownError)
+    return isinstance(result.error, graph_errors.OutcomeUnknownError)
 
 
 def _merged(before: Result, settled: Mapping[tuple[str, str], Result]) -> Result:

@@ -27,10 +27,11 @@ from shared.subscriptions.state import KnownSubscriptions, Memory, believed, rec
 from shared.subscriptions.tenant_actions import PlanExecution, Renewals, Settlement, TenantPlanner
 from shared.subscriptions.turn import TenantTurn
 from shared.subscriptions.unwanted import due_for_removal, review_unwanted
-from shared.values import graph, resources
+from shared.values import graph_errors, resources
 from shared.values.endpoint import ClientStateVersion
 from shared.values.errors import SettingsError, SwitchboardError, UnavailableError, UnexpectedError
-from shared.values.graph import GraphError, Subscription
+from shared.values.graph import Subscription
+from shared.values.graph_errors import GraphError
 from shared.values.resource_paths import Names
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class TenantRun:
             recollection = None if known is None else recalled(identity, self.record.tenant_id, known)
             try:
                 subscriptions.append(recollection or await self._graph.subscription(self.record.tenant_id, identity))
-            except graph.NotFoundError:
+            except graph_errors.NotFoundError:
                 continue
             except (UnavailableError, GraphError) as error:
                 self.record.add_trouble(Stage.READ, error, identity=identity)

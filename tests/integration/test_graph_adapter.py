@@ -18,10 +18,11 @@ from shared.graph.client import GraphClient
 from shared.subscriptions.actions import Outcome, creation_body
 from shared.subscriptions.desired import Desired, DesiredState
 from shared.subscriptions.run import Renewal
-from shared.values import graph, resources
+from shared.values import graph, graph_errors, resources
 from shared.values.endpoint import EncryptionCertificate, Endpoint
 from shared.values.errors import UnavailableError
-from shared.values.graph import Call, CredentialError, OutcomeUnknownError, Subscription
+from shared.values.graph import Call, Subscription
+from shared.values.graph_errors import CredentialError, OutcomeUnknownError
 from tests.unit.model_graph import Source, user
 
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
@@ -74,7 +75,7 @@ def clock() -> FastForwardClock:
 def client(sim: Simulator, clock: FastForwardClock) -> Iterator[GraphClient]:
     def credentials(tenant_id: str, *, delegated: bool) -> TokenCredential:
         if delegated:
-            raise graph.SignInRequiredError
+            raise graph_errors.SignInRequiredError
         return _Credential(sim, tenant_id)
 
     graph_client = FastForwardClient(sim.graph_url, credentials, clock, read_seconds=1.0)
@@ -136,8 +137,8 @@ async def test_the_life_of_a_subscription(client: GraphClient, clock: FastForwar
     assert await listed(client, OTHER_TENANT) == ()
     assert await client.send([on("DELETE", made)]) == [None]
     gone = await client.send([on(method, made) for method in ("GET", "DELETE")])
-    assert [type(reply) for reply in gone] == [graph.NotFoundError] * 2
-    with pytest.raises(graph.NotFoundError):
+    assert [type(reply) for reply in gone] == [graph_errors.NotFoundError] * 2
+    with pytest.raises(graph_errors.NotFoundError):
         await client.subscription(TENANT, made.id)
 
 
@@ -156,19 +157,19 @@ async def test_each_part_of_a_batch_has_its_own_answer(
         ]
     )
     conflict, lifetime, *others, quota = replies
-    assert isinstance(conflict, graph.SubscriptionConflictError)
+    assert isinstance(conflict, graph_errors.SubscriptionConflictError)
     assert conflict.holders == (made.id,)
-    assert isinstance(lifetime, graph.LifetimeExceededError)
+    assert isinstance(lifetime, graph_errors.LifetimeExceededError)
     assert lifetime.maximum == timedelta(minutes=4230)
     assert {type(reply) for reply in others} == {Subscription}
-    assert isinstance(quota, graph.QuotaExceededError)
+    assert isinstance(quota, graph_errors.QuotaExceededError)
     assert (quota.limit, quota.of_organization) == (3, True)
 
 
 async def test_a_missing_permission(client: GraphClient, clock: FastForwardClock, sim: Simulator) -> None:
     sim.faults.add(Fault("graph", "POST", "/subscriptions", status=403))
     [reply] = await client.send([post(records(), clock)])
-    assert isinstance(reply, graph.PermissionDeniedError)
+    assert isinstance(reply, graph_errors.PermissionDeniedError)
 
 
 async def test_transcripts_that_the_tenant_does_not_let_graph_have(
@@ -182,9 +183,9 @@ async def test_transcripts_that_the_tenant_does_not_let_graph_have(
     [second] = await client.send([post(want, clock)])
     sim.graph.settings.transcript_access = False
     [kept] = await client.send([on("PATCH", made, {"expirationDateTime": graph.format_time(clock.now() + HOUR)})])
-    assert isinstance(refused, graph.TranscriptAccessError)
-    assert isinstance(kept, graph.TranscriptAccessError)
-    assert isinstance(second, graph.QuotaExceededError)
+    assert isinstance(refused, graph_errors.TranscriptAccessError)
+    assert isinstance(kept, graph_errors.TranscriptAccessError)
+    assert isinstance(second, graph_errors.QuotaExceededError)
     assert (second.limit, second.of_organization) == (1, False)  # of the application, which has its one
 
 
@@ -226,8 +227,8 @@ async def test_answers_that_open_with_a_byte_order_mark_are_read(
     [made] = await create(client, clock, records())
     assert await listed(client, TENANT) == (made,)
     [_, gone] = await client.send([on("DELETE", made), on("GET", made)])
-    assert isinstance(gone, graph.NotFoundError)
-    with pytest.raises(graph.NotFoundError):
+    assert isinstance(gone, graph_errors.NotFoundError)
+    with pytest.raises(graph_errors.NotFoundError):
         await client.subscription(TENANT, made.id)
 
 
@@ -330,7 +331,7 @@ async def test_calls_that_hang_leave_the_threads_of_decryption_alone(sim: Simula
 
     def hang(_tenant_id: str, *, delegated: bool) -> TokenCredential:
         answer.wait()
-        raise graph.SignInRequiredError
+        raise graph_errors.SignInRequiredError
 
     hanging = GraphClient(sim.graph_url, hang, clock)
     asking = [asyncio.create_task(listed(hanging, TENANT)) for _ in range(40)]
@@ -348,7 +349,7 @@ async def test_members_of_a_group_page_by_page(client: GraphClient, sim: Simulat
     sim.directory.groups["everyone"] = [user(number) for number in range(25)]
     sim.directory.group_page = 10
     assert await client.group_members(TENANT, "everyone") == tuple(sim.directory.groups["everyone"])
-    with pytest.raises(graph.NotFoundError):
+    with pytest.raises(graph_errors.NotFoundError):
         await client.group_members(TENANT, "nobody")
 
 

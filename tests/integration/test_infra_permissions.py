@@ -16,7 +16,7 @@ from shared.clock import SystemClock
 from shared.graph.client import GraphClient
 from shared.subscriptions.desired import DesiredState, parse_desired
 from shared.values.errors import UnavailableError
-from shared.values.graph import NotFoundError, PermissionDeniedError
+from shared.values.graph_errors import NotFoundError, PermissionDeniedError
 from shared.values.resources import CATALOGUE
 
 TENANT = "99999999-9999-9999-9999-999999999999"

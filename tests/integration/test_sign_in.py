@@ -21,7 +21,7 @@ from shared.subscriptions.run_report import RenewalReport
 from shared.values import resources
 from shared.values.endpoint import EncryptionCertificate, Endpoint
 from shared.values.errors import UnavailableError
-from shared.values.graph import CredentialError, SignInRequiredError
+from shared.values.graph_errors import CredentialError, SignInRequiredError
 from tests.unit.model_graph import Source, user
 
 DAY = timedelta(days=1)

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from shared.subscriptions.desired import Desired, DesiredState
-from shared.values import graph, resources
+from shared.values import graph, graph_errors, resources
 from shared.values.endpoint import EncryptionCertificate, Endpoint
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription
@@ -92,24 +92,26 @@ def refuse(error: SwitchboardError) -> Fault:
 def lose_answer(work: Callable[[], Reply]) -> Reply:
     """Do the work; nobody hears of it."""
     work()
-    return graph.OutcomeUnknownError()
+    return graph_errors.OutcomeUnknownError()
 
 
 UNAVAILABLE = refuse(UnavailableError("Graph"))
 THROTTLED = refuse(UnavailableError("Graph", reason="throttled", retry_after=3.0))
-NOT_DONE = refuse(graph.OutcomeUnknownError())
-NOT_FOUND = refuse(graph.NotFoundError("404"))
-REJECTED = refuse(graph.RequestRejectedError("400"))
-NOT_VALIDATED = refuse(graph.EndpointValidationError("400 ValidationError: Subscription validation request failed."))
-FORBIDDEN = refuse(graph.PermissionDeniedError("403"))
-QUOTA = refuse(graph.QuotaExceededError("403"))
+NOT_DONE = refuse(graph_errors.OutcomeUnknownError())
+NOT_FOUND = refuse(graph_errors.NotFoundError("404"))
+REJECTED = refuse(graph_errors.RequestRejectedError("400"))
+NOT_VALIDATED = refuse(
+    graph_errors.EndpointValidationError("400 ValidationError: Subscription validation request failed.")
+)
+FORBIDDEN = refuse(graph_errors.PermissionDeniedError("403"))
+QUOTA = refuse(graph_errors.QuotaExceededError("403"))
 
 
 def limit_reached(whose: str, limit: int) -> SwitchboardError:
     """How Graph refuses what is more than a limit allows."""
     said = f"The {whose} has reached its limit of '{limit}' subscriptions to this resource."
     message = f"Operation: Create; Exception: [Status Code: Forbidden; Reason: {said}]"
-    return graph.error_of(403, {"error": {"code": "ExtensionError", "message": message}})
+    return graph_errors.error_of(403, {"error": {"code": "ExtensionError", "message": message}})
 
 
 @dataclass
@@ -186,13 +188,13 @@ class ModelGraph:
             raise error
         found = self.all.get(subscription_id)
         if found is None or found.expires <= self.clock.now() or found.tenant_id != tenant_id:
-            raise graph.NotFoundError("404")
+            raise graph_errors.NotFoundError("404")
         return self._told(found)
 
     async def group_members(self, tenant_id: str, group_id: str) -> tuple[str, ...]:
         await self._be_overtaken(tenant_id)
         if group_id not in self.members:
-            raise graph.NotFoundError("no such group")
+            raise graph_errors.NotFoundError("no such group")
         return self.members[group_id]
 
     async def send(self, calls: Sequence[Call]) -> list[Reply]:
@@ -228,7 +230,7 @@ class ModelGraph:
             return self._create(call)
         found = self.all.get(call.subscription_id or "")
         if found is None or found.expires <= self.clock.now():
-            return graph.NotFoundError("404")
+            return graph_errors.NotFoundError("404")
         if call.method == "DELETE":
             del self.all[found.id]
             return None
@@ -254,11 +256,15 @@ class ModelGraph:
         kind = resources.match(body["resource"]) or UNKNOWN
         if same and self.unique:
             limited = kind.key in {"transcripts", "recordings"}
-            return limit_reached("application", 1) if limited else graph.SubscriptionConflictError("409", same[0].id)
+            return (
+                limit_reached("application", 1)
+                if limited
+                else graph_errors.SubscriptionConflictError("409", same[0].id)
+            )
         if len(same) + self.of_others[body["resource"]] >= 10 and "/onlineMeetings/getAll" in body["resource"]:
             return limit_reached("user", 10)
         if len(self.live()) >= self.quota:
-            return graph.QuotaExceededError("403")
+            return graph_errors.QuotaExceededError("403")
         if (refusal := self._too_long(body["resource"], graph.parse_time(body["expirationDateTime"]))) is not None:
             return refusal
         one = graph.parse_subscription({**body, "id": str(UUID(int=next(self._ids)))}, call.tenant_id, call.api_version)
@@ -270,7 +276,7 @@ class ModelGraph:
         kind = resources.match(resource) or UNKNOWN
         maximum = self.maximum.get(resource) or self.maximum.get(kind.key, kind.max_lifetime)
         if expires - self.clock.now() > maximum:
-            return graph.LifetimeExceededError("400", maximum)
+            return graph_errors.LifetimeExceededError("400", maximum)
         return None
 
     def _told(self, one: Subscription) -> Subscription:

@@ -12,7 +12,8 @@ from shared.call_records.coverage import Coverage, Gap, ListedRecord, RecordPage
 from shared.storage.ports import STATE_CONTAINER
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError
-from shared.values.graph import PermissionDeniedError, RequestRejectedError, Subscription
+from shared.values.graph import Subscription
+from shared.values.graph_errors import PermissionDeniedError, RequestRejectedError
 from tests.fakes import write_blob, write_blob_in_between
 from tests.unit.model_graph import OTHER_TENANT, START, TENANT, ModelGraph, VirtualClock, call_records, user
 

@@ -24,7 +24,7 @@ from shared.subscriptions.desired import DesiredState, parse_desired
 from shared.subscriptions.renewal_state import KeptSubscription, Renewals, RenewalState
 from shared.values.consumers import NO_OTHERS, Consumers, parse_consumers
 from shared.values.errors import SettingsError, UnavailableError
-from shared.values.graph import NotFoundError, PermissionDeniedError
+from shared.values.graph_errors import NotFoundError, PermissionDeniedError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TENANT = "99999999-9999-9999-9999-999999999999"

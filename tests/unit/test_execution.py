@@ -8,7 +8,7 @@ import pytest
 
 from shared.subscriptions.actions import Action, Outcome, Reason, Result, RunContext, Verb, carry_out, creation_body
 from shared.subscriptions.desired import Desired
-from shared.values import graph, resources
+from shared.values import graph_errors, resources
 from shared.values.endpoint import Endpoint
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription, format_time
@@ -31,16 +31,16 @@ PRESENCE = Desired(TENANT, resources.PRESENCE, "communications/presences/u1", ri
 ASKED = Lifetimes().ask(TENANT, resources.CALL_EVENTS, CALLS.resource)
 WHOLE = format_time(NOW + ASKED)
 
-REJECTED = graph.RequestRejectedError("400")
-NOT_FOUND = graph.NotFoundError("404")
-QUOTA = graph.QuotaExceededError("403")
+REJECTED = graph_errors.RequestRejectedError("400")
+NOT_FOUND = graph_errors.NotFoundError("404")
+QUOTA = graph_errors.QuotaExceededError("403")
 BUSY = UnavailableError("Graph")
-UNKNOWN = graph.OutcomeUnknownError()
-NOT_VALIDATED = graph.EndpointValidationError("400 ValidationError")
+UNKNOWN = graph_errors.OutcomeUnknownError()
+NOT_VALIDATED = graph_errors.EndpointValidationError("400 ValidationError")
 
 
-def refused(hours: float) -> graph.LifetimeExceededError:
-    return graph.LifetimeExceededError("400", hours * HOUR)
+def refused(hours: float) -> graph_errors.LifetimeExceededError:
+    return graph_errors.LifetimeExceededError("400", hours * HOUR)
 
 
 def existing(want: Desired = CALLS, **changes: Any) -> Subscription:
@@ -149,7 +149,7 @@ class TestCreate:
     @pytest.mark.parametrize(
         ("reply", "outcome"),
         [
-            (graph.SubscriptionConflictError("409"), Outcome.UNSETTLED),
+            (graph_errors.SubscriptionConflictError("409"), Outcome.UNSETTLED),
             (UNKNOWN, Outcome.UNSETTLED),
             (BUSY, Outcome.FAILED),
             (REJECTED, Outcome.FAILED),
@@ -181,7 +181,7 @@ class TestCreate:
         assert create(NOT_VALIDATED, NEW).end == (Outcome.CREATED, NEW, None)
         assert create(NOT_VALIDATED, refused(20), refused(15), NEW).end == (Outcome.CREATED, NEW, None)
         outcome, subscription, error = create(NOT_VALIDATED, NOT_VALIDATED).end
-        assert (outcome, subscription, type(error)) == (Outcome.FAILED, None, graph.EndpointValidationError)
+        assert (outcome, subscription, type(error)) == (Outcome.FAILED, None, graph_errors.EndpointValidationError)
         assert str(error) == f"400 ValidationError (of {URL} and {LIFECYCLE})"
 
 
@@ -277,8 +277,8 @@ class TestRenew:
             REJECTED,
             NOT_VALIDATED,
             QUOTA,
-            graph.SubscriptionConflictError("409"),
-            graph.PermissionDeniedError("403"),
+            graph_errors.SubscriptionConflictError("409"),
+            graph_errors.PermissionDeniedError("403"),
         ],
     )
     def test_keeps_what_graph_does_not_renew(self, refusal: SwitchboardError) -> None:
@@ -322,20 +322,20 @@ class TestReplace:
     @pytest.mark.parametrize("deleted", [None, NOT_FOUND])
     def test_goes_the_other_way_round_where_both_cannot_be(self, holders: tuple[str, ...], deleted: Reply) -> None:
         """The first id in Graph's message may be the user's."""
-        play = exchange(graph.SubscriptionConflictError("409", *holders), deleted, NEW)
+        play = exchange(graph_errors.SubscriptionConflictError("409", *holders), deleted, NEW)
         assert play.end == (Outcome.REPLACED, NEW, None)
         assert play.methods == ["POST", "DELETE", "POST"]
         assert play.calls[1] == Call("DELETE", TENANT, "beta", False, "old")
         assert play.bodies[0] == play.bodies[2]
 
     def test_does_not_delete_first_what_it_may_not(self) -> None:
-        old, conflict = existing(expires=NOW + 20 * HOUR), graph.SubscriptionConflictError("409", "old")
+        old, conflict = existing(expires=NOW + 20 * HOUR), graph_errors.SubscriptionConflictError("409", "old")
         assert exchange(conflict, old=old, first=False).end == (Outcome.KEPT, old, conflict)
         for reason in (Reason.CERTIFICATE, Reason.CLIENT_STATE):
             assert exchange(conflict, old=old, first=False, reason=reason).end == (Outcome.KEPT, old, None)
 
     def test_renews_what_may_not_be_deleted_first_only_when_it_has_to_be(self) -> None:
-        conflict = graph.SubscriptionConflictError("409", "old")
+        conflict = graph_errors.SubscriptionConflictError("409", "old")
         waiting = existing(expires=NOW + ASKED / 4 + SECOND)
         assert exchange(conflict, old=waiting, first=False, reason=Reason.CLIENT_STATE).end[0] is Outcome.KEPT
         last = existing(expires=NOW + ASKED / 4)
@@ -364,7 +364,7 @@ class TestReplace:
         return {"expirationDateTime": format_time(end), **CERTIFICATE_FIELDS}
 
     def test_deletes_nothing_for_a_place_that_another_holds(self) -> None:
-        conflict = graph.SubscriptionConflictError("409", "another")
+        conflict = graph_errors.SubscriptionConflictError("409", "another")
         assert exchange(conflict).end == (Outcome.UNSETTLED, None, conflict)
 
     def test_deletes_for_the_quotas_sake_only_what_nobody_can_read(self) -> None:
@@ -376,10 +376,10 @@ class TestReplace:
 
     def test_keeps_the_old_one_while_it_cannot_be_deleted(self) -> None:
         old = existing(expires=NOW + 20 * HOUR)
-        assert exchange(graph.SubscriptionConflictError("409"), BUSY, old=old).end == (Outcome.FAILED, old, BUSY)
+        assert exchange(graph_errors.SubscriptionConflictError("409"), BUSY, old=old).end == (Outcome.FAILED, old, BUSY)
 
     def test_says_that_nothing_is_left_where_the_new_one_fails_after_the_old_one_went(self) -> None:
-        conflict = graph.SubscriptionConflictError("409")
+        conflict = graph_errors.SubscriptionConflictError("409")
         assert exchange(conflict, None, BUSY).end == (Outcome.FAILED, None, BUSY)
         assert exchange(conflict, None, UNKNOWN).end == (Outcome.UNSETTLED, None, UNKNOWN)
 

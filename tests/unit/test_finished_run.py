@@ -17,7 +17,7 @@ from shared.subscriptions.lifecycle import Lifecycle
 from shared.subscriptions.renewal_state import FinishedRuns, RenewalState, RenewalStates, Runner
 from shared.subscriptions.run_report import RenewalReport
 from shared.telemetry import Life
-from shared.values import graph
+from shared.values import graph_errors
 from shared.values.errors import UnavailableError
 from shared.values.graph import Subscription
 from tests.fakes import write_blob
@@ -212,7 +212,7 @@ async def test_what_graph_does_not_renew_is_kept_in_the_state_and_what_happens_t
     ending = await ended()
     ending.scenario.source.state = DesiredState((call_records(), call_events(1)), ())
     ending.scenario.clock.advance(13 * HOUR)
-    refusal = model.refuse(graph.PermissionDeniedError("403"))
+    refusal = model.refuse(graph_errors.PermissionDeniedError("403"))
     ending.scenario.graph.faults = lambda call: refusal if call.method == "PATCH" else None
     await ending.run()
     ends = ending.scenario.graph.holds(call_events(1))[0].expires

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.values import graph, resources
+from shared.values import graph, graph_errors, resources
 from shared.values.errors import MalformedInputError, SwitchboardError, UnavailableError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -33,17 +33,17 @@ def in_india(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def error(status: int, message: str = "", **options: Any) -> SwitchboardError:
-    return graph.error_of(status, {"error": {"code": "ExtensionError", "message": message}}, **options)
+    return graph_errors.error_of(status, {"error": {"code": "ExtensionError", "message": message}}, **options)
 
 
 @pytest.mark.parametrize(
     ("status", "message", "leaf", "reason"),
     [
-        (400, "Bad", graph.RequestRejectedError, "rejected"),
+        (400, "Bad", graph_errors.RequestRejectedError, "rejected"),
         (
             400,
             "Operation: Create; Exception: [Status Code: Forbidden; Reason: The request is not authorized.]",
-            graph.PermissionDeniedError,
+            graph_errors.PermissionDeniedError,
             "permission",
         ),
         *(
@@ -52,57 +52,62 @@ def error(status: int, message: str = "", **options: Any) -> SwitchboardError:
             for inner, leaf, reason in (
                 ("ServiceUnavailable", UnavailableError, "unavailable"),
                 ("TooManyRequests", UnavailableError, "throttled"),
-                ("Conflict", graph.SubscriptionConflictError, "conflict"),
-                ("BadRequest", graph.RequestRejectedError, "rejected"),
-                ("PreconditionFailed", graph.RequestRejectedError, "rejected"),
-                ("FailedDependency", graph.RequestRejectedError, "rejected"),
-                ("Unauthorized", graph.UnauthorizedError, "credential"),
-                ("NotFound", graph.NotFoundError, "not-found"),
-                ("InternalServerError", graph.OutcomeUnknownError, "outcome-unknown"),
-                ("BadGateway", graph.OutcomeUnknownError, "outcome-unknown"),
-                ("GatewayTimeout", graph.OutcomeUnknownError, "outcome-unknown"),
+                ("Conflict", graph_errors.SubscriptionConflictError, "conflict"),
+                ("BadRequest", graph_errors.RequestRejectedError, "rejected"),
+                ("PreconditionFailed", graph_errors.RequestRejectedError, "rejected"),
+                ("FailedDependency", graph_errors.RequestRejectedError, "rejected"),
+                ("Unauthorized", graph_errors.UnauthorizedError, "credential"),
+                ("NotFound", graph_errors.NotFoundError, "not-found"),
+                ("InternalServerError", graph_errors.OutcomeUnknownError, "outcome-unknown"),
+                ("BadGateway", graph_errors.OutcomeUnknownError, "outcome-unknown"),
+                ("GatewayTimeout", graph_errors.OutcomeUnknownError, "outcome-unknown"),
             )
         ),
-        (400, "[Status Code: OK; Reason: x]", graph.RequestRejectedError, "rejected"),
-        (500, "[Status Code: OK; Reason: x]", graph.OutcomeUnknownError, "outcome-unknown"),
+        (400, "[Status Code: OK; Reason: x]", graph_errors.RequestRejectedError, "rejected"),
+        (500, "[Status Code: OK; Reason: x]", graph_errors.OutcomeUnknownError, "outcome-unknown"),
         (
             400,
             "Subscription validation request failed. Notification endpoint must respond with 200 OK.",
-            graph.EndpointValidationError,
+            graph_errors.EndpointValidationError,
             "endpoint-validation",
         ),
-        (401, "InvalidAuthenticationToken", graph.UnauthorizedError, "credential"),
-        (403, "The request is not authorized for this user or application.", graph.PermissionDeniedError, "permission"),
-        (403, "The meeting tenant does not match the token tenant.", graph.RequestRejectedError, "rejected"),
-        (403, "The organization has reached its limit of 100 subscriptions.", graph.QuotaExceededError, "quota"),
-        (404, "", graph.NotFoundError, "not-found"),
-        (410, "Gone", graph.NotFoundError, "not-found"),
-        (408, "", graph.OutcomeUnknownError, "outcome-unknown"),
-        (409, "", graph.SubscriptionConflictError, "conflict"),
+        (401, "InvalidAuthenticationToken", graph_errors.UnauthorizedError, "credential"),
+        (
+            403,
+            "The request is not authorized for this user or application.",
+            graph_errors.PermissionDeniedError,
+            "permission",
+        ),
+        (403, "The meeting tenant does not match the token tenant.", graph_errors.RequestRejectedError, "rejected"),
+        (403, "The organization has reached its limit of 100 subscriptions.", graph_errors.QuotaExceededError, "quota"),
+        (404, "", graph_errors.NotFoundError, "not-found"),
+        (410, "Gone", graph_errors.NotFoundError, "not-found"),
+        (408, "", graph_errors.OutcomeUnknownError, "outcome-unknown"),
+        (409, "", graph_errors.SubscriptionConflictError, "conflict"),
         (429, "", UnavailableError, "throttled"),
-        (500, "", graph.OutcomeUnknownError, "outcome-unknown"),
-        (502, "", graph.OutcomeUnknownError, "outcome-unknown"),
+        (500, "", graph_errors.OutcomeUnknownError, "outcome-unknown"),
+        (502, "", graph_errors.OutcomeUnknownError, "outcome-unknown"),
         (503, "", UnavailableError, "unavailable"),
-        (504, "", graph.OutcomeUnknownError, "outcome-unknown"),
+        (504, "", graph_errors.OutcomeUnknownError, "outcome-unknown"),
     ],
 )
 def test_each_error_is_one_leaf(status: int, message: str, leaf: type[SwitchboardError], reason: str) -> None:
     found = error(status, message)
     assert type(found) is leaf
     assert found.reason == reason
-    if isinstance(found, graph.GraphError):
+    if isinstance(found, graph_errors.GraphError):
         assert str(found).endswith(f" ExtensionError: {message}".rstrip())
 
 
 @pytest.mark.parametrize(
     ("status", "message", "leaf"),
     [
-        (400, "Subscription expiration can only be 60 minutes in the future.", graph.LifetimeExceededError),
-        (400, "Expiration time is beyond allowed max '1.00:00:00'", graph.LifetimeExceededError),
-        (400, "Subscription validation request timed out.", graph.EndpointValidationError),
-        (400, "Validation of the endpoint failed", graph.EndpointValidationError),
-        (403, "The meeting tenant does not match the token tenant.", graph.RequestRejectedError),
-        (403, "Quota reached", graph.QuotaExceededError),
+        (400, "Subscription expiration can only be 60 minutes in the future.", graph_errors.LifetimeExceededError),
+        (400, "Expiration time is beyond allowed max '1.00:00:00'", graph_errors.LifetimeExceededError),
+        (400, "Subscription validation request timed out.", graph_errors.EndpointValidationError),
+        (400, "Validation of the endpoint failed", graph_errors.EndpointValidationError),
+        (403, "The meeting tenant does not match the token tenant.", graph_errors.RequestRejectedError),
+        (403, "Quota reached", graph_errors.QuotaExceededError),
     ],
 )
 def test_an_error_is_known_in_any_case(status: int, message: str, leaf: type[SwitchboardError]) -> None:
@@ -130,7 +135,7 @@ def test_an_error_is_known_in_any_case(status: int, message: str, leaf: type[Swi
     ],
 )
 def test_what_an_error_reads(status: int, body: Any, text: str) -> None:
-    assert str(error(status, body) if isinstance(body, str) else graph.error_of(status, body)) == text
+    assert str(error(status, body) if isinstance(body, str) else graph_errors.error_of(status, body)) == text
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -153,7 +158,7 @@ def test_a_pause_that_graph_asks_for_is_told(status: int) -> None:
 )
 def test_a_lifetime_refused_names_its_maximum(message: str, maximum: timedelta) -> None:
     found = error(400, message)
-    assert isinstance(found, graph.LifetimeExceededError)
+    assert isinstance(found, graph_errors.LifetimeExceededError)
     assert (found.reason, found.maximum) == ("lifetime", maximum)
     assert str(found) == f"400 ExtensionError: {message}"
 
@@ -166,7 +171,7 @@ def test_a_conflict_names_the_holder() -> None:
         (f"users/{user}/communications/callEvents is held by {holder}", (user, holder.lower())),
     ):
         found = error(409, message)
-        assert isinstance(found, graph.SubscriptionConflictError)
+        assert isinstance(found, graph_errors.SubscriptionConflictError)
         assert found.holders == holders
 
 
@@ -180,7 +185,7 @@ def test_an_expiration_that_is_not_told_is_assumed() -> None:
 
 @pytest.mark.parametrize("body", [None, "<html>", [], {}, {"error": "x"}, {"error": {"code": 1, "message": []}}])
 def test_an_error_without_a_body_is_still_one(body: object) -> None:
-    assert isinstance(graph.error_of(403, body), graph.PermissionDeniedError)
+    assert isinstance(graph_errors.error_of(403, body), graph_errors.PermissionDeniedError)
 
 
 def test_no_key_of_ours_gets_into_a_message() -> None:
@@ -282,7 +287,7 @@ def test_no_secret_is_in_a_representation() -> None:
 
 
 def test_whoever_has_to_sign_in_is_told_how() -> None:
-    found = graph.SignInRequiredError()
+    found = graph_errors.SignInRequiredError()
     assert (found.reason, found.permanent) == ("sign-in-required", False)
     assert str(found) == "the sign-in for presence (run: manage.py login) is unavailable"
-    assert "(run: manage.py login; it expired)" in str(graph.SignInRequiredError("it expired"))
+    assert "(run: manage.py login; it expired)" in str(graph_errors.SignInRequiredError("it expired"))

@@ -15,9 +15,10 @@ from azure.core.credentials import AccessToken
 from dev.fast_forward import FastForwardClient, FastForwardClock
 from shared.clock import SystemClock
 from shared.graph.client import GraphClient
-from shared.values import graph
+from shared.values import graph_errors
 from shared.values.errors import SwitchboardError, UnavailableError
-from shared.values.graph import Call, CredentialError, Subscription
+from shared.values.graph import Call, Subscription
+from shared.values.graph_errors import CredentialError
 from tests.unit.model_graph import OTHER_TENANT, TENANT, call_events
 
 GRAPH = "https://graph.microsoft.com"
@@ -156,7 +157,7 @@ async def test_what_hangs_in_one_tenant_or_service_keeps_no_other_waiting() -> N
             del method, delegated, body
             if tenant_id == OTHER_TENANT or "/groups/" in url:
                 assert release.wait(20)
-                raise graph.OutcomeUnknownError
+                raise graph_errors.OutcomeUnknownError
             return {"value": []}
 
     client = Hanging(GRAPH, lambda *_, **__: None, SystemClock())  # type: ignore[arg-type]
@@ -187,15 +188,15 @@ async def test_a_failure_of_our_own_credentials_makes_nothing_gone(client: Clien
     def answer(_: str, url: str) -> Mapping[str, Any]:
         del url
         if len(client.asked) <= 2:
-            raise graph.NotFoundError("404")
+            raise graph_errors.NotFoundError("404")
         raise CredentialError("the sign-in in Key Vault")
 
     client.answer = answer
     with pytest.raises(CredentialError):
         await client.subscription(TENANT, IDENTITY)
     client.asked.clear()
-    client.answer = raises(graph.SignInRequiredError())
-    with pytest.raises(graph.SignInRequiredError):
+    client.answer = raises(graph_errors.SignInRequiredError())
+    with pytest.raises(graph_errors.SignInRequiredError):
         await client.subscription(TENANT, IDENTITY)
 
 
@@ -232,7 +233,7 @@ class SignedIn(FastForwardClient):
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(graph.PermissionDeniedError("403"), "permission"), (CredentialError("Entra ID's token"), "credential")],
+    [(graph_errors.PermissionDeniedError("403"), "permission"), (CredentialError("Entra ID's token"), "credential")],
 )
 async def test_a_list_without_the_signed_in_users_part_is_not_taken_for_the_whole(
     clock: FastForwardClock, error: SwitchboardError, reason: str
@@ -240,14 +241,14 @@ async def test_a_list_without_the_signed_in_users_part_is_not_taken_for_the_whol
     client = SignedIn(clock, error)
     pages = client.subscription_pages(TENANT)
     listed = [*await anext(pages), *await anext(pages)]
-    with pytest.raises(graph.SignedInListError) as caught:
+    with pytest.raises(graph_errors.SignedInListError) as caught:
         await anext(pages)
     client.close()
     assert ([one.id for one in listed], caught.value.reason) == ([IDENTITY], reason)
 
 
 async def test_nobody_signed_in_is_no_part_that_is_missing(clock: FastForwardClock) -> None:
-    client = SignedIn(clock, graph.SignInRequiredError())
+    client = SignedIn(clock, graph_errors.SignInRequiredError())
     assert [one.id async for page in client.subscription_pages(TENANT) for one in page] == [IDENTITY]
     client.close()
 
@@ -262,6 +263,6 @@ async def test_an_answer_that_cannot_be_read_leaves_the_outcome_open(
     client = GraphClient(GRAPH, lambda *_, **__: Tokens(), clock)
     try:
         replies = await client.send([Call("POST", TENANT, "beta", False, None, {})])
-        assert [type(reply) for reply in replies] == [graph.OutcomeUnknownError]
+        assert [type(reply) for reply in replies] == [graph_errors.OutcomeUnknownError]
     finally:
         client.close()

@@ -12,11 +12,11 @@ from shared.subscriptions.plan import PATIENCE, Course, plan, renewals
 from shared.subscriptions.state import SKEW
 from shared.values.endpoint import Endpoint
 from shared.values.errors import UnavailableError
-from shared.values.graph import (
+from shared.values.graph import Subscription
+from shared.values.graph_errors import (
     EndpointValidationError,
     OutcomeUnknownError,
     RequestRejectedError,
-    Subscription,
     UnauthorizedError,
 )
 from shared.values.lifetimes import LEAST_GRANTED, SMALLEST_MARGIN, Lifetimes, half_life, last_resort

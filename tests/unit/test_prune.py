@@ -12,7 +12,7 @@ from shared.subscriptions.actions import Outcome, Reason, Verb
 from shared.subscriptions.desired import Desired, DesiredState, DesiredStateError, Group, parse_desired
 from shared.subscriptions.desired_source import Stage
 from shared.subscriptions.run_report import Removal, RenewalReport
-from shared.values import graph
+from shared.values import graph_errors
 from shared.values.errors import MalformedInputError, UnavailableError
 from shared.values.graph import Call, Reply, Subscription
 from tests.unit import model_graph as model
@@ -268,7 +268,7 @@ def leave_out_signed_in(scenario: Scenario) -> None:
     async def without(tenant_id: str) -> AsyncIterator[Sequence[Subscription]]:
         async for page in pages(tenant_id):
             yield page
-        raise graph.SignedInListError(UnavailableError("Graph", reason="throttled"))
+        raise graph_errors.SignedInListError(UnavailableError("Graph", reason="throttled"))
 
     scenario.graph.subscription_pages = without  # type: ignore[method-assign]
 
@@ -320,14 +320,14 @@ class TestLists:
 
     async def test_a_list_that_shows_what_is_not_there_any_more(self) -> None:
         scenario, doomed = await self.prepared()
-        scenario.graph.reading = lambda found: graph.NotFoundError("404") if found == doomed.id else None
+        scenario.graph.reading = lambda found: graph_errors.NotFoundError("404") if found == doomed.id else None
         removal = await scenario.process().prune([doomed.id])
         assert [(result.outcome, result.removed) for result in removal.results] == [(Outcome.GONE, doomed.id)]
         assert scenario.graph.methods()["DELETE"] == 0
 
     async def test_what_cannot_be_read_by_its_id_stays(self) -> None:
         scenario, doomed = await self.prepared()
-        scenario.graph.reading = lambda _: graph.OutcomeUnknownError()
+        scenario.graph.reading = lambda _: graph_errors.OutcomeUnknownError()
         removal = await scenario.process().prune([doomed.id])
         assert [(result.outcome, str(result.error)) for result in removal.results] == [
             (Outcome.FAILED, "Graph is unavailable")
@@ -455,7 +455,7 @@ class TestDelete:
     async def test_nothing_goes_where_one_of_them_is_not_there(self, name: str) -> None:
         scenario = await settled(call_records())
         [one] = scenario.graph.holds(call_records())
-        with pytest.raises((MalformedInputError, graph.NotFoundError)):
+        with pytest.raises((MalformedInputError, graph_errors.NotFoundError)):
             await scenario.process().delete([one.id, name])
         assert everything(scenario) == {one.id}
 

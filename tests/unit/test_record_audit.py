@@ -21,7 +21,8 @@ from shared.storage.ports import STATE_CONTAINER
 from shared.telemetry import Telemetry
 from shared.values.envelope import parse_envelope
 from shared.values.errors import SwitchboardError, UnavailableError
-from shared.values.graph import PermissionDeniedError, Subscription
+from shared.values.graph import Subscription
+from shared.values.graph_errors import PermissionDeniedError
 from tests.fakes import event_from
 from tests.unit.model_graph import OTHER_TENANT, START, TENANT, ModelGraph, VirtualClock, call_records, user
 

@@ -17,10 +17,11 @@ from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import Desired, DesiredState, DesiredStateError, Group
 from shared.subscriptions.desired_source import Stage
 from shared.subscriptions.run import Renewal
-from shared.values import graph
+from shared.values import graph_errors
 from shared.values.endpoint import ClientStateVersion, Endpoint
 from shared.values.errors import SwitchboardError, UnavailableError
-from shared.values.graph import Call, CredentialError
+from shared.values.graph import Call
+from shared.values.graph_errors import CredentialError
 from tests.unit import model_graph as model
 from tests.unit.model_graph import (
     CERTIFICATE,
@@ -195,10 +196,10 @@ class TestAListThatShowsNothing:
     @pytest.mark.parametrize(
         "refusal",
         [
-            graph.PermissionDeniedError("403"),
-            graph.RequestRejectedError("400"),
+            graph_errors.PermissionDeniedError("403"),
+            graph_errors.RequestRejectedError("400"),
             CredentialError("Key Vault"),
-            graph.OutcomeUnknownError(),
+            graph_errors.OutcomeUnknownError(),
         ],
     )
     async def test_counts_what_graph_refuses_to_show_as_there_until_its_end(self, refusal: SwitchboardError) -> None:
@@ -644,11 +645,11 @@ async def test_reauthorize_patches_once_and_alone() -> None:
     foreign = scenario.graph.add(call_events(5), notification_url="https://other.example.com/api/notifications")
     assert await scenario.renewal.reauthorize(TENANT, foreign.id) is Outcome.UNCHANGED
     scenario.graph.faults = lambda _: model.FORBIDDEN
-    with pytest.raises(graph.PermissionDeniedError):
+    with pytest.raises(graph_errors.PermissionDeniedError):
         await scenario.renewal.reauthorize(TENANT, identity)
 
 
-@pytest.mark.parametrize("answer", [model.NOT_DONE, model.refuse(graph.SubscriptionConflictError("409"))])
+@pytest.mark.parametrize("answer", [model.NOT_DONE, model.refuse(graph_errors.SubscriptionConflictError("409"))])
 async def test_a_second_presence_subscription_never_costs_the_first(answer: model.Fault) -> None:
     first, second = presence(1), presence(2)
     scenario = Scenario(first, second)
@@ -690,7 +691,7 @@ async def test_a_longer_list_of_presence_users_replaces_the_shorter_one() -> Non
     old = scenario.graph.add(presence(1, 2))
     # Graph holds one for each signed-in user, whatever its list.
     scenario.graph.faults = lambda call: (
-        model.refuse(graph.SubscriptionConflictError("409"))
+        model.refuse(graph_errors.SubscriptionConflictError("409"))
         if call.method == "POST" and old.id in scenario.graph.all
         else None
     )

@@ -19,7 +19,7 @@ from shared.subscriptions.desired import Desired, DesiredState, Group
 from shared.subscriptions.desired_source import Stage
 from shared.subscriptions.lifecycle import Lifecycle
 from shared.subscriptions.run_report import RenewalReport
-from shared.values import graph, resources
+from shared.values import graph, graph_errors, resources
 from shared.values.endpoint import ClientStateVersion, Endpoint
 from shared.values.errors import SwitchboardError, UnavailableError
 from shared.values.graph import Call, Subscription
@@ -39,7 +39,7 @@ from tests.unit.test_renew import HOUR, STATES, Scenario, begun, on, put_in_plac
 
 MINUTE = timedelta(minutes=1)
 RUN = 5 * MINUTE
-WRAPPED_401 = graph.error_of(
+WRAPPED_401 = graph_errors.error_of(
     400,
     {
         "error": {
@@ -48,19 +48,21 @@ WRAPPED_401 = graph.error_of(
         }
     },
 )
-TIMED_OUT = graph.error_of(
+TIMED_OUT = graph_errors.error_of(
     400, {"error": {"code": "InvalidRequest", "message": "Subscription validation request timed out."}}
 )
 
 
 def wrapped(status: str) -> SwitchboardError:
-    return graph.error_of(400, {"error": {"code": "ExtensionError", "message": f"[Status Code: {status}; Reason: x]"}})
+    return graph_errors.error_of(
+        400, {"error": {"code": "ExtensionError", "message": f"[Status Code: {status}; Reason: x]"}}
+    )
 
 
 REFUSALS = (  # one of each kind; which answers are of which, tests/unit/test_graph.py says
-    graph.RequestRejectedError("400"),
-    graph.PermissionDeniedError("403"),
-    graph.SubscriptionConflictError("409"),
+    graph_errors.RequestRejectedError("400"),
+    graph_errors.PermissionDeniedError("403"),
+    graph_errors.SubscriptionConflictError("409"),
     TIMED_OUT,
     wrapped("GatewayTimeout"),
     wrapped("Unauthorized"),
@@ -131,7 +133,7 @@ class TestSpelling:
         scenario = await begun(call_events(1))
         [one] = scenario.graph.live()
         scenario.graph.blind = True
-        blips = iter([graph.NotFoundError("404")])
+        blips = iter([graph_errors.NotFoundError("404")])
         scenario.graph.reading = lambda _: next(blips, None)
         scenario.graph.echo = lambda one: replace(one, notification_url=one.notification_url.partition("?")[0])
         for _ in range(3):
@@ -213,7 +215,7 @@ class TestRenewalRefused:
     async def test_what_happens_next_and_when_is_told(self) -> None:
         scenario = await begun(call_events(1))
         scenario.clock.advance(13 * HOUR)
-        scenario.graph.faults = refusing("PATCH", graph.RequestRejectedError("400 Bad: no"))
+        scenario.graph.faults = refusing("PATCH", graph_errors.RequestRejectedError("400 Bad: no"))
         report = await scenario.process().run()
         [failure] = report.failures
         assert (report.outcomes, report.live) == ({Outcome.KEPT: 1}, 1)
@@ -331,7 +333,7 @@ class TestBegunAndDouble:
         scenario = Scenario(call_events(1), unique=False)
         for _ in range(2):
             scenario.graph.add(call_events(1))
-        scenario.graph.reading = lambda _: graph.OutcomeUnknownError()
+        scenario.graph.reading = lambda _: graph_errors.OutcomeUnknownError()
         await scenario.process().run()
         assert len(scenario.graph.live()) == 2
         scenario.graph.reading = lambda _: None
@@ -353,9 +355,9 @@ class TestNeverMoreThanTwo:
     async def test_what_is_not_to_be_seen_is_not_made_again_and_again(self, *, lost: bool) -> None:
         scenario = Scenario(call_records(), unique=False)
         scenario.graph.blind = True
-        scenario.graph.reading = lambda _: graph.NotFoundError("404")
+        scenario.graph.reading = lambda _: graph_errors.NotFoundError("404")
         if lost:
-            scenario.graph.faults = refusing("POST", graph.OutcomeUnknownError())
+            scenario.graph.faults = refusing("POST", graph_errors.OutcomeUnknownError())
         said = 0
         for _ in range(70 * 2):
             report = await run(scenario)
@@ -367,7 +369,7 @@ class TestNeverMoreThanTwo:
     async def test_what_was_not_to_be_seen_for_long_is_made_soon_after(self) -> None:
         scenario = Scenario(call_records(), call_events(1), unique=False)
         scenario.graph.blind = True
-        scenario.graph.faults = refusing("POST", graph.OutcomeUnknownError())
+        scenario.graph.faults = refusing("POST", graph_errors.OutcomeUnknownError())
         await runs(scenario, 23 * 4, 15 * MINUTE)
         scenario.graph.blind = False
         scenario.graph.faults = lambda _: None
@@ -380,7 +382,7 @@ class TestNeverMoreThanTwo:
         scenario = Scenario(call_events(1), call_events(2))
         other, held = scenario.graph.add(call_events(2)), scenario.graph.add(call_events(1))
         scenario.graph.unlisted.add(held.id)
-        conflict = graph.SubscriptionConflictError("409", user(1), other.id, *([held.id] if named else []))
+        conflict = graph_errors.SubscriptionConflictError("409", user(1), other.id, *([held.id] if named else []))
         scenario.graph.faults = refusing("POST", conflict)
         report = await scenario.process().run()
         assert set(scenario.graph.all) == {other.id, held.id}
@@ -397,7 +399,9 @@ class TestOneBadThing:
 
     async def test_one_users_refusal_turns_nobody_else_away(self) -> None:
         scenario = Scenario(*(call_events(number) for number in range(200)))
-        refusal = graph.error_of(403, {"error": {"code": "Forbidden", "message": "No application access policy found"}})
+        refusal = graph_errors.error_of(
+            403, {"error": {"code": "Forbidden", "message": "No application access policy found"}}
+        )
 
         def faults(call: Call) -> model.Fault | None:
             return model.refuse(refusal) if (call.body or {}).get("resource") == call_events(7).resource else None
@@ -483,7 +487,7 @@ def all_of_it(fault: model.Fault) -> Callable[[Scenario], None]:
 
 def hide(scenario: Scenario) -> None:
     scenario.graph.unlisted.update(one.id for one in scenario.graph.live() if one.tenant_id == OTHER_TENANT)
-    scenario.graph.reading = lambda one: graph.OutcomeUnknownError() if one in scenario.graph.unlisted else None
+    scenario.graph.reading = lambda one: graph_errors.OutcomeUnknownError() if one in scenario.graph.unlisted else None
 
 
 TROUBLES: dict[str, Callable[[Scenario], object]] = {

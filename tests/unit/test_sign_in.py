@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.graph.sign_in import SignedInUser
-from shared.values.graph import SignInRequiredError
+from shared.values.graph_errors import SignInRequiredError
 
 AUTHORITY = "https://127.0.0.1:1/aaaaaaaa-0000-4000-8000-000000000001"  # where nobody answers
 ENVIRONMENT = {"home_account_id": "user.tenant", "environment": "127.0.0.1"}

@@ -12,7 +12,7 @@ import pytest
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.desired import Desired, DesiredState, DesiredStateError, parse_desired
 from shared.subscriptions.state import recalled, remembered
-from shared.values import graph, resources
+from shared.values import graph, graph_errors, resources
 from shared.values.endpoint import Endpoint
 from shared.values.events.event_data import CallRecordingData, CallTranscriptData
 from shared.values.events.event_types import parse
@@ -28,7 +28,7 @@ RECEIVED = datetime(2026, 4, 1, tzinfo=UTC)
 USER = "11111111-1111-1111-1111-111111111111"
 EVERY_MEETING = Desired(TENANT, resources.TRANSCRIPTS, "communications/onlineMeetings/getAllTranscripts", rich=True)
 DAY = timedelta(days=1)
-OFF = refuse(graph.TranscriptAccessError())
+OFF = refuse(graph_errors.TranscriptAccessError())
 
 
 def samples(folder: str) -> list[Path]:
@@ -150,15 +150,15 @@ AD_HOC = Desired(TENANT, resources.RECORDINGS, f"users/{USER}/adhocCalls/getAllR
 class TestApiVersion:
     """Graph's pages disagree on the version in which a user's ad hoc calls are known."""
 
-    @pytest.mark.parametrize("refusal", [graph.RequestRejectedError("400"), graph.NotFoundError("404")])
-    def test_that_refuses_a_path_is_followed_by_the_other(self, refusal: graph.GraphError) -> None:
+    @pytest.mark.parametrize("refusal", [graph_errors.RequestRejectedError("400"), graph_errors.NotFoundError("404")])
+    def test_that_refuses_a_path_is_followed_by_the_other(self, refusal: graph_errors.GraphError) -> None:
         made = replace(EXISTING, id="new", resource=AD_HOC.resource, api_version="beta")
         play = create(refusal, made, want=AD_HOC)
         assert [call.api_version for call in play.calls] == ["v1.0", "beta"]
         assert play.result.outcome is Outcome.CREATED
 
     def test_is_tried_no_more_than_once_each(self) -> None:
-        play = create(graph.RequestRejectedError("1"), graph.RequestRejectedError("2"), want=AD_HOC)
+        play = create(graph_errors.RequestRejectedError("1"), graph_errors.RequestRejectedError("2"), want=AD_HOC)
         assert (play.result.outcome, str(play.result.error)) == (Outcome.FAILED, "2")
 
     def test_of_a_subscription_is_remembered(self) -> None:
@@ -195,7 +195,7 @@ async def test_a_limit_that_is_reached_by_our_own_subscription_means_that_it_is_
         if call.method != "POST":
             return None
         scenario.graph.unlisted.clear()  # the list is late
-        return refuse(graph.QuotaExceededError("403 Forbidden: has reached its limit"))
+        return refuse(graph_errors.QuotaExceededError("403 Forbidden: has reached its limit"))
 
     scenario.graph.faults = limit
     report = await scenario.process().run()
@@ -206,7 +206,9 @@ async def test_a_limit_that_is_reached_by_our_own_subscription_means_that_it_is_
 async def test_a_limit_that_another_has_reached_is_reported() -> None:
     scenario = Scenario(EVERY_MEETING, call_events(1))
     scenario.graph.faults = lambda call: (
-        refuse(graph.QuotaExceededError("403")) if call.method == "POST" and "Transcripts" in str(call.body) else None
+        refuse(graph_errors.QuotaExceededError("403"))
+        if call.method == "POST" and "Transcripts" in str(call.body)
+        else None
     )
     report = await scenario.renewal.run()
     assert [(failure.kind, failure.reason) for failure in report.failures] == [("transcripts", "quota")]
@@ -273,7 +275,9 @@ class TestTheLimitOfAUser:
     async def test_is_not_the_organizations_after_which_nothing_more_of_the_kind_is_tried(self) -> None:
         scenario = Scenario(*self.organizers(100))
         organization = limit_reached("organization", 10_000)
-        unnamed = graph.error_of(403, {"error": {"message": "Tenant has reached its maximum number of subscriptions"}})
+        unnamed = graph_errors.error_of(
+            403, {"error": {"message": "Tenant has reached its maximum number of subscriptions"}}
+        )
         for error in (organization, unnamed):
             scenario.graph.faults = lambda call, error=error: refuse(error) if call.method == "POST" else None
             report = await scenario.process().run()
@@ -287,8 +291,8 @@ class TestTheTenantsSwitch:
     def test_is_told_with_what_an_administrator_has_to_do(self) -> None:
         inner = {"code": "GraphAccessToTranscriptsDisabled", "request-id": "x"}
         said = {"code": "Forbidden", "message": "Graph API access to transcripts is disabled for this tenant."}
-        error = graph.error_of(403, {"error": said | {"innerError": inner}})
-        assert isinstance(error, graph.TranscriptAccessError)
+        error = graph_errors.error_of(403, {"error": said | {"innerError": inner}})
+        assert isinstance(error, graph_errors.TranscriptAccessError)
         assert "Set-CsTeamsMeetingConfiguration -Identity Global -EnableGraphTranscriptAccess $true" in str(error)
 
     async def test_stops_nothing_else_and_is_asked_about_every_half_hour(self) -> None:
