@@ -43,6 +43,7 @@ CHECKS: Final[Mapping[str, Checking]] = {
     "previousClientState": subscription_checks.client_state,
     **{identity: _operation(identity) for identity in OPERATION},
     "leftoverQueues": checks.leftovers,
+    "unclaimedKinds": subscription_checks.unclaimed,
     "telemetry": checks.ingestion,
 }
 

@@ -11,8 +11,10 @@ from shared.subscriptions.desired import DesiredStateError
 from shared.subscriptions.desired_source import Stage
 from shared.subscriptions.renewal_state import RenewalState
 from shared.subscriptions.run_report import Failure, Forecast
+from shared.values.consumers import KIND_QUEUES
 from shared.values.errors import UnavailableError
 from shared.values.graph_errors import CredentialError, TranscriptAccessError
+from shared.values.resources import CATALOGUE
 from shared.values.times import span
 
 _LISTED: Final = 5  # one by one
@@ -83,6 +85,26 @@ def _failure(failure: Failure) -> Finding:
     if failure.reason == TranscriptAccessError.reason_of_class:
         told, remedy = f"{failure.what}: {failure.reason}", TranscriptAccessError.REMEDY
     return Finding("subscriptions", "subscriptions", Level.BAD, told, remedy)
+
+
+async def unclaimed(context: CommandContext) -> list[Finding]:
+    """Kinds that are subscribed to and go to no consumer, because `CONSUMERS` switches the default one off."""
+    kinds = context.settings.consumers.unclaimed
+    if not kinds:
+        return []
+    try:
+        state = await context.desired.load()
+    except DesiredStateError:
+        pass  # the check of the desired state has said so, and what lives may be of any kind
+    else:
+        desired = {want.kind.key for want in state.subscriptions} | {group.kind.key for group in state.groups}
+        kinds = tuple(kind for kind in kinds if kind in desired or kind not in CATALOGUE)
+    if not kinds:
+        return []
+    queues = ", ".join(KIND_QUEUES[kind] for kind in kinds)
+    told = f"{', '.join(kinds)}: CONSUMERS gives them to nobody, and their events stay on {queues}"
+    remedy = 'name them in CONSUMERS for who reads them, or remove its entry "default"'
+    return [Finding("unclaimedKinds", "kinds without a consumer", Level.ATTENTION, told, remedy)]
 
 
 async def kept(context: CommandContext) -> list[Finding]:

@@ -64,6 +64,14 @@ class Consumers:
         return named if named and not self.default else (queue, *named)
 
     @property
+    def unclaimed(self) -> tuple[str, ...]:
+        """Kinds that no consumer gets because the default one is switched off; they stay on the catalogue's queues."""
+        if self.default:
+            return ()
+        claimed = {kind for consumer in self.named for kind in consumer.kinds}
+        return tuple(kind for kind in KIND_QUEUES if kind not in claimed)
+
+    @property
     def queues(self) -> tuple[str, ...]:
         """All queues that get events."""
         return tuple(target for queue in KIND_QUEUES.values() for target in self.targets(queue))

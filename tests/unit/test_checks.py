@@ -321,3 +321,33 @@ class TestLeftovers:
         (found,) = await checks.leftovers(context)
         assert found.name == "queue call-record-events"
         assert "message clear" in (found.remedy or "")
+
+
+class TestUnclaimedKinds:
+    """`{"name": "default", "kinds": []}` leaves what no other consumer takes on its old queue, read by nobody."""
+
+    @pytest.mark.parametrize(
+        ("consumers", "named"),
+        [
+            ("[]", None),
+            ('[{"name": "a", "kinds": ["presence"]}]', None),
+            ('[{"name": "default", "kinds": []}, {"name": "a", "kinds": ["callEvents", "unrecognized"]}]', None),
+            ('[{"name": "default", "kinds": []}, {"name": "a", "kinds": ["callEvents"]}]', "unrecognized"),
+            ('[{"name": "default", "kinds": []}]', "callEvents, unrecognized"),
+        ],
+    )
+    async def test_are_named_with_their_queues(self, consumers: str, named: str | None) -> None:
+        context: Any = Context(consumers=parse_consumers(consumers))
+        found = await subscription_checks.unclaimed(context)
+        assert [(one.id, one.level) for one in found] == (
+            [] if named is None else [("unclaimedKinds", Level.ATTENTION)]
+        )
+        if named is not None:
+            assert found[0].finding.startswith(f"{named}: ")
+            assert "unrecognized-events" in found[0].finding
+
+    async def test_of_groups_are_among_them(self) -> None:
+        state = parse_desired(f'[[callEvents]]\ngroups = ["{APP}"]\n', tenant_ids=[TENANT])
+        context: Any = Context(consumers=parse_consumers('[{"name": "default", "kinds": []}]'), desired_state=state)
+        (found,) = await subscription_checks.unclaimed(context)
+        assert "call-events" in found.finding
