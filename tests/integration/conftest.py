@@ -7,8 +7,6 @@ from typing import Any
 
 import aiohttp.connector
 import pytest
-import typer.main
-import typer.testing
 from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 from cryptography.hazmat.primitives.serialization import pkcs12
@@ -31,14 +29,6 @@ def _keys_are_checked_once() -> Iterator[None]:
     """A PFX bundle is read once: it takes 40 ms each time, for the check of its key, and few are read by many tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pkcs12, "load_pkcs12", functools.cache(pkcs12.load_pkcs12))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _commands_are_made_once() -> Iterator[None]:
-    """Typer makes all of `manage.py` anew for every call, which takes 10 ms."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("typer.testing._get_command", functools.cache(typer.main.get_command))
         yield
 
 
