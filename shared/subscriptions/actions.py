@@ -335,13 +335,10 @@ class _Execution:
         return self._result(outcome, reply) if isinstance(reply, Subscription) else self._not_made(reply)
 
     def _not_made(self, reply: SwitchboardError | None, old: Subscription | None = None) -> Result:
-        is_of_others = (
-            isinstance(reply, graph_errors.PathLimitError) and reply.all_apps
-        )  # no list of ours would show them
-        if (
-            isinstance(reply, graph_errors.SubscriptionConflictError | graph_errors.OutcomeUnknownError)
-            and not is_of_others
-        ):
+        # No list of ours would show who holds the places of all applications.
+        is_of_others = isinstance(reply, graph_errors.PathLimitError) and reply.all_apps
+        unsettled = (graph_errors.SubscriptionConflictError, graph_errors.OutcomeUnknownError)
+        if isinstance(reply, unsettled) and not is_of_others:
             return self._result(Outcome.UNSETTLED, None, reply)
         return self._result(Outcome.FAILED, old, _refusal(reply))
 
