@@ -51,15 +51,27 @@ def change_notification(
     return item | {"resourceData": payload.resource_data, payload.content_name: encrypt(plaintext, addressee.recipient)}
 
 
-def lifecycle_notification(event: str, addressee: Addressee) -> dict[str, Any]:
-    """One lifecycle item; `event` is `reauthorizationRequired`, `subscriptionRemoved`, `missed`, or one yet to come."""
-    return {
+def lifecycle_notification(event: str, addressee: Addressee, *, resource: str | None = None) -> dict[str, Any]:
+    """One lifecycle item; `event` is `reauthorizationRequired`, `subscriptionRemoved`, `missed`, or one yet to come.
+
+    With the subscription's `resource` it has the form that has been received in place of the documented one: the tenant
+    is `organizationId`, and the fields of a change notification are there (microsoft-graph-docs-contrib, issue 84).
+    """
+    item: dict[str, Any] = {
         "subscriptionId": addressee.subscription_id,
         "subscriptionExpirationDateTime": graph_time(addressee.expires),
-        "tenantId": addressee.tenant_id,
         "clientState": addressee.client_state,
         "lifecycleEvent": event,
     }
+    if resource is None:
+        return item | {"tenantId": addressee.tenant_id}
+    content = {
+        "resource": resource,
+        "resourceData": {"@odata.id": resource},
+        "sequence": None,
+        "encryptedContent": None,
+    }
+    return item | {"organizationId": addressee.tenant_id} | content
 
 
 def collection(

@@ -102,8 +102,10 @@ class Graph:
         Raises:
             LookupError: nobody subscribes to `target`.
         """
+        named = self.settings.lifecycle_names_resource
         notifications = tuple(
-            _entry(found, lifecycle_notification(event, found.addressee)) for found in self._subscribers(target)
+            _entry(found, lifecycle_notification(event, found.addressee, resource=found.resource if named else None))
+            for found in self._subscribers(target)
         )
         self.send(notifications)
         return notifications
@@ -179,7 +181,7 @@ def _entry(
     subscription: Subscription, item: Mapping[str, Any], content: Mapping[str, Any] | None = None
 ) -> Notification:
     lifecycle = "lifecycleEvent" in item
-    rich = not {"encryptedContent", "EncryptedContent"}.isdisjoint(item)
+    rich = any(item.get(name) is not None for name in ("encryptedContent", "EncryptedContent"))
     url = subscription.lifecycle_notification_url if lifecycle else None
     return Notification(
         key=str(uuid.uuid4()),

@@ -47,7 +47,8 @@ class GraphSettings:
     otherwise and leave out queries and change types, `untold_expirations` are null in lists, and `stuck_renewals` are
     answered without prolonging anything (microsoft-graph-docs, issue 9421). `longest_grant` is granted at most.
     `bad_entries` are in lists what is no subscription, and `patchy_lists` leave out every third, another each time.
-    `transcript_access` is the Teams administrator's switch, without which nothing about transcripts is answered
+    `lifecycle_names_resource` gives lifecycle notifications the form that has been seen (microsoft-graph-docs-contrib,
+    issue 84). `transcript_access` is the Teams administrator's switch, without which nothing about transcripts is answered
     ("Manage access to transcripts with Microsoft Graph").
     """
 
@@ -68,6 +69,7 @@ class GraphSettings:
     patchy_lists: bool = False
     stuck_renewals: bool = False
     longest_grant: timedelta | None = None
+    lifecycle_names_resource: bool = False
     transcript_access: bool = True
     quotas: dict[str, int] = field(default_factory=lambda: {"callRecords": 100, "teams": 10_000})
 

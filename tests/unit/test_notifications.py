@@ -94,6 +94,10 @@ def test_raw_queues(fields: dict[str, Any], queues: tuple[str, ...]) -> None:
         ({"resource": "/users/1/communications/callEvents"}, True),
         ({"resource": "communications/presences/1"}, False),
         ({"resource": "communications/callRecords/1"}, False),
+        ({"lifecycleEvent": "reauthorizationRequired", "resource": EMERGENCY}, False),
+        ({"lifecycleEvent": "missed", "resource": EMERGENCY, "encryptedContent": {"data": "x"}}, False),
+        ({"lifecycleEvent": "missed", "changeType": "updated", "resource": EMERGENCY}, True),
+        ({"lifecycleEvent": None, "resource": EMERGENCY}, True),
     ],
 )
 def test_what_needs_a_token(fields: dict[str, Any], needed: bool) -> None:

@@ -13,7 +13,7 @@ import pytest
 from dev.simulation.keys import SigningKeysModel, published
 from dev.simulation.storage_model import StorageModel
 from dev.simulator import Kind, build
-from dev.simulator.collection import Addressee, change_notification, collection
+from dev.simulator.collection import Addressee, change_notification, collection, lifecycle_notification
 from dev.simulator.crypto import Recipient
 from dev.simulator.tokens import validation_claims
 from shared.notifications.collection import ClientStates
@@ -23,7 +23,7 @@ from shared.notifications.tokens import PUBLIC_CLOUD, Claims
 from shared.storage.ports import Receipt
 from shared.values.envelope import parse_envelope
 from shared.values.items import parse_item
-from shared.values.resources import RAW_QUEUE
+from shared.values.resources import LIFECYCLE_QUEUE, RAW_QUEUE
 from tests.keys import PAIR
 from tests.keys import SIGNING_KEY as KEY
 
@@ -238,6 +238,15 @@ async def test_where_several_tenants_are_served_none_is_filled_in() -> None:
     receiver = replace(receiver, tenant_ids={TENANT, OTHER_TENANT})
     assert (await receiver.receive(rewritten(body(), tenantId=..., organizationId=...), None)).status == 202
     assert storage.messages[RAW_QUEUE] == []
+
+
+async def test_a_lifecycle_notification_needs_no_token_though_it_names_what_is_always_rich() -> None:
+    receiver, _, storage, _ = setup()
+    emergency = build(Kind.EMERGENCY_FLAT).resource
+    item = lifecycle_notification("reauthorizationRequired", Addressee(TENANT, STATE), resource=emergency)
+    change = change_notification(build(Kind.CALL_STARTED), Addressee(TENANT, STATE, Recipient.of(PAIR, "c/1")))
+    assert (await receiver.receive(collection([change, item], ["no.token.ofours"]), None)).status == 202
+    assert {queue: len(found) for queue, found in storage.messages.items() if found} == {LIFECYCLE_QUEUE: 1}
 
 
 async def test_half_a_surrogate_in_an_outer_field_costs_nobody_anything() -> None:

@@ -129,6 +129,18 @@ class TestWhatIsSent:
             for item in items
         )
 
+    def test_lifecycle_notifications_can_name_their_resource(
+        self, graph: GraphClient, body: Body, sim: Simulator, subscriber: Subscriber
+    ) -> None:
+        created = graph.create(body(lifecycleNotificationUrl=f"{subscriber.url}/lifecycle")).json()
+        sim.graph.settings.lifecycle_names_resource = True
+        sim.graph.notify_lifecycle(created["id"], "reauthorizationRequired")
+        sim.graph.drain()
+        (sent,) = subscriber.collections
+        (item,) = sent["value"]
+        assert "validationTokens" not in sent
+        assert (item["resource"], item["encryptedContent"], "tenantId" in item) == (created["resource"], None, False)
+
     def test_the_ledger_can_be_struck(self, graph: GraphClient, body: Body, sim: Simulator) -> None:
         graph.create(body())
         sim.graph.notify(body()["resource"], Kind.CALL_STARTED)
