@@ -20,7 +20,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 
 from shared.notifications.collection import ClientStates, parse_collection
-from shared.notifications.encryption import decrypt
+from shared.notifications.encryption import Sealed
 from shared.notifications.events import event_of
 from shared.notifications.http_answer import handshake
 from shared.notifications.tokens import PublishedKey, validate
@@ -72,7 +72,8 @@ def content(data: bytes) -> None:
     notification = parse_item(data).notification
     if notification.certificate_id is None:
         return
-    decrypt(notification.encrypted_content, _key())
+    sealed = Sealed.of(notification.encrypted_content)
+    sealed.open(sealed.unlock(_key()))
     raise AssertionError("what nobody encrypted was decrypted")
 
 

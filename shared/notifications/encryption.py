@@ -27,26 +27,11 @@ _BLOCK_BYTES: Final = 16
 _OAEP: Final = OAEP(mgf=MGF1(hashes.SHA1()), algorithm=hashes.SHA1(), label=None)  # noqa: S303
 
 
-def decrypt(content: Mapping[str, str], private_key: RSAPrivateKey) -> bytes:
-    """Verify and decrypt `encryptedContent`.
-
-    Args:
-        content: `data`, `dataKey` and `dataSignature`, each base64; other fields are ignored. Fields may be missing or
-            of any type.
-        private_key: of the certificate that `encryptionCertificateId` names.
-
-    Returns:
-        The plaintext as Graph encrypted it.
-
-    Raises:
-        DecryptionError: one of its subclasses, which all have the same message.
-    """
-    sealed = Sealed.of(content)
-    return sealed.open(sealed.unlock(private_key))
-
-
 class Sealed(NamedTuple):
-    """`encryptedContent` out of its base64, for whoever makes the private-key operations of many before all else."""
+    """`encryptedContent` out of its base64; it is opened in steps, so that many private-key operations run first.
+
+    What a step raises is a subclass of DecryptionError, which all have the same message.
+    """
 
     data_key: bytes
     signature: bytes
@@ -54,18 +39,34 @@ class Sealed(NamedTuple):
 
     @classmethod
     def of(cls, content: Mapping[str, str]) -> "Sealed":
-        """Read the fields, which may be missing or of any type; raises MalformedContentError."""
+        """Read `data`, `dataKey` and `dataSignature`, each base64; other fields are ignored.
+
+        Raises:
+            MalformedContentError: one of them is missing, of another type, or no base64.
+        """
         return cls(_field(content, "dataKey"), _field(content, "dataSignature"), _field(content, "data"))
 
     def unlock(self, private_key: RSAPrivateKey) -> bytes:
-        """Decrypt the data key, which takes nearly all of the time; raises WrongKeyError."""
+        """Decrypt the data key, which takes nearly all of the time.
+
+        Args:
+            private_key: of the certificate that `encryptionCertificateId` names.
+
+        Raises:
+            WrongKeyError: the data key was not encrypted for it.
+        """
         try:
             return private_key.decrypt(self.data_key, _OAEP)
         except ValueError:
             raise WrongKeyError from None
 
     def open(self, key: bytes) -> bytes:
-        """Verify and decrypt the data with what `unlock` gave; raises DecryptionError as `decrypt` does."""
+        """Verify and decrypt the data with what `unlock` gave; returns the plaintext as Graph encrypted it.
+
+        Raises:
+            SignatureMismatchError: the data is not what was signed with this key.
+            MalformedContentError: the length of the key or of the data, or the padding, is none that Graph makes.
+        """
         if len(key) != _KEY_BYTES:
             raise MalformedContentError
         if not hmac.compare_digest(hmac.digest(key, self.ciphertext, hashlib.sha256), self.signature):

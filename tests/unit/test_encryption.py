@@ -3,13 +3,14 @@
 import base64
 import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
-from shared.notifications.encryption import decrypt
+from shared.notifications.encryption import Sealed
 from shared.values.errors import DecryptionError, MalformedContentError, SignatureMismatchError, WrongKeyError
 from tests.keys import OTHER_PAIR, PAIR
 
@@ -37,6 +38,12 @@ def sealed(ciphertext: bytes, key: bytes, padding: OAEP = SHA1, signature: bytes
 def aes(padded: bytes, key: bytes) -> bytes:
     encryptor = Cipher(AES(key), CBC(key[:16])).encryptor()
     return encryptor.update(padded) + encryptor.finalize()
+
+
+def decrypt(content: Mapping[str, str], private_key: RSAPrivateKey) -> bytes:
+    """All steps at once."""
+    read = Sealed.of(content)
+    return read.open(read.unlock(private_key))
 
 
 @settings(max_examples=50)

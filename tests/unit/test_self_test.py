@@ -10,7 +10,7 @@ import pytest
 from dev.simulation.storage_model import StorageModel
 from shared.notifications.collection import ClientStates, parse_collection
 from shared.notifications.decrypt import open_items, parse_each
-from shared.notifications.encryption import decrypt
+from shared.notifications.encryption import Sealed
 from shared.notifications.events import event_of
 from shared.operations.self_test import Leg, SelfTest
 from shared.operations.self_test_notification import SelfTestNotification
@@ -58,7 +58,9 @@ class TestNotification:
         content = item.notification.encrypted_content
         assert item.notification.needs_token  # which is why it cannot go through the endpoint
         assert content["encryptionCertificateId"] == "switchboard/1"
-        assert json.loads(decrypt(content, PAIR.private_key)) == json.loads(NOTIFICATION.basic())["resourceData"]
+        sealed = Sealed.of(content)
+        plaintext = sealed.open(sealed.unlock(PAIR.private_key))
+        assert json.loads(plaintext) == json.loads(NOTIFICATION.basic())["resourceData"]
         assert b"resourceData" not in item.raw
 
     def test_has_a_key_of_its_own(self) -> None:
