@@ -94,14 +94,15 @@ class KeyVaultCertificates:
         """The private key of the version that a notification names.
 
         Args:
-            certificate_id: `{name}/{version}`. Only the configured name is ever fetched, whatever this says.
+            certificate_id: `{name}/{version}`, in whichever case: Graph has been seen to answer in capitals. Only the
+                configured name is ever fetched, whatever this says.
 
         Raises:
             UnknownCertificateError: it is not an id of ours, or Key Vault has no such version.
             UnavailableError: Key Vault did not answer, or refused; or it has been asked for too many versions just now.
         """
-        name, _, version = certificate_id.partition("/")
-        if name != self._name or _VERSION.fullmatch(version) is None:
+        name, _, version = certificate_id.lower().partition("/")
+        if name != self._name.lower() or _VERSION.fullmatch(version) is None:
             raise UnknownCertificateError
         read = self._keys.get(version)
         if read is None or not _is_lasting(read, self._monotonic()):

@@ -68,6 +68,15 @@ async def test_made_up_versions_are_few_reads_and_none_again_soon(
     assert reads(app) == asked + 1
 
 
+async def test_an_id_in_capitals_is_the_same_one(app: App, certificates: tuple[KeyVaultCertificates, Clock]) -> None:
+    found, _ = certificates
+    identity = f"switchboard/{app.sim.vault.certificate().version}"
+    key = await found.private_key(identity)
+    app.sim.faults.forget_requests()
+    assert await found.private_key(identity.upper()) is key
+    assert reads(app) == 0
+
+
 async def test_what_failed_for_now_is_asked_for_again(
     app: App, certificates: tuple[KeyVaultCertificates, Clock]
 ) -> None:
