@@ -22,7 +22,15 @@ from shared.subscriptions.desired_source import DesiredStateSource, RunSources, 
 from shared.subscriptions.plan import plan
 from shared.subscriptions.run_report import Forecast, Removal, RenewalReport, RunEnd, removal, summary
 from shared.subscriptions.scheduler import BatchScheduler, no_guard
-from shared.subscriptions.state import Changes, KnownSubscriptions, Memory, recalled
+from shared.subscriptions.state import (
+    SKEW,
+    Changes,
+    KnownSubscriptions,
+    Memory,
+    Remembered,
+    believed,
+    recalled,
+)
 from shared.subscriptions.tenant_run import Order, TenantRun
 from shared.values import graph_errors
 from shared.values.endpoint import Endpoint
@@ -192,7 +200,7 @@ class Renewal:
 
         Only PATCH is used: together with `/reauthorize` within ten minutes it would be refused ("Reduce missing
         subscriptions and change notifications", https://learn.microsoft.com/graph/change-notifications-lifecycle-events).
-        A subscription that is remembered is renewed without being read first.
+        A subscription that is remembered as alive is renewed without being read first.
 
         Returns:
             RENEWED; UNCHANGED where it is not ours; GONE where Graph does not have it.
@@ -226,15 +234,18 @@ class Renewal:
         return results[0].outcome if results else Outcome.GONE
 
     async def _recall(self, tenant_id: str, subscription_id: str) -> Subscription:
-        memory = self._remembered.get(tenant_id)
-        if memory is None or subscription_id not in memory.known:
+        """By what this process remembers, or storage, or Graph: another process may have prolonged it since."""
+        known = self._remembered.get(tenant_id, Memory()).known.get(subscription_id)
+        if known is None or self._is_over(known):
             try:
-                memory = (await self._known.load(tenant_id)).memory
+                known = (await self._known.load(tenant_id)).memory.known.get(subscription_id, known)
             except UnavailableError as error:
                 logger.warning("what is known of tenant %s cannot be read: reason=%s", tenant_id, error.reason)
-        known = None if memory is None else memory.known.get(subscription_id)
-        recollection = None if known is None else recalled(subscription_id, tenant_id, known)
-        return recollection or await self._graph.subscription(tenant_id, subscription_id)
+        recollection = None if known is None or self._is_over(known) else recalled(subscription_id, tenant_id, known)
+        return recollection or believed(await self._graph.subscription(tenant_id, subscription_id), known)
+
+    def _is_over(self, known: Remembered) -> bool:
+        return known.expires <= self._clock.now() - SKEW
 
     async def _remember(self, tenant_id: str, results: Iterable[Result]) -> None:
         changes = self._unsaved.pop(tenant_id, None) or Changes()

@@ -1,5 +1,6 @@
 """Lifecycle notifications against a model of Graph."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -63,6 +64,32 @@ async def test_reauthorization_is_one_patch_of_that_subscription(
     assert set(graph.calls[0].body or {}) == {"expirationDateTime"}
     assert graph.all[first.id].expires > second.expires
     assert graph.lists == 0
+
+
+async def test_reauthorization_by_a_process_that_has_not_seen_the_renewals_of_another(scenario: Scenario) -> None:
+    await scenario.renewal.run()
+    lifecycle = Lifecycle(scenario.process())
+    first, second, *_ = scenario.graph.live()
+    assert await lifecycle.handle(item("reauthorizationRequired", first.id)) is Handled.RENEWED
+    for _ in range(30):
+        scenario.clock.advance(timedelta(hours=1))
+        await scenario.renewal.run()
+    before = len(scenario.graph.calls)
+    assert await lifecycle.handle(item("reauthorizationRequired", second.id)) is Handled.RENEWED
+    calls = scenario.graph.calls[before:]
+    assert [(call.method, call.subscription_id) for call in calls] == [("PATCH", second.id)]
+
+
+async def test_reauthorization_of_one_that_lives_longer_than_anybody_knows(
+    graph: ModelGraph, scenario: Scenario
+) -> None:
+    await scenario.renewal.run()
+    first, *_ = graph.live()
+    graph.clock.advance(timedelta(hours=25))
+    graph.all[first.id] = replace(first, expires=graph.clock.now() + timedelta(hours=1))
+    graph.echo = lambda one: replace(one, notification_url=one.notification_url.partition("?")[0])
+    assert await Lifecycle(scenario.process()).handle(item("reauthorizationRequired", first.id)) is Handled.RENEWED
+    assert graph.methods() == {"PATCH": 1}
 
 
 async def test_reauthorization_of_one_that_is_gone_recreates_it(graph: ModelGraph, lifecycle: Lifecycle) -> None:
