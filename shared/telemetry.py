@@ -67,6 +67,9 @@ class Telemetry:
                 run was for a part of the tenants: that is no sign that the others are renewed.
         """
 
+    def unconfirmed(self, count: int) -> None:
+        """That many subscriptions that nobody desires wait for an operator's confirmation, in all tenants together."""
+
     def renewal_failed(self) -> None:
         """A renewal run could not come to its end."""
 

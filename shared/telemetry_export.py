@@ -49,6 +49,9 @@ A gauge would be cumulative here: every worker that once ran the timer would sen
 time with a new time."""
 GRANTED: Final = "switchboard.subscription.granted"
 """Histogram in seconds: the life that Graph granted to that subscription; `kind`."""
+UNCONFIRMED: Final = "switchboard.subscription.unconfirmed"
+"""Histogram, once a run: subscriptions that nobody desires and that wait for an operator's confirmation, also 0. No
+gauge, as with `EXPIRY`."""
 UNNOTIFIED: Final = "switchboard.call_records.unnotified"
 """Call records that an audit found, and of which Graph has sent no notification."""
 SELF_TESTS: Final = "switchboard.self_tests"
@@ -75,6 +78,7 @@ ATTRIBUTES: Final = {
     RUNS: (OUTCOME,),
     EXPIRY: (KIND,),
     GRANTED: (KIND,),
+    UNCONFIRMED: (),
     UNNOTIFIED: (),
     SELF_TESTS: (OUTCOME,),
 }
@@ -130,6 +134,7 @@ class OpenTelemetry(Telemetry):
         self._runs = meter.create_counter(RUNS, "{run}", "renewal runs")
         self._expiry = meter.create_histogram(EXPIRY, "s", "end of the subscription nearest to it, since 1970")
         self._granted = meter.create_histogram(GRANTED, "s", "granted life of the subscription nearest to its end")
+        self._unconfirmed = meter.create_histogram(UNCONFIRMED, "{subscription}", "unwanted ones to be confirmed")
         self._unnotified = meter.create_counter(UNNOTIFIED, "{record}", "call records without a notification")
         self._self_tests = meter.create_counter(SELF_TESTS, "{test}", "self-tests")
         self._flushes = _Flushes(getattr(meters, "force_flush", None))
@@ -178,6 +183,10 @@ class OpenTelemetry(Telemetry):
             for kind, life in lives.items():
                 self._expiry.record(life.expires.timestamp(), {KIND: kind})
                 self._granted.record(life.granted.total_seconds(), {KIND: kind})
+        self._flushes.soon()
+
+    def unconfirmed(self, count: int) -> None:
+        self._unconfirmed.record(count)
         self._flushes.soon()
 
     def renewal_failed(self) -> None:

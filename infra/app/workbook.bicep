@@ -77,6 +77,12 @@ var rows = [
     visualization: 'timechart'
   }
   {
+    name: 'unconfirmed'
+    title: 'Subscriptions that nobody desires and that wait for a confirmation'
+    query: loadTextContent('../queries/unconfirmed.kql')
+    visualization: 'timechart'
+  }
+  {
     name: 'runs'
     title: 'Renewal runs and self-tests'
     query: loadTextContent('../queries/runs.kql')

@@ -294,6 +294,8 @@ class FinishedRuns:
         self._ended = report
         outcomes = {str(outcome): count for outcome, count in report.outcomes.items()}
         self.telemetry.renewed(outcomes, lives_by_kind(report) if report.whole else None)
+        if report.whole and (report.waiting or report.reviewed):  # what is not known is not none
+            self.telemetry.unconfirmed(report.waiting)
         for failure in () if by is Runner.OPERATOR else report.failures:  # whose command shows them itself
             _log.error(
                 "renewal: kind=%s reason=%s count=%d: %s", failure.what, failure.reason, failure.count, failure.detail

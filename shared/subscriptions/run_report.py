@@ -64,8 +64,8 @@ class RenewalReport:
     `nearest` is the shortest remaining life among the live subscriptions of ours at its end; `call_records` are those
     of call records that are as desired, for these have a past that can be looked up. `previous_client_state` counts the
     live ones that still carry it. `lists_whole` says whether Graph's lists were read to their ends. A run is `whole` if
-    it was for all tenants. `unwanted` is what nobody desires, by id, as the last run of the timer found it. All that
-    came of its actions are `results`.
+    it was for all tenants. `unwanted` is what nobody desires, by id, as the last run of the timer found it, and
+    `reviewed` says whether that is known of every tenant. All that came of its actions are `results`.
     """
 
     started: datetime
@@ -82,6 +82,7 @@ class RenewalReport:
     lists_whole: bool = True
     whole: bool = True
     unwanted: Mapping[str, Unwanted] = field(default_factory=dict)
+    reviewed: bool = True
     results: tuple[Result, ...] = ()
 
     @property
@@ -167,6 +168,7 @@ class RunEnd:
                 if tenant.review is not None
                 for identity, entry in tenant.review.unwanted.items()
             },
+            reviewed=all(tenant.review is not None for tenant in self.tenants),
             results=tuple(self.results),
         )
 

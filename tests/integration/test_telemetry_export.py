@@ -80,6 +80,7 @@ def test_the_figures_of_a_run_outlive_its_worker(tmp_path: Path, ingestion: Inge
         telemetry_export.RENEWALS,
         telemetry_export.EXPIRY,
         telemetry_export.GRANTED,
+        telemetry_export.UNCONFIRMED,
     } <= sent.keys()
     assert sent[telemetry_export.RUNS]["properties"] == {telemetry_export.OUTCOME: "ended"}
     kinds = {

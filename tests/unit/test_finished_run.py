@@ -32,12 +32,16 @@ class Ends:
 
     outcomes: list[Mapping[str, int]] = field(default_factory=list)
     lives: list[Mapping[str, Life] | None] = field(default_factory=list)
+    unconfirmed_counts: list[int] = field(default_factory=list)
     failures: int = 0
     observed: list[Subscription] = field(default_factory=list)
 
     def renewed(self, outcomes: Mapping[str, int], lives: Mapping[str, Life] | None) -> None:
         self.outcomes.append(outcomes)
         self.lives.append(lives)
+
+    def unconfirmed(self, count: int) -> None:
+        self.unconfirmed_counts.append(count)
 
     def renewal_failed(self) -> None:
         self.failures += 1
@@ -55,7 +59,7 @@ class Ending:
         self.runs = FinishedRuns(self.states, self.ends, self.ends)
 
     async def run(self, by: Runner = Runner.TIMER) -> RenewalReport:
-        return await self.runs.see(self.scenario.process().run(), by)
+        return await self.runs.see(self.scenario.process().run(review=by is Runner.TIMER), by)
 
     async def last(self) -> RenewalState:
         state = (await self.states.latest()).last
@@ -244,6 +248,45 @@ async def test_a_run_for_one_tenant_does_not_count_the_others_away() -> None:
     state = await ending.last()
     assert (state.live, state.by) == (3, "timer")
     assert ending.ends.lives[-1] is None
+
+
+async def test_what_waits_for_a_confirmation_is_counted_by_every_run_until_there_is_none() -> None:
+    ending = await ended()
+    ending.scenario.source.state = DesiredState((call_records(), call_events(1)), ())
+    await ending.run()
+    await ending.run(Runner.OPERATOR)
+    ending.scenario.source.state = DesiredState(ending.scenario.desired, ())
+    await ending.run()
+    assert ending.ends.unconfirmed_counts == [0, 1, 1, 0]
+
+
+async def test_a_run_for_one_tenant_counts_nothing_that_waits() -> None:
+    ending = await ended()
+    await Lifecycle(ending.scenario.process(), ending.runs).handle(
+        {"tenantId": TENANT, "subscriptionId": "x", "lifecycleEvent": "missed"}
+    )
+    assert ending.ends.unconfirmed_counts == [0]
+
+
+async def test_what_is_not_known_to_wait_does_not_count_as_none() -> None:
+    """A new worker, while storage is away, remembers nothing of what waits."""
+    ending = Ending()
+    await ending.run(Runner.OPERATOR)  # nobody has looked for it yet
+    assert ending.ends.unconfirmed_counts == []
+    await ending.run()
+    ending.scenario.known.error = UnavailableError("storage")
+    await ending.run()
+    assert ending.ends.unconfirmed_counts == [0]
+
+
+async def test_what_waits_in_one_tenant_is_counted_though_another_is_unknown() -> None:
+    ending = await ended()
+    ending.scenario.source.state = DesiredState((call_records(), call_events(1)), ())
+    await ending.run()
+    memories = ending.scenario.known.memories
+    memories[TENANT] = msgspec.structs.replace(memories[TENANT], review=None)
+    await ending.run(Runner.OPERATOR)
+    assert ending.ends.unconfirmed_counts == [0, 1, 1]
 
 
 async def test_a_run_that_several_asked_for_counts_once() -> None:

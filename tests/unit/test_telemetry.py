@@ -66,6 +66,7 @@ def tell_everything(seen: Seen) -> None:
     seen.telemetry.express("done")
     life = Life(datetime(2026, 11, 29, 10, tzinfo=UTC), timedelta(hours=1))
     seen.telemetry.renewed({"renewed": 3, "failed": 1}, {"presence": life})
+    seen.telemetry.unconfirmed(2)
     seen.telemetry.renewal_failed()
     seen.telemetry.unnotified(2)
     seen.telemetry.waiting("call-events", 3, 60.0)
@@ -103,6 +104,7 @@ class TestMetrics:
             telemetry_export.RUNS: [({"outcome": "ended"}, 1), ({"outcome": "failed"}, 1)],
             telemetry_export.EXPIRY: [({"kind": "presence"}, (1795946400.0, 1))],
             telemetry_export.GRANTED: [({"kind": "presence"}, (3600.0, 1))],
+            telemetry_export.UNCONFIRMED: [({}, (2, 1))],
             telemetry_export.UNNOTIFIED: [({}, 2)],
             telemetry_export.DEPTH: [({"queue": "call-events"}, (3, 1))],
             telemetry_export.AGE: [({"queue": "call-events"}, (60.0, 1))],
@@ -112,6 +114,10 @@ class TestMetrics:
     async def test_a_run_that_finds_nothing_to_do_is_a_run(self, seen: Seen) -> None:
         seen.telemetry.renewed({}, {})
         assert seen.points() == {telemetry_export.RUNS: [({"outcome": "ended"}, 1)]}
+
+    async def test_that_nothing_waits_for_a_confirmation_any_more_is_told(self, seen: Seen) -> None:
+        seen.telemetry.unconfirmed(0)
+        assert seen.points() == {telemetry_export.UNCONFIRMED: [({}, (0, 1))]}
 
     async def test_a_run_for_a_part_of_the_tenants_is_no_sign_of_the_others(self, seen: Seen) -> None:
         """Else a timer that stopped would go unseen, and what it measured last would pass for undesired."""
