@@ -24,8 +24,8 @@ ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1
 
 _OTHER_ACCOUNT = "account{}"
 
-START_SECONDS = 60
-STOP_SECONDS = 10
+START_SECONDS = 120
+STOP_SECONDS = 60  # whoever is killed before has not saved everything
 
 _WINDOWS_OWN_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 _NODE_FOLDER = Path(__file__).parent / "node"

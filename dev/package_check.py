@@ -64,7 +64,7 @@ def start(app: Path, packages: Path) -> int:
             raise CheckError(f"not loaded: {', '.join(sorted(missing)) or 'any function'}\n{host.logs}")
         query = urllib.parse.urlencode({"validationToken": _TOKEN})
         request = urllib.request.Request(f"{host.url}/api/notifications?{query}", method="POST")
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             if answer.read().decode() != _TOKEN:
                 raise CheckError("the handshake was not answered with its token")
     return len(wanted)

@@ -15,7 +15,7 @@ from shared.values.resources import ResourceKind, match
 
 _RESOURCES: Final = {kind: resource for resource, kind in traffic.EVERYTHING}
 _ROSTERS: Final = [kind for kind in Kind if "roster" in kind]
-_SECONDS: Final = 10
+_SECONDS: Final = 60
 
 
 def main() -> int:

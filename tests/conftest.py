@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -30,8 +30,8 @@ LONGEST_FIRST: Final = (
 """By how long they take and wait: whoever begins with the longest does not wait for it at the end."""
 
 
-# How long an example takes says more of the machine's other work than of the code.
-settings.register_profile("switchboard", deadline=None)
+# How long an example takes, or the choice of one, says more of the machine's other work than of the code.
+settings.register_profile("switchboard", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("switchboard")
 
 

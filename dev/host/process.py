@@ -28,7 +28,7 @@ FUNCTIONS_HOST: Final = "FUNCTIONS_HOST"
 _GROUPS: Final = "LOCAL_HOST_GROUPS"
 _ROOT = Path(__file__).resolve().parents[2]
 _LISTENING = "Listening on "
-_STOP_SECONDS = 45
+_STOP_SECONDS = 90
 _POLL_SECONDS = 0.02
 # Without it, Windows starts no Python.
 _ALWAYS_INHERITED = ("SYSTEMROOT",)
@@ -191,7 +191,7 @@ class HostProcess:
         # Not at the top: the host and its workers import this package too, and would start twice as slowly.
         import requests  # noqa: PLC0415
 
-        requests.post(url, json={"input": text}, headers=self.key_header, timeout=10).raise_for_status()
+        requests.post(url, json={"input": text}, headers=self.key_header, timeout=60).raise_for_status()
 
     @property
     def key_header(self) -> dict[str, str]:

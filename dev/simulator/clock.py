@@ -66,7 +66,7 @@ class ManualClock:
         with self._condition:
             self._move(self._now + delta)
 
-    def advance_to_next(self, timeout: float = 5.0) -> datetime:
+    def advance_to_next(self, timeout: float = 90.0) -> datetime:
         """Wait until somebody sleeps, move to the earliest deadline, and return it.
 
         Raises:

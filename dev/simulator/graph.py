@@ -49,7 +49,7 @@ class Graph:
         """The ledger of all collections sent, in order."""
         return self._courier.deliveries
 
-    def drain(self, timeout: float = 10.0) -> None:
+    def drain(self, timeout: float = 90.0) -> None:
         """Wait until every delivery is settled.
 
         Raises:
@@ -135,7 +135,7 @@ class Graph:
         ]
         return collection((entry.item for entry in chosen), tokens or None, rich=True)
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str] | None = None, timeout: float = 10.0) -> Attempt:
+    def post(self, url: str, body: bytes, headers: Mapping[str, str] | None = None, timeout: float = 60.0) -> Attempt:
         """POST whatever to wherever, once, and wait for the answer. Not to be called on the subscriber's own loop."""
         chosen = headers if headers is not None else {"Content-Type": "application/json; charset=utf-8"}
         work = self._courier.post(url, body, chosen, timeout=timeout)

@@ -23,6 +23,24 @@ from tests.integration.app import CLIENT_STATE, PREVIOUS_CLIENT_STATE, App
 
 OTHER_TENANT = "909c6581-5130-43e9-88f3-fcb3582cde37"
 
+LONG = 90.0
+IMPATIENT = (
+    "http_client.CONNECT_SECONDS",
+    "http_client.SILENT_SECONDS",
+    "notifications.express.WAIT_SECONDS",
+    "notifications.receive.WAIT_SECONDS",
+    "notifications.receive._ANSWER_SECONDS",
+    "notifications.receive._EXPRESS_SECONDS",
+    "notifications.signing_keys._FETCH_SECONDS",
+    "operations.function_runs._SECONDS",
+    "operations.health._SECONDS",
+    "operations.status._SECONDS",
+    "subscriptions.run._CERTIFICATE_SECONDS",
+    "subscriptions.turn._SAVE_SECONDS",
+    "subscriptions.turn._STORAGE_SECONDS",
+)
+"""How many seconds the app waits for what comes, but late where the machine has much else to do."""
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _keys_are_checked_once() -> Iterator[None]:
@@ -51,8 +69,8 @@ async def app(empty_storage: str, shared_simulator: Simulator, monkeypatch: pyte
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    for module in ("express", "receive"):  # half a second is too short for a key where the machine has much else to do
-        monkeypatch.setattr(f"shared.notifications.{module}.WAIT_SECONDS", 30.0)
+    for patience in IMPATIENT:
+        monkeypatch.setattr(f"shared.{patience}", LONG)
     async with (
         QueueServiceClient.from_connection_string(empty_storage) as queues,
         BlobServiceClient.from_connection_string(empty_storage) as blobs,

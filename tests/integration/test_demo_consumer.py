@@ -22,7 +22,7 @@ EVENT = json.dumps(
         "data": {},
     }
 )
-LONG = 60
+LONG = 240
 """Seconds that a message stays hidden, and more than enough for all that is waited for."""
 
 

@@ -20,7 +20,7 @@ from dev.azurite import Azurite
 from dev.tcp_proxy import TcpProxy
 
 SOURCE = "https://graph.microsoft.com/v1.0/subscriptions/s"
-PATIENCE = 30
+PATIENCE = 90
 
 
 def event(name: str, **attributes: Any) -> dict[str, Any]:

@@ -455,7 +455,7 @@ class TestAzureYaml:
     @pytest.mark.parametrize("arguments", [[], ["during"]])
     def test_the_script_says_how_it_is_used(self, arguments: list[str]) -> None:
         command = [sys.executable, "-S", str(HOOKS / "provision.py"), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
         assert (done.returncode, done.stderr) == (2, "usage: provision.py before|after\n")
 

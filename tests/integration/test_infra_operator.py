@@ -51,7 +51,7 @@ def run(tmp_path: Path, azure: Azure) -> Run:
     def start(app: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "infra.operator_settings", "--resource-group", "rg", "--app", app]
         env = os.environ | {"PATH": azure.path, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
 
     return start
 

@@ -363,14 +363,14 @@ class TestSelfTest:
 
     def test_says_that_the_endpoint_is_not_there(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NOTIFICATION_URL", f"{stack.url}/api/nothing")
-        legs = {leg["name"]: leg for leg in run_json("selftest", "--patience", "5", exit_code=1)["legs"]}
+        legs = {leg["name"]: leg for leg in run_json("selftest", "--patience", "60", exit_code=1)["legs"]}
         assert "404" in legs["endpoint"]["problem"]
         assert legs["event of encrypted content"]["problem"] is None
 
     def test_says_that_key_vault_is_not_there(self, stack: Stack) -> None:
         stack.sim.vault.rotate_certificate()  # a version that the app has not seen yet
         stack.sim.faults.add(Fault("vault", status=403), times=None)
-        legs = {leg["name"]: leg for leg in run_json("selftest", "--patience", "5", exit_code=1)["legs"]}
+        legs = {leg["name"]: leg for leg in run_json("selftest", "--patience", "60", exit_code=1)["legs"]}
         assert "key-vault-403" in legs["raw queue"]["problem"]
         assert legs["event by way of the endpoint"]["problem"] is None
 

@@ -112,7 +112,7 @@ class TestFiles:
             copy(ROOT / name, tmp_path / name)
 
         command = [sys.executable, "-E", "-s", "-S", str(tmp_path / "run.py"), "package"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
         assert done.returncode == 0, done.stderr
         assert (tmp_path / FOLDER / "function_app.py").exists()
@@ -182,7 +182,7 @@ class TestStart:
 
     def test_answers_the_handshake_before_it_is_configured(self, host: HostProcess) -> None:
         answer = requests.post(
-            f"{host.url}/api/notifications", params={"validationToken": "Validation: a b"}, timeout=10
+            f"{host.url}/api/notifications", params={"validationToken": "Validation: a b"}, timeout=90
         )
 
         assert (answer.status_code, answer.text) == (200, "Validation: a b")

@@ -38,14 +38,14 @@ def test_a_hosts_lease_is_shortened_and_renewed(queue: QueueClient) -> None:
     message = queue.receive_message(visibility_timeout=600)
 
     assert message is not None
-    assert (message.next_visible_on - message.inserted_on).total_seconds() < 10
+    assert (message.next_visible_on - message.inserted_on).total_seconds() < 300
     renewed = queue.update_message(message, visibility_timeout=600)
-    assert (renewed.next_visible_on - message.inserted_on).total_seconds() < 10
+    assert (renewed.next_visible_on - message.inserted_on).total_seconds() < 300
     deadline = time.monotonic() + 90
-    while (again := queue.receive_message(visibility_timeout=30)) is None:
+    while (again := queue.receive_message(visibility_timeout=300)) is None:
         assert time.monotonic() < deadline
     assert again.content == "1 + 1 = 2"
-    assert queue.receive_message(visibility_timeout=30) is None
+    assert queue.receive_message(visibility_timeout=300) is None
 
 
 def test_a_fault_meets_as_many_calls_as_it_says(proxy: QueueProxy, queue: QueueClient) -> None:
@@ -73,15 +73,15 @@ def test_what_a_get_found_is_withheld_and_leased_until_its_caller_has_gone(
     proxy: QueueProxy, queue: QueueClient
 ) -> None:
     proxy.faults = [Fault(operation="get", action="withhold")]
-    assert queue.receive_message(visibility_timeout=30) is None
+    assert queue.receive_message(visibility_timeout=300) is None
     queue.send_message("leased")
 
     with pytest.raises(ServiceResponseError):
-        queue.receive_message(visibility_timeout=30, read_timeout=0.5)
+        queue.receive_message(visibility_timeout=300, read_timeout=0.5)
 
     until_held(proxy)
     proxy.faults = []
-    assert queue.receive_message(visibility_timeout=30) is None
+    assert queue.receive_message(visibility_timeout=300) is None
     assert queue.get_queue_properties().approximate_message_count == 1
 
 

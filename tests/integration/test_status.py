@@ -272,4 +272,4 @@ def browse(option: str, url: str, folder: Path) -> subprocess.CompletedProcess[s
         url,
     ]
     environment = os.environ | {"HOME": str(folder)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=40)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)

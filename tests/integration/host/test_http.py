@@ -114,7 +114,7 @@ async def fail(req: func.HttpRequest) -> func.HttpResponse:
 
 @app.route("meet")
 def meet(req: func.HttpRequest) -> func.HttpResponse:
-    meeting.wait(10)
+    meeting.wait(60)
     return answer("met")
 
 
@@ -207,7 +207,7 @@ class TestRequest:
         assert response.content == b""
 
     def test_may_be_large(self, host: HostProcess) -> None:
-        assert requests.post(f"{host.url}/api/size", data=bytes(8_000_000), timeout=30).json() == 8_000_000
+        assert requests.post(f"{host.url}/api/size", data=bytes(8_000_000), timeout=90).json() == 8_000_000
 
     @pytest.mark.parametrize(("limit", "size"), [("", 104_857_601), ("1000", 1001)])
     def test_over_the_limit_gets_500_and_no_further_request(
@@ -215,7 +215,7 @@ class TestRequest:
     ) -> None:
         app.write(SOURCE)
         host = serve(FUNCTIONS_REQUEST_BODY_SIZE_LIMIT=limit)
-        connection = HTTPConnection(urlsplit(host.url).netloc, timeout=30)
+        connection = HTTPConnection(urlsplit(host.url).netloc, timeout=90)
         connection.putrequest("POST", "/api/size")
         connection.putheader("Content-Length", str(size))
         connection.endheaders()

@@ -128,7 +128,7 @@ class TestApp:
 
         assert not app.notes[0]["shadow"]
         assert app.notes[0]["folder"] != str(app.folder)
-        assert requests.get(f"{host.url}/api/x", timeout=10).text == str(app.folder)
+        assert requests.get(f"{host.url}/api/x", timeout=90).text == str(app.folder)
 
     @pytest.mark.own_host("it asks a worker process, without a host")
     def test_without_functions(self, app: App) -> None:

@@ -49,11 +49,11 @@ class Subscriber:
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever)
         thread.start()
-        runner = asyncio.run_coroutine_threadsafe(subscriber._open(), loop).result(10)
+        runner = asyncio.run_coroutine_threadsafe(subscriber._open(), loop).result(90)
         try:
             yield subscriber
         finally:
-            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(90)
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()

@@ -132,9 +132,9 @@ class TestControl:
     def test_a_device_code_is_entered_on_the_page_that_it_names(self, sim: Simulator) -> None:
         flow = sim.entra.start_device_code(sim.tenants[0], {"client_id": "c", "scope": "User.Read"})
         page = flow["verification_uri"]
-        assert 'name="code"' in requests.get(page, timeout=10).text
-        assert requests.post(page, data={"code": "another"}, timeout=10).status_code == 404
-        assert requests.post(page, data={"code": flow["user_code"].lower()}, timeout=10).status_code == 200
+        assert 'name="code"' in requests.get(page, timeout=90).text
+        assert requests.post(page, data={"code": "another"}, timeout=90).status_code == 404
+        assert requests.post(page, data={"code": flow["user_code"].lower()}, timeout=90).status_code == 200
         assert sim.entra.grant(sim.tenants[0], {"grant_type": "device_code", **flow})["access_token"]
 
     @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_an_app_with_real_sdks_gets_what_happened(
 
     (token,) = collection["validationTokens"]
     discovery = requests.get(
-        f"{environment['LOGIN_ENDPOINT']}/common/v2.0/.well-known/openid-configuration", timeout=10
+        f"{environment['LOGIN_ENDPOINT']}/common/v2.0/.well-known/openid-configuration", timeout=90
     ).json()
     signing_key = jwt.PyJWKClient(discovery["jwks_uri"]).get_signing_key_from_jwt(token)
     claims = jwt.decode(token, signing_key.key, algorithms=["RS256"], audience=environment["GRAPH_APP_IDS"])

@@ -58,8 +58,13 @@ class Server:
     heads: list[bytes] = field(default_factory=list)
     connections: int = 0
     closed: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))  # once for each connection
-    asked: asyncio.Event = field(default_factory=asyncio.Event)  # once there is a request
+    asked: asyncio.Condition = field(default_factory=asyncio.Condition)
     port: int = 0
+
+    async def asked_times(self, count: int) -> None:
+        """Wait until there have been so many requests."""
+        async with self.asked:
+            await self.asked.wait_for(lambda: len(self.bodies) >= count)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -69,7 +74,8 @@ class Server:
                 length = [int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
                 self.heads.append(head)
                 self.bodies.append(await reader.readexactly(length[0]) if length else b"")
-                self.asked.set()
+                async with self.asked:
+                    self.asked.notify_all()
                 await next(self.behaviours, says(OK))(writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass

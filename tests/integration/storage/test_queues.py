@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from dev.azurite import Azurite
+from dev.ports import held_port
 from shared.http_client import HttpClient
 from shared.settings import StorageSettings
 from shared.storage.account import StorageAccount
@@ -118,9 +119,9 @@ async def test_a_refusal_is_not_tried_again() -> None:
     assert len(storage.requests) == 1
 
 
-async def test_where_nobody_listens_storage_is_unavailable(unused_tcp_port: int) -> None:
-    async with queues_at(unused_tcp_port) as queues:
-        with pytest.raises(UnavailableError) as caught:
+async def test_where_nobody_listens_storage_is_unavailable() -> None:
+    with held_port() as nobody, pytest.raises(UnavailableError) as caught:
+        async with queues_at(nobody) as queues:
             await queues.put(QUEUE, BODY, "base64")
     assert caught.value.reason == "storage-no-answer"
 
