@@ -22,7 +22,9 @@ def test_every_target_has_a_corpus() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_whole_corpus_against_every_target(target: str) -> None:
     for path in FILES:
-        assert counted(partial(attempt, target, path.read_bytes())) < CALLS, path
+        data = path.read_bytes()
+        attempt(target, data)  # what a process compiles and imports once is not the input's
+        assert counted(partial(attempt, target, data)) < CALLS, path
 
 
 CHANGE = st.tuples(
