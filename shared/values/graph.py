@@ -123,11 +123,14 @@ def _expiration(value: object, *, needed: bool) -> datetime | None:
     if not isinstance(value, str):
         return None
     try:
-        return parse_time(value)
+        moment = parse_time(value)
     except MalformedInputError:
         if needed:
             raise
         return None
+    # "0001-01-01T00:00:00Z" is how .NET writes no time; "permission resource type" shows Graph do so
+    # (https://learn.microsoft.com/graph/api/resources/permission).
+    return None if moment.year == 1 else moment
 
 
 def parse_time(text: str) -> datetime:

@@ -177,7 +177,7 @@ def test_a_conflict_names_the_holder() -> None:
 
 def test_an_expiration_that_is_not_told_is_assumed() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    for told in (None, "", 7, "tomorrow"):
+    for told in (None, "", 7, "tomorrow", "0001-01-01T00:00:00Z"):
         found = graph.parse_subscription(FOUND | {"expirationDateTime": told}, "t1", "v1.0", assumed=now)
         assert (found.expires, found.expires_told) == (now, False)
     assert graph.parse_subscription(FOUND, "t1", "v1.0", assumed=now).expires_told
