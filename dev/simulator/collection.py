@@ -55,7 +55,8 @@ def lifecycle_notification(event: str, addressee: Addressee, *, resource: str | 
     """One lifecycle item; `event` is `reauthorizationRequired`, `subscriptionRemoved`, `missed`, or one yet to come.
 
     With the subscription's `resource` it has the form that has been received in place of the documented one: the tenant
-    is `organizationId`, and the fields of a change notification are there (microsoft-graph-docs-contrib, issue 84).
+    is `organizationId`, and a change notification's fields are there (msgraph-sdk-java, issue 1551). There `resource`
+    was empty; a draft of Graph's page fills it (microsoft-graph-docs, pull request 5294).
     """
     item: dict[str, Any] = {
         "subscriptionId": addressee.subscription_id,
@@ -65,12 +66,9 @@ def lifecycle_notification(event: str, addressee: Addressee, *, resource: str | 
     }
     if resource is None:
         return item | {"tenantId": addressee.tenant_id}
-    content = {
-        "resource": resource,
-        "resourceData": {"@odata.id": resource},
-        "sequence": None,
-        "encryptedContent": None,
-    }
+    identity = addressee.subscription_id
+    about = {"@odata.type": "#microsoft.graph.subscription", "@odata.id": f"subscriptions/{identity}", "id": identity}
+    content = {"resource": resource, "resourceData": about, "sequence": None, "encryptedContent": None}
     return item | {"organizationId": addressee.tenant_id} | content
 
 

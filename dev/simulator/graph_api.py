@@ -47,8 +47,8 @@ class GraphSettings:
     otherwise and leave out queries and change types, `untold_expirations` are null in lists, and `stuck_renewals` are
     answered without prolonging anything (microsoft-graph-docs, issue 9421). `longest_grant` is granted at most.
     `bad_entries` are in lists what is no subscription, and `patchy_lists` leave out every third, another each time.
-    `lifecycle_names_resource` gives lifecycle notifications the form that has been seen (microsoft-graph-docs-contrib,
-    issue 84). `transcript_access` is the Teams administrator's switch, without which nothing about transcripts is
+    `lifecycle_names_resource` gives lifecycle notifications a change notification's fields, as have been received
+    (msgraph-sdk-java, issue 1551). `transcript_access` is the Teams administrator's switch, without which nothing about transcripts is
     answered ("Manage access to transcripts with Microsoft Graph").
     """
 

@@ -64,8 +64,8 @@ class ChangeNotification(msgspec.Struct, frozen=True, dict=True, rename="camel")
         """Whether only a validation token can show that the item is Graph's.
 
         A resource that has nothing but rich notifications needs one even for an item without content: else leaving the
-        content out would be a way around the tokens. A lifecycle notification needs none: Graph's pages show them
-        without tokens, and of one that names its resource (microsoft-graph-docs-contrib, issue 84) no content is read.
+        content out would be a way around the tokens. A lifecycle notification needs none, whichever fields it has:
+        Graph's pages show them without tokens, and no content of them is read.
         """
         if self.lifecycle_event is not None and self.change_type is None:
             return False
