@@ -48,8 +48,8 @@ class GraphSettings:
     answered without prolonging anything (microsoft-graph-docs, issue 9421). `longest_grant` is granted at most.
     `bad_entries` are in lists what is no subscription, and `patchy_lists` leave out every third, another each time.
     `lifecycle_names_resource` gives lifecycle notifications a change notification's fields, as have been received
-    (msgraph-sdk-java, issue 1551). `transcript_access` is the Teams administrator's switch, without which nothing about transcripts is
-    answered ("Manage access to transcripts with Microsoft Graph").
+    (msgraph-sdk-java, issue 1551). `transcript_access` is the Teams administrator's switch, without which nothing
+    about transcripts is answered ("Manage access to transcripts with Microsoft Graph").
     """
 
     page_size: int = 100
