@@ -73,4 +73,5 @@ def unwanted_json(unwanted: Mapping[str, Unwanted]) -> list[dict[str, Any]]:
 def _what_next(entry: Unwanted) -> str:
     if entry.waits is not None:
         return _WHY[entry.waits]
-    return f"goes from {(entry.since + UNWANTED_FOR).astimezone(UTC):%H:%M} UTC on, unless something asks for it"
+    earliest = (entry.since + UNWANTED_FOR).astimezone(UTC)
+    return f"goes at {earliest:%H:%M} UTC at the earliest, unless something asks for it"

@@ -32,7 +32,8 @@ _AGAINST_REPLACEMENT: Final[tuple[Disturbance, ...]] = (*_AGAINST_CREATION, "del
 _AGAINST_REMOVAL: Final[tuple[Disturbance, ...]] = (*_AGAINST_REPLACEMENT, "renewals", "lists", "vault")
 
 LONGEST_UNWANTED = timedelta(days=6)
-"""An hour, two days until an operator looks, and the longest life of what has an old client state."""
+"""An hour, anew after whatever stood in the way, two days until an operator looks, and the longest life of what has an
+old client state."""
 
 
 @dataclass(frozen=True, slots=True)

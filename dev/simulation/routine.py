@@ -13,7 +13,7 @@ from dev.simulation.virtual_time import START, sleep_until
 from dev.simulator.subscriptions import Subscription
 from shared.subscriptions.actions import Outcome
 from shared.subscriptions.state import Remembered, held_until
-from shared.subscriptions.unwanted import BRAKE_PERIOD, UNWANTED_FOR
+from shared.subscriptions.unwanted import BRAKE_PERIOD, READINGS_APART, UNWANTED_FOR
 from shared.values.errors import SwitchboardError
 
 TIMER: Final = 300.0  # seconds
@@ -88,13 +88,17 @@ class Routine:
                     return tick + TIMER
 
     def _reviews(self) -> Iterator[float]:
-        """When what nobody desires has been so for long enough, and when removals and confirmations count no more."""
+        """When what nobody desires has been so for long enough, and when removals and confirmations count no more.
+
+        Meanwhile one reading has to follow the other, also where the clocks of two processes differ the most.
+        """
         reviews = [self.scenario.memory(tenant_id).review for tenant_id in self.scenario.tenant_ids]
         for review in reviews:
             if review is not None:
                 begins = [entry.since for entry in review.unwanted.values()]
                 if begins and review.whole_since is not None:
                     begins.append(review.whole_since)
+                    yield _last_tick() + (READINGS_APART - 2 * SKEW).total_seconds()
                 yield from (_since_start(begin + UNWANTED_FOR) for begin in begins)
                 yield from (_since_start(at + BRAKE_PERIOD) for at in review.removals.values())
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from shared.clock import Clock
 from shared.subscriptions.actions import Outcome, Reason, Result
 from shared.subscriptions.desired import Desired
@@ -112,7 +110,7 @@ class TenantRecord:
     def restart_review(self, review: Review | None) -> None:
         """Keep a review, with the hour of whole readings beginning again: this run has not read everything."""
         if review is not None:
-            self.changes.review = msgspec.structs.replace(review, whole_since=None)
+            self.changes.review = review.restarted()
 
     def take_picture(self, picture: Picture) -> None:
         """Go by a picture, whatever was known before."""

@@ -280,6 +280,13 @@ class TenantRun:
             unwanted, others, before, now, confirmed=confirmed, unsubscribes=self._order.unsubscribe
         )
         record.changes.review = review
+        held_up = sum(entry.waits is None and entry.since != now for entry in review.unwanted.values())
+        if held_up and before is not None and before.whole_since not in {None, review.whole_since}:
+            logger.warning(
+                "the hour before %d subscriptions of tenant %s go begins anew: the last reading was too long ago",
+                held_up,
+                record.tenant_id,
+            )
         due = due_for_removal(review, now)
         if not (due and wanted.sure) or any(map(_hides_something, record.troubles)):
             return

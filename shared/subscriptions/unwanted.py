@@ -17,6 +17,9 @@ from shared.values.times import Moment
 UNWANTED_FOR: Final = timedelta(hours=1)
 """For how long all readings have to say that nobody desires a subscription before it is removed."""
 
+READINGS_APART: Final = UNWANTED_FOR / 2
+"""How far two whole readings may lie apart without the hour beginning anew, clocks that differ aside."""
+
 BRAKE_PERIOD: Final = timedelta(hours=24)
 """Removals within it count together; so much may be removed without anybody's confirmation."""
 
@@ -73,19 +76,25 @@ class Unwanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Review(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What nobody desires, by id, as the last run of the timer found it.
 
-    `whole_since` is since when every run has read all that is desired; None where the last one did not. `removals` are
+    `whole_since` and `whole_until` are the first and the last of the runs that have all read all that is desired, each
+    soon enough after the one before; None where the last one did not, and where nothing is unwanted. `removals` are
     those of the last day that nobody confirmed, each with its time: they are noted before they are tried, so one that
     is still there was none.
     """
 
     unwanted: Mapping[str, Unwanted] = {}
     whole_since: Moment | None = None
+    whole_until: Moment | None = None  # not told by the version before: then nobody knows how long ago that was
     removals: Mapping[str, Moment] = {}
 
     def without(self, ids: Collection[str]) -> "Review":
         """The same without what is gone."""
         kept = {identity: entry for identity, entry in self.unwanted.items() if identity not in ids}
         return msgspec.structs.replace(self, unwanted=kept)
+
+    def restarted(self) -> "Review":
+        """The same with the hour of whole readings beginning with the next one."""
+        return msgspec.structs.replace(self, whole_since=None, whole_until=None)
 
     def with_removals(self, removals: Mapping[str, datetime], now: datetime) -> "Review":
         """The same with more removals, and without those that are older than a day."""
@@ -159,9 +168,19 @@ def review_unwanted(
             identity: msgspec.structs.replace(entry, waits=waits.get(identity), confirmed=identity in to_go)
             for identity, entry in entries.items()
         },
-        whole_since=now if before is None or before.whole_since is None else before.whole_since,
+        whole_since=_whole_since(before, now) if entries else None,
+        whole_until=now if entries else None,
         removals=removals,
     )
+
+
+def _whole_since(before: Review | None, now: datetime) -> datetime:
+    """Since when one whole reading has followed the other, up to the one of now."""
+    if before is None or before.whole_since is None or before.whole_until is None:
+        return now
+    # A clock that was set back says as little of the time between as too long a time does.
+    is_next = -_CLOCKS_DIFFER <= now - before.whole_until <= READINGS_APART + _CLOCKS_DIFFER
+    return before.whole_since if is_next else now
 
 
 def due_for_removal(review: Review, now: datetime) -> set[str]:

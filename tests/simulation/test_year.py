@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import pytest
 
-from dev.simulation import scenario
+from dev.simulation import coverage, scenario
 from dev.simulation import year as year_module
 from dev.simulation.coverage import Ledger
 from dev.simulation.fault_schedule import SLOW_READS, TROUBLES, Event, EventName, fault_schedule
@@ -128,11 +128,12 @@ def test_keeping_what_nobody_desires_is_noticed(monkeypatch: pytest.MonkeyPatch)
     """A meeting is taken off the file, while there is another."""
     schedule = [Event(HOUR.total_seconds(), "taken off", 20 * 24 * HOUR.total_seconds(), draw=0.3)]
     monkeypatch.setattr(year_module, "fault_schedule", lambda *_: schedule)
-    year = simulate(1, 10, tenants=1)
+    monkeypatch.setattr(coverage, "LONGEST_UNWANTED", 24 * HOUR)  # there is no operator to be waited for
+    year = simulate(1, 2, tenants=1)
     assert not year.violations
     assert year.outcomes[Outcome.DELETED] == 1
     monkeypatch.setattr(unwanted, "_MOST_TOGETHER", 0)
-    assert any("nobody desired it" in violation for violation in simulate(1, 10, tenants=1).violations)
+    assert any("nobody desired it" in violation for violation in simulate(1, 2, tenants=1).violations)
 
 
 def test_removing_what_is_desired_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +143,21 @@ def test_removing_what_is_desired_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
     assert not simulate(1, 1, tenants=1).violations
     monkeypatch.setattr(unwanted, "_TENTH", 1)
     assert any("deleted alone" in violation for violation in simulate(1, 1, tenants=1).violations)
+
+
+def test_reading_falsely_before_and_after_an_hour_without_runs_removes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group is read in part by two runs, with a long deployment between them; and no brake keeps anything."""
+    run, first, second = 300.0, HOUR.total_seconds(), 2.25 * HOUR.total_seconds()
+    schedule = [
+        Event(first - run / 2, "cut off", run, draw=0.9),
+        Event(first + run / 2, "deploy", second - first - run),
+        Event(second - run / 2, "cut off", run, draw=0.9),
+    ]
+    monkeypatch.setattr(year_module, "fault_schedule", lambda *_: schedule)
+    monkeypatch.setattr(unwanted, "_TENTH", 1)
+    assert not simulate(1, 0.25, tenants=1).violations
+    monkeypatch.setattr(unwanted, "READINGS_APART", 2 * HOUR)
+    assert any("deleted alone" in violation for violation in simulate(1, 0.25, tenants=1).violations)
 
 
 def test_deleting_at_the_first_refusal_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

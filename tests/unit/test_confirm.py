@@ -119,7 +119,7 @@ def test_the_plan_lists_what_the_timer_found_without_being_asked() -> None:
         ("off", "switched-off"),
     ]
     shown = run("plan").output
-    assert "goes from 13:00 UTC on" in shown
+    assert "goes at 13:00 UTC at the earliest" in shown
     assert "subscriptions confirm" in shown
 
 
