@@ -99,8 +99,10 @@ class SigningKeys:
         return msgspec.json.decode(answer.body)
 
 
-def _key(jwk: Mapping[str, Any]) -> tuple[str, PublishedKey] | None:
-    """The id and the key of one entry; None where the key cannot sign a validation token."""
+def _key(jwk: object) -> tuple[str, PublishedKey] | None:
+    """The id and the key of one entry; None where it is none, or cannot sign a validation token."""
+    if not isinstance(jwk, Mapping):
+        return None
     issuer = jwk.get("issuer")
     if not isinstance(issuer, str | None):
         return None  # the key signs for one issuer, and the entry does not say for which
