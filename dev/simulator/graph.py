@@ -164,6 +164,8 @@ class Graph:
             payload = replace(payload, change_type="updated")
         name = str(uuid.uuid4()) if self.settings.notification_ids else None
         item = change_notification(payload, subscription.addressee, notification_id=name)
+        if self.settings.odd_echoes and (content := item.get(payload.content_name)) is not None:
+            content["encryptionCertificateId"] = content["encryptionCertificateId"].upper()
         return _entry(subscription, item, payload.content)
 
 

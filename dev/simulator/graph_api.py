@@ -37,19 +37,19 @@ _FAULT_CODES: Final = {429: "TooManyRequests", 503: "ServiceUnavailable", 504: "
 class GraphSettings:
     """Switches of the subscriptions API, to be set at any time.
 
-    `quotas` are subscriptions per tenant: of call records, and of all Teams resources together. `certificate_patch`
-    is whether PATCH takes the certificate's fields (two pages of Graph's disagree). `lifetime_margin` is how much the
+    `quotas` are subscriptions per tenant: of call records, and of all Teams resources together. `certificate_patch` is
+    whether PATCH takes the certificate's fields (two pages of Graph's disagree). `lifetime_margin` is how much the
     enforced lifetimes fall short of the documented ones. `duplicates` can be allowed, as they at times are.
     `empty_page_first` starts every LIST with an empty page and a nextLink. `blind_lists` have nothing on any page, as
-    has happened for days (microsoftgraph/microsoft-graph-docs, issues 15648 and 17354). `separate_versions` lists
-    under v1.0 and beta only what was made there. `notification_ids` gives each item the optional `id`.
-    `byte_order_mark` opens every answer with one, as answers of some workloads do. `odd_echoes` spell resources
-    otherwise and leave out queries and change types, `untold_expirations` are null in lists, and `stuck_renewals` are
-    answered without prolonging anything (microsoft-graph-docs, issue 9421). `longest_grant` is granted at most.
-    `bad_entries` are in lists what is no subscription, and `patchy_lists` leave out every third, another each time.
-    `lifecycle_names_resource` gives lifecycle notifications a change notification's fields, as have been received
-    (msgraph-sdk-java, issue 1551). `transcript_access` is the Teams administrator's switch, without which nothing
-    about transcripts is answered ("Manage access to transcripts with Microsoft Graph").
+    has happened for days (microsoftgraph/microsoft-graph-docs, issues 15648 and 17354). `separate_versions` lists under
+    v1.0 and beta only what was made there. `notification_ids` gives each item the optional `id`. `byte_order_mark`
+    opens every answer with one, as answers of some workloads do. `odd_echoes` spell resources otherwise, put
+    certificates' ids in capitals, and leave out queries and change types, `untold_expirations` are null in lists, and
+    `stuck_renewals` are answered without prolonging anything (microsoft-graph-docs, issue 9421). `longest_grant` is
+    granted at most. `bad_entries` are in lists what is no subscription, and `patchy_lists` leave out every third,
+    another each time. `lifecycle_names_resource` gives lifecycle notifications a change notification's fields, as have
+    been received (msgraph-sdk-java, issue 1551). `transcript_access` is the Teams administrator's switch, without which
+    nothing about transcripts is answered ("Manage access to transcripts with Microsoft Graph").
     """
 
     page_size: int = 100

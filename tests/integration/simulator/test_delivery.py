@@ -129,6 +129,13 @@ class TestWhatIsSent:
             for item in items
         )
 
+    def test_items_can_name_their_certificate_in_capitals(self, graph: GraphClient, body: Body, sim: Simulator) -> None:
+        created = graph.create(body()).json()
+        sim.graph.settings.odd_echoes = True
+        (sent,) = sim.graph.prepare(created["id"], Kind.CALL_STARTED)
+        named = sent.item["encryptedContent"]["encryptionCertificateId"]
+        assert named == created["encryptionCertificateId"].upper() != created["encryptionCertificateId"]
+
     def test_lifecycle_notifications_can_name_their_resource(
         self, graph: GraphClient, body: Body, sim: Simulator, subscriber: Subscriber
     ) -> None:
