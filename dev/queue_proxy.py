@@ -1,4 +1,4 @@
-"""An HTTP proxy before queue storage, that can answer in its place, lose answers, and shorten a host's leases."""
+"""An HTTP proxy before queue storage, that can answer in its place, lose answers, and change leases."""
 
 import asyncio
 import base64
@@ -61,29 +61,35 @@ class QueueProxy:
     Attributes:
         faults: the first that is for a call meets it; may be changed at any time.
         held: how many calls have been held until now.
-        lease_seconds: what the ten minutes become for which a host leases messages; may be changed at any time.
+        lease_seconds: what the time becomes for which messages are leased; may be changed at any time.
+        renewed: how many leases have been renewed until now.
         url: where it listens, the account included.
     """
 
-    def __init__(self, target: str, lease_seconds: int) -> None:
+    def __init__(self, target: str, lease_seconds: int, asked_seconds: int) -> None:
         self.faults: list[Fault] = []
         self.held = 0
         self.lease_seconds = lease_seconds
+        self.renewed = 0
         self.url = ""
+        self._asked = str(asked_seconds)
         self._target = target
         self._lock = threading.Lock()
 
     @classmethod
     @contextmanager
-    def before(cls, target: str, *, lease_seconds: int = HOST_LEASE_SECONDS) -> "Iterator[QueueProxy]":
+    def before(
+        cls, target: str, *, lease_seconds: int = HOST_LEASE_SECONDS, asked_seconds: int = HOST_LEASE_SECONDS
+    ) -> "Iterator[QueueProxy]":
         """Listen on 127.0.0.1 for the length of a `with` block.
 
         Args:
             target: the queue service's URL, the account included.
-            lease_seconds: what the ten minutes become for which a host leases messages. Whatever asks for another
-                time, the app's own calls among them, gets what it asks for.
+            lease_seconds: what the time becomes for which messages are leased. Whatever asks for another time, the
+                app's own calls among them, gets what it asks for.
+            asked_seconds: the time for which whoever leases messages asks; a host's ten minutes unless given.
         """
-        proxy = cls(target, lease_seconds)
+        proxy = cls(target, lease_seconds, asked_seconds)
         ready, over = threading.Event(), asyncio.Event()
         loop = asyncio.new_event_loop()
         thread = threading.Thread(
@@ -154,8 +160,9 @@ class QueueProxy:
         )
         body = await request.read()
         url = URL(self._target).origin().join(URL(request.raw_path, encoded=True))
-        is_lease = request.query.get("visibilitytimeout") == str(HOST_LEASE_SECONDS)
-        if is_lease and self.lease_seconds != HOST_LEASE_SECONDS:
+        if request.query.get("visibilitytimeout") == self._asked:
+            with self._lock:
+                self.renewed += request.method == "PUT"
             url = url.update_query(visibilitytimeout=self.lease_seconds)
             headers["Authorization"] = _signature(request.method, url, headers, len(body))
         try:

@@ -33,6 +33,8 @@ from shared.settings import is_loopback
 from shared.values.endpoint import EncryptionCertificate
 from shared.values.errors import UnavailableError, UnknownCertificateError
 
+_CONNECT_SECONDS: Final = 3
+_ANSWER_SECONDS: Final = 5  # of each of three tries
 _VERSION: Final = re.compile(r"[0-9a-f]{32}")
 # Whoever can have notifications accepted can make up versions: so many are read within so many seconds at most.
 _MOST_READS: Final = 60
@@ -82,8 +84,8 @@ class KeyVaultCertificates:
             verify_challenge_resource=not is_loopback(vault_url),
             retry_total=2,
             retry_backoff_factor=0.2,
-            connection_timeout=3,
-            read_timeout=5,
+            connection_timeout=_CONNECT_SECONDS,
+            read_timeout=_ANSWER_SECONDS,
         )
         self._monotonic = monotonic
         self._most_remembered = most_remembered

@@ -77,7 +77,7 @@ class HostProcess:
         port: int = 0,
         lease_seconds: int = 600,
         groups: bool = False,
-        start_seconds: float = 90,
+        start_seconds: float = 240,
     ) -> None:
         """Prepare; nothing is started yet.
 
@@ -222,7 +222,7 @@ class HostProcess:
             self.kill()
             raise
 
-    def wait_for_log(self, text: str, *, seconds: float = 90) -> None:
+    def wait_for_log(self, text: str, *, seconds: float = 240) -> None:
         """Wait until a text stands in `logs`.
 
         Raises:

@@ -25,8 +25,11 @@ OTHER_TENANT = "909c6581-5130-43e9-88f3-fcb3582cde37"
 
 LONG = 90.0
 IMPATIENT = (
+    "graph.client._CONNECT_SECONDS",
     "http_client.CONNECT_SECONDS",
     "http_client.SILENT_SECONDS",
+    "key_vault._ANSWER_SECONDS",
+    "key_vault._CONNECT_SECONDS",
     "notifications.express.WAIT_SECONDS",
     "notifications.receive.WAIT_SECONDS",
     "notifications.receive._ANSWER_SECONDS",

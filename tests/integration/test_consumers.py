@@ -15,7 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from dev.azurite import Azurite, node
 from dev.clients import NODE_MODULES, TSC, build_npm_package, build_wheel
+from dev.queue_proxy import QueueProxy
 from shared.http_client import HttpClient
 from shared.notifications.decrypt import Decryptor
 from shared.notifications.event_writer import EventWriter
@@ -50,7 +51,7 @@ SAMPLES = ROOT / "docs" / "samples"
 RECEIVED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SUBSCRIPTION = "76222963-cc7b-42d2-882d-8aaa69cb2ba3"
-DEADLINE = 90
+DEADLINE = 240
 
 RECORDS: list[dict[str, Any]] = [
     {"id": "record-0"},
@@ -268,23 +269,26 @@ def test_each_event_is_handled_once_whatever_happens_around_it(running: Running)
 
 
 def test_what_takes_longer_than_the_lease_stays_hidden(
-    javascript: JavaScriptExample, storage: Storage, tmp_path: Path
+    javascript: JavaScriptExample, azurite: Azurite, storage: Storage, tmp_path: Path
 ) -> None:
-    """In JavaScript, where the example renews by itself; Python's reader has a test of its own."""
+    """In JavaScript, where the example renews by itself; Python's reader has a test of its own.
+
+    Storage is made to give more than the two seconds that are asked for: on a slow machine they would be over at times.
+    """
     storage.write([{"id": "slow"}])
-    begun = 0.0
 
     def over() -> bool:
-        nonlocal begun
-        if not begun:
-            begun = time.monotonic() if "begun" in (tmp_path / "output").read_text() else 0
+        if "begun" not in (tmp_path / "output").read_text():
             return False
         assert list(storage.queue.receive_messages(max_messages=1, visibility_timeout=1)) == []
-        if time.monotonic() - begun > 2.5:
+        if proxy.renewed > 3:
             (tmp_path / "go-on").touch()
         return storage.waiting() == 0
 
-    lines, _ = Running(javascript, storage, tmp_path).run(javascript.driver(storage), over)
+    with QueueProxy.before(azurite.queue_url, lease_seconds=300, asked_seconds=2) as proxy:
+        url = f"{proxy.connection_string}BlobEndpoint={azurite.blob_url};"
+        behind = replace(storage, connection_string=url)
+        lines, _ = Running(javascript, behind, tmp_path).run(javascript.driver(storage), over)
     assert lines == ["begun", "slow"]
 
 

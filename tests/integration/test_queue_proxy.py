@@ -32,14 +32,16 @@ def until_held(proxy: QueueProxy) -> None:
         time.sleep(0.02)
 
 
-def test_a_hosts_lease_is_shortened_and_renewed(queue: QueueClient) -> None:
+def test_a_hosts_lease_is_shortened_and_renewed(proxy: QueueProxy, queue: QueueClient) -> None:
     queue.send_message("1 + 1 = 2")
 
     message = queue.receive_message(visibility_timeout=600)
 
     assert message is not None
     assert (message.next_visible_on - message.inserted_on).total_seconds() < 300
+    assert proxy.renewed == 0
     renewed = queue.update_message(message, visibility_timeout=600)
+    assert proxy.renewed == 1
     assert (renewed.next_visible_on - message.inserted_on).total_seconds() < 300
     deadline = time.monotonic() + 90
     while (again := queue.receive_message(visibility_timeout=300)) is None:

@@ -13,7 +13,7 @@ def test_the_ledger_balances(tmp_path: Path) -> None:
         outage_seconds=2.0,
         visibility_timeout="00:00:02",
         idle_seconds=0.5,
-        patience=400.0,  # what is refused six times waits for more than two minutes, even scaled
+        patience=900.0,  # what is refused six times waits for more than two minutes, even scaled
         forged=8,
         undecryptable=6,
     )

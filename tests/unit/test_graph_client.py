@@ -156,7 +156,7 @@ async def test_what_hangs_in_one_tenant_or_service_keeps_no_other_waiting() -> N
         def _request(self, method: str, url: str, tenant_id: str, delegated: bool, body: Any) -> Mapping[str, Any]:
             del method, delegated, body
             if tenant_id == OTHER_TENANT or "/groups/" in url:
-                assert release.wait(20)
+                assert release.wait(180)
                 raise graph_errors.OutcomeUnknownError
             return {"value": []}
 
@@ -165,7 +165,7 @@ async def test_what_hangs_in_one_tenant_or_service_keeps_no_other_waiting() -> N
     hanging += [asyncio.create_task(client.group_members(OTHER_TENANT, str(number))) for number in range(20)]
     await asyncio.sleep(0)
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(90):
             assert await client.get(f"{GRAPH}/v1.0/subscriptions", TENANT) == {"value": []}
     finally:
         for task in hanging:

@@ -57,12 +57,12 @@ class App:
             return []
         return [json.loads(line) for line in self._notes.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
-    def await_notes(self, count: int, *, seconds: float = 90) -> list[dict[str, Any]]:
+    def await_notes(self, count: int, *, seconds: float = 240) -> list[dict[str, Any]]:
         eventually(lambda: len(self.notes) >= count, seconds=seconds)
         return self.notes
 
 
-def eventually(condition: Callable[[], bool], *, seconds: float = 90) -> None:
+def eventually(condition: Callable[[], bool], *, seconds: float = 240) -> None:
     """Wait for it, and ask the less often the longer it takes: what is asked is often storage, which works for it."""
     deadline, pause = time.monotonic() + seconds, 0.01
     while not condition():

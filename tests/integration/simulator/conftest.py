@@ -27,6 +27,14 @@ def sim() -> Iterator[Simulator]:
         yield simulator
 
 
+@pytest.fixture(autouse=True)
+def _graph_is_patient(request: pytest.FixtureRequest) -> None:
+    """A subscriber on a slow machine answers late, and would be sent the same again; who tests that says when."""
+    if "sim" in request.fixturenames:
+        delivery = request.getfixturevalue("sim").graph.delivery
+        delivery.first_timeout = delivery.retry_timeout = delivery.handshake_timeout = 90.0
+
+
 @pytest.fixture
 def subscriber() -> Iterator[Subscriber]:
     with Subscriber.start() as running:

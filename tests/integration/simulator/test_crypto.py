@@ -16,7 +16,7 @@ from dev.simulator.crypto import KeyCertificate, Recipient, encrypt
 OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA1()), algorithm=hashes.SHA1(), label=None)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=40)
 @given(plaintext=st.binary(max_size=200))
 def test_what_is_encrypted_can_be_opened_with_the_documented_steps(plaintext: bytes, pair: KeyCertificate) -> None:
     content = encrypt(plaintext, Recipient.of(pair, "switchboard/1"))

@@ -163,6 +163,6 @@ def test_it_runs_by_itself_and_ends_when_asked() -> None:
         settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
         state = requests.get(lines[-1].removeprefix("# control: "), timeout=90).json()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(90) == 0
     assert state["settings"]["GRAPH_ENDPOINT"] == settings["GRAPH_ENDPOINT"]
     assert not Path(settings["SSL_CERT_FILE"]).exists()
