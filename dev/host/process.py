@@ -107,6 +107,7 @@ class HostProcess:
         self._logs_path = folder / "logs.txt"
         self._process: subprocess.Popen[bytes] | None = None
         self._url = ""
+        self._is_wanted = False  # it was started, and has not been ended since
         self.ends = 0
         # Whoever starts it again when it has ended by itself is another thread than whoever ends it.
         self._lock = threading.RLock()
@@ -162,18 +163,20 @@ class HostProcess:
         """
         with self._lock:
             self._start()
+            self._is_wanted = True
 
     def start_again_if_ended(self) -> bool:
         """Start it if it has ended by itself; says whether it had.
 
         Raises:
-            HostStartError: it ended again at once, or took too long.
+            HostStartError: it ended again at once, or took too long; the next call tries again.
         """
         with self._lock:
-            if self._process is None or self.is_running:
+            if not self._is_wanted or self.is_running:
                 return False
-            self._reap()
-            self.ends += 1
+            if self._process is not None:
+                self._reap()
+                self.ends += 1
             self._start()
             return True
 
@@ -219,7 +222,7 @@ class HostProcess:
         try:
             self._await(self._is_ready, self._start_seconds, "was not ready")
         except BaseException:
-            self.kill()
+            self._reap()
             raise
 
     def wait_for_log(self, text: str, *, seconds: float = 240) -> None:
@@ -233,6 +236,7 @@ class HostProcess:
     def terminate(self) -> int | None:
         """End it as Ctrl-C would, invocations being let finish; returns the exit code (None if it did not run)."""
         with self._lock:
+            self._is_wanted = False
             if self._process is None:
                 return None
             if os.name == "posix":
@@ -246,6 +250,7 @@ class HostProcess:
     def kill(self) -> None:
         """End it, its workers included, as a power cut would; nothing happens if it does not run."""
         with self._lock:
+            self._is_wanted = False
             if self._process is not None:
                 self._reap()
 

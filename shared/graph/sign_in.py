@@ -39,6 +39,8 @@ _KEPT: Final = {
     "AppMetadata": ("client_id", "environment"),
 }
 _WRITE_BACK_AFTER: Final = timedelta(days=1)
+_CONNECT_SECONDS: Final = 3  # to Key Vault
+_ANSWER_SECONDS: Final = 5  # of Key Vault, of each of its tries
 _TIMEOUT: Final = 10.0  # seconds, for each request to Entra ID
 
 _log = logging.getLogger(__name__)
@@ -76,8 +78,8 @@ class SignIns:
             verify_challenge_resource=not is_loopback(vault_url),
             retry_total=2,
             retry_backoff_factor=0.2,
-            connection_timeout=3,
-            read_timeout=5,
+            connection_timeout=_CONNECT_SECONDS,
+            read_timeout=_ANSWER_SECONDS,
         )
         self._users: dict[str, SignedInUser] = {}
         self._lock = threading.Lock()

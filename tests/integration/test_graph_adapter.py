@@ -25,6 +25,7 @@ from shared.values.endpoint import EncryptionCertificate, Endpoint
 from shared.values.errors import UnavailableError
 from shared.values.graph import Call, Subscription
 from shared.values.graph_errors import CredentialError, OutcomeUnknownError
+from tests.integration.conftest import be_patient
 from tests.unit.model_graph import Source, user
 
 TENANT = "f69f5191-20ae-4093-8dae-3ec09edeb253"
@@ -59,6 +60,7 @@ def running() -> Iterator[Simulator]:
 @pytest.fixture
 def sim(running: Simulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(running.ca_bundle))
+    be_patient(monkeypatch)
     settings = deepcopy(vars(running.graph.settings))
     running.faults.clear()
     running.faults.forget_requests()

@@ -36,10 +36,9 @@ from dev.simulator.directory import CallRecord
 from dev.simulator.entra import APP_ROLES, User
 from dev.stack import Stack
 from manage import app as manage
-from shared.operations import self_test
 from shared.subscriptions.renewal_state import RenewalStates
 from shared.values.resources import SELF_TEST
-from tests.integration.conftest import IMPATIENT, LONG
+from tests.integration.conftest import be_patient
 from tests.integration.test_stack import patient
 
 ROOT = Path(__file__).parents[2]
@@ -63,9 +62,7 @@ def stack(running: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
     """A stack without subscriptions or faults, and its settings in the environment."""
     for name, value in running.settings.items():
         monkeypatch.setenv(name, value)
-    for patience in IMPATIENT:
-        monkeypatch.setattr(f"shared.{patience}", LONG)
-    monkeypatch.setattr(self_test, "_TIMEOUT", (LONG, LONG))
+    be_patient(monkeypatch)
     sim = running.sim
     sim.faults.clear()
     sim.entra.roles = APP_ROLES

@@ -22,6 +22,7 @@ from shared.values import resources
 from shared.values.endpoint import EncryptionCertificate, Endpoint
 from shared.values.errors import UnavailableError
 from shared.values.graph_errors import CredentialError, SignInRequiredError
+from tests.integration.conftest import be_patient
 from tests.unit.model_graph import Source, user
 
 DAY = timedelta(days=1)
@@ -39,6 +40,7 @@ def sim(running: Simulator, monkeypatch: pytest.MonkeyPatch) -> Simulator:
     """The simulator, where nobody is signed in."""
     for name, value in running.environment().items():
         monkeypatch.setenv(name, value)
+    be_patient(monkeypatch)
     running.faults.clear()
     running.vault.delete(secret_of(running))
     running.entra.delegated_token_lifetime = timedelta(minutes=75)

@@ -303,6 +303,25 @@ class TestHostProcess:
         assert plain.url == first_url
         assert pid(plain) != first_pid
 
+    def test_that_could_not_be_started_again_is_so_the_next_time(
+        self, plain: HostProcess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, ends = pid(plain), plain.ends
+        os.kill(plain.pid, signal.SIGKILL)
+        eventually(lambda: not plain.is_running)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(plain, "_start_seconds", 0.0)
+            with pytest.raises(HostStartError):
+                plain.start_again_if_ended()
+
+        assert plain.start_again_if_ended()
+
+        assert pid(plain) != first
+        assert plain.ends == ends + 1
+        assert not plain.start_again_if_ended()
+        plain.kill()
+        assert not plain.start_again_if_ended()
+
     def test_passes_on_nothing_of_this_process(self, plain: HostProcess) -> None:
         assert requests.get(f"{plain.url}/api/sees", timeout=90).json() == [None, "yes"]
 

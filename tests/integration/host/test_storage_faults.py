@@ -49,7 +49,7 @@ def shared(azurite: Azurite, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     ):
         queue.create_queue()
         settings = {"AzureWebJobsStorage": azurite.connection_string, "Queues": proxy.connection_string}
-        with HostProcess(app.folder, app.environment | settings | {"QUEUE": app.name}, lease_seconds=30) as host:
+        with HostProcess(app.folder, app.environment | settings | {"QUEUE": app.name}) as host:
             yield Served(app, host, proxy, queue)
 
 

@@ -72,7 +72,6 @@ async def test_a_put_meets_a_fault_as_the_sdk_does(name: str, monkeypatch: pytes
     # Where an answer comes, it is waited for, however slow this machine is.
     seconds = 1.0 if name == "no answer" else 60.0
     monkeypatch.setattr(http_client, "SILENT_SECONDS", seconds)
-    monkeypatch.setattr(http_client, "CONNECT_SECONDS", 60.0)
     async with serving(*FAULTS[name], *[TAKEN] * 3) as server, account_on(server) as account:
         try:
             await AzureQueues(account).put("call-events", b"{}", "base64")

@@ -49,13 +49,6 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_client, "SILENT_SECONDS", 0.2)
 
 
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes is waited for, however slow this machine is."""
-    monkeypatch.setattr(http_client, "CONNECT_SECONDS", 60.0)
-    monkeypatch.setattr(http_client, "SILENT_SECONDS", 60.0)
-
-
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
     return CertificateAuthority(tmp_path_factory.mktemp("tls"))
