@@ -201,7 +201,11 @@ class KeyVaultCertificates:
         return policy if isinstance(policy, Mapping) else None
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Give up what is being read, and close the connections."""
+        reading = [read.task for read in self._keys.values()]
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
         await self._client.close()
         await self._credential.close()
 

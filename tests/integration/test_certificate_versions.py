@@ -1,5 +1,6 @@
 """Versions of the certificate that somebody has made up: how often Key Vault is asked for them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -33,6 +34,17 @@ async def forgetful(app: App) -> AsyncIterator[tuple[KeyVaultCertificates, Clock
     found = KeyVaultCertificates(app.sim.vault_url, vault.certificate_name, monotonic=clock, most_remembered=50)
     yield found, clock
     await found.close()
+
+
+async def test_what_is_being_read_is_given_up_at_the_end(app: App) -> None:
+    found = KeyVaultCertificates(app.sim.vault_url, app.sim.vault.certificate_name)
+    app.sim.faults.add(Fault("vault", delay=60), times=1)
+    reading = asyncio.create_task(found.private_key(f"switchboard/{app.sim.vault.certificate().version}"))
+    while app.sim.faults._planned:  # noqa: ASYNC110 - until the vault has been asked
+        await asyncio.sleep(0.01)
+    await found.close()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
 
 
 async def outcome(certificates: KeyVaultCertificates, version: str) -> str:

@@ -73,6 +73,11 @@ _POST = """
 import asyncio, json, sys
 import azure.functions as func
 import function_app
+# What a slow machine is late with is waited for; a POST needs these three in any case.
+from shared import http_client
+from shared.notifications import receive, signing_keys
+http_client.CONNECT_SECONDS = http_client.SILENT_SECONDS = 90
+receive._ANSWER_SECONDS = signing_keys._FETCH_SECONDS = 90
 body = sys.stdin.buffer.read()
 request = func.HttpRequest(method="POST", url="http://localhost/api/notifications", params={}, body=body)
 answer = asyncio.run(function_app.receive_notifications.build().get_user_function()(request))

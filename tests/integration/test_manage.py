@@ -299,7 +299,7 @@ class TestEvents:
         run("subscriptions", "apply", "--yes")
         empty.sim.graph.notify(traffic.RECORDS, Kind.CALL_RECORD_CREATED)
         empty.sim.graph.notify(traffic.EMERGENCY, Kind.EMERGENCY_NESTED)
-        wait_for(lambda: count(empty, "call-record-events") + count(empty, "emergency-call-events") == 2)
+        wait_for(lambda: min(count(empty, name) for name in ("call-record-events", "emergency-call-events")) > 0)
         return empty
 
     def test_peek_takes_nothing_and_shows_no_data(self, sent: Stack) -> None:
